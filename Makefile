@@ -1,0 +1,48 @@
+# make fit: environment, then the first run.   make test: environment, then the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# With an NVIDIA GPU at hand the CUDA build of vLLM, otherwise the CPU build.
+DEVICE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
+# PyTorch's CPU builds live on its own index; asked for this one package only, since an index that
+# cannot be reached costs seconds for every package of a call.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
+
+.PHONY: env fit test lint lock clean
+
+env: $(VENV)/.ready-$(DEVICE)
+
+$(VENV)/.ready-cpu: requirements/cpu.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing the CPU environment into $(VENV): a few minutes ..."
+	$(PIP) --no-deps "$$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements/cpu.in)" --extra-index-url $(TORCH_CPU_INDEX)
+	$(PIP) --no-deps -r requirements/cpu.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.ready-cuda: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing the CUDA environment into $(VENV): several minutes ..."
+	$(PIP) -e ".[cuda,dev]"
+	@touch $@
+
+fit: env
+	$(BIN)/python -m ceeh.fit --config configs/ceeh.yaml
+
+test: env
+	$(BIN)/python -m pytest --cov=ceeh --cov-report=term
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# Needs uv (pip install uv). torch stays out of the lock: see above.
+lock:
+	uv pip compile requirements/cpu.in --override requirements/cpu-overrides.txt --universal \
+	  --python-version 3.11 --no-annotate --no-header --extra-index-url $(TORCH_CPU_INDEX) -q -o requirements/cpu.txt
+	sed -i '/^torch==/d; /never/d' requirements/cpu.txt
+
+clean:
+	rm -rf $(VENV) runs mlflow.db mlartifacts
