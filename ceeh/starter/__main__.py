@@ -1,0 +1,200 @@
+"""python -m ceeh.starter: trains the starter model on worked traces and prints style x level."""
+
+import argparse
+import math
+import random
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+from ceeh.starter.model import EOS, EOS_ID, MODEL_DIR, PAD, PAD_ID, build_model, build_tokenizer
+from ceeh.starter.task import LEVELS, STYLES, Style, sample_chain, trace
+
+EARLY = 0.6
+"""Share of the run with few `read` traces: most of their tokens are copies and teach nothing."""
+BATCHES_PER_POOL = 16
+
+
+def style_weights(level: int, *, early: bool) -> dict[Style, float]:
+    """Relative frequency of the styles: the short ones are commoner on short chains."""
+    return {
+        "so": {1: 0.7, 2: 0.5}.get(level, 0.04),
+        "leap": {1: 0.3, 2: 0.8, 3: 0.5}.get(level, 0.25),
+        "step": 0.35 if early else 0.25,
+        "test": 0.2,
+        "read": 0.05 if early else 0.35,
+    }
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, rng: random.Random, level: int, style: Style
+) -> tuple[list[int], list[bool]]:
+    """One question and a trace of it as token ids, and which of them are learnt."""
+    chain = sample_chain(rng, level)
+    ids = tokenizer.encode(f"{chain.text}?")
+    learnt = [False] * len(ids)
+    for piece in trace(chain, style, rng):
+        tokens = tokenizer.encode(piece.text)
+        ids += tokens
+        learnt += [piece.learn] * len(tokens)
+    return [*ids, EOS_ID], [*learnt, True]
+
+
+def batches(
+    tokenizer: PreTrainedTokenizerBase, rng: random.Random, rows_per_batch: int, steps: int
+):
+    """`steps` batches of similar lengths; a pool is shuffled so that lengths do not come in order."""
+    for index in range(-(-steps // BATCHES_PER_POOL)):
+        early = index * BATCHES_PER_POOL < EARLY * steps
+        levels = rng.choices(LEVELS, k=rows_per_batch * BATCHES_PER_POOL)
+        mixtures = {level: style_weights(level, early=early) for level in LEVELS}
+        styles: list[Style] = [
+            rng.choices(STYLES, [mixtures[n][style] for style in STYLES])[0] for n in levels
+        ]
+        pool = sorted(
+            (
+                encode(tokenizer, rng, level, style)
+                for level, style in zip(levels, styles, strict=True)
+            ),
+            key=lambda row: len(row[0]),
+        )
+        starts = list(range(0, len(pool), rows_per_batch))
+        rng.shuffle(starts)
+        for start in starts:
+            rows = pool[start : start + rows_per_batch]
+            longest = max(len(ids) for ids, _ in rows)
+            ids = torch.zeros(len(rows), longest, dtype=torch.long)
+            labels = torch.full((len(rows), longest), -100)
+            for row, (tokens, learnt) in enumerate(rows):
+                ids[row, : len(tokens)] = torch.tensor(tokens)
+                labels[row, : len(tokens)] = torch.tensor(
+                    [t if keep else -100 for t, keep in zip(tokens, learnt, strict=True)]
+                )
+            yield ids, labels
+
+
+def token_loss(model: Qwen3ForCausalLM, ids: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    """Summed cross entropy of the learnt tokens and their number."""
+    logits = model(input_ids=ids).logits[:, :-1]
+    targets = labels[:, 1:]
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=-100
+    )
+    return loss, int((targets != -100).sum())
+
+
+def train(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, args: argparse.Namespace
+) -> None:
+    """AdamW, linear warm-up and cosine to a tenth; every token weighs the same whatever its batch."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    stream = batches(tokenizer, random.Random(args.seed), args.rows, args.steps)
+    mean_tokens, running, begin = 0.0, 0.0, time.monotonic()
+    for step in range(args.steps):
+        progress = step / args.steps
+        scale = min(1.0, (step + 1) / 100) * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * scale
+        loss, tokens = token_loss(model, *next(stream))
+        mean_tokens = (
+            tokens if step == 0 else mean_tokens + (tokens - mean_tokens) / min(step + 1, 500)
+        )
+        optimizer.zero_grad(set_to_none=True)
+        (loss / mean_tokens).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        running += (loss.item() / tokens - running) * (1.0 if step == 0 else 0.02)
+        if step % 200 == 0:
+            print(
+                f"step {step:6d}  nats/token {running:.4f}  {time.monotonic() - begin:6.0f} s",
+                flush=True,
+            )
+        if args.every and step and step % args.every == 0:
+            style_table(model, tokenizer, questions=40, seed=7)
+            model.save_pretrained(args.out)
+
+
+@torch.no_grad()
+def style_table(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, *, questions: int, seed: int
+) -> None:
+    """Prints accuracy and tokens at temperature 1 per style (forced by its first word) and level."""
+    model.eval()
+    rng = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    print("style   tokens  all   " + "".join(f"  L{level}" for level in LEVELS))
+    for style in ("free", *STYLES):
+        accuracy, tokens = [], 0
+        for level in LEVELS:
+            chains = [sample_chain(rng, level) for _ in range(questions)]
+            opening = "" if style == "free" else f"{style} "
+            prompts = [f"{c.text}?{opening}" for c in chains]
+            texts, lengths = sample(model, tokenizer, prompts, generator)
+            right = [
+                f"{opening}{t}".endswith(f"so {c.answer:03d}{EOS}")
+                for c, t in zip(chains, texts, strict=True)
+            ]
+            accuracy.append(100 * sum(right) / questions)
+            tokens += sum(lengths) / questions + (style != "free")
+        print(
+            f"{style:6s} {tokens / len(LEVELS):7.1f} {sum(accuracy) / len(LEVELS):5.1f}  "
+            + "".join(f"{a:4.0f}" for a in accuracy),
+            flush=True,
+        )
+    model.train()
+
+
+def sample(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    generator: torch.Generator,
+) -> tuple[list[str], list[int]]:
+    """Completions at temperature 1 of prompts of equal length, as text, and their lengths."""
+    ids = torch.tensor([tokenizer.encode(p) for p in prompts])
+    prompt_length, done, cache = ids.shape[1], torch.zeros(len(prompts), dtype=torch.bool), None
+    current = ids
+    for _ in range(280):
+        out = model(input_ids=current, past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        current = torch.multinomial(out.logits[:, -1].softmax(-1), 1, generator=generator)
+        current[done] = PAD_ID
+        ids = torch.cat([ids, current], 1)
+        done |= current[:, 0] == EOS_ID
+        if done.all():
+            break
+    lengths = (ids[:, prompt_length:] != PAD_ID).int().sum(1).tolist()
+    return [t.replace(PAD, "") for t in tokenizer.batch_decode(ids[:, prompt_length:])], lengths
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=MODEL_DIR)
+    parser.add_argument("--steps", type=int, default=13_000)
+    parser.add_argument("--lr", type=float, default=2.5e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=24, help="rows per batch")
+    parser.add_argument(
+        "--every", type=int, default=1300, help="steps between style tables; 0 for none"
+    )
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, width=args.width, layers=args.layers, heads=args.heads)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    train(model, tokenizer, args)
+    style_table(model, tokenizer, questions=200, seed=11)
+    model.save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+
+
+if __name__ == "__main__":
+    main()
