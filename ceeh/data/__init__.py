@@ -1,0 +1,1 @@
+"""From questions to rollout batches: sources, engine, verifier, stream."""

@@ -1,0 +1,226 @@
+"""Prompts: encoding, limits and uids; the stream's order, shards and exact resumption."""
+
+import json
+import random
+from collections import Counter
+
+import pytest
+import torch
+
+from ceeh.component import ConfigError
+from ceeh.data.prompts import PromptBuilder, PromptStream, load_prompts
+from ceeh.data.questions import Question
+from ceeh.starter.model import build_tokenizer
+from ceeh.types import Prompt
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{% if m.content == '?' %}"
+    "{{ raise_exception('no system role') }}{% endif %}read {% endif %}{{ m.content }};{% endfor %}"
+    "{% if add_generation_prompt %}so {% endif %}"
+)
+
+
+def builder(*, max_prompt_tokens=100, chat_template=False, system_prompt=None, template=None):
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    return PromptBuilder(
+        tokenizer,
+        max_prompt_tokens=max_prompt_tokens,
+        chat_template=chat_template,
+        system_prompt=system_prompt,
+    )
+
+
+def question(uid="a", text="473+8?", **metadata):
+    return Question(uid=uid, text=text, answer="481", metadata=metadata)
+
+
+def test_a_plain_prompt_is_the_text_as_it_stands():
+    make = builder()
+    prompt = make(question(level=1))
+    assert make.tokenizer.convert_ids_to_tokens(list(prompt.token_ids)) == list("473+8?")
+    assert (prompt.uid, prompt.text, prompt.answer) == ("a", "473+8?", "481")
+    assert prompt.metadata == {"level": 1}
+
+
+def test_a_chat_prompt_goes_through_the_template_up_to_the_response():
+    plain = builder(chat_template=True, template=TEMPLATE)
+    assert plain.tokenizer.decode(plain(question()).token_ids) == "473+8?;so "
+    system = builder(chat_template=True, template=TEMPLATE, system_prompt="1+1")
+    prompt = system(question())
+    assert system.tokenizer.decode(prompt.token_ids) == "read 1+1;473+8?;so "
+    assert prompt.text == "473+8?"
+
+
+def test_templates_and_system_prompts_that_do_not_fit_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"prompts.system_prompt needs prompts.chat_template: true"
+    ):
+        builder(system_prompt="1")
+    with pytest.raises(ConfigError, match=r"prompts.chat_template is true, but .* set it to false"):
+        builder(chat_template=True)
+    make = builder(chat_template=True, template=TEMPLATE, system_prompt="?")
+    with pytest.raises(
+        ConfigError, match=r"refuses the messages \(no system role\).*system_prompt: null"
+    ):
+        make(question())
+
+
+def test_long_prompts_are_dropped_with_one_warning():
+    source = [question("a"), question("b", "1" * 10), question("c", "1" * 7), question("d")]
+    with pytest.warns(UserWarning, match="dropped") as caught:
+        prompts = load_prompts(source, builder(max_prompt_tokens=6), "prompts.train")
+    assert [prompt.uid for prompt in prompts] == ["a", "d"]
+    assert [str(w.message) for w in caught] == [
+        "prompts.train: dropped 2 of 4 prompts longer than prompts.max_prompt_tokens (6);"
+        " the longest has 10 tokens"
+    ]
+
+
+def test_a_prompt_of_exactly_the_limit_is_kept():
+    assert len(load_prompts([question()], builder(max_prompt_tokens=6), "prompts.train")) == 1
+
+
+def test_characters_unknown_to_the_tokenizer_are_told():
+    with pytest.warns(UserWarning, match=r"1 of 2 prompts have characters .* know, 'b' the first"):
+        load_prompts([question(), question("b", "1 apple?")], builder(), "prompts.train")
+
+
+def broken():
+    yield question()
+    raise ConfigError("rows.jsonl, line 2 is not valid JSON")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([], "^prompts.held_out has no questions"),
+        ([question(), question()], "^prompts.held_out: the uid 'a' occurs twice"),
+        (
+            [question(), question("b", "")],
+            "^prompts.held_out: the question 'b' encodes to no token",
+        ),
+        (
+            [question("a", "1" * 20), question("b", "1" * 15)],
+            r"^prompts.held_out: all 2 prompts are longer than prompts.max_prompt_tokens \(9\);"
+            " raise it to at least 15",
+        ),
+        (broken(), "^prompts.held_out: rows.jsonl, line 2 is not valid JSON"),
+    ],
+)
+def test_unusable_questions_are_refused_with_the_place(source, message):
+    with pytest.raises(ConfigError, match=message):
+        load_prompts(source, builder(max_prompt_tokens=9), "prompts.held_out")
+
+
+def prompts(count):
+    return [Prompt(uid=f"u{i}", text="?", answer="1", token_ids=(1,)) for i in range(count)]
+
+
+def stream(count=10, per_step=4, *, seed=0, rank=0, world_size=1):
+    return PromptStream(
+        prompts(count), seed=seed, prompts_per_step=per_step, rank=rank, world_size=world_size
+    )
+
+
+def flat(steps):
+    return [uid for step in steps for uid in step]
+
+
+def uids(source, steps):
+    return [[prompt.uid for prompt in source.next_step()] for _ in range(steps)]
+
+
+@pytest.mark.parametrize(("count", "per_step"), [(10, 4), (7, 7), (7, 6), (5, 3), (1, 1), (12, 4)])
+def test_no_prompt_comes_twice_in_a_step_and_all_come_equally_often(count, per_step):
+    steps = uids(stream(count, per_step), 10 * count)
+    assert all(len(set(step)) == per_step for step in steps)
+    # count * per_step prompts in `count` steps are exactly per_step epochs
+    for begin in range(0, len(steps), count):
+        seen = Counter(uid for step in steps[begin : begin + count] for uid in step)
+        assert set(seen.values()) == {per_step}
+
+
+def test_an_epoch_is_drawn_without_replacement_and_differs_from_the_next():
+    drawn = uids(stream(64, 8), 16)
+    first, second = [flat(drawn[begin : begin + 8]) for begin in (0, 8)]
+    assert sorted(first) == sorted(second) == sorted(p.uid for p in prompts(64))
+    assert first != second
+    assert first != [p.uid for p in prompts(64)]
+
+
+def test_a_step_over_the_end_of_an_epoch_defers_what_it_holds_already():
+    # 3 prompts, 2 a step: step 2 takes the last of epoch 0 and the first *other* one of epoch 1;
+    # over the first three steps each prompt comes twice, whichever the permutations are.
+    for seed in range(20):
+        steps = uids(stream(3, 2, seed=seed), 3)
+        assert all(len(set(step)) == 2 for step in steps)
+        assert set(Counter(flat(steps)).values()) == {2}
+
+
+def test_the_order_depends_on_the_seed_and_on_no_generator():
+    random.seed(1)
+    one = uids(stream(), 9)
+    random.seed(2)  # whose state the type checker of the tests moves, so only the order is compared
+    state = torch.get_rng_state()
+    assert uids(stream(), 9) == one
+    assert torch.equal(torch.get_rng_state(), state)
+    assert uids(stream(seed=1), 9) != one
+
+
+def test_the_order_does_not_depend_on_the_order_of_the_file():
+    other = PromptStream(prompts(10)[::-1], seed=0, prompts_per_step=4)
+    assert uids(other, 9) == uids(stream(), 9)
+
+
+def test_the_order_is_the_same_in_every_version():
+    assert uids(stream(5, 5), 2) == [["u2", "u1", "u4", "u3", "u0"], ["u0", "u2", "u4", "u3", "u1"]]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_take_disjoint_shares_of_the_same_step(world_size):
+    whole = uids(stream(), 12)
+    shares = [uids(stream(rank=rank, world_size=world_size), 12) for rank in range(world_size)]
+    for step, *parts in zip(whole, *shares, strict=True):
+        assert all(len(part) == 4 // world_size for part in parts)
+        assert sorted(flat(parts)) == sorted(step)
+
+
+@pytest.mark.parametrize("cut", range(13))
+def test_a_resumed_stream_gives_what_the_uninterrupted_gives(cut):
+    whole = uids(stream(7, 6), 13)
+    before = stream(7, 6)
+    assert uids(before, cut) == whole[:cut]
+    state = json.loads(json.dumps(before.state_dict()))
+    uids(before, 5)  # the state must not follow the stream it was taken from
+    resumed = stream(7, 6)
+    uids(resumed, 3)
+    resumed.load_state_dict(state)
+    assert uids(resumed, 13 - cut) == whole[cut:]
+
+
+def test_every_rank_has_the_state_that_rank_0_writes():
+    ranks = [stream(7, 6, rank=rank, world_size=2) for rank in range(2)]
+    for _ in range(5):
+        for one in ranks:
+            one.next_step()
+        assert ranks[0].state_dict() == ranks[1].state_dict()
+
+
+def test_another_data_set_or_seed_is_refused_on_resume():
+    state = stream().state_dict()
+    with pytest.raises(ConfigError, match=r"prompts.train is not the data set of the checkpoint"):
+        stream(11).load_state_dict(state)
+    with pytest.raises(
+        ConfigError, match=r"seed is 1, but the checkpoint's prompts were drawn with 0"
+    ):
+        stream(seed=1).load_state_dict(state)
+
+
+def test_steps_that_cannot_be_filled_or_shared_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"prompts_per_step is 4, but prompts.train has only 3 prompts"
+    ):
+        stream(3)
+    with pytest.raises(ConfigError, match=r"multiple of the number of ranks \(3\), got 4"):
+        stream(world_size=3)
