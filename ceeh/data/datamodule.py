@@ -1,0 +1,99 @@
+"""The datamodule: prompts, verifier and engine behind a training and a held-out loader."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lightning import LightningDataModule
+
+from ceeh.config import Config
+from ceeh.data.engine import RolloutEngine, Sampling
+from ceeh.data.loader import HeldOutLoader, RolloutLoader, derived_seed
+from ceeh.data.prompts import PromptStream
+from ceeh.data.verify import Verifier
+from ceeh.types import Prompt
+
+
+class RolloutDataModule(LightningDataModule):
+    """Streams rollouts of `train_prompts` and, for validation, of `held_out_prompts`.
+
+    `held_out_samples` completions are drawn per held-out prompt; set it before `trainer.validate`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        engine: RolloutEngine,
+        verifier: Verifier,
+        train_prompts: Sequence[Prompt],
+        held_out_prompts: Sequence[Prompt],
+        pad_token_id: int,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.engine = engine
+        self.verifier = verifier
+        self.train_prompts = train_prompts
+        self.held_out_prompts = held_out_prompts
+        self.pad_token_id = pad_token_id
+        self.held_out_samples = config.evaluation.samples
+
+    @property
+    def sampling(self) -> Sampling:
+        rollouts = self.config.rollouts
+        return Sampling(
+            completions=rollouts.completions_per_prompt,
+            temperature=rollouts.temperature,
+            top_p=rollouts.top_p,
+            max_tokens=rollouts.max_response_tokens,
+            seed=self.config.seed,
+            seeds="step" if rollouts.seeds == "step" else "request",
+        )
+
+    def train_dataloader(self) -> RolloutLoader:
+        rank, world_size = self._rank_and_world_size()
+        stream = PromptStream(
+            self.train_prompts,
+            seed=self.config.seed,
+            prompts_per_step=self.config.rollouts.prompts_per_step,
+            rank=rank,
+            world_size=world_size,
+        )
+        return RolloutLoader(
+            engine=self.engine,
+            verifier=self.verifier,
+            stream=stream,
+            sampling=self.sampling,
+            steps=self.config.rollouts.steps,
+            pad_token_id=self.pad_token_id,
+        )
+
+    def val_dataloader(self) -> HeldOutLoader:
+        rank, world_size = self._rank_and_world_size()
+        sampling = replace(
+            self.sampling,
+            completions=self.held_out_samples,
+            seed=derived_seed(self.config.seed, "held out"),
+        )
+        return HeldOutLoader(
+            engine=self.engine,
+            verifier=self.verifier,
+            prompts=self.held_out_prompts[rank::world_size],
+            sampling=sampling,
+            prompts_per_batch=2 * self.config.rollouts.prompts_per_step,
+            pad_token_id=self.pad_token_id,
+        )
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Lightning calls no `teardown` after an exception: the engine is closed here."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes engine and verifier. Harmless when called twice."""
+        self.engine.close()
+        self.verifier.close()
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
