@@ -1,0 +1,1 @@
+"""The learner: objective, shaping, policy and the LightningModule that joins them."""

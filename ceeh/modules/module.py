@@ -1,0 +1,292 @@
+"""CEEHModule: one rollout batch in, one or more optimiser steps out.
+
+`training_step` reads like the paper: shaped rewards [R], advantages [R], then per micro-batch the
+per-token objective [R T] and its gradient. Manual optimisation; numbers do not depend on the split.
+"""
+
+import math
+import time
+from contextlib import nullcontext
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from lightning import LightningModule
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from ceeh.config import Config
+from ceeh.modules.advantages import group_advantages
+from ceeh.modules.batching import microbatches, minibatches, padding_fraction
+from ceeh.modules.metrics import HeldOutMetric
+from ceeh.modules.objective import entropy_anneal, policy_objective
+from ceeh.modules.policy import Policy
+from ceeh.modules.schedule import learning_rate_scale
+from ceeh.modules.shaping import ShapingInputs
+from ceeh.modules.step_metrics import objective_metrics, rollout_metrics
+from ceeh.types import RolloutBatch
+
+MAX_BAD_UPDATES = 3
+
+
+class CEEHModule(LightningModule):
+    """Clipped policy loss with selective entropy; rewards shaped by `config.objective.shaping`."""
+
+    def __init__(self, config: Config, policy: Policy) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # with LoRA a checkpoint holds the adapter alone
+        self.config = config
+        self.policy = policy
+        self.shaping = config.objective.shaping.build("objective.shaping")
+        self.held_out = HeldOutMetric()
+        self.bad_updates = 0
+        self.rollout_step = 0
+        self.step_ended = time.perf_counter()
+
+    def on_train_start(self) -> None:
+        self.step_ended = time.perf_counter()
+
+    def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Tensor]:
+        """All optimiser steps of one rollout step. Returns the rows' rewards and advantages.
+
+        Raises ValueError for a batch that other weights than the present ones have sampled.
+        """
+        begin = time.perf_counter()
+        if batch.policy_version != self.trainer.global_step:
+            raise ValueError(
+                f"rollout step {self.rollout_step}: sampled by policy version {batch.policy_version}, "
+                "trained at "
+                f"version {self.trainer.global_step}; the WeightSync callback must push after every step"
+            )
+        settings = self.config.objective
+        rewards = self.shaped_rewards(batch)
+        advantages = group_advantages(
+            rewards, batch.group, batch.num_prompts, kind=settings.advantage
+        )
+        anneal = entropy_anneal(
+            self.rollout_step / self.config.rollouts.steps, settings.entropy.anneal
+        )
+        old_logprobs = self.old_logprobs(batch)
+        sums: dict[str, float] = {}
+        padding = []
+        rows_of_steps = minibatches(
+            batch.group, batch.num_prompts, self.config.optimizer.prompts_per_minibatch
+        )
+        for rows in rows_of_steps:
+            micro = microbatches(batch.totals, rows, self.config.optimizer.tokens_per_microbatch)
+            padding.append(padding_fraction(batch, micro))
+            add_to(sums, self.update(batch, micro, old_logprobs, advantages, anneal))
+        self.rollout_step += 1
+        self.log_step(batch, rewards, sums, len(rows_of_steps))
+        self.log("update/padding_fraction", sum(padding) / len(padding), batch_size=1)
+        self.log("time/update", time.perf_counter() - begin, batch_size=1)
+        return {"rewards": rewards, "advantages": advantages}
+
+    def shaped_rewards(self, batch: RolloutBatch) -> Float[Tensor, " R"]:
+        """R_total of each row: the verifier's score, shaped by length."""
+        finished = [flag for outcome in batch.outcomes for flag in outcome.finished]
+        return self.shaping(
+            ShapingInputs(
+                scores=batch.scores,
+                correct=batch.correct,
+                lengths=batch.lengths,
+                finished=torch.tensor(finished, device=batch.correct.device),
+                group=batch.group,
+                num_prompts=batch.num_prompts,
+                signals=batch.signals,
+            )
+        )
+
+    def old_logprobs(self, batch: RolloutBatch) -> Float[Tensor, "R T"]:
+        """What the ratio divides by: the engine's own log-probs, or the trainer's before any step."""
+        if self.config.objective.old_logprobs == "engine":
+            return batch.engine_logprobs
+        old = torch.zeros_like(batch.engine_logprobs)
+        everything = torch.arange(len(batch.group), device=batch.group.device)
+        with torch.no_grad():
+            for rows in microbatches(
+                batch.totals, everything, self.config.optimizer.tokens_per_microbatch
+            ):
+                width = int(batch.totals[rows].max())
+                old[rows, :width] = self.policy(
+                    batch.token_ids[rows, :width], batch.response_mask[rows, :width]
+                )[0].float()
+        return old
+
+    def update(
+        self,
+        batch: RolloutBatch,
+        micro: list[Tensor],
+        old_logprobs: Tensor,
+        advantages: Tensor,
+        anneal: float,
+    ) -> dict[str, float]:
+        """Gradients of all micro-batches over one denominator, clipped, applied unless not finite."""
+        settings, optimizer = self.config.objective, self.optimizers()
+        hard = self.hard(batch)
+        tokens = self.total(batch.lengths[torch.cat(micro)].sum())
+        world_size = self.trainer.world_size
+        sums: dict[str, float] = {}
+        loss_sum = 0.0
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        for index, rows in enumerate(micro):
+            width = int(batch.totals[rows].max())
+            token_ids, mask = batch.token_ids[rows, :width], batch.response_mask[rows, :width]
+            logprobs, entropy = self.policy(token_ids, mask)
+            reference = (
+                self.policy.reference_logprobs(token_ids, mask)
+                if settings.kl_coefficient > 0
+                else None
+            )
+            terms = policy_objective(
+                logprobs,
+                entropy,
+                old_logprobs=old_logprobs[rows, :width],
+                engine_logprobs=batch.engine_logprobs[rows, :width],
+                reference_logprobs=reference,
+                advantages=advantages[rows],
+                hard=hard[rows],
+                mask=mask,
+                denominator=tokens,
+                settings=settings,
+                anneal=anneal,
+            )
+            last = index == len(micro) - 1
+            hold = (
+                nullcontext()
+                if last or world_size == 1
+                else cast(ParallelStrategy, self.trainer.strategy).block_backward_sync()
+            )
+            with hold:
+                self.manual_backward(terms.loss * world_size)  # DDP averages over ranks
+            loss_sum += float(terms.loss.detach())
+            add_to(sums, {name: float(value) for name, value in terms.metrics.items()})
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.policy.trainable, self.config.optimizer.max_grad_norm
+        )
+        self.apply_update(float(norm), loss_sum)
+        return sums | {"grad_norm": float(norm)}
+
+    def apply_update(self, norm: float, loss: float) -> None:
+        """The optimiser's step, skipped and counted when loss or gradient is not finite.
+
+        Raises ValueError after three such updates in a row.
+        """
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        finite = math.isfinite(norm) and math.isfinite(loss)
+        if not finite:
+            self.bad_updates += 1
+            optimizer.zero_grad()  # type: ignore[union-attr]
+            if self.bad_updates >= MAX_BAD_UPDATES:
+                raise ValueError(
+                    f"loss {loss} and gradient norm {norm} were not finite {MAX_BAD_UPDATES} times in a row; "
+                    "lower optimizer.lr or objective.entropy.coefficient and resume with ckpt_path=last"
+                )
+        else:
+            self.bad_updates = 0
+        # With the gradients gone the step changes nothing but the counters, which must go on.
+        optimizer.step()  # type: ignore[union-attr]
+        schedule.step()  # type: ignore[union-attr]
+
+    def hard(self, batch: RolloutBatch) -> Float[Tensor, " R"]:
+        """1 for rows of hard prompts, from the signal that `objective.hard_signal` names; else 0."""
+        settings = self.config.objective
+        if settings.hard_signal not in batch.signals and settings.entropy.method in (
+            "uniform",
+            "none",
+        ):
+            return torch.zeros_like(batch.scores)
+        return batch.signals[settings.hard_signal][batch.group]
+
+    def total(self, value: Tensor) -> Tensor:
+        """`value` summed over ranks."""
+        value = value.clone().float()
+        if self.trainer.world_size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def log_step(
+        self, batch: RolloutBatch, rewards: Tensor, sums: dict[str, float], updates: int
+    ) -> None:
+        metrics = rollout_metrics(batch, rewards) | objective_metrics(sums, updates)
+        metrics |= {f"time/{name}": seconds for name, seconds in batch.timings.items()}
+        metrics["rollout/step"] = float(self.rollout_step)
+        metrics["optimizer/lr"] = self.lr_schedulers().get_last_lr()[0]  # type: ignore[union-attr]
+        metrics["optimizer/skipped_in_a_row"] = float(self.bad_updates)
+        self.log_dict(metrics, batch_size=1)
+
+    def on_train_batch_end(self, outputs: Any, batch: RolloutBatch, batch_idx: int) -> None:
+        now = time.perf_counter()
+        self.log("time/step", now - self.step_ended, batch_size=1)
+        self.step_ended = now
+
+    def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
+        """Held-out questions: correctness and lengths as sampled, entropy by the policy's own forward."""
+        entropy_sums = torch.zeros(len(batch.group), device=batch.group.device)
+        everything = torch.arange(len(batch.group), device=batch.group.device)
+        for rows in microbatches(
+            batch.totals, everything, self.config.optimizer.tokens_per_microbatch
+        ):
+            width = int(batch.totals[rows].max())
+            entropy = self.policy(batch.token_ids[rows, :width], batch.response_mask[rows, :width])[
+                1
+            ]
+            entropy_sums[rows] = entropy.float().sum(1)
+        questions = (batch.num_prompts, -1)
+        lengths = batch.lengths.view(questions)
+        self.held_out.update(
+            torch.tensor(
+                [scored.group.prompt.metadata["held_out_index"] for scored in batch.groups],
+                device=lengths.device,
+            ),
+            batch.correct.view(questions),
+            lengths,
+            entropy_sums.view(questions).sum(1) / lengths.sum(1),
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        self.held_out_table = self.held_out.compute()
+        self.held_out.reset()
+        self.log("eval/accuracy", self.held_out_table.correct.float().mean(), sync_dist=True)
+        self.log("eval/tokens", self.held_out_table.lengths.float().mean(), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        settings = self.config.optimizer
+        prompts = self.config.rollouts.prompts_per_step // self.trainer.world_size
+        updates = self.config.rollouts.steps * math.ceil(prompts / settings.prompts_per_minibatch)
+        optimizer = AdamW(
+            self.policy.trainable,
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+        )
+        scale = learning_rate_scale(settings.schedule, warmup=settings.warmup_steps, total=updates)
+        return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, scale)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """With LoRA the frozen base weights stay out: they come from `model.path` again."""
+        trained = {name for name, value in self.named_parameters() if value.requires_grad}
+        if self.policy.lora:
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
+        checkpoint["bad_updates"] = self.bad_updates
+        checkpoint["rollout_step"] = self.rollout_step
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.bad_updates = checkpoint["bad_updates"]
+        self.rollout_step = checkpoint["rollout_step"]
+        trained = {name for name, value in self.named_parameters() if value.requires_grad}
+        if missing := trained - checkpoint["state_dict"].keys():
+            raise ValueError(
+                f"the checkpoint lacks {len(missing)} trained weights, e.g. '{min(missing)}'; "
+                "resume with the model.path and model.lora it was written with"
+            )
+
+
+def add_to(sums: dict[str, float], more: dict[str, float]) -> None:
+    for name, value in more.items():
+        sums[name] = sums.get(name, 0.0) + value

@@ -1,0 +1,178 @@
+"""The policy: a causal LM, full or with LoRA, that returns log-probs and entropy instead of logits."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ceeh.component import ConfigError
+from ceeh.config import Model
+from ceeh.modules.head import chunked_logprobs_and_entropy
+
+LOGIT_TRANSFORMS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "output_multiplier_scale",
+)
+
+
+class Policy(nn.Module):
+    """`settings.path` resolved to a folder or hub id, in fp32 master weights.
+
+    With `keep_reference` the starting policy stays at hand for the KL term: with LoRA it is the same
+    model with its adapter off, otherwise a second copy of the weights.
+    Raises ConfigError for a model whose logits are not plainly hidden @ head (soft caps, scales, bias).
+    """
+
+    def __init__(
+        self, settings: Model, path: str, *, temperature: float, keep_reference: bool
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.chunk_tokens = settings.head_chunk_tokens
+        config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+        self.dtype = config.dtype or torch.float32
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=torch.float32,
+            attn_implementation=settings.attention,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        refuse_transformed_logits(model)
+        model.config.use_cache = False
+        self.reference: list[PreTrainedModel] = []
+        self.lora = settings.lora.rank > 0
+        if self.lora:
+            model = self._with_adapter(model, settings)
+        elif keep_reference:
+            # In a list, so that it is neither trained, checkpointed nor sharded with the policy.
+            self.reference.append(copy.deepcopy(model).eval().requires_grad_(False))
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+        self.model = model.train()
+
+    @staticmethod
+    def _with_adapter(model: PreTrainedModel, settings: Model):
+        lora = settings.lora
+        targets = lora.target_modules
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft's annotation is narrower than its code
+                lora_dropout=lora.dropout,
+                target_modules="all-linear" if targets == ["all-linear"] else targets,
+                task_type="CAUSAL_LM",
+            ),
+        )
+
+    @property
+    def causal_lm(self) -> PreTrainedModel:
+        """The Hugging Face model inside a possible PEFT wrapper."""
+        wrapped: Any = self.model
+        return wrapped.get_base_model() if self.lora else wrapped
+
+    def forward(
+        self, token_ids: Int[Tensor, "R T"], response_mask: Bool[Tensor, "R T"]
+    ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
+        """Log-prob of each response token and entropy (nats) of the distribution it was drawn from.
+
+        Both are at the sampling temperature and zero outside `response_mask`. Rows are padded on the
+        right, so that causal attention alone keeps padding out.
+        """
+        return self._evaluate(self.causal_lm, token_ids, response_mask)
+
+    @torch.no_grad()
+    def reference_logprobs(
+        self, token_ids: Int[Tensor, "R T"], response_mask: Bool[Tensor, "R T"]
+    ) -> Float[Tensor, "R T"]:
+        """Log-probs under the starting policy."""
+        if self.lora:
+            wrapped: Any = self.model
+            with wrapped.disable_adapter():
+                return self._evaluate(self.causal_lm, token_ids, response_mask)[0]
+        model: Any = self.reference[0]
+        model.to(token_ids.device)
+        return self._evaluate(model, token_ids, response_mask)[0]
+
+    def _evaluate(
+        self, model: PreTrainedModel, token_ids: Tensor, response_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        hidden = model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+        predicting = response_mask[:, 1:]
+        head: Any = model.get_output_embeddings()
+        logprobs, entropy = chunked_logprobs_and_entropy(
+            hidden[:, :-1][predicting],
+            head.weight,
+            token_ids[:, 1:][predicting],
+            temperature=self.temperature,
+            chunk_tokens=self.chunk_tokens,
+        )
+        empty = torch.zeros(token_ids.shape, dtype=logprobs.dtype, device=token_ids.device)
+        return (
+            empty.masked_scatter(response_mask, logprobs),
+            empty.masked_scatter(response_mask, entropy),
+        )
+
+    @torch.no_grad()
+    def engine_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight under its Hugging Face name, an adapter added in fp32 out of place, one at a time.
+
+        The training weights are never merged in place: merging and unmerging drifts.
+        """
+        adapted = {}
+        if self.lora:
+            for name, layer in self.causal_lm.named_modules():
+                if isinstance(layer, LoraLayer):
+                    adapted[f"{name}.base_layer.weight"] = layer
+        for name, weight in self.causal_lm.named_parameters():
+            if ".lora_" in name:
+                continue
+            value = weight.detach()
+            if name in adapted:
+                value = value.float() + adapted[name].get_delta_weight("default").float()
+            yield name.replace(".base_layer.", "."), value
+
+    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        """A Hugging Face folder, an adapter merged, in the dtype that the model came in."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.causal_lm.config.save_pretrained(folder)
+        self.causal_lm.generation_config.save_pretrained(folder)  # type: ignore[union-attr]
+        tokenizer.save_pretrained(folder)
+        weights = {
+            name: value.to(self.dtype).contiguous().cpu() for name, value in self.engine_weights()
+        }
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+
+def refuse_transformed_logits(model: PreTrainedModel) -> None:
+    head = model.get_output_embeddings()
+    if head is None or getattr(head, "bias", None) is not None:
+        raise ConfigError(
+            f"model.path: {type(model).__name__} has no plain output head without bias"
+        )
+    for name in LOGIT_TRANSFORMS:
+        if getattr(model.config, name, None) not in (None, 1.0):
+            raise ConfigError(
+                f"model.path: {type(model).__name__} rescales its logits ({name}); "
+                "the chunked head computes hidden @ head and would train on other log-probs"
+            )

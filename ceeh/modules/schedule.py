@@ -1,0 +1,20 @@
+"""Learning-rate schedules: a factor of `optimizer.lr` per optimiser step."""
+
+import math
+from collections.abc import Callable
+
+
+def learning_rate_scale(schedule: str, *, warmup: int, total: int) -> Callable[[int], float]:
+    """Linear warm-up over `warmup` steps, then constant, or linear or cosine to zero at `total`."""
+
+    def scale(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / max(1, total - warmup))
+        return {
+            "constant": 1.0,
+            "linear": 1 - progress,
+            "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        }[schedule]
+
+    return scale

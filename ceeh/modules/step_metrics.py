@@ -1,0 +1,56 @@
+"""Numbers of one rollout step, named once: `rollout/` and `reward/` of the batch, `loss/`."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ceeh.data.verify import outcome_counts
+from ceeh.types import RolloutBatch
+
+
+def rollout_metrics(batch: RolloutBatch, rewards: Tensor) -> dict[str, float]:
+    """Accuracy, lengths (tokens), truncation, verifier outcomes and rewards over the batch's rows."""
+    lengths = batch.lengths.float()
+    finished = torch.tensor([flag for outcome in batch.outcomes for flag in outcome.finished])
+    accuracy = torch.tensor([outcome.accuracy for outcome in batch.outcomes])
+    metrics = {
+        "rollout/accuracy": float(batch.correct.float().mean()),
+        "rollout/tokens_mean": float(lengths.mean()),
+        "rollout/tokens_min": float(lengths.min()),
+        "rollout/tokens_max": float(lengths.max()),
+        "rollout/truncated_fraction": float((~finished).float().mean()),
+        "rollout/all_correct_fraction": float((accuracy == 1).float().mean()),
+        "rollout/all_wrong_fraction": float((accuracy == 0).float().mean()),
+        "rollout/tokens_per_second": float(lengths.sum())
+        / max(batch.timings.get("generate", 0.0), 1e-9),
+        "reward/mean": float(rewards.mean()),
+        "reward/shaping": float((rewards - batch.scores).mean()),
+    }
+    for name, selected in (("correct", batch.correct), ("wrong", ~batch.correct)):
+        if bool(selected.any()):
+            metrics[f"rollout/tokens_{name}"] = float(lengths[selected].mean())
+    counts = outcome_counts(batch.groups)
+    return metrics | {f"reward/outcome_{name}": float(count) for name, count in counts.items()}
+
+
+def objective_metrics(sums: Mapping[str, float], updates: int) -> dict[str, float]:
+    """`loss/` means per response token of the sums that `policy_objective` returned.
+
+    Entropies (nats) are means over their own tokens: all, hard and easy questions'. Clipping is a share
+    of tokens. A mean over no token (no hard question in the step) is left out.
+    """
+    tokens = sums["tokens"]
+    metrics = {
+        "loss/policy": sums["policy_loss"] / tokens,
+        "optimizer/grad_norm": sums["grad_norm"] / updates,
+    }
+    for name in ("kl", "ratio", "mismatch_kl", "entropy", "entropy_bonus"):
+        if name in sums:
+            metrics[f"loss/{name}"] = sums[name] / tokens
+    for name in ("clipped_high", "clipped_low", "dual_clipped", "importance_truncated"):
+        metrics[f"loss/{name}_fraction"] = sums[name] / tokens
+    for part in ("hard", "easy"):
+        if sums[f"tokens_{part}"] > 0:
+            metrics[f"loss/entropy_{part}"] = sums[f"entropy_{part}"] / sums[f"tokens_{part}"]
+    return metrics
