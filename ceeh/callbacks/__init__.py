@@ -1,0 +1,1 @@
+"""Lightning callbacks: difficulty signals, weight push, logs."""

@@ -1,0 +1,77 @@
+"""RollingDifficulty: which questions are hard for the policy as it stands, by their history."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ceeh.callbacks.signal import SignalCallback
+from ceeh.callbacks.table import QuestionTable
+from ceeh.types import GroupOutcome
+
+
+class RollingDifficulty(SignalCallback):
+    """`accuracy_history` Acc_h(x), and `hard`: 1 where that is below its mean over all seen.
+
+        Acc_h <- (1 - eta) Acc_h + eta Acc,  eta = rise if Acc > Acc_h else fall
+
+    Acc is the group's accuracy; the threshold moves with the policy. CEEH eq. 9, 10, 15, 16,
+    https://arxiv.org/abs/2602.22642. A question seen for the first time has no history: it is not
+    in the mean, and both signals are read from its own group (Acc_h = Acc). While no question at
+    all has a history the mean is over the step's groups, so that the first step has a hard set too.
+    """
+
+    writes = ("accuracy_history", "hard")
+
+    def __init__(self, rise: float = 0.2, fall: float = 0.05) -> None:
+        for name, rate in (("rise", rise), ("fall", fall)):
+            if not 0 < rate <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {rate}")
+        self.rise = rise
+        self.fall = fall
+        self.history = QuestionTable()
+        self.first: dict[str, float] = {}
+        self._mean: float | None = None
+
+    @property
+    def threshold(self) -> float:
+        """Mean accuracy history below which a question is hard; NaN before the first group."""
+        if self._mean is None:
+            first = list(self.first.values())
+            if len(self.history):
+                self._mean = self.history.mean()
+            else:
+                self._mean = sum(first) / len(first) if first else float("nan")
+        return self._mean
+
+    def before_step(self, outcomes: Sequence[GroupOutcome]) -> None:
+        self.first = {
+            outcome.uid: outcome.accuracy for outcome in outcomes if outcome.uid not in self.history
+        }
+        self._mean = None
+
+    def read(self, uid: str) -> Mapping[str, float]:
+        known = uid in self.history
+        accuracy = self.history[uid] if known else self.first.get(uid, float("nan"))
+        return {"accuracy_history": accuracy, "hard": float(accuracy < self.threshold)}
+
+    def observe(self, outcome: GroupOutcome) -> None:
+        accuracy = outcome.accuracy
+        if outcome.uid in self.history:
+            history = self.history[outcome.uid]
+            rate = self.rise if accuracy > history else self.fall
+            accuracy = (1 - rate) * history + rate * accuracy
+        self.history[outcome.uid] = accuracy
+        self._mean = None
+
+    def metrics(self) -> Mapping[str, float]:
+        return {
+            "hard_fraction": self.history.fraction_below(self.threshold),
+            "accuracy_history_mean": self.threshold,
+            "questions_seen": float(len(self.history)),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.history.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history.load_state_dict(state_dict)
+        self._mean = None

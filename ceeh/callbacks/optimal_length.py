@@ -1,0 +1,104 @@
+"""OptimalLength: how long a correct answer to a question needs to be, from those seen so far."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, Literal
+
+from ceeh.callbacks.signal import SignalCallback
+from ceeh.callbacks.table import QuestionTable
+from ceeh.types import GroupOutcome
+
+
+def shortest_correct(outcome: GroupOutcome) -> float:
+    """Tokens of the group's shortest response that is correct and finished; NaN without one."""
+    rows = zip(outcome.correct, outcome.lengths, outcome.finished, strict=True)
+    lengths = [length for correct, length, finished in rows if correct and finished]
+    return float(min(lengths)) if lengths else math.nan
+
+
+class OptimalLength(SignalCallback):
+    """`optimal_length` L_x in tokens, NaN while no correct, finished response to x is known.
+
+    With l the shortest correct, finished response of a group, a group without one changing nothing:
+
+        minimum   L_x <- min(L_x, l)                                      CEEH eq. 13
+        ema       L_x <- (1 - r) L_x + r l,  r = fall if l < L_x else rise   CEEH's released code
+        median    L_x =  median of the last `window` values of l
+
+    https://arxiv.org/abs/2602.22642. A question without a value is read from its own group
+    (L_x = l), so that the penalty acts from the first visit; later visits read the history alone.
+    """
+
+    writes = ("optimal_length",)
+
+    def __init__(
+        self,
+        rule: Literal["minimum", "ema", "median"] = "minimum",
+        rise: float = 0.05,
+        fall: float = 0.2,
+        window: int = 8,
+    ) -> None:
+        if rule not in ("minimum", "ema", "median"):
+            raise ValueError(f"rule must be one of minimum, ema, median, got '{rule}'")
+        for name, rate in (("rise", rise), ("fall", fall)):
+            if not 0 < rate <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {rate}")
+        if window < 1:
+            raise ValueError(f"window must be at least 1 group, got {window}")
+        self.rule = rule
+        self.rise = rise
+        self.fall = fall
+        self.window = window
+        self.length = QuestionTable()
+        self.recent: dict[str, list[int]] = {}
+        self.first: dict[str, float] = {}
+
+    def before_step(self, outcomes: Sequence[GroupOutcome]) -> None:
+        self.first = {
+            outcome.uid: shortest_correct(outcome)
+            for outcome in outcomes
+            if math.isnan(self.length[outcome.uid])
+        }
+
+    def read(self, uid: str) -> Mapping[str, float]:
+        length = self.length[uid]
+        return {"optimal_length": self.first.get(uid, length) if math.isnan(length) else length}
+
+    def observe(self, outcome: GroupOutcome) -> None:
+        shortest = shortest_correct(outcome)
+        length = self.length[outcome.uid]
+        self.length[outcome.uid] = (
+            length if math.isnan(shortest) else self.updated(outcome.uid, length, shortest)
+        )
+
+    def updated(self, uid: str, length: float, shortest: float) -> float:
+        """L_x after a group whose shortest correct response had `shortest` tokens."""
+        if self.rule == "median":
+            self.recent[uid] = [*self.recent.get(uid, []), int(shortest)][-self.window :]
+            return float(median(self.recent[uid]))
+        if math.isnan(length):
+            return shortest
+        if self.rule == "minimum":
+            return min(length, shortest)
+        rate = self.fall if shortest < length else self.rise
+        return (1 - rate) * length + rate * shortest
+
+    def metrics(self) -> Mapping[str, float]:
+        coverage = {"optimal_length_coverage": self.length.num_known / len(self.length)}
+        return coverage | (
+            {"optimal_length_mean": self.length.mean()} if self.length.num_known else {}
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.length.state_dict() | {"rule": self.rule, "recent": self.recent}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises ValueError when another rule kept the checkpoint's lengths."""
+        if state_dict["rule"] != self.rule:
+            raise ValueError(
+                f"OptimalLength.rule is '{self.rule}', but the checkpoint's lengths were kept by "
+                f"the rule '{state_dict['rule']}'; resume with that rule"
+            )
+        self.length.load_state_dict(state_dict)
+        self.recent = state_dict["recent"]

@@ -1,0 +1,110 @@
+"""RolloutLog: the rollouts themselves, a parquet file per logged step, one row per completion."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from ceeh.types import RolloutBatch
+
+COLUMNS: dict[str, pa.DataType] = {
+    "rollout_step": pa.int64(),
+    "uid": pa.string(),
+    "prompt": pa.string(),
+    "response": pa.string(),
+    "length": pa.int64(),
+    "finish": pa.string(),
+    "score": pa.float64(),
+    "correct": pa.bool_(),
+    "outcome": pa.string(),
+    "reward": pa.float64(),
+    "advantage": pa.float64(),
+    "policy_version": pa.int64(),
+    "metadata": pa.string(),
+}
+
+
+class RolloutLog(Callback):
+    """Writes `step-000123.parquet` into `folder` after every `every_n_steps`-th rollout step.
+
+    Columns: those of `COLUMNS` (`length` in tokens, `reward` after shaping, `metadata` as JSON) and
+    `signal_<name>` for each signal. Rank 0 writes its own rows. Rewards and advantages are what
+    `training_step` returns: {"rewards": [R], "advantages": [R]} in the batch's row order.
+    """
+
+    def __init__(self, folder: Path, every_n_steps: int) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        self.folder = Path(folder)
+        self.every_n_steps = every_n_steps
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: RolloutBatch,
+        batch_idx: int,
+    ) -> None:
+        rollout_step = batch_idx + 1
+        if trainer.is_global_zero and rollout_step % self.every_n_steps == 0:
+            self.write(rollout_step, rollout_table(rollout_step, batch, outputs))
+
+    def write(self, rollout_step: int, table: pa.Table) -> None:
+        """Whole or not at all: a run killed meanwhile leaves no broken file of that name."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{rollout_step:06d}.parquet"
+        unfinished = path.with_suffix(".unfinished")
+        pq.write_table(table, unfinished)
+        os.replace(unfinished, path)
+
+
+def rollout_table(
+    rollout_step: int, batch: RolloutBatch, outputs: Mapping[str, Tensor]
+) -> pa.Table:
+    """One row per row of the batch."""
+    group = batch.group.tolist()
+    lengths = batch.lengths.tolist()
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    taken: Counter[int] = Counter()
+    for index, length in zip(group, lengths, strict=True):
+        scored = batch.groups[index]
+        prompt = scored.group.prompt
+        completion, verdict = scored.group.completions[taken[index]], scored.verdicts[taken[index]]
+        taken[index] += 1
+        assert len(completion.token_ids) == length, (
+            "a prompt's rows are in the order of its completions"
+        )
+        columns["uid"].append(storable(prompt.uid))
+        columns["prompt"].append(storable(prompt.text))
+        columns["response"].append(storable(completion.text))
+        columns["finish"].append(completion.finish.value)
+        columns["outcome"].append(verdict.outcome.value)
+        columns["metadata"].append(json.dumps(dict(prompt.metadata), default=str))
+    columns |= {
+        "rollout_step": [rollout_step] * len(group),
+        "length": lengths,
+        "score": batch.scores.tolist(),
+        "correct": batch.correct.tolist(),
+        "reward": outputs["rewards"].tolist(),
+        "advantage": outputs["advantages"].tolist(),
+        "policy_version": [batch.policy_version] * len(group),
+    }
+    table = pa.table(columns, schema=pa.schema(list(COLUMNS.items())))
+    for name, values in sorted(batch.signals.items()):
+        table = table.append_column(
+            f"signal_{name}", pa.array(values[batch.group].tolist(), pa.float64())
+        )
+    return table
+
+
+def storable(text: str) -> str:
+    """`text` with lone surrogates spelt out: a model may emit them, and UTF-8 has none."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

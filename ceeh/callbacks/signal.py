@@ -1,0 +1,177 @@
+"""SignalCallback: numbers per prompt that the objective reads, learnt from past rollouts.
+
+A prompt is judged by its history, not by the rollouts being judged: every signal is read before the
+step and observes after it. That order lives here and nowhere else. Axis: P prompts.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from ceeh.callbacks.ranks import gather_objects
+from ceeh.component import ConfigError
+from ceeh.types import GroupOutcome, RolloutBatch
+
+WRITERS = {
+    "accuracy_history": "ceeh.callbacks.difficulty.RollingDifficulty",
+    "hard": "ceeh.callbacks.difficulty.RollingDifficulty",
+    "optimal_length": "ceeh.callbacks.optimal_length.OptimalLength",
+}
+PLAIN = (bool, int, float, str, type(None), Tensor)
+
+
+class SignalCallback(Callback, ABC):
+    """One or more signals: a float per prompt and name, from what earlier steps showed.
+
+    A subclass declares `writes`, the names that `read` returns, and `state`, the attributes that a
+    checkpoint keeps (plain containers; or it overrides `state_dict` and `load_state_dict`), and
+    implements `read` and `observe`. All ranks observe the outcomes of all ranks in the same order,
+    so their tables agree. Raises TypeError when a subclass lacks a declaration.
+    """
+
+    writes: tuple[str, ...]
+    state: tuple[str, ...]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _check_declared(cls, "writes", "the signals that read() returns", 'writes = ("my_signal",)')
+        if cls.state_dict is SignalCallback.state_dict:
+            _check_declared(
+                cls, "state", "the attributes that a checkpoint keeps", 'state = ("table",)'
+            )
+
+    @abstractmethod
+    def read(self, uid: str) -> Mapping[str, float]:
+        """The signals of prompt `uid` as its history stands; exactly the names in `writes`."""
+
+    @abstractmethod
+    def observe(self, outcome: GroupOutcome) -> None:
+        """Takes one group into the history, after the step that trained on it."""
+
+    def before_step(self, outcomes: Sequence[GroupOutcome]) -> None:
+        """Called before the reads with the groups of all ranks; the history must not change here.
+
+        For what a question without a history is to be read from.
+        """
+
+    def metrics(self) -> Mapping[str, float]:
+        """Numbers about the table, logged after each step as `signal/<name>`."""
+        return {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        check_signals(trainer.callbacks, {})  # type: ignore[attr-defined]
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        self._outcomes = [
+            outcome for rank in gather_objects(trainer, batch.outcomes) for outcome in rank
+        ]
+        self.before_step(self._outcomes)
+        readings = [self._checked_reading(scored.group.prompt.uid) for scored in batch.groups]
+        for name in self.writes:
+            if name in batch.signals:
+                raise ValueError(
+                    f"{type(self).__name__}: the batch already holds a signal '{name}'"
+                )
+            batch.signals[name] = torch.tensor(
+                [reading[name] for reading in readings],
+                dtype=torch.float32,
+                device=batch.group.device,
+            )
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: RolloutBatch,
+        batch_idx: int,
+    ) -> None:
+        for outcome in self._outcomes:
+            self.observe(outcome)
+        values = {f"signal/{name}": float(value) for name, value in self.metrics().items()}
+        pl_module.log_dict(values, batch_size=1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The attributes named in `state`.
+
+        Raises ValueError for one that a checkpoint would take but never give back.
+        """
+        for name in self.state:
+            _check_plain(getattr(self, name), f"{type(self).__name__}.{name}")
+        return {name: getattr(self, name) for name in self.state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if missing := set(self.state) - state_dict.keys():
+            raise ValueError(
+                f"the checkpoint has no {', '.join(sorted(missing))} for {type(self).__name__}; "
+                "resume with the class that wrote it"
+            )
+        for name in self.state:
+            setattr(self, name, state_dict[name])
+
+    def _checked_reading(self, uid: str) -> Mapping[str, float]:
+        reading = self.read(uid)
+        if reading.keys() != set(self.writes):
+            raise ValueError(
+                f"{type(self).__name__}.read('{uid}') returned {sorted(reading)}, but the class "
+                f"declares writes = {self.writes}; the two must name the same signals"
+            )
+        return {name: float(value) for name, value in reading.items()}
+
+
+def check_signals(callbacks: Iterable[Callback], needed: Mapping[str, str]) -> None:
+    """One writer per signal, and one for each that is `needed` (config path -> signal).
+
+    Raises ConfigError naming both writers, or the path and the callback to add.
+    """
+    writers: dict[str, str] = {}
+    for callback in callbacks:
+        if not isinstance(callback, SignalCallback):
+            continue
+        for name in callback.writes:
+            if name in writers:
+                raise ConfigError(
+                    f"callbacks: the signal '{name}' is written by {writers[name]} and by "
+                    f"{type(callback).__name__}; remove one of them or rename its signal"
+                )
+            writers[name] = type(callback).__name__
+    for place, name in needed.items():
+        if name in writers:
+            continue
+        cure = f", e.g. {WRITERS[name]}" if name in WRITERS else " that does"
+        raise ConfigError(
+            f"{place}: no callback wrote the signal '{name}'; add one under callbacks{cure} "
+            f"(written are: {', '.join(sorted(writers)) or 'none'})"
+        )
+
+
+def _check_declared(cls: type, attribute: str, meaning: str, example: str) -> None:
+    value = getattr(cls, attribute, None)
+    names = isinstance(value, tuple) and all(isinstance(name, str) for name in value)
+    if not names and not isinstance(value, property):
+        raise TypeError(
+            f"{cls.__name__} must declare {meaning} as a tuple of names, e.g. {example}; "
+            f"its {attribute} is {value!r}"
+        )
+
+
+def _check_plain(value: Any, place: str) -> None:
+    # The exact type: torch's safe unpickler refuses subclasses, such as defaultdict or np.float64.
+    if type(value) is dict:
+        for key, item in value.items():
+            _check_plain(key, f"a key of {place}")
+            _check_plain(item, place)
+    elif type(value) in (list, tuple):
+        for item in value:
+            _check_plain(item, place)
+    elif type(value) not in PLAIN:
+        raise ValueError(
+            f"{place} holds a {type(value).__name__}, with which a checkpoint cannot be loaded; "
+            "keep dict, list, tuple, str, numbers and tensors only"
+        )

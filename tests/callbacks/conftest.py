@@ -1,0 +1,198 @@
+"""A real Trainer around hand-built batches: what every callback's test runs through."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from ceeh.types import (
+    Completion,
+    Finish,
+    GroupOutcome,
+    Outcome,
+    Prompt,
+    RolloutBatch,
+    RolloutGroup,
+    ScoredGroup,
+    Verdict,
+)
+
+Row = tuple[bool, int, Finish]
+
+
+def make_outcome(uid: str, *rows: Row | tuple[bool, int]) -> GroupOutcome:
+    """A group outcome of (correct, length) or (correct, length, finish) rows."""
+    return GroupOutcome(
+        uid=uid,
+        correct=tuple(row[0] for row in rows),
+        lengths=tuple(row[1] for row in rows),
+        finished=tuple(len(row) < 3 or row[2] is Finish.STOP for row in rows),
+    )
+
+
+def make_batch(
+    *groups: tuple[str, Sequence[Row | tuple[bool, int]]],
+    text: str = "words",
+    version: int = 0,
+    row_order: Sequence[int] | None = None,
+) -> RolloutBatch:
+    """A batch of (uid, rows); every prompt is one token, token 1 everywhere, log-prob -0.5."""
+    scored = []
+    for uid, rows in groups:
+        prompt = Prompt(
+            uid=uid, text=f"{text}?", answer="1", token_ids=(1,), metadata={"level": len(uid)}
+        )
+        completions = tuple(
+            Completion(
+                text=f"{text} {index}",
+                token_ids=(1,) * row[1],
+                logprobs=(-0.5,) * row[1],
+                finish=row[2] if len(row) == 3 else Finish.STOP,
+            )
+            for index, row in enumerate(rows)
+        )
+        scored.append(
+            ScoredGroup(
+                group=RolloutGroup(prompt=prompt, completions=completions, policy_version=version),
+                verdicts=tuple(Verdict(score=float(row[0]), outcome=Outcome.OK) for row in rows),
+            )
+        )
+    rows = [(index, *row[:2]) for index, (_, group) in enumerate(groups) for row in group]
+    rows = rows if row_order is None else [rows[position] for position in row_order]
+    lengths = torch.tensor([length for *_, length in rows])
+    positions = torch.arange(1 + int(lengths.max()))
+    mask = (positions >= 1) & (positions <= lengths[:, None])
+    return RolloutBatch(
+        token_ids=torch.ones(mask.shape, dtype=torch.long),
+        response_mask=mask,
+        engine_logprobs=-0.5 * mask,
+        group=torch.tensor([index for index, *_ in rows]),
+        scores=torch.tensor([float(correct) for _, correct, _ in rows]),
+        correct=torch.tensor([correct for _, correct, _ in rows]),
+        lengths=lengths,
+        groups=tuple(scored),
+        policy_version=version,
+        timings={"generate": 2.0, "score": 0.5},
+    )
+
+
+class Loader:
+    """Sized and resumable, as the rollout stream is; `draw` runs before each batch."""
+
+    def __init__(self, batches: Sequence[RolloutBatch], draw: Callable[[], None]) -> None:
+        self.batches = batches
+        self.draw = draw
+        self.position = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[RolloutBatch]:
+        while self.position < len(self.batches):
+            self.draw()
+            self.position += 1
+            yield self.batches[self.position - 1]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["position"]
+
+
+class TinyModule(LightningModule):
+    """One weight, stepped by hand; keeps the signals that each training step was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[dict[str, list[float]]] = []
+        self.values: dict[str, float] = {}
+
+    def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, torch.Tensor]:
+        self.batch = batch
+        self.seen.append({name: value.tolist() for name, value in batch.signals.items()})
+        optimizer = self.optimizers()
+        self.weight.grad = torch.ones(1)
+        optimizer.step()
+        self.log_dict(self.values, batch_size=1)
+        rewards = batch.scores - 0.01 * batch.lengths
+        return {"rewards": rewards, "advantages": rewards - rewards.mean()}
+
+    def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
+        self.log("eval/accuracy", batch.correct.float().mean(), batch_size=1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class StopAfter(Callback):
+    """Ends the fit after that many batches, as a killed run does: without another hook."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.fit_loop.epoch_loop.batch_idx + 1 >= self.batches
+
+
+def run_fit(
+    callbacks: Sequence[Callback],
+    batches: Sequence[RolloutBatch],
+    *,
+    validate: Sequence[RolloutBatch] = (),
+    draw: Callable[[], None] = lambda: None,
+    stop_after: int = 0,
+    checkpoints: Path | None = None,
+    resume: bool = False,
+    module: TinyModule | None = None,
+    **trainer_settings: Any,
+) -> tuple[Trainer, TinyModule]:
+    """Fits `batches`; with `checkpoints` one is written after every step, and `resume` reads it."""
+    module = module or TinyModule()
+    extra: list[Callback] = [StopAfter(stop_after)] if stop_after else []
+    if checkpoints is not None:
+        extra.append(ModelCheckpoint(checkpoints, filename="step", every_n_train_steps=1))
+    trainer = Trainer(
+        **{"accelerator": "cpu", "devices": 1, **trainer_settings},
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=checkpoints is not None,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=len(validate),
+        callbacks=[*callbacks, *extra],
+    )
+    trainer.fit(
+        module,
+        train_dataloaders=Loader(batches, draw),
+        val_dataloaders=Loader(validate, lambda: None),
+        ckpt_path=checkpoints / "step.ckpt" if resume and checkpoints is not None else None,
+    )
+    return trainer, module
+
+
+@pytest.fixture
+def outcome() -> Callable[..., GroupOutcome]:
+    return make_outcome
+
+
+@pytest.fixture
+def batch() -> Callable[..., RolloutBatch]:
+    return make_batch
+
+
+@pytest.fixture
+def fit() -> Callable[..., tuple[Trainer, TinyModule]]:
+    return run_fit
+
+
+@pytest.fixture
+def tiny_module() -> TinyModule:
+    return TinyModule()

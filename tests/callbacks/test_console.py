@@ -1,0 +1,108 @@
+"""Console: plain lines for a log file, a bar for a terminal, '-' for what was not logged."""
+
+import io
+
+import pytest
+from rich.console import Console as Terminal
+
+from ceeh.callbacks.console import Console, clock, step_line
+
+ROWS = [(True, 2), (False, 4)]
+VALUES = {
+    "rollout/accuracy": 0.625,
+    "rollout/tokens_mean": 83.12,
+    "loss/entropy_easy": 0.4123,
+    "loss/entropy_hard": 0.7,
+    "signal/hard_fraction": 0.42,
+    "rollout/tokens_per_second": 5312.4,
+    "time/generate": 3.14,
+    "time/score": 0.2,
+    "time/update": 4.0,
+    "time/push": 0.26,
+}
+
+
+def test_a_step_is_one_line_with_every_number():
+    line = step_line(7, 60, VALUES, seconds=7.64, remaining=3725.0)
+    assert line == (
+        "step  7/60  accuracy 62.5%  tokens 83.1  entropy 0.412/0.700  hard 42%  5312 tokens/s  "
+        "generate 3.1  score 0.2  update 4.0  push 0.3  step 7.6 s  ETA 1:02:05"
+    )
+
+
+def test_what_was_not_logged_or_is_no_number_shows_as_a_dash():
+    line = step_line(1, 9, {"loss/entropy_easy": 0.5, "loss/entropy_hard": float("nan")}, 1.0, 8.0)
+    assert line == (
+        "step 1/9  accuracy -  tokens -  entropy 0.500/-  hard -  - tokens/s  "
+        "generate -  score -  update -  push -  step 1.0 s  ETA 0:00:08"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0, "0:00:00"), (59.6, "0:01:00"), (36_000.0, "10:00:00")]
+)
+def test_clock_carries_seconds_into_minutes_and_hours(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_a_log_gets_a_header_and_a_whole_line_per_step(fit, batch, tiny_module, capsys):
+    tiny_module.values = VALUES
+    fit([Console(2, "starter | 640 prompts")], [batch(("a", ROWS))] * 2, module=tiny_module)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "starter | 640 prompts | 2 steps | 1 x cpu"
+    expected = step_line(1, 2, VALUES, 0.0, 0.0).partition("  step 0.0 s")[0]
+    assert lines[1].startswith(expected)
+    assert lines[2].startswith("step 2/2  accuracy 62.5%")
+    assert lines[2].endswith("ETA 0:00:00")
+    assert len(lines) == 3
+
+
+def test_validation_is_announced_with_its_result(fit, batch, capsys):
+    held_out = [batch(("a", ROWS)) for _ in range(12)]
+    fit([Console(1, "starter")], [batch(("a", ROWS))], validate=held_out)
+    lines = capsys.readouterr().out.splitlines()
+    # 12 batches in at most ten lines: every second one.
+    batches = [line for line in lines if line.startswith("held-out batch")]
+    assert batches == [f"held-out batch {done}/12" for done in (2, 4, 6, 8, 10, 12)]
+    assert lines[-1].startswith("held-out  accuracy 50.0%  tokens -  ")
+
+
+def test_a_resumed_run_counts_on(fit, batch, tmp_path, capsys):
+    steps = [batch(("a", ROWS)) for _ in range(3)]
+    fit([Console(3, "starter")], steps, stop_after=1, checkpoints=tmp_path)
+    capsys.readouterr()
+    fit([Console(3, "starter")], steps, checkpoints=tmp_path, resume=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == ["step 2/3", "step 3/3"]
+
+
+def test_a_terminal_gets_bars_that_are_closed_at_the_end(fit, batch):
+    written = io.StringIO()
+    terminal = Terminal(file=written, force_terminal=True, width=100)
+    console = Console(2, "starter", terminal=terminal)
+    fit([console], [batch(("a", ROWS))] * 2, validate=[batch(("a", ROWS))])
+    text = written.getvalue()
+    assert "training" in text
+    assert "2/2" in text
+    assert "held-out" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # cursor hidden, shown again
+
+
+def test_an_exception_closes_the_bar_too(fit, batch):
+    written = io.StringIO()
+    console = Console(2, "starter", terminal=Terminal(file=written, force_terminal=True))
+    calls = []
+
+    def draw():
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("engine died")
+
+    with pytest.raises(RuntimeError, match="engine died"):
+        fit([console], [batch(("a", ROWS))] * 2, draw=draw)
+    assert written.getvalue().count("\x1b[?25h") == 1
+
+
+def test_a_run_without_steps_is_refused():
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        Console(0, "starter")

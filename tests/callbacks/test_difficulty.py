@@ -1,0 +1,136 @@
+"""RollingDifficulty: the asymmetric history, the moving threshold, first readings, resume, size."""
+
+import math
+import time
+
+import pytest
+import torch
+
+from ceeh.callbacks.difficulty import RollingDifficulty
+
+RIGHT, WRONG = (True, 2), (False, 2)
+
+
+def test_history_rises_by_a_fifth_and_falls_by_a_twentieth(outcome):
+    signal = RollingDifficulty()
+    readings = []
+    for rows in ([RIGHT, WRONG], [RIGHT, RIGHT], [WRONG, WRONG]):
+        signal.observe(outcome("a", *rows))
+        readings.append(signal.read("a")["accuracy_history"])
+    # First 1/2. Then 0.8 * 0.5 + 0.2 * 1 = 0.6. Then 0.95 * 0.6 + 0.05 * 0 = 0.57.
+    assert readings == pytest.approx([0.5, 0.6, 0.57])
+
+
+def test_hard_is_strictly_below_the_mean_of_the_histories(outcome):
+    signal = RollingDifficulty()
+    for uid, rows in (("a", [WRONG]), ("b", [RIGHT, WRONG]), ("c", [RIGHT])):
+        signal.observe(outcome(uid, *rows))
+    # Histories 0, 1/2, 1: the mean is 1/2.
+    assert [signal.read(uid)["hard"] for uid in "abc"] == [1, 0, 0]
+    metrics = signal.metrics()
+    assert metrics == {
+        "hard_fraction": 1 / 3,
+        "accuracy_history_mean": 0.5,
+        "questions_seen": 3,
+    }
+
+
+def test_the_threshold_moves_with_the_policy(outcome):
+    signal = RollingDifficulty()
+    signal.observe(outcome("a", RIGHT, WRONG))
+    signal.observe(outcome("b", WRONG))
+    assert signal.read("a")["hard"] == 0
+    for _ in range(20):  # b: 1 - 0.8^20 = 0.988 > 0.5 = a
+        signal.observe(outcome("b", RIGHT))
+    assert signal.read("a")["hard"] == 1
+
+
+def test_histories_match_a_slow_reference_over_random_visits(outcome):
+    generator = torch.Generator().manual_seed(0)
+    signal, reference = RollingDifficulty(rise=0.3, fall=0.1), {}
+    for _ in range(300):
+        uid = f"q{int(torch.randint(9, (), generator=generator))}"
+        correct = (torch.rand(5, generator=generator) < 0.4).tolist()
+        signal.observe(outcome(uid, *((flag, 3) for flag in correct)))
+        accuracy = sum(correct) / 5
+        if uid not in reference:
+            reference[uid] = accuracy
+        elif accuracy > reference[uid]:
+            reference[uid] = 0.7 * reference[uid] + 0.3 * accuracy
+        else:
+            reference[uid] = 0.9 * reference[uid] + 0.1 * accuracy
+    mean = sum(reference.values()) / len(reference)
+    assert len(reference) == 9
+    for uid, history in reference.items():
+        reading = signal.read(uid)
+        assert reading["accuracy_history"] == pytest.approx(history)
+        assert reading["hard"] == (history < mean)
+
+
+def test_a_question_never_seen_has_no_history_and_is_not_hard():
+    reading = RollingDifficulty().read("a")
+    assert math.isnan(reading["accuracy_history"])
+    assert reading["hard"] == 0
+
+
+def test_the_first_step_reads_each_question_off_its_own_group(fit, batch):
+    _, module = fit(
+        [RollingDifficulty()], [batch(("a", [RIGHT]), ("b", [RIGHT, WRONG]), ("c", [WRONG]))]
+    )
+    # Mean of 1, 1/2, 0 is 1/2: c alone is below.
+    assert module.seen == [{"accuracy_history": [1, 0.5, 0], "hard": [0, 0, 1]}]
+
+
+def test_an_unseen_question_meets_the_mean_of_the_seen_ones_and_a_seen_one_its_history(fit, batch):
+    first = batch(("a", [RIGHT]), ("b", [RIGHT, WRONG]))
+    second = batch(("new", [RIGHT, RIGHT, WRONG]), ("a", [WRONG]))
+    _, module = fit([RollingDifficulty()], [first, second])
+    # The mean is (1 + 1/2) / 2 = 3/4, without new's 2/3; a is judged by its 1, not by today's 0.
+    assert module.seen[1]["hard"] == [1, 0]
+    assert module.seen[1]["accuracy_history"] == pytest.approx([2 / 3, 1])
+
+
+def test_a_resumed_run_continues_with_the_same_table(fit, batch, tmp_path):
+    def batches():
+        steps = ([RIGHT, WRONG], [RIGHT, RIGHT], [WRONG, WRONG], [RIGHT, WRONG])
+        return [batch(("a", rows), (f"q{n}", [RIGHT])) for n, rows in enumerate(steps)]
+
+    _, whole = fit([RollingDifficulty()], batches())
+    fit([RollingDifficulty()], batches(), stop_after=2, checkpoints=tmp_path)
+    trainer, resumed = fit([RollingDifficulty()], batches(), checkpoints=tmp_path, resume=True)
+    assert resumed.seen == whole.seen[2:]
+    assert trainer.callback_metrics["signal/questions_seen"] == 5
+
+
+@pytest.mark.parametrize("arguments", [{"rise": 0.0}, {"fall": 1.5}, {"rise": float("nan")}])
+def test_a_rate_outside_its_range_is_refused(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=rf"{name} must be in \(0, 1\], got"):
+        RollingDifficulty(**arguments)
+
+
+def test_a_large_table_costs_no_pass_in_python_and_sixty_bytes_a_question(outcome, tmp_path):
+    uids = [f"question-{number:07d}" for number in range(200_000)]
+    groups = [outcome(uid, *[RIGHT, WRONG] * 6) for uid in uids[:32]]
+
+    def loaded(questions: int) -> RollingDifficulty:
+        signal = RollingDifficulty()
+        values = torch.rand(questions, dtype=torch.float64)
+        signal.load_state_dict({"uids": uids[:questions], "values": values})
+        return signal
+
+    def seconds(signal: RollingDifficulty) -> float:
+        begin = time.thread_time()  # of this thread, so that a busy machine does not count
+        signal.before_step(groups)
+        for group in groups:
+            signal.read(group.uid)
+        for group in groups:
+            signal.observe(group)
+        signal.metrics()
+        return time.thread_time() - begin
+
+    signal, small = loaded(200_000), loaded(1_000)
+    # 200,000 questions cost 0.5 ms more than a thousand; a pass in Python would be 6 ms or more.
+    assert min(seconds(signal) for _ in range(3)) - min(seconds(small) for _ in range(3)) < 0.003
+    torch.save(signal.state_dict(), tmp_path / "table.pt")
+    assert (tmp_path / "table.pt").stat().st_size < 60 * 200_000

@@ -1,0 +1,175 @@
+"""SignalCallback: read before the step, observe after it, one writer each, state that resumes."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from statistics import mean
+
+import pytest
+import torch
+from lightning import Trainer
+
+from ceeh.callbacks.difficulty import RollingDifficulty
+from ceeh.callbacks.signal import SignalCallback, check_signals
+from ceeh.component import ConfigError
+from ceeh.types import Finish, GroupOutcome
+
+CUT = (False, 3, Finish.LENGTH)
+DONE = (True, 2)
+
+
+class OftenTruncated(SignalCallback):
+    """1 for prompts whose last group mostly ran into the token limit, else 0."""
+
+    writes = ("often_truncated",)
+    state = ("share",)
+
+    def __init__(self) -> None:
+        self.share: dict[str, float] = {}
+
+    def read(self, uid: str) -> Mapping[str, float]:
+        return {"often_truncated": float(self.share.get(uid, 0.0) > 0.5)}
+
+    def observe(self, outcome: GroupOutcome) -> None:
+        self.share[outcome.uid] = 1 - mean(outcome.finished)
+
+
+class Recorder(OftenTruncated):
+    """Writes down the order of calls."""
+
+    writes = ("order",)
+    state = ()
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def before_step(self, outcomes: list[GroupOutcome]) -> None:
+        self.calls.append("before " + " ".join(outcome.uid for outcome in outcomes))
+
+    def read(self, uid: str) -> Mapping[str, float]:
+        self.calls.append(f"read {uid}")
+        return {"order": len(self.calls)}
+
+    def observe(self, outcome: GroupOutcome) -> None:
+        self.calls.append(f"observe {outcome.uid}")
+
+    def metrics(self) -> Mapping[str, float]:
+        self.calls.append("metrics")
+        return {"calls": float(len(self.calls))}
+
+
+def test_prompts_are_read_before_the_step_and_observed_after_it(fit, batch, tiny_module):
+    recorder = Recorder()
+    step = tiny_module.training_step
+    tiny_module.training_step = lambda *args: (recorder.calls.append("step"), step(*args))[1]
+    trainer, _ = fit([recorder], [batch(("a", [DONE]), ("b", [DONE]))], module=tiny_module)
+    before = ["before a b", "read a", "read b"]
+    assert recorder.calls == [*before, "step", "observe a", "observe b", "metrics"]
+    assert trainer.callback_metrics["signal/calls"] == 7
+
+
+def test_each_prompt_gets_its_own_reading_as_float32_in_the_batch(fit, batch):
+    # Step 1 shows a cut off 2 of 3 times, b 1 of 3; step 2 comes in the other order.
+    first = batch(("a", [CUT, CUT, DONE]), ("b", [CUT, DONE, DONE]))
+    second = batch(("b", [DONE]), ("new", [DONE]), ("a", [DONE, DONE]))
+    _, module = fit([OftenTruncated()], [first, second])
+    assert module.seen == [{"often_truncated": [0, 0]}, {"often_truncated": [0, 0, 1]}]
+    assert module.batch.signals["often_truncated"].dtype == torch.float32
+
+
+def test_a_resumed_run_reads_what_the_uninterrupted_run_reads(fit, batch, tmp_path):
+    def batches():
+        return [batch(("a", [CUT])), batch(("a", [CUT, DONE, DONE])), batch(("a", [DONE]))]
+
+    _, whole = fit([OftenTruncated()], batches())
+    fit([OftenTruncated()], batches(), stop_after=1, checkpoints=tmp_path)
+    _, resumed = fit([OftenTruncated()], batches(), checkpoints=tmp_path, resume=True)
+    assert [step["often_truncated"] for step in whole.seen] == [[0], [1], [0]]
+    assert resumed.seen == whole.seen[1:]
+
+
+def test_a_second_writer_is_refused_before_the_first_batch(fit, batch):
+    class Impostor(OftenTruncated):
+        pass
+
+    drawn = []
+    with pytest.raises(
+        ConfigError, match="'often_truncated' is written by OftenTruncated and by Imp"
+    ):
+        fit(
+            [OftenTruncated(), Impostor()],
+            [batch(("a", [DONE]))],
+            draw=lambda: drawn.append(1),
+        )
+    assert not drawn
+
+
+def test_a_signal_already_in_the_batch_is_not_overwritten(fit, batch):
+    taken = batch(("a", [DONE]))
+    taken.signals["often_truncated"] = torch.zeros(1)
+    with pytest.raises(ValueError, match="OftenTruncated: the batch already holds a signal 'often"):
+        fit([OftenTruncated()], [taken])
+
+
+def test_a_needed_signal_that_nobody_writes_names_the_place_and_the_callback_to_add():
+    needed = {"objective.hard_signal": "hard"}
+    check_signals([OftenTruncated(), RollingDifficulty()], needed)
+    with pytest.raises(ConfigError) as error:
+        check_signals([OftenTruncated()], needed)
+    assert str(error.value) == (
+        "objective.hard_signal: no callback wrote the signal 'hard'; add one under callbacks, "
+        "e.g. ceeh.callbacks.difficulty.RollingDifficulty (written are: often_truncated)"
+    )
+
+
+def test_a_reading_other_than_declared_is_refused(fit, batch):
+    class Misspelt(OftenTruncated):
+        writes = ("truncated",)
+
+    with pytest.raises(
+        ValueError, match=r"Misspelt.read\('a'\) returned \['often_truncated'\], but"
+    ):
+        fit([Misspelt()], [batch(("a", [DONE]))])
+
+
+@pytest.mark.parametrize("writes", [None, "hard", ("a", 1)])
+def test_a_class_without_a_proper_declaration_is_refused_when_it_is_defined(writes):
+    body = {"state": ()} if writes is None else {"state": (), "writes": writes}
+    with pytest.raises(TypeError, match="Nameless must declare the signals that read"):
+        type("Nameless", (SignalCallback,), body)
+
+
+def test_a_class_that_says_nothing_of_its_state_is_refused_unless_it_saves_it_itself():
+    with pytest.raises(TypeError, match="Forgetful must declare the attributes that a checkpoint"):
+        type("Forgetful", (SignalCallback,), {"writes": ("a",)})
+    type("Saves", (SignalCallback,), {"writes": ("a",), "state_dict": lambda self: {}})
+
+
+@pytest.mark.parametrize("share", [defaultdict(float), {"a": [mean], "b": 1.0}, {("a", mean): 1.0}])
+def test_state_that_could_not_be_loaded_again_is_refused_when_it_is_saved(share):
+    signal = OftenTruncated()
+    signal.share = share
+    with pytest.raises(ValueError, match=r"OftenTruncated.share holds a \w+|a key of OftenTrunc"):
+        signal.state_dict()
+
+
+def test_a_checkpoint_without_the_declared_state_is_refused():
+    with pytest.raises(ValueError, match="the checkpoint has no share for OftenTruncated"):
+        OftenTruncated().load_state_dict({"other": {}})
+
+
+def test_outcomes_of_all_ranks_are_observed_in_rank_order(monkeypatch, batch, tiny_module):
+    signal, here = Recorder(), batch(("mine", [DONE]))
+    other = batch(("theirs", [DONE])).outcomes
+
+    def all_gather_object(gathered, value):
+        gathered[:] = [other, value]
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", all_gather_object)
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    monkeypatch.setattr(tiny_module, "log_dict", lambda *args, **kwargs: None)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    signal.on_train_batch_start(trainer, tiny_module, here, 0)
+    signal.on_train_batch_end(trainer, tiny_module, None, here, 0)
+    expected = ["before theirs mine", "read mine", "observe theirs", "observe mine", "metrics"]
+    assert signal.calls == expected
+    assert here.signals["order"].shape == (1,)
