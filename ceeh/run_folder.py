@@ -1,0 +1,84 @@
+"""The run folder: `<output>/<name>/`, a fresh suffix when taken, `<output>/latest` pointing at the newest."""
+
+import re
+from pathlib import Path
+
+from ceeh.component import ConfigError
+
+
+class RunFolder:
+    """Where a run keeps all that it writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def rollouts(self) -> Path:
+        return self.path / "rollouts"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @classmethod
+    def create(cls, output: str, name: str) -> "RunFolder":
+        """A new folder `name`, `name-2`, `name-3`, ...; `latest` points at it."""
+        parent = Path(output)
+        parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = parent / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:
+                number += 1
+        folder = cls(path)
+        folder.point_latest()
+        return folder
+
+    @classmethod
+    def resume(cls, output: str, name: str, ckpt_path: str) -> tuple["RunFolder", Path]:
+        """The folder and checkpoint of `ckpt_path`: a file, or `last` for the newest run called `name`.
+
+        Raises ConfigError when there is no such checkpoint.
+        """
+        if ckpt_path != "last":
+            file = Path(ckpt_path)
+            if not file.is_file():
+                raise ConfigError(
+                    f"ckpt_path: no checkpoint '{ckpt_path}'; give a .ckpt file or 'last'"
+                )
+            return cls(file.resolve().parent.parent), file
+        pattern = re.compile(re.escape(name) + r"(-(\d+))?")
+        parent = Path(output)
+        numbered = [
+            (int(match[2] or 1), path)
+            for path in (parent.iterdir() if parent.is_dir() else ())
+            if not path.is_symlink() and (match := pattern.fullmatch(path.name))
+        ]
+        for _, path in sorted(numbered, reverse=True):
+            folder = cls(path)
+            if folder.last_checkpoint.is_file():
+                folder.point_latest()
+                return folder, folder.last_checkpoint
+        raise ConfigError(
+            f"ckpt_path=last: no run called '{name}' under '{output}' has a checkpoint; "
+            "start it without ckpt_path, or name a .ckpt file"
+        )
+
+    def point_latest(self) -> None:
+        """Atomically, so that a reader never finds it missing."""
+        link = self.path.parent / "latest"
+        temporary = self.path.parent / f".latest-{self.path.name}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.path.name)
+        temporary.replace(link)
