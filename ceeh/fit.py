@@ -1,0 +1,207 @@
+"""python -m ceeh.fit --config FILE [--config OVERLAY ...] [key=value ...]: trains, measures, reports.
+
+base measured on held-out questions -> Trainer.fit -> tuned measured on the same -> table, report, model.
+"""
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from transformers.utils.logging import disable_progress_bar
+
+from ceeh.assembly import CANARY_TOLERANCE, Inputs, build_engine, gather_inputs
+from ceeh.callbacks.console import Console
+from ceeh.callbacks.rng_state import RNGState
+from ceeh.callbacks.rollout_log import RolloutLog
+from ceeh.callbacks.weight_sync import WeightSync
+from ceeh.component import ConfigError
+from ceeh.config import Config, load, to_yaml
+from ceeh.data.datamodule import RolloutDataModule
+from ceeh.data.engine import RolloutEngine
+from ceeh.jsonl import JSONLLogger
+from ceeh.measure import measure_base, measure_tuned, write_results
+from ceeh.modules.module import CEEHModule
+from ceeh.modules.policy import Policy
+from ceeh.run_folder import RunFolder
+from ceeh.tracking import GuardedMLFlowLogger
+
+RUN_ID_FILE = "mlflow_run_id"
+
+
+def fit(config: Config) -> Path:
+    """Runs `config` from its inputs to its report; returns the run folder.
+
+    Raises ConfigError before any engine starts where the mistake can be seen by then.
+    """
+    quieten()
+    inputs = gather_inputs(config)
+    folder, checkpoint = open_folder(config)
+    (folder.path / "config.yaml").write_text(to_yaml(config))
+    seed_everything(config.seed, verbose=False)
+    if config.hardware.threads:
+        torch.set_num_threads(config.hardware.threads)
+    policy = Policy(
+        config.model,
+        inputs.model_path,
+        temperature=config.rollouts.temperature,
+        keep_reference=config.objective.kl_coefficient > 0,
+    )
+    print(f"run folder {folder.path}; starting the engine ...", flush=True)
+    engine = build_engine(config, inputs)
+    module = CEEHModule(config, policy)
+    datamodule = RolloutDataModule(
+        config,
+        engine=engine,
+        verifier=inputs.verifier,
+        train_prompts=inputs.train_prompts,
+        held_out_prompts=inputs.held_out_prompts,
+        pad_token_id=inputs.pad_token_id,
+    )
+    jsonl, mlflow = build_loggers(config, folder, checkpoint)
+    trainer = build_trainer(config, inputs, folder, engine, [jsonl, *([mlflow] if mlflow else [])])
+    with closing(datamodule):
+        base = measure_base(trainer, module, datamodule, folder)
+        trainer.fit(
+            module,
+            datamodule=datamodule,
+            ckpt_path=checkpoint,
+            weights_only=True if checkpoint else None,
+        )
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        tuned = measure_tuned(trainer, module, datamodule, folder)
+    policy.save(folder.model, inputs.tokenizer)
+    write_results(config, folder, base, tuned, inputs.held_out_prompts, mlflow)
+    return folder.path
+
+
+def quieten() -> None:
+    """Silences what Lightning and transformers print and what does not apply to us."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    disable_progress_bar()
+    # We save after the optimiser step on purpose: the checkpoint continues with the next rollouts.
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+    # A resumed run writes into the folder of the run that it continues.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Lightning 2.6 under torch 2.13 and its own loader that has no workers.
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+
+
+def open_folder(config: Config) -> tuple[RunFolder, Path | None]:
+    if config.ckpt_path is None:
+        return RunFolder.create(config.output, config.name), None
+    return RunFolder.resume(config.output, config.name, config.ckpt_path)
+
+
+def build_loggers(
+    config: Config, folder: RunFolder, checkpoint: Path | None
+) -> tuple[JSONLLogger, GuardedMLFlowLogger | None]:
+    jsonl = JSONLLogger(folder.path)
+    if checkpoint is not None:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        jsonl.resume_from_step(state["rollout_step"])
+    if not config.tracking.mlflow:
+        return jsonl, None
+    run_id_file = folder.path / RUN_ID_FILE
+    mlflow = GuardedMLFlowLogger(
+        uri=config.tracking.mlflow_uri,
+        experiment=config.tracking.experiment,
+        run_name=folder.path.name,
+        folder=folder.path,
+        run_id=run_id_file.read_text() if run_id_file.is_file() else None,
+    )
+    if run_id := mlflow.start():
+        run_id_file.write_text(run_id)
+    mlflow.log_config(to_yaml(config), {})
+    return jsonl, mlflow
+
+
+def build_trainer(
+    config: Config, inputs: Inputs, folder: RunFolder, engine: RolloutEngine, loggers: list
+) -> Trainer:
+    """Lightning's Trainer with the callbacks that every run has around those of the configuration."""
+    rollouts, hardware = config.rollouts, config.hardware
+    share = rollouts.prompts_per_step
+    updates = -(-share // config.optimizer.prompts_per_minibatch)
+    callbacks: list[Callback] = [
+        *inputs.signals.values(),
+        WeightSync(
+            engine,
+            tolerance=rollouts.canary_tolerance or CANARY_TOLERANCE[inputs.precision],
+            temperature=rollouts.temperature,
+        ),
+        RNGState(),
+        Console(
+            steps=rollouts.steps,
+            title=f"{folder.path.name}: {config.model.path} on {inputs.accelerator}",
+        ),
+        ModelCheckpoint(
+            dirpath=folder.checkpoints,
+            filename="step-{rollout/step:06.0f}",
+            auto_insert_metric_name=False,
+            monitor="rollout/step",
+            mode="max",
+            save_top_k=config.checkpoints.keep,
+            save_last=True,
+            every_n_train_steps=config.checkpoints.every_n_steps * updates,
+        ),
+    ]
+    if config.tracking.rollouts_every_n_steps:
+        callbacks.append(RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps))
+    devices = int(hardware.devices) if hardware.devices.isdigit() else hardware.devices
+    return Trainer(
+        accelerator=inputs.accelerator,
+        devices=devices,
+        num_nodes=hardware.num_nodes,
+        strategy=hardware.strategy,
+        precision=inputs.precision,  # type: ignore[arg-type]  # checked against Lightning's names
+        max_epochs=1,
+        check_val_every_n_epoch=None,
+        val_check_interval=config.evaluation.every_n_steps or rollouts.steps + 1,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        logger=loggers,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder.path,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ceeh.fit", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="later files win"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved configuration and stop"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimizer.lr=1e-5")
+    given = parser.parse_intermixed_args(arguments)
+    if not given.config:
+        parser.error("--config FILE is needed; configs/ceeh.yaml runs anywhere")
+    try:
+        config = load(given.config, given.overrides)
+        if given.print_config:
+            print(to_yaml(config), end="")
+            return 0
+        fit(config)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; continue with ckpt_path=last", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

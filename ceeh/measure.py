@@ -1,0 +1,133 @@
+"""Before and after: the policy measured on held-out questions, and what a run leaves behind."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Trainer
+
+from ceeh.config import Config
+from ceeh.data.datamodule import RolloutDataModule
+from ceeh.modules.metrics import HeldOutTable, summarise
+from ceeh.modules.module import CEEHModule
+from ceeh.report import summary_table, write_report
+from ceeh.run_folder import RunFolder
+from ceeh.tracking import GuardedMLFlowLogger
+from ceeh.types import Prompt
+
+
+def measure_base(
+    trainer: Trainer, module: CEEHModule, datamodule: RolloutDataModule, folder: RunFolder
+) -> HeldOutTable:
+    """The starting policy: `samples` + `split_samples` completions a question; read back on a resume."""
+    evaluation = datamodule.config.evaluation
+    file = folder.path / "held_out" / "base.npz"
+    if file.is_file():
+        return read_table(file)
+    return _measure(
+        trainer, module, datamodule, file, evaluation.samples + evaluation.split_samples, "base"
+    )
+
+
+def measure_tuned(
+    trainer: Trainer, module: CEEHModule, datamodule: RolloutDataModule, folder: RunFolder
+) -> HeldOutTable:
+    """The trained policy on the same questions."""
+    file = folder.path / "held_out" / "tuned.npz"
+    return _measure(
+        trainer, module, datamodule, file, datamodule.config.evaluation.samples, "tuned"
+    )
+
+
+def write_results(
+    config: Config,
+    folder: RunFolder,
+    base: HeldOutTable,
+    tuned: HeldOutTable,
+    prompts: Sequence[Prompt],
+    mlflow: GuardedMLFlowLogger | None,
+) -> None:
+    """summary.json, report.html, report.png and the console table; all of them to MLflow."""
+    evaluation = config.evaluation
+    measured, hard = split_off_hard(base, evaluation.split_samples)
+    summary = summarise(
+        measured,
+        tuned,
+        hard,
+        k=evaluation.samples,
+        draws=evaluation.bootstrap_draws,
+        seed=config.seed,
+    )
+    summary["train_seconds"] = train_seconds(folder)
+    (folder.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    levels: list[Any] = [prompt.metadata.get("level") for prompt in prompts]
+    report = write_report(
+        folder.path,
+        summary,
+        title=f"{folder.path.name}: base against tuned",
+        tables={"base": measured, "tuned": tuned},
+        levels=levels if all(isinstance(level, int) for level in levels) else None,
+    )
+    print(summary_table(summary))
+    print(
+        f"\ntraining took {summary['train_seconds']:.0f} s; report: {report}; model: {folder.model}"
+    )
+    if mlflow is not None:
+        mlflow.log_summary(summary)
+        for file in (report, report.with_suffix(".png"), folder.path / "metrics.jsonl"):
+            mlflow.log_file(file)
+        mlflow.log_folder(folder.model, "model")
+        if rollouts := sorted(folder.rollouts.glob("*.parquet")):
+            mlflow.log_file(rollouts[-1], "rollouts")
+        mlflow.finalize()
+
+
+def split_off_hard(base: HeldOutTable, split_samples: int) -> tuple[HeldOutTable, torch.Tensor]:
+    """The base's measured samples, and which questions are hard by its *other* samples.
+
+    Hard is eq. 16 with the base in place of the history: accuracy below the mean. Samples that choose
+    the questions are not measured: chosen for their failures they would flatter every later policy.
+    """
+    accuracy = base.correct[:, :split_samples].float().mean(1)
+    measured = HeldOutTable(
+        index=base.index,
+        correct=base.correct[:, split_samples:],
+        lengths=base.lengths[:, split_samples:],
+        entropy=base.entropy,
+    )
+    return measured, accuracy < accuracy.mean()
+
+
+def train_seconds(folder: RunFolder) -> float:
+    """Seconds of all rollout steps, those before a resume too."""
+    lines = (folder.path / "metrics.jsonl").read_text().splitlines()
+    return sum(json.loads(line).get("time/step") or 0.0 for line in lines)
+
+
+def read_table(file: Path) -> HeldOutTable:
+    arrays = {name: torch.from_numpy(value) for name, value in np.load(file).items()}
+    return HeldOutTable(**arrays)
+
+
+def _measure(
+    trainer: Trainer,
+    module: CEEHModule,
+    datamodule: RolloutDataModule,
+    file: Path,
+    samples: int,
+    name: str,
+) -> HeldOutTable:
+    questions = len(datamodule.held_out_prompts)
+    print(f"measuring {name}: {questions} held-out questions x {samples} samples ...", flush=True)
+    datamodule.held_out_samples = samples
+    trainer.validate(module, datamodule=datamodule, verbose=False)
+    datamodule.held_out_samples = datamodule.config.evaluation.samples
+    table = module.held_out_table
+    file.parent.mkdir(exist_ok=True)
+    np.savez_compressed(
+        file, **{column: getattr(table, column).cpu().numpy() for column in HeldOutTable.__slots__}
+    )
+    return table

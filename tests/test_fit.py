@@ -1,0 +1,159 @@
+"""The whole path through a real Trainer, with an engine in plain torch: order, resume, LoRA, errors."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ceeh.component import ConfigError
+from ceeh.config import Config, load
+from ceeh.fit import fit, main
+from tests.torch_engine import TorchEngine
+
+SHIPPED = Path(__file__).parent.parent / "configs" / "ceeh.yaml"
+SMALL = (
+    "engine.class_path=tests.torch_engine.TorchEngine",
+    "verifier.class_path=ceeh.data.verify.RewardFunction",
+    "verifier.init_args={class_path: tests.torch_engine.even_length}",
+    "prompts.train.init_args.questions=24",
+    "prompts.held_out.init_args.questions=5",
+    "rollouts.steps=4",
+    "rollouts.prompts_per_step=4",
+    "rollouts.completions_per_prompt=3",
+    "rollouts.max_response_tokens=8",
+    "optimizer.prompts_per_minibatch=2",
+    "optimizer.lr=0.01",
+    "evaluation.samples=2",
+    "evaluation.split_samples=1",
+    "evaluation.bootstrap_draws=100",
+    "checkpoints.every_n_steps=2",
+    "tracking.rollouts_every_n_steps=1",
+    "tracking.mlflow=false",
+    "hardware.accelerator=cpu",
+)
+
+
+def small(model: Path, output: Path, *overrides: str) -> Config:
+    return load([SHIPPED], [*SMALL, f"model.path={model}", f"output={output}", *overrides])
+
+
+def rows(folder: Path) -> list[dict]:
+    """Lines of metrics.jsonl without what a clock wrote."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    clock = ("time/", "rollout/tokens_per_second")
+    return [{k: v for k, v in line.items() if not k.startswith(clock)} for line in lines]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return state["state_dict"]
+
+
+def test_rollouts_are_exactly_on_policy(tiny_model_dir: Path, tmp_path: Path) -> None:
+    TorchEngine.events.clear()
+    fit(small(tiny_model_dir, tmp_path))
+    # Two optimiser steps per rollout step: versions 0, 2, 4, 6; the held-out set before and after.
+    steps = [
+        event
+        for version in (0, 2, 4, 6)
+        for event in (f"generate {version}", "sleep", f"load {version + 2}")
+    ]
+    assert TorchEngine.events == ["load 0", "generate 0", "load 0", *steps, "generate 8"]
+
+
+def test_a_run_leaves_everything_in_its_folder(tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = fit(small(tiny_model_dir, tmp_path))
+    assert folder == tmp_path / "starter"
+    assert (tmp_path / "latest").resolve() == folder.resolve()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary["base"]["all"]) == {"accuracy", "tokens", "pass_at_2", "entropy"}
+    assert summary["train_seconds"] > 0
+    assert [line["rollout_step"] for line in rows(folder) if "loss/policy" in line] == [1, 2, 3, 4]
+    assert len(list((folder / "rollouts").glob("*.parquet"))) == 4
+    for name in ("config.yaml", "report.html", "model/model.safetensors", "checkpoints/last.ckpt"):
+        assert (folder / name).is_file(), name
+    assert load([folder / "config.yaml"]).seed == 0
+    assert fit(small(tiny_model_dir, tmp_path, "rollouts.steps=1")) == tmp_path / "starter-2"
+
+
+@pytest.mark.parametrize("model", [(), ("model.lora.rank=2",)], ids=["full", "lora"])
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    tiny_model_dir: Path, tmp_path: Path, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(small(tiny_model_dir, tmp_path / "a", *model))
+    generate = TorchEngine.generate
+
+    def stopping(self: TorchEngine, prompts, sampling):
+        if self.policy_version == 6:
+            raise KeyboardInterrupt
+        return generate(self, prompts, sampling)
+
+    monkeypatch.setattr(TorchEngine, "generate", stopping)
+    with pytest.raises(BaseException):  # noqa: B017, PT011  # Lightning turns it into SystemExit
+        fit(small(tiny_model_dir, tmp_path / "b", *model))
+    monkeypatch.undo()
+    again = fit(small(tiny_model_dir, tmp_path / "b", *model, "ckpt_path=last"))
+    assert again.name == "starter"
+    assert rows(again) == rows(whole)
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(again)[name]), name
+
+
+def test_lora_checkpoints_hold_the_adapter_alone(tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = fit(small(tiny_model_dir, tmp_path, "model.lora.rank=2", "rollouts.steps=2"))
+    assert all(".lora_" in name for name in weights(folder))
+
+
+def test_numbers_do_not_depend_on_the_micro_batch_split(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    # One optimiser step: later ones would compare other rollouts once a last bit differs.
+    once = ("rollouts.steps=1", "optimizer.prompts_per_minibatch=4")
+    one = fit(small(tiny_model_dir, tmp_path / "a", *once))
+    many = fit(small(tiny_model_dir, tmp_path / "b", *once, "optimizer.tokens_per_microbatch=40"))
+    (a,), (b,) = ([row for row in rows(f) if "loss/policy" in row] for f in (one, many))
+    assert a["update/padding_fraction"] != b["update/padding_fraction"], "the split did not change"
+    names = ("loss/policy", "loss/entropy", "loss/entropy_bonus", "optimizer/grad_norm")
+    for name in names:
+        assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-7), name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["hardware.accelerator=cuda"], "torch finds no CUDA device"),
+        (["model.path=./nowhere"], "model.path: no folder './nowhere'"),
+        (["prompts.train.init_args.questions=3"], "prompts.train has only 3 prompts"),
+        (["callbacks.difficulty.class_path=builtins.dict"], "difficulty"),
+        (["objective.hard_signal=harsh"], "no callback wrote the signal 'harsh'"),
+        (
+            ["objective.dual_clip=1.1"],
+            "objective.dual_clip must be above 1 \\+ objective.clip_high",
+        ),
+        (["optimizer.tokens_per_microbatch=10"], "must hold one longest row"),
+        (["ckpt_path=last"], "no run called 'starter'"),
+        (["ckpt_path=x.ckpt"], "no checkpoint 'x.ckpt'"),
+        (["prompts.system_prompt=think"], "prompts.system_prompt needs prompts.chat_template"),
+    ],
+)
+def test_bad_input_ends_before_any_engine_starts(
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    overrides: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TorchEngine, "__init__", lambda *args, **kwargs: pytest.fail("started"))
+    with pytest.raises(ConfigError, match=message):
+        fit(small(tiny_model_dir, tmp_path, *overrides))
+    assert not (tmp_path / "starter").exists()
+
+
+def test_the_command_line_prints_the_configuration_and_its_errors(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--config", str(SHIPPED), "seed=7", "--print-config"]) == 0
+    assert "seed: 7" in capsys.readouterr().out
+    assert main(["--config", str(SHIPPED), "sed=7"]) == 2
+    assert "error: sed=7: Key 'sed' not in 'Config'" in capsys.readouterr().err
