@@ -72,6 +72,11 @@ class Component:
             )
         except (ImportError, FileNotFoundError) as error:
             raise ConfigError(f"{place}.class_path: cannot import '{source}' ({error})") from error
+        except Exception as error:  # the user's own file: whatever it raises while it loads
+            kind = type(error).__name__
+            raise ConfigError(
+                f"{place}.class_path: '{source}' fails while it is loaded ({kind}: {error})"
+            ) from error
         if name not in vars(module):
             public = ", ".join(
                 n
@@ -93,5 +98,9 @@ def _load_file(path: Path) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
