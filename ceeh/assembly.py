@@ -99,14 +99,11 @@ def build_signals(config: Config) -> dict[str, SignalCallback]:
 def check_pairs(config: Config) -> None:
     """Refuses settings that are fine alone and meaningless together."""
     objective = config.objective
-    minibatches = -(-config.rollouts.prompts_per_step // config.optimizer.prompts_per_minibatch)
     if objective.dual_clip is not None and objective.dual_clip <= 1 + objective.clip_high:
         raise ConfigError(
             f"objective.dual_clip must be above 1 + objective.clip_high = {1 + objective.clip_high}, "
             f"got {objective.dual_clip}"
         )
-    if objective.old_logprobs == "trainer" and minibatches == 0:
-        raise ConfigError("optimizer.prompts_per_minibatch leaves no optimiser step")
     longest = config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens
     if config.optimizer.tokens_per_microbatch < longest:
         raise ConfigError(

@@ -14,6 +14,20 @@ from ceeh.modules.metrics import HeldOutTable
 
 BASE, TUNED, EASY, HARD, OTHER = "#9aa5b1", "#1f6fb4", "#2a9d6f", "#d1495b", "#8a5fbf"
 Rows = Sequence[Mapping[str, Any]]
+Lines = Sequence[tuple[str, str, str, float]]
+
+ACCURACY: Lines = (("rollout/accuracy", "accuracy", OTHER, 100.0),)
+TOKENS: Lines = (("rollout/tokens_mean", "tokens", TUNED, 1.0),)
+ENTROPY: Lines = (
+    ("loss/entropy_easy", "easy", EASY, 1.0),
+    ("loss/entropy_hard", "hard", HARD, 1.0),
+)
+SIGNALS: Lines = (
+    ("signal/hard_fraction", "hard", HARD, 100.0),
+    ("signal/accuracy_history_mean", "threshold", OTHER, 100.0),
+    ("signal/optimal_length_coverage", "optimal length known", EASY, 100.0),
+)
+"""Lines of the training panels: metric, label, colour, scale."""
 
 
 def write_figure(
@@ -97,7 +111,7 @@ def _line(axes: Axes, rows: Rows, name: str, label: str, colour: str, scale: flo
     return True
 
 
-def _over_steps(axes: Axes, rows: Rows, lines: Sequence[tuple[str, str, str, float]]) -> bool:
+def _over_steps(axes: Axes, rows: Rows, lines: Lines) -> bool:
     drawn = [_line(axes, rows, *line) for line in lines]
     if not any(drawn):
         _missing(axes, [name for name, *_ in lines])
@@ -113,10 +127,10 @@ def _over_steps(axes: Axes, rows: Rows, lines: Sequence[tuple[str, str, str, flo
 
 def _training(axes: Axes, rows: Rows) -> None:
     _title(axes, "Training rollouts", "accuracy, %")
-    _over_steps(axes, rows, [("rollout/accuracy", "accuracy", OTHER, 100.0)])
-    if len(series(rows, "rollout/tokens_mean")[0]):
+    _over_steps(axes, rows, ACCURACY)
+    if len(series(rows, TOKENS[0][0])[0]):
         right = axes.twinx()
-        _over_steps(right, rows, [("rollout/tokens_mean", "tokens", TUNED, 1.0)])
+        _over_steps(right, rows, TOKENS)
         right.legend(frameon=False, loc="upper right", fontsize=9)
         right.set_ylabel("mean tokens", color=TUNED)
         right.spines["top"].set_visible(False)
@@ -126,18 +140,12 @@ def _training(axes: Axes, rows: Rows) -> None:
 
 def _entropy(axes: Axes, rows: Rows) -> None:
     _title(axes, "Policy entropy", "nats per token")
-    lines = [("loss/entropy_easy", "easy", EASY, 1.0), ("loss/entropy_hard", "hard", HARD, 1.0)]
-    _over_steps(axes, rows, lines)
+    _over_steps(axes, rows, ENTROPY)
 
 
 def _signals(axes: Axes, rows: Rows) -> None:
     _title(axes, "Signals", "% of questions; threshold: accuracy, %")
-    lines = [
-        ("signal/hard_fraction", "hard", HARD, 100.0),
-        ("signal/accuracy_threshold", "threshold", OTHER, 100.0),
-        ("signal/optimal_length_coverage", "optimal length known", EASY, 100.0),
-    ]
-    if _over_steps(axes, rows, lines):
+    if _over_steps(axes, rows, SIGNALS):
         axes.set_ylim(0, 118)
         axes.set_yticks(range(0, 101, 20))
 

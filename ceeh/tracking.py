@@ -1,4 +1,4 @@
-"""The loggers of a run: `metrics.jsonl`, and an MLflow run that can never stop the training."""
+"""The MLflow run of a training, which can never stop it."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 
-from ceeh.jsonl import ROLLOUT_STEP, JSONLLogger, stable_name
+from ceeh.jsonl import ROLLOUT_STEP, stable_name
 from ceeh.provenance import flatten, provenance, redact
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 log = logging.getLogger(__name__)
 
 Call = Callable[["MlflowClient", str], object]
-
-__all__ = ["GuardedMLFlowLogger", "JSONLLogger"]
 
 
 class GuardedMLFlowLogger(Logger):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ceeh.modules.metrics import HeldOutTable, summarise
-from ceeh.plots import series
+from ceeh.plots import ACCURACY, ENTROPY, SIGNALS, TOKENS, series
 from ceeh.report import summary_table, write_report
 
 LEVELS = [1 + i % 8 for i in range(64)]
@@ -38,15 +38,7 @@ def summary(tables) -> dict:
 
 
 def log(folder: Path, steps: int) -> None:
-    names = [
-        "rollout/accuracy",
-        "rollout/tokens_mean",
-        "loss/entropy_easy",
-        "loss/entropy_hard",
-        "signal/hard_fraction",
-        "signal/accuracy_threshold",
-        "signal/optimal_length_coverage",
-    ]
+    names = [name for name, *_ in (*ACCURACY, *TOKENS, *ENTROPY, *SIGNALS)]
     lines = [
         json.dumps({"rollout_step": step} | dict.fromkeys(names, step / steps))
         for step in range(1, steps + 1)

@@ -52,7 +52,7 @@ class WeightSync(Callback):
         begin = time.perf_counter()
         difference = self.push(trainer, pl_module)
         pl_module.log("time/push", time.perf_counter() - begin, batch_size=1)
-        pl_module.log("loss/canary_difference", difference, batch_size=1)
+        pl_module.log("engine/canary_difference", difference, batch_size=1)
 
     def push(self, trainer: Trainer, pl_module: LightningModule) -> float:
         """Streams the weights and returns the canary's largest log-prob difference in nats."""

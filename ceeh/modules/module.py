@@ -82,7 +82,7 @@ class CEEHModule(LightningModule):
             add_to(sums, self.update(batch, micro, old_logprobs, advantages, anneal))
         self.rollout_step += 1
         self.log_step(batch, rewards, sums, len(rows_of_steps))
-        self.log("update/padding_fraction", sum(padding) / len(padding), batch_size=1)
+        self.log("optimizer/padding_fraction", sum(padding) / len(padding), batch_size=1)
         self.log("time/update", time.perf_counter() - begin, batch_size=1)
         return {"rewards": rewards, "advantages": advantages}
 

@@ -45,7 +45,8 @@ def objective_metrics(sums: Mapping[str, float], updates: int) -> dict[str, floa
         "loss/policy": sums["policy_loss"] / tokens,
         "optimizer/grad_norm": sums["grad_norm"] / updates,
     }
-    for name in ("kl", "ratio", "mismatch_kl", "entropy", "entropy_bonus"):
+    metrics["engine/mismatch_kl"] = sums["mismatch_kl"] / tokens
+    for name in ("kl", "ratio", "entropy", "entropy_bonus"):
         if name in sums:
             metrics[f"loss/{name}"] = sums[name] / tokens
     for name in ("clipped_high", "clipped_low", "dual_clipped", "importance_truncated"):

@@ -1,0 +1,196 @@
+"""The summary base against tuned: intervals against a slow bootstrap and against theory."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ceeh.modules.metrics import HeldOutTable, summarise
+
+
+def table(chance: Tensor, samples: int, generator: torch.Generator) -> HeldOutTable:
+    """Questions with the given chances [Q]; where they are low, more tokens and entropy."""
+    size = (len(chance), samples)
+    return HeldOutTable(
+        index=torch.arange(len(chance)),
+        correct=torch.rand(size, generator=generator) < chance[:, None],
+        lengths=torch.poisson((100 - 50 * chance)[:, None].expand(size), generator).long() + 1,
+        entropy=0.5 - 0.3 * chance + 0.1 * torch.rand(len(chance), generator=generator),
+    )
+
+
+def pair(questions: int, samples: int, seed: int) -> tuple[HeldOutTable, HeldOutTable, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    chance = torch.rand(questions, generator=generator)
+    base, tuned = (table(chance, samples, generator) for _ in range(2))
+    return base, tuned, chance < 0.5
+
+
+def test_summary_of_a_literal_case():
+    base = HeldOutTable(
+        index=torch.arange(2),
+        correct=torch.tensor([[True, True], [True, False]]),
+        lengths=torch.tensor([[10, 20], [30, 40]]),
+        entropy=torch.tensor([0.1, 0.3]),
+    )
+    tuned = HeldOutTable(
+        index=torch.arange(2),
+        correct=torch.tensor([[True, True], [False, False]]),
+        lengths=torch.tensor([[10, 10], [20, 20]]),
+        entropy=torch.tensor([0.1, 0.5]),
+    )
+    summary = summarise(base, tuned, torch.tensor([False, True]), k=2, draws=200, seed=0)
+    value = {
+        (policy, subset, name): figure["value"]
+        for policy in ("base", "tuned", "difference")
+        for subset, figures in summary[policy].items()
+        for name, figure in figures.items()
+    }
+    assert value["base", "all", "accuracy"] == 0.75  # 3 of 4
+    assert value["base", "all", "tokens"] == 25.0  # 100 / 4
+    assert value["base", "all", "pass_at_2"] == 1.0
+    assert value["tuned", "all", "pass_at_2"] == 0.5
+    assert value["base", "hard", "tokens"] == 35.0
+    assert value["tuned", "easy", "accuracy"] == 1.0
+    assert value["difference", "all", "accuracy"] == -0.25
+    assert value["difference", "all", "tokens_relative"] == pytest.approx(-0.4)  # 15 / 25 - 1
+    assert value["difference", "all", "entropy"] == pytest.approx(0.1)
+    assert value["difference", "hard", "pass_at_2"] == -1.0
+    assert list(summary["difference"]["all"]) == [
+        "accuracy",
+        "tokens_relative",
+        "pass_at_2",
+        "entropy",
+    ]
+    assert summary["questions"] == {"all": 2, "easy": 1, "hard": 1}
+    assert summary["samples"] == 2
+
+
+def reference_differences(
+    base: HeldOutTable, tuned: HeldOutTable, draws: int, seed: int
+) -> list[tuple[float, float, float]]:
+    """Accuracy, relative tokens and pass@K (solved at all), tuned against base, draw by draw."""
+    generator = random.Random(seed)
+    before, after = (
+        list(zip(t.correct.tolist(), t.lengths.tolist(), strict=True)) for t in (base, tuned)
+    )
+    samples = len(before[0][0])
+    figures = []
+    for _ in range(draws):
+        right = solved = tokens_before = tokens_after = 0
+        for _ in before:
+            question = generator.randrange(len(before))
+            (old_right, old_lengths), (new_right, new_lengths) = before[question], after[question]
+            solved += any(new_right) - any(old_right)
+            for _ in range(samples):
+                sample = generator.randrange(samples)
+                right += new_right[sample] - old_right[sample]
+                tokens_before += old_lengths[sample]
+                tokens_after += new_lengths[sample]
+        count = len(before)
+        change = tokens_after / tokens_before - 1
+        figures.append((right / (count * samples), change, solved / count))
+    return figures
+
+
+def test_intervals_agree_with_a_slow_bootstrap():
+    base, tuned, hard = pair(questions=12, samples=3, seed=1)
+    summary = summarise(base, tuned, hard, k=3, draws=4000, seed=0)
+    figures = reference_differences(base, tuned, draws=4000, seed=7)
+    low, high = np.percentile(figures, [2.5, 97.5], axis=0)
+    for i, name in enumerate(("accuracy", "tokens_relative", "pass_at_3")):
+        found = summary["difference"]["all"][name]
+        # two Monte Carlo estimates of a 2.5 % quantile from 4,000 draws: some 4 % of the width each
+        tolerance = 0.12 * (high[i] - low[i])
+        assert found["low"] == pytest.approx(low[i], abs=tolerance)
+        assert found["high"] == pytest.approx(high[i], abs=tolerance)
+
+
+def test_interval_of_one_sample_per_question_is_the_normal_one():
+    # K = 1: the draw within a question has no choice, so accuracy's standard error is sqrt(p q / Q)
+    base, tuned, hard = pair(questions=500, samples=1, seed=2)
+    found = summarise(base, tuned, hard, k=1, draws=2000, seed=0)["base"]["all"]["accuracy"]
+    rate = found["value"]
+    expected = 2 * 1.96 * math.sqrt(rate * (1 - rate) / 500)
+    assert found["high"] - found["low"] == pytest.approx(expected, rel=0.1)
+
+
+def test_identical_tables_differ_by_exactly_nothing():
+    base, _, hard = pair(questions=40, samples=4, seed=3)
+    summary = summarise(base, base, hard, k=4, draws=200, seed=0)
+    for figures in summary["difference"].values():
+        for figure in figures.values():
+            assert figure == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_pairing_narrows_the_difference_below_the_unpaired_sum():
+    base, tuned, hard = pair(questions=300, samples=8, seed=4)
+    summary = summarise(base, tuned, hard, k=8, draws=1000, seed=0)
+    widths = [
+        summary[policy]["all"]["accuracy"]["high"] - summary[policy]["all"]["accuracy"]["low"]
+        for policy in ("base", "tuned", "difference")
+    ]
+    assert widths[2] < 0.75 * math.hypot(widths[0], widths[1])
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    truth = {
+        "accuracy": 0.5,
+        "pass_at_4": 1 - 1 / 5,
+    }  # chance uniform: E p = 1/2, E (1 - p)^4 = 1/5
+    hits = dict.fromkeys(truth, 0)
+    for seed in range(60):
+        base, tuned, hard = pair(questions=60, samples=4, seed=seed)
+        found = summarise(base, tuned, hard, k=4, draws=200, seed=seed)["base"]["all"]
+        for name, value in truth.items():
+            hits[name] += found[name]["low"] <= value <= found[name]["high"]
+    # 95 % of 60 is 57, with a binomial error of 1.7
+    assert all(count >= 52 for count in hits.values()), hits
+
+
+def test_same_seed_gives_the_same_intervals_and_another_seed_others():
+    base, tuned, hard = pair(questions=30, samples=4, seed=5)
+    first, again, other = (
+        summarise(base, tuned, hard, k=4, draws=100, seed=seed) for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first["base"]["all"]["tokens"] != other["base"]["all"]["tokens"]
+
+
+def test_chunks_of_draws_do_not_change_the_number_of_draws(monkeypatch):
+    base, tuned, hard = pair(questions=30, samples=4, seed=6)
+    whole = summarise(base, tuned, hard, k=4, draws=1000, seed=0)["base"]["all"]["tokens"]
+    monkeypatch.setattr("ceeh.modules.metrics.CHUNK_SAMPLES", 30 * 4 * 7)
+    split = summarise(base, tuned, hard, k=4, draws=1000, seed=0)["base"]["all"]["tokens"]
+    assert split["value"] == whole["value"]
+    width = whole["high"] - whole["low"]
+    assert split["low"] == pytest.approx(whole["low"], abs=0.15 * width)
+    assert split["high"] == pytest.approx(whole["high"], abs=0.15 * width)
+
+
+@pytest.mark.parametrize(
+    ("hard", "empty", "full"), [(True, "easy", "hard"), (False, "hard", "easy")]
+)
+def test_an_empty_subset_has_no_figures_and_a_count_of_zero(hard, empty, full):
+    base, tuned, _ = pair(questions=10, samples=2, seed=7)
+    summary = summarise(base, tuned, torch.full((10,), hard), k=2, draws=100, seed=0)
+    assert summary["base"][empty] == dict.fromkeys(summary["base"]["all"])
+    assert set(summary["difference"][empty].values()) == {None}
+    assert summary["questions"] == {"all": 10, empty: 0, full: 10}
+    assert summary["base"][full] == summary["base"]["all"]
+
+
+def test_tables_of_other_questions_are_refused():
+    base, tuned, hard = pair(questions=4, samples=2, seed=8)
+    tuned.index = tuned.index + 1
+    with pytest.raises(ValueError, match="the same questions"):
+        summarise(base, tuned, hard, k=2, draws=100, seed=0)
+
+
+def test_more_k_than_samples_is_refused():
+    base, tuned, hard = pair(questions=4, samples=2, seed=9)
+    with pytest.raises(ValueError, match="got k=8 of 2 samples"):
+        summarise(base, tuned, hard, k=8, draws=100, seed=0)
