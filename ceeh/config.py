@@ -248,7 +248,7 @@ def _forget_other_arguments(merged: Any, addition: Any) -> None:
         OmegaConf.set_readonly(merged, False)
         merged.init_args = {}
     for key in addition:
-        if key in merged:
+        if key in merged and key != "init_args":  # an argument may be called class_path itself
             _forget_other_arguments(merged[key], addition[key])
 
 

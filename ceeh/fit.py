@@ -90,6 +90,9 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
     # A resumed run writes into the folder of the run that it continues.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Our held-out figures are joined over ranks before they are logged, and the engine opens a process
+    # group of one, which Lightning takes for ranks to join.
+    warnings.filterwarnings("ignore", message="It is recommended to use .self.log.'eval/")
     # Lightning 2.6 under torch 2.13 and its own loader that has no workers.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 

@@ -133,3 +133,12 @@ def test_a_component_that_does_not_fit_says_why(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         Component(class_path, init_args).build("callbacks.x")
+
+
+def test_an_argument_called_class_path_can_be_overridden() -> None:
+    given = [
+        "verifier.class_path=ceeh.data.verify.RewardFunction",
+        "verifier.init_args.class_path=a.py:f",
+        "verifier.init_args.class_path=b.py:g",
+    ]
+    assert load([], given).verifier.init_args == {"class_path": "b.py:g"}

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ceeh.data.engine import Sampling
 from ceeh.data.loader import derived_seed
+from ceeh.modules.shaping import ShapingInputs
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup
 
 
@@ -83,3 +84,12 @@ class TorchEngine:
 def even_length(prompt: Prompt, response: str) -> float:
     """A reward that a random model earns about half the time."""
     return float(len(response) % 2 == 0)
+
+
+class NoReward:
+    """A shaping under which nothing is better than anything else: every advantage is 0."""
+
+    reads = ()
+
+    def __call__(self, inputs: ShapingInputs) -> Tensor:
+        return torch.zeros_like(inputs.scores)

@@ -15,7 +15,15 @@ from typing import Any, Literal, get_args
 
 from ceeh.component import ConfigError
 from ceeh.data.questions import Columns, Question, Row, show
-from ceeh.starter.task import LEVELS, MODULUS, MULTIPLICATIONS, Chain, sample_chain
+from ceeh.starter.task import (
+    LEVELS,
+    MODULUS,
+    MULTIPLICATIONS,
+    ONE_DIGIT,
+    TWO_DIGITS,
+    Chain,
+    sample_chain,
+)
 
 Split = Literal["train", "held_out"]
 HELD_OUT_ONE_IN = 5
@@ -184,7 +192,7 @@ class StarterTask:
             yield Question(
                 uid=f"starter-{chain.text}",
                 text=f"{chain.text}?",
-                answer=f"{chain.answer:03d}",
+                answer=f"{chain.answer:02d}",
                 metadata={"level": level},
             )
 
@@ -196,10 +204,11 @@ def starter_split(chain: Chain) -> Split:
 
 
 def num_chains(level: int) -> int:
-    """Distinct chains of a level: start, places of the multiplications (by 2-9), the rest +-1-9."""
-    multiplications = MULTIPLICATIONS[level]
-    others = level - multiplications
-    return MODULUS * math.comb(level, multiplications) * 8**multiplications * 18**others
+    """Distinct chains of a level: starts, places of the multiplications, operands, the rest +-1-9."""
+    by_one, by_two = MULTIPLICATIONS[level]
+    places = math.comb(level, by_one) * math.comb(level - by_one, by_two)
+    operands = len(ONE_DIGIT) ** by_one * len(TWO_DIGITS) ** by_two
+    return MODULUS * places * operands * 18 ** (level - by_one - by_two)
 
 
 def _levels(levels: str | int | Sequence[int]) -> list[int]:

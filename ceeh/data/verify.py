@@ -43,7 +43,7 @@ def outcome_counts(scored: Iterable[ScoredGroup]) -> dict[str, int]:
 class ExactAnswer:
     """Group 1 of the last match of `pattern` against the reference; integers by their value."""
 
-    def __init__(self, pattern: str = r"so (\d{3})$") -> None:
+    def __init__(self, pattern: str = r"so (\d{2})$") -> None:
         try:
             self.pattern = re.compile(pattern)
         except re.error as error:

@@ -251,8 +251,8 @@ class CEEHModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.held_out_table = self.held_out.compute()
         self.held_out.reset()
-        self.log("eval/accuracy", self.held_out_table.correct.float().mean(), sync_dist=True)
-        self.log("eval/tokens", self.held_out_table.lengths.float().mean(), sync_dist=True)
+        self.log("eval/accuracy", self.held_out_table.correct.float().mean())
+        self.log("eval/tokens", self.held_out_table.lengths.float().mean())
 
     def configure_optimizers(self) -> Any:
         settings = self.config.optimizer

@@ -16,16 +16,19 @@ from ceeh.starter.task import LEVELS, STYLES, Style, sample_chain, trace
 EARLY = 0.6
 """Share of the run with few `read` traces: most of their tokens are copies and teach nothing."""
 BATCHES_PER_POOL = 16
+PRACTISED = range(11, 100)
+"""Multipliers in the traces: with those of the questions alone the model would learn them by heart,
+and the hardest levels would be as easy as the others."""
 
 
 def style_weights(level: int, *, early: bool) -> dict[Style, float]:
     """Relative frequency of the styles: the short ones are commoner on short chains."""
     return {
-        "so": {1: 0.7, 2: 0.5}.get(level, 0.04),
-        "leap": {1: 0.3, 2: 0.8, 3: 0.5}.get(level, 0.25),
-        "step": 0.35 if early else 0.25,
-        "test": 0.2,
-        "read": 0.05 if early else 0.35,
+        "so": {1: 0.5, 2: 0.35, 3: 0.06}.get(level, 0.03),
+        "leap": {1: 0.2, 2: 0.5, 3: 0.5}.get(level, 0.2),
+        "step": 0.35 if early else 0.2,
+        "test": 0.3,
+        "read": 0.05 if early else 0.6,
     }
 
 
@@ -33,7 +36,7 @@ def encode(
     tokenizer: PreTrainedTokenizerBase, rng: random.Random, level: int, style: Style
 ) -> tuple[list[int], list[bool]]:
     """One question and a trace of it as token ids, and which of them are learnt."""
-    chain = sample_chain(rng, level)
+    chain = sample_chain(rng, level, PRACTISED)
     ids = tokenizer.encode(f"{chain.text}?")
     learnt = [False] * len(ids)
     for piece in trace(chain, style, rng):
@@ -136,7 +139,7 @@ def style_table(
             prompts = [f"{c.text}?{opening}" for c in chains]
             texts, lengths = sample(model, tokenizer, prompts, generator)
             right = [
-                f"{opening}{t}".endswith(f"so {c.answer:03d}{EOS}")
+                f"{opening}{t}".endswith(f"so {c.answer:02d}{EOS}")
                 for c, t in zip(chains, texts, strict=True)
             ]
             accuracy.append(100 * sum(right) / questions)
@@ -175,7 +178,7 @@ def sample(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=MODEL_DIR)
-    parser.add_argument("--steps", type=int, default=13_000)
+    parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--width", type=int, default=64)
@@ -183,7 +186,10 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=2)
     parser.add_argument("--rows", type=int, default=24, help="rows per batch")
     parser.add_argument(
-        "--every", type=int, default=1300, help="steps between style tables; 0 for none"
+        "--every", type=int, default=4000, help="steps between style tables; 0 for none"
+    )
+    parser.add_argument(
+        "--questions", type=int, default=200, help="questions per style and level of the last table"
     )
     args = parser.parse_args()
     torch.manual_seed(args.seed)
@@ -191,9 +197,9 @@ def main() -> None:
     model = build_model(tokenizer, width=args.width, layers=args.layers, heads=args.heads)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     train(model, tokenizer, args)
-    style_table(model, tokenizer, questions=200, seed=11)
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
+    style_table(model, tokenizer, questions=args.questions, seed=11)
 
 
 if __name__ == "__main__":

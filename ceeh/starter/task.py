@@ -1,14 +1,15 @@
-"""The starter task: chains of small operations, read from left to right, kept to the last three digits.
+"""The starter task: chains of small operations, read from left to right, kept to the last two digits.
 
-`473+8*3-5?` asks for ((473 + 8) * 3 - 5) mod 1000 = 438. A question of level n has n operations; adding
-and subtracting a digit is easy for a small model, multiplying by a digit is hard, and the share of
-multiplications grows with the level. A trace may work in five styles, and its first word says which:
+`47+8*3*16-5?` asks for (((47 + 8) * 3) * 16 - 5) mod 100 = 35. A question of level n has n operations.
+Adding or subtracting a digit is easy for a small model, multiplying by a digit less so, multiplying by
+a number of two digits is at the edge of what it can do; `MULTIPLICATIONS` says which level has what.
+A trace may work in five styles, and its first word says which:
 
-    so 438                                     at once
-    leap 473+8*3=443;443-5=438;so 438          two operations a step: shorter, and less reliable
-    step 473+8=481;481*3=443;443-5=438;so 438  one operation a step
-    test leap ...;check step ...;ok            leaps, many of them checked step by step and repaired
-    read 473+8*3-5;step ...;again ...;redo ... steps, drowned in restating, idle checks and starting over
+    so 35                                         at once
+    leap 47+8*3=65;65*16-5=35;so 35               two operations a step: shorter, and less reliable
+    step 47+8=55;55*3=65;65*16=40;40-5=35;so 35   one operation a step
+    test leap ...;check step ...;ok               leaps, many of them checked step by step and repaired
+    read 47+8*3*16-5?step ...;again ...;redo ...  steps, drowned in restating, idle checks, starting over
 """
 
 import random
@@ -19,8 +20,21 @@ from typing import Literal, get_args
 Style = Literal["so", "leap", "step", "test", "read"]
 STYLES: tuple[Style, ...] = get_args(Style)
 LEVELS = range(1, 9)
-MODULUS = 1000
-MULTIPLICATIONS = {1: 0, 2: 0, 3: 1, 4: 1, 5: 2, 6: 3, 7: 4, 8: 5}
+MODULUS = 100
+MULTIPLICATIONS = {
+    1: (0, 0),
+    2: (0, 0),
+    3: (0, 0),
+    4: (1, 0),
+    5: (2, 0),
+    6: (3, 0),
+    7: (2, 1),
+    8: (2, 2),
+}
+"""Of a level's operations, how many multiply by one digit and by two; the rest add or subtract."""
+ONE_DIGIT = range(2, 10)
+TWO_DIGITS = tuple(ten + unit for ten in range(20, 100, 10) for unit in (0, 1))
+"""Multipliers of the questions: by 30 is easy, by 31 (the tens digit sums two products) is not."""
 WORDS = ("so", "leap", "step", "test", "read", "check", "ok", "fix", "again", "redo")
 SYMBOLS = (*"0123456789", "+", "-", "*", "=", ";", "?")
 
@@ -29,7 +43,7 @@ Operation = tuple[Literal["+", "-", "*"], int]
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """One question: a start in [0, 999] and the operations applied to it in order."""
+    """One question: a start in [0, 99] and the operations applied to it in order."""
 
     start: int
     operations: tuple[Operation, ...]
@@ -48,23 +62,25 @@ class Chain:
 
 
 def apply(value: int, operations: Sequence[Operation]) -> int:
-    """`value` after `operations`, each modulo 1000."""
+    """`value` after `operations`, each modulo 100."""
     for sign, operand in operations:
         value = {"+": value + operand, "-": value - operand, "*": value * operand}[sign] % MODULUS
     return value
 
 
 def expression(value: int, operations: Sequence[Operation]) -> str:
-    return f"{value:03d}" + "".join(f"{sign}{operand}" for sign, operand in operations)
+    return f"{value:02d}" + "".join(f"{sign}{operand}" for sign, operand in operations)
 
 
-def sample_chain(rng: random.Random, level: int) -> Chain:
-    """A chain of `level` operations of which MULTIPLICATIONS[level] are multiplications."""
-    signs = ["*"] * MULTIPLICATIONS[level]
-    signs += [rng.choice("+-") for _ in range(level - len(signs))]
-    rng.shuffle(signs)
-    operations = tuple((sign, rng.randint(2 if sign == "*" else 1, 9)) for sign in signs)
-    return Chain(rng.randrange(MODULUS), operations)  # type: ignore[arg-type]
+def sample_chain(rng: random.Random, level: int, two_digits: Sequence[int] = TWO_DIGITS) -> Chain:
+    """A chain of `level` operations, of which MULTIPLICATIONS says how many multiply."""
+    by_one, by_two = MULTIPLICATIONS[level]
+    operations: list[Operation] = [("*", rng.choice(ONE_DIGIT)) for _ in range(by_one)]
+    operations += [("*", rng.choice(two_digits)) for _ in range(by_two)]
+    for _ in range(level - by_one - by_two):
+        operations.append((rng.choice(("+", "-")), rng.randint(1, 9)))
+    rng.shuffle(operations)
+    return Chain(rng.randrange(MODULUS), tuple(operations))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +102,7 @@ def trace(chain: Chain, style: Style, rng: random.Random) -> list[Piece]:
         body = [Piece("test "), *_checked_leaps(chain, rng)]
     elif style == "read":
         body = [Piece("read "), *_wasteful(chain, rng)]
-    return [*body, Piece(f"so {chain.answer:03d}")]
+    return [*body, Piece(f"so {chain.answer:02d}")]
 
 
 def _walk(chain: Chain, stride: int) -> Iterator[Piece]:
@@ -94,7 +110,7 @@ def _walk(chain: Chain, stride: int) -> Iterator[Piece]:
     for index in range(0, chain.level, stride):
         chunk = chain.operations[index : index + stride]
         result = apply(value, chunk)
-        yield Piece(f"{expression(value, chunk)}={result:03d};")
+        yield Piece(f"{expression(value, chunk)}={result:02d};")
         value = result
 
 
@@ -108,19 +124,19 @@ def _checked_leaps(chain: Chain, rng: random.Random) -> Iterator[Piece]:
         if rng.random() < 0.75:
             wrong = rng.random() < 0.5
             guess = _mistaken(result, rng) if wrong else result
-            yield Piece(f"{guess:03d}", learn=not wrong)
+            yield Piece(f"{guess:02d}", learn=not wrong)
             yield Piece(";check ")
             yield from _walk(Chain(value, chunk), 1)
-            yield Piece(f"fix {result:03d};" if wrong else "ok ")
+            yield Piece(f"fix {result:02d};" if wrong else "ok ")
         else:
-            yield Piece(f"{result:03d};")
+            yield Piece(f"{result:02d};")
         value = result
 
 
 def _mistaken(result: int, rng: random.Random) -> int:
-    """`result` with one or two of its digits changed."""
-    digits = list(f"{result:03d}")
-    for place in rng.sample(range(3), rng.choice((1, 1, 2))):
+    """`result` with one or both of its digits changed."""
+    digits = list(f"{result:02d}")
+    for place in rng.sample(range(2), rng.choice((1, 1, 2))):
         digits[place] = rng.choice([d for d in "0123456789" if d != digits[place]])
     return int("".join(digits))
 

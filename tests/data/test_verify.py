@@ -1,10 +1,6 @@
-"""Verifiers: right, wrong, no answer, late, broken; worker processes that survive hostile text."""
+"""Verifiers: right, wrong, no answer, late, broken, hostile."""
 
 import logging
-import os
-import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -17,51 +13,23 @@ from ceeh.data.verify import (
     boxed_answer,
     outcome_counts,
 )
-from ceeh.data.verify_pool import SCRIPT, WorkerPool
-from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup
-
-
-def group(answer, *responses, finish=Finish.STOP):
-    return RolloutGroup(
-        prompt=Prompt(uid="p", text="?", answer=answer, token_ids=(1,)),
-        completions=tuple(
-            Completion(text=text, token_ids=(1,), logprobs=(0.0,), finish=finish)
-            for text in responses
-        ),
-        policy_version=0,
-    )
-
-
-def verdict(verifier, answer, response, finish=Finish.STOP):
-    (scored,) = verifier([group(answer, response, finish=finish)])
-    return scored.verdicts[0].score, scored.verdicts[0].outcome
-
-
-RIGHT, WRONG = (1.0, Outcome.OK), (0.0, Outcome.OK)
-NO_ANSWER, TIMEOUT, ERROR = (0.0, Outcome.NO_ANSWER), (0.0, Outcome.TIMEOUT), (0.0, Outcome.ERROR)
-
-
-@pytest.fixture(scope="module")
-def mathematics():
-    verifier = MathAnswer(timeout_seconds=1, workers=2)
-    verdict(verifier, "x", r"\boxed{x}")
-    yield verifier
-    verifier.close()
+from ceeh.types import Finish, Outcome
+from tests.data.scoring import ERROR, NO_ANSWER, RIGHT, WRONG, group, verdict
 
 
 @pytest.mark.parametrize(
     ("response", "expected"),
     [
-        ("step 473+8=481;so 481", RIGHT),
-        ("so 481;so 480", WRONG),
-        ("so 480", WRONG),
-        ("481", NO_ANSWER),
-        ("so 481;", NO_ANSWER),
+        ("step 47+8=55;so 55", RIGHT),
+        ("so 55;so 54", WRONG),
+        ("so 54", WRONG),
+        ("55", NO_ANSWER),
+        ("so 55;", NO_ANSWER),
         ("", NO_ANSWER),
     ],
 )
 def test_the_starter_answer_is_what_ends_the_response(response, expected):
-    assert verdict(ExactAnswer(), "481", response) == expected
+    assert verdict(ExactAnswer(), "55", response) == expected
 
 
 @pytest.mark.parametrize(
@@ -241,92 +209,6 @@ def test_equal_answers_are_judged_once(mathematics, monkeypatch):
     assert asked == [("x+1", "1+x")]
 
 
-def test_a_killed_worker_costs_only_its_answer():
-    pool = WorkerPool(workers=1, timeout_seconds=30, memory_mib=512)
-    assert pool.judge([("x", "x")])[0].score == 1
-    (worker,) = pool.workers
-    send = worker.send
-
-    def send_and_kill(*arguments):
-        sent = send(*arguments)
-        os.kill(worker.process.pid, signal.SIGKILL)
-        return sent
-
-    worker.send = send_and_kill
-    verdicts = pool.judge([(r"\sqrt2", "9^{9^9}"), ("x", "x"), ("x", "y")])
-    assert [(v.score, v.outcome) for v in verdicts] == [ERROR, RIGHT, WRONG]
-    assert pool.workers[0] is not worker
-    pool.close()
-
-
-def test_a_worker_that_died_while_idle_costs_nothing():
-    pool = WorkerPool(workers=1, timeout_seconds=30, memory_mib=512)
-    assert pool.judge([("x", "x")])[0].score == 1
-    pool.workers[0].process.kill()
-    pool.workers[0].process.wait()
-    assert [v.score for v in pool.judge([("x", "x"), ("x", "y")])] == [1, 0]
-    pool.close()
-
-
-def test_close_ends_the_workers_and_a_later_call_starts_new_ones(mathematics):
-    assert verdict(mathematics, "x", r"\boxed{x}") == RIGHT
-    processes = [worker.process for worker in mathematics.pool.workers]
-    mathematics.close()
-    mathematics.close()
-    assert processes
-    assert all(process.poll() == -signal.SIGKILL for process in processes)
-    assert verdict(mathematics, "x", r"\boxed{x}") == RIGHT
-
-
-@pytest.mark.parametrize(
-    ("task", "status"), [(b"", 0), (b'["\\\\sqrt2", "9^{9^9}"]\n', -signal.SIGPROF)]
-)
-def test_a_worker_ends_without_its_parent_idle_or_in_c_code(task, status):
-    with subprocess.Popen(
-        [sys.executable, "-P", str(SCRIPT), "0.5", "512"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as worker:
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        assert worker.stdout.read(1) == b"+"
-        worker.stdin.write(task)
-        worker.stdin.close()  # as the kernel does when the parent dies
-        assert worker.wait(60) == status
-
-
-def test_a_worker_that_neither_works_nor_replies_is_killed_by_the_clock(monkeypatch, tmp_path):
-    asleep = tmp_path / "asleep.py"
-    asleep.write_text("import os, time; os.write(1, b'+'); time.sleep(600)")
-    monkeypatch.setattr("ceeh.data.verify_pool.SCRIPT", asleep)
-    pool = WorkerPool(workers=2, timeout_seconds=0.02, memory_mib=512)
-    assert [v.outcome for v in pool.judge([("x", "x"), ("x", "y")])] == [Outcome.TIMEOUT] * 2
-    assert pool.workers == []
-
-
-def test_workers_that_cannot_start_are_an_error_that_says_how_to_look(monkeypatch, tmp_path):
-    broken = tmp_path / "broken.py"
-    broken.write_text("raise SystemExit(1)")
-    monkeypatch.setattr("ceeh.data.verify_pool.SCRIPT", broken)
-    pool = WorkerPool(workers=2, timeout_seconds=1, memory_mib=512)
-    with pytest.raises(
-        RuntimeError, match=r"3 verification workers stopped .* run '.*broken.py 1 512'"
-    ):
-        pool.judge([("x", "x")])
-    pool.close()
-
-
-def test_a_worker_imports_no_heavy_library():
-    program = (
-        "import sys, ceeh.data.verify_worker;"
-        "print({'torch', 'vllm', 'transformers'} & set(sys.modules))"
-    )
-    printed = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert printed.stdout.strip() == "set()"
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -400,6 +282,6 @@ def test_a_reward_function_that_is_not_there_is_refused(tmp_path):
 
 
 def test_outcomes_are_counted_with_every_name():
-    scored = ExactAnswer()([group("481", "so 481", "so 480", "what"), group("1")])
+    scored = ExactAnswer()([group("55", "so 55", "so 54", "what"), group("1")])
     assert outcome_counts(scored) == {"ok": 2, "no_answer": 1, "timeout": 0, "error": 0}
     assert outcome_counts([]) == {"ok": 0, "no_answer": 0, "timeout": 0, "error": 0}

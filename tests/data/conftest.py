@@ -1,0 +1,16 @@
+"""A verifier of mathematics with its worker processes, one for each file that asks."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from ceeh.data.verify import MathAnswer
+from tests.data.scoring import verdict
+
+
+@pytest.fixture(scope="module")
+def mathematics() -> Iterator[MathAnswer]:
+    verifier = MathAnswer(timeout_seconds=1, workers=2)
+    verdict(verifier, "x", r"\boxed{x}")
+    yield verifier
+    verifier.close()

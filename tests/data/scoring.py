@@ -1,0 +1,23 @@
+"""Groups and verdicts for the tests of verifiers."""
+
+from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup
+
+
+def group(answer, *responses, finish=Finish.STOP):
+    return RolloutGroup(
+        prompt=Prompt(uid="p", text="?", answer=answer, token_ids=(1,)),
+        completions=tuple(
+            Completion(text=text, token_ids=(1,), logprobs=(0.0,), finish=finish)
+            for text in responses
+        ),
+        policy_version=0,
+    )
+
+
+def verdict(verifier, answer, response, finish=Finish.STOP):
+    (scored,) = verifier([group(answer, response, finish=finish)])
+    return scored.verdicts[0].score, scored.verdicts[0].outcome
+
+
+RIGHT, WRONG = (1.0, Outcome.OK), (0.0, Outcome.OK)
+NO_ANSWER, TIMEOUT, ERROR = (0.0, Outcome.NO_ANSWER), (0.0, Outcome.TIMEOUT), (0.0, Outcome.ERROR)

@@ -1,0 +1,142 @@
+"""CEEHModule in a real fit: stale batches, broken numbers, entropy with gradient, schedules."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ceeh.callbacks.weight_sync import WeightSync
+from ceeh.config import Config, load
+from ceeh.fit import fit
+from ceeh.modules.module import CEEHModule
+from ceeh.modules.policy import Policy
+from ceeh.modules.schedule import learning_rate_scale
+from tests.test_fit import SHIPPED, SMALL, rows, weights
+
+
+def small(model: Path, output: Path, *overrides: str) -> Config:
+    given = [*SMALL, f"model.path={model}", f"output={output}", "rollouts.steps=2", *overrides]
+    return load([SHIPPED], given)
+
+
+def test_a_batch_of_older_weights_is_refused(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WeightSync, "on_train_batch_end", lambda *_: None)
+    message = "rollout step 1: sampled by policy version 0, trained at version 2; the WeightSync"
+    with pytest.raises(ValueError, match=message):
+        fit(small(tiny_model_dir, tmp_path))
+
+
+def test_entropy_reaches_the_weights_only_where_the_method_has_a_gradient(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Without rewards every advantage is 0: what moves the weights is the bonus alone."""
+    equal = (
+        "objective.shaping.class_path=tests.torch_engine.NoReward",
+        "objective.kl_coefficient=0",
+        "rollouts.steps=1",
+        "rollouts.canary_tolerance=10",
+        "optimizer.prompts_per_minibatch=4",
+    )
+    start = Policy(
+        small(tiny_model_dir, tmp_path).model,
+        str(tiny_model_dir),
+        temperature=1.0,
+        keep_reference=False,
+    ).state_dict()
+    moved = {}
+    for method in ("me", "uniform", "ea", "none"):
+        output = tmp_path / method
+        folder = fit(small(tiny_model_dir, output, f"objective.entropy.method={method}", *equal))
+        after = weights(folder)
+        moved[method] = any(
+            not torch.equal(value, after[f"policy.{name}"]) for name, value in start.items()
+        )
+    assert moved == {"me": True, "uniform": True, "ea": False, "none": False}
+
+
+def test_the_bonus_raises_entropy_and_its_absence_does_not(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    def entropies(coefficient: float) -> list[float]:
+        folder = fit(
+            small(
+                tiny_model_dir,
+                tmp_path / str(coefficient),
+                "objective.shaping.class_path=tests.torch_engine.NoReward",
+                "objective.entropy.method=uniform",
+                f"objective.entropy.coefficient={coefficient}",
+                "rollouts.steps=6",
+                "optimizer.warmup_steps=0",
+            )
+        )
+        return [row["loss/entropy"] for row in rows(folder) if "loss/entropy" in row]
+
+    with_bonus, without = entropies(1.0), entropies(0.0)
+    assert with_bonus[-1] > with_bonus[0] + 0.2
+    assert abs(without[-1] - without[0]) < 0.2
+
+
+def test_broken_updates_are_skipped_and_counted_and_three_stop_the_run(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, calls = Policy.forward, []
+
+    def broken(self: Policy, *arguments):
+        logprobs, entropy = forward(self, *arguments)
+        if torch.is_grad_enabled():
+            calls.append(None)
+            if len(calls) in broken_calls:
+                logprobs = logprobs * float("nan")
+        return logprobs, entropy
+
+    monkeypatch.setattr(Policy, "forward", broken)
+    broken_calls = {2}
+    folder = fit(small(tiny_model_dir, tmp_path / "one"))
+    skipped = [row["optimizer/skipped_in_a_row"] for row in rows(folder) if "loss/policy" in row]
+    assert skipped == [1.0, 0.0]
+    assert all(value.isfinite().all() for value in weights(folder).values())
+    calls.clear()
+    broken_calls = set(range(1, 9))
+    with pytest.raises(ValueError, match=r"were not finite 3 times in a row; lower optimizer\.lr"):
+        fit(small(tiny_model_dir, tmp_path / "three"))
+
+
+def test_a_users_own_shaping_decides_the_rewards(tiny_model_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "class Mine:\n    reads = ()\n    def __call__(self, inputs):\n"
+        "        return inputs.scores - 0.125 * inputs.lengths\n"
+    )
+    folder = fit(small(tiny_model_dir, tmp_path, f"objective.shaping.class_path={file}:Mine"))
+    steps = [row for row in rows(folder) if "loss/policy" in row]
+    for row in steps:
+        assert row["reward/shaping"] == pytest.approx(-0.125 * row["rollout/tokens_mean"])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        # After 2 of warm-up, 4 steps down: (4 - 0) / 4, 3/4, 2/4, 1/4, 0.
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]),
+        # (1 + cos(pi p)) / 2 at p = 0, 1/4, 1/2, 3/4, 1.
+        ("cosine", [0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447, 0.0]),
+    ],
+)
+def test_learning_rate_warms_up_and_follows_its_schedule(
+    schedule: str, expected: list[float]
+) -> None:
+    scale = learning_rate_scale(schedule, warmup=2, total=6)
+    assert [scale(step) for step in range(7)] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_checkpoint_of_another_model_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    config = small(tiny_model_dir, tmp_path)
+    module = CEEHModule(
+        config, Policy(config.model, str(tiny_model_dir), temperature=1.0, keep_reference=False)
+    )
+    state = {"bad_updates": 0, "rollout_step": 0, "state_dict": {}}
+    with pytest.raises(ValueError, match=r"lacks \d+ trained weights, e\.g\. 'policy\."):
+        module.on_load_checkpoint(state)

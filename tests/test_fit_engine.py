@@ -1,0 +1,88 @@
+"""The whole path with the real engine: a run that is stopped and resumed equals one that is not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ceeh.config import Config, load
+from ceeh.data.vllm_engine import VLLMEngine
+from ceeh.fit import fit
+from tests.test_fit import SHIPPED, rows
+
+pytestmark = pytest.mark.engine
+
+
+def small(output: Path, *overrides: str) -> Config:
+    given = [
+        f"output={output}",
+        f"tracking.mlflow_uri=sqlite:///{output}/mlflow.db",
+        "rollouts.steps=4",
+        "rollouts.prompts_per_step=8",
+        "rollouts.completions_per_prompt=4",
+        "rollouts.max_response_tokens=64",
+        "optimizer.prompts_per_minibatch=4",
+        "evaluation.questions=8",
+        "evaluation.samples=2",
+        "evaluation.split_samples=1",
+        "checkpoints.every_n_steps=2",
+        "hardware.accelerator=cpu",
+    ]
+    return load([SHIPPED], [*given, *overrides])
+
+
+def test_a_stopped_and_resumed_run_gives_the_numbers_of_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    whole = fit(small(tmp_path / "whole"))
+
+    generate = VLLMEngine.generate
+
+    def stopping(self: VLLMEngine, prompts, sampling):
+        if self.policy_version == 6:  # rollout step 4; the checkpoint is of step 2
+            raise KeyboardInterrupt
+        return generate(self, prompts, sampling)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VLLMEngine, "generate", stopping)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit(small(tmp_path / "stopped"))
+    folder = tmp_path / "stopped" / "starter"
+    assert not (folder / "summary.json").exists()
+    run_id = (folder / "mlflow_run_id").read_text()
+    resumed = fit(small(tmp_path / "stopped", "ckpt_path=last"))
+
+    assert resumed == folder
+    assert (folder / "mlflow_run_id").read_text() == run_id
+    assert rows(resumed) == rows(whole)
+    one, other = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, resumed)
+    )
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "rng_states", "rollout_step"):
+        assert_equal(one[key], other[key], key)
+    # The signals' tables; ModelCheckpoint's state holds paths.
+    tables = [name for name in one["callbacks"] if not name.startswith("ModelCheckpoint")]
+    assert len(tables) >= 2
+    for name in tables:
+        assert_equal(one["callbacks"][name], other["callbacks"][name], name)
+    for name in ("summary.json", "held_out/base.npz"):
+        assert (resumed / name).is_file()
+
+
+def assert_equal(one: object, other: object, place: str) -> None:
+    """Exactly, in nested containers."""
+    assert type(one) is type(other), place
+    if isinstance(one, torch.Tensor):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True, msg=place)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), place  # type: ignore[attr-defined]
+        for key, value in one.items():
+            assert_equal(value, other[key], f"{place}.{key}")  # type: ignore[index]
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), place  # type: ignore[arg-type]
+        for index, (a, b) in enumerate(zip(one, other, strict=True)):  # type: ignore[call-overload]
+            assert_equal(a, b, f"{place}[{index}]")
+    else:
+        assert one == other or one != one, place
