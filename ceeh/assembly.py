@@ -13,6 +13,7 @@ from ceeh.config import Config
 from ceeh.data.engine import RolloutEngine
 from ceeh.data.prompts import PromptBuilder, load_prompts
 from ceeh.data.verify import Verifier
+from ceeh.ranks import world_size
 from ceeh.starter.model import MODEL_DIR
 from ceeh.types import Prompt
 
@@ -104,6 +105,15 @@ def check_pairs(config: Config) -> None:
             f"objective.dual_clip must be above 1 + objective.clip_high = {1 + objective.clip_high}, "
             f"got {objective.dual_clip}"
         )
+    for name, value in (
+        ("rollouts.prompts_per_step", config.rollouts.prompts_per_step),
+        ("optimizer.prompts_per_minibatch", config.optimizer.prompts_per_minibatch),
+    ):
+        if value % world_size():
+            raise ConfigError(
+                f"{name} is over all processes and must be a multiple of their number "
+                f"({world_size()}), got {value}"
+            )
     longest = config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens
     if config.optimizer.tokens_per_microbatch < longest:
         raise ConfigError(

@@ -129,9 +129,6 @@ class Optimizer:
 @dataclass(frozen=True)
 class Hardware:
     accelerator: str = _one_of("auto", "cpu", "cuda")
-    devices: str = "1"
-    num_nodes: int = _positive(1)
-    strategy: str = "auto"
     precision: str = _rule(
         "auto, 32-true or bf16-mixed: half precision *-true rounds the weights' small updates away",
         lambda value: value in ("auto", "32-true", "bf16-mixed"),

@@ -29,6 +29,15 @@ from ceeh.jsonl import JSONLLogger
 from ceeh.measure import measure_base, measure_tuned, write_results
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
+from ceeh.modules.schedule import optimizer_steps
+from ceeh.ranks import (
+    from_rank_zero,
+    is_rank_zero,
+    join_processes,
+    processes_here,
+    say,
+    world_size,
+)
 from ceeh.run_folder import RunFolder
 from ceeh.tracking import GuardedMLFlowLogger
 
@@ -42,8 +51,8 @@ def fit(config: Config) -> Path:
     """
     quieten()
     inputs = gather_inputs(config)
-    folder, checkpoint = open_folder(config)
-    (folder.path / "config.yaml").write_text(to_yaml(config))
+    join_processes(inputs.accelerator)
+    folder, checkpoint = from_rank_zero(lambda: open_folder(config))
     seed_everything(config.seed, verbose=False)
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
@@ -53,7 +62,7 @@ def fit(config: Config) -> Path:
         temperature=config.rollouts.temperature,
         keep_reference=config.objective.kl_coefficient > 0,
     )
-    print(f"run folder {folder.path}; starting the engine ...", flush=True)
+    say(f"run folder {folder.path}; starting the engine ...")
     engine = build_engine(config, inputs)
     module = CEEHModule(config, policy)
     datamodule = RolloutDataModule(
@@ -77,8 +86,9 @@ def fit(config: Config) -> Path:
         if trainer.interrupted:
             raise KeyboardInterrupt
         tuned = measure_tuned(trainer, module, datamodule, folder)
-    policy.save(folder.model, inputs.tokenizer)
-    write_results(config, folder, base, tuned, inputs.held_out_prompts, mlflow)
+    if is_rank_zero():
+        policy.save(folder.model, inputs.tokenizer)
+        write_results(config, folder, base, tuned, inputs.held_out_prompts, mlflow)
     return folder.path
 
 
@@ -98,9 +108,13 @@ def quieten() -> None:
 
 
 def open_folder(config: Config) -> tuple[RunFolder, Path | None]:
+    """A new run folder, or the one to resume and its checkpoint; the configuration is written into it."""
     if config.ckpt_path is None:
-        return RunFolder.create(config.output, config.name), None
-    return RunFolder.resume(config.output, config.name, config.ckpt_path)
+        folder, checkpoint = RunFolder.create(config.output, config.name), None
+    else:
+        folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
+    (folder.path / "config.yaml").write_text(to_yaml(config))
+    return folder, checkpoint
 
 
 def build_loggers(
@@ -130,9 +144,8 @@ def build_trainer(
     config: Config, inputs: Inputs, folder: RunFolder, engine: RolloutEngine, loggers: list
 ) -> Trainer:
     """Lightning's Trainer with the callbacks that every run has around those of the configuration."""
-    rollouts, hardware = config.rollouts, config.hardware
-    share = rollouts.prompts_per_step
-    updates = -(-share // config.optimizer.prompts_per_minibatch)
+    rollouts = config.rollouts
+    updates = optimizer_steps(config)
     callbacks: list[Callback] = [
         *inputs.signals.values(),
         WeightSync(
@@ -158,12 +171,11 @@ def build_trainer(
     ]
     if config.tracking.rollouts_every_n_steps:
         callbacks.append(RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps))
-    devices = int(hardware.devices) if hardware.devices.isdigit() else hardware.devices
     return Trainer(
         accelerator=inputs.accelerator,
-        devices=devices,
-        num_nodes=hardware.num_nodes,
-        strategy=hardware.strategy,
+        devices=processes_here(),
+        num_nodes=world_size() // processes_here(),
+        strategy="ddp" if world_size() > 1 else "auto",
         precision=inputs.precision,  # type: ignore[arg-type]  # checked against Lightning's names
         max_epochs=1,
         check_val_every_n_epoch=None,

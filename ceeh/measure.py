@@ -13,6 +13,7 @@ from ceeh.config import Config
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.modules.metrics import HeldOutTable, summarise
 from ceeh.modules.module import CEEHModule
+from ceeh.ranks import from_rank_zero, is_rank_zero, say
 from ceeh.report import summary_table, write_report
 from ceeh.run_folder import RunFolder
 from ceeh.tracking import GuardedMLFlowLogger
@@ -25,7 +26,7 @@ def measure_base(
     """The starting policy: `samples` + `split_samples` completions a question; read back on a resume."""
     evaluation = datamodule.config.evaluation
     file = folder.path / "held_out" / "base.npz"
-    if file.is_file():
+    if from_rank_zero(file.is_file):
         return read_table(file)
     return _measure(
         trainer, module, datamodule, file, evaluation.samples + evaluation.split_samples, "base"
@@ -107,6 +108,13 @@ def train_seconds(folder: RunFolder) -> float:
     return sum(json.loads(line).get("time/step") or 0.0 for line in lines)
 
 
+def write_table(file: Path, table: HeldOutTable) -> None:
+    file.parent.mkdir(exist_ok=True)
+    np.savez_compressed(
+        file, **{column: getattr(table, column).cpu().numpy() for column in HeldOutTable.__slots__}
+    )
+
+
 def read_table(file: Path) -> HeldOutTable:
     arrays = {name: torch.from_numpy(value) for name, value in np.load(file).items()}
     return HeldOutTable(**arrays)
@@ -121,13 +129,11 @@ def _measure(
     name: str,
 ) -> HeldOutTable:
     questions = len(datamodule.held_out_prompts)
-    print(f"measuring {name}: {questions} held-out questions x {samples} samples ...", flush=True)
+    say(f"measuring {name}: {questions} held-out questions x {samples} samples ...")
     datamodule.held_out_samples = samples
     trainer.validate(module, datamodule=datamodule, verbose=False)
     datamodule.held_out_samples = datamodule.config.evaluation.samples
     table = module.held_out_table
-    file.parent.mkdir(exist_ok=True)
-    np.savez_compressed(
-        file, **{column: getattr(table, column).cpu().numpy() for column in HeldOutTable.__slots__}
-    )
+    if is_rank_zero():
+        write_table(file, table)
     return table

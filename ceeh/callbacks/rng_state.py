@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from ceeh.callbacks.ranks import gather_objects
+from ceeh.ranks import gather_objects
 
 KEY = "rng_states"
 

@@ -12,8 +12,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ceeh.callbacks.ranks import gather_objects
 from ceeh.component import ConfigError
+from ceeh.ranks import gather_objects
 from ceeh.types import GroupOutcome, RolloutBatch
 
 WRITERS = {

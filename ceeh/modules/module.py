@@ -24,9 +24,10 @@ from ceeh.modules.batching import microbatches, minibatches, padding_fraction
 from ceeh.modules.metrics import HeldOutMetric
 from ceeh.modules.objective import entropy_anneal, policy_objective
 from ceeh.modules.policy import Policy
-from ceeh.modules.schedule import learning_rate_scale
+from ceeh.modules.schedule import learning_rate_scale, optimizer_steps
 from ceeh.modules.shaping import ShapingInputs
-from ceeh.modules.step_metrics import objective_metrics, rollout_metrics
+from ceeh.modules.step_metrics import add_to, objective_metrics, over_ranks, rollout_metrics
+from ceeh.ranks import gather_objects
 from ceeh.types import RolloutBatch
 
 MAX_BAD_UPDATES = 3
@@ -73,9 +74,8 @@ class CEEHModule(LightningModule):
         old_logprobs = self.old_logprobs(batch)
         sums: dict[str, float] = {}
         padding = []
-        rows_of_steps = minibatches(
-            batch.group, batch.num_prompts, self.config.optimizer.prompts_per_minibatch
-        )
+        share = self.config.optimizer.prompts_per_minibatch // self.trainer.world_size
+        rows_of_steps = minibatches(batch.group, batch.num_prompts, share)
         for rows in rows_of_steps:
             micro = microbatches(batch.totals, rows, self.config.optimizer.tokens_per_microbatch)
             padding.append(padding_fraction(batch, micro))
@@ -168,7 +168,9 @@ class CEEHModule(LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(
             self.policy.trainable, self.config.optimizer.max_grad_norm
         )
-        self.apply_update(float(norm), loss_sum)
+        self.apply_update(
+            float(norm), float(self.total(torch.tensor(loss_sum, device=tokens.device)))
+        )
         return sums | {"grad_norm": float(norm)}
 
     def apply_update(self, norm: float, loss: float) -> None:
@@ -212,8 +214,16 @@ class CEEHModule(LightningModule):
     def log_step(
         self, batch: RolloutBatch, rewards: Tensor, sums: dict[str, float], updates: int
     ) -> None:
-        metrics = rollout_metrics(batch, rewards) | objective_metrics(sums, updates)
-        metrics |= {f"time/{name}": seconds for name, seconds in batch.timings.items()}
+        """Logs the step's numbers over all ranks: `sums` are added up, the others averaged."""
+        local = rollout_metrics(batch, rewards)
+        local |= {f"time/{name}": seconds for name, seconds in batch.timings.items()}
+        ranks = gather_objects(self.trainer, (local, sums))
+        metrics = over_ranks([metrics for metrics, _ in ranks])
+        total: dict[str, float] = {}
+        for _, more in ranks:
+            add_to(total, more)
+        # Every rank sees the norm of the same gradient.
+        metrics |= objective_metrics(total | {"grad_norm": sums["grad_norm"]}, updates)
         metrics["rollout/step"] = float(self.rollout_step)
         metrics["optimizer/lr"] = self.lr_schedulers().get_last_lr()[0]  # type: ignore[union-attr]
         metrics["optimizer/skipped_in_a_row"] = float(self.bad_updates)
@@ -256,8 +266,7 @@ class CEEHModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings = self.config.optimizer
-        prompts = self.config.rollouts.prompts_per_step // self.trainer.world_size
-        updates = self.config.rollouts.steps * math.ceil(prompts / settings.prompts_per_minibatch)
+        updates = self.config.rollouts.steps * optimizer_steps(self.config)
         optimizer = AdamW(
             self.policy.trainable,
             lr=settings.lr,
@@ -285,8 +294,3 @@ class CEEHModule(LightningModule):
                 f"the checkpoint lacks {len(missing)} trained weights, e.g. '{min(missing)}'; "
                 "resume with the model.path and model.lora it was written with"
             )
-
-
-def add_to(sums: dict[str, float], more: dict[str, float]) -> None:
-    for name, value in more.items():
-        sums[name] = sums.get(name, 0.0) + value

@@ -1,7 +1,14 @@
-"""Learning-rate schedules: a factor of `optimizer.lr` per optimiser step."""
+"""Optimiser steps, and learning-rate schedules: a factor of `optimizer.lr` per optimiser step."""
 
 import math
 from collections.abc import Callable
+
+from ceeh.config import Config
+
+
+def optimizer_steps(config: Config) -> int:
+    """Optimiser steps of one rollout step, whatever the number of ranks."""
+    return math.ceil(config.rollouts.prompts_per_step / config.optimizer.prompts_per_minibatch)
 
 
 def learning_rate_scale(schedule: str, *, warmup: int, total: int) -> Callable[[int], float]:

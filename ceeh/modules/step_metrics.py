@@ -1,6 +1,6 @@
 """Numbers of one rollout step, named once: `rollout/` and `reward/` of the batch, `loss/`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -34,6 +34,26 @@ def rollout_metrics(batch: RolloutBatch, rewards: Tensor) -> dict[str, float]:
     return metrics | {f"reward/outcome_{name}": float(count) for name, count in counts.items()}
 
 
+def over_ranks(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """One number per name: extremes, counts and throughput as such, the rest as means over the ranks.
+
+    Ranks hold as many prompts each. A name that some rank lacks (tokens of no wrong answer) is the
+    mean over those that have it.
+    """
+    joined = {}
+    for name in dict.fromkeys(name for rank in metrics for name in rank):
+        values = [rank[name] for rank in metrics if name in rank]
+        if name.endswith("_min"):
+            joined[name] = min(values)
+        elif name.endswith("_max"):
+            joined[name] = max(values)
+        elif name.startswith("reward/outcome_") or name.endswith("_per_second"):
+            joined[name] = sum(values)
+        else:
+            joined[name] = sum(values) / len(values)
+    return joined
+
+
 def objective_metrics(sums: Mapping[str, float], updates: int) -> dict[str, float]:
     """`loss/` means per response token of the sums that `policy_objective` returned.
 
@@ -55,3 +75,9 @@ def objective_metrics(sums: Mapping[str, float], updates: int) -> dict[str, floa
         if sums[f"tokens_{part}"] > 0:
             metrics[f"loss/entropy_{part}"] = sums[f"entropy_{part}"] / sums[f"tokens_{part}"]
     return metrics
+
+
+def add_to(sums: dict[str, float], more: Mapping[str, float]) -> None:
+    """Adds `more` to `sums` in place, name by name."""
+    for name, value in more.items():
+        sums[name] = sums.get(name, 0.0) + value

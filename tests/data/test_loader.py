@@ -1,0 +1,130 @@
+"""Loaders: sized, one seed per step, each question its own; the datamodule closes what it was given."""
+
+import itertools
+
+import pytest
+
+from ceeh.config import load
+from ceeh.data.datamodule import RolloutDataModule
+from ceeh.data.engine import RolloutEngine, Sampling
+from ceeh.data.loader import HeldOutLoader, RolloutLoader, derived_seed
+from ceeh.data.prompts import PromptStream
+from ceeh.data.verify import ExactAnswer
+from ceeh.types import Completion, Finish, Prompt, RolloutGroup
+
+PROMPTS = [Prompt(uid=str(i), text="?", answer="07", token_ids=(3, 4)) for i in range(10)]
+SAMPLING = Sampling(completions=2, temperature=1.0, max_tokens=4, seed=5)
+
+
+class Recording:
+    """An engine that answers `so 07` to everything and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.policy_version = 3
+        self.asked: list[tuple[list[str], Sampling]] = []
+        self.closed = 0
+
+    def generate(self, prompts, sampling):
+        self.asked.append(([prompt.uid for prompt in prompts], sampling))
+        one = Completion(text="so 07", token_ids=(5, 1), logprobs=(-1.0, -2.0), finish=Finish.STOP)
+        return [
+            RolloutGroup(
+                prompt=prompt,
+                completions=(one,) * sampling.completions,
+                policy_version=self.policy_version,
+            )
+            for prompt in prompts
+        ]
+
+    def load_weights(self, weights, *, policy_version): ...
+    def canary(self, *, temperature): ...
+    def sleep(self): ...
+    def wake(self): ...
+    def close(self):
+        self.closed += 1
+
+
+def loader(engine: RolloutEngine, steps: int = 4, seed: int = 5) -> RolloutLoader:
+    return RolloutLoader(
+        engine=engine,
+        verifier=ExactAnswer(),
+        stream=PromptStream(PROMPTS, seed=0, prompts_per_step=5),
+        sampling=Sampling(completions=2, temperature=1.0, max_tokens=4, seed=seed),
+        steps=steps,
+        pad_token_id=0,
+    )
+
+
+def test_nothing_is_generated_before_it_is_asked_for() -> None:
+    engine = Recording()
+    stream = loader(engine)
+    assert len(stream) == 4
+    batches = iter(stream)
+    assert engine.asked == []
+    batch = next(batches)
+    assert len(engine.asked) == 1
+    assert batch.policy_version == 3
+    assert batch.correct.all()
+    assert set(batch.timings) == {"generate", "score"}
+
+
+def test_every_step_has_its_own_seed_which_follows_from_the_runs() -> None:
+    engine, same, other = Recording(), Recording(), Recording()
+    for chosen, seed in ((engine, 5), (same, 5), (other, 6)):
+        list(loader(chosen, seed=seed))
+    seeds = [sampling.seed for _, sampling in engine.asked]
+    assert len(set(seeds)) == 4
+    assert engine.asked == same.asked
+    assert not set(seeds) & {sampling.seed for _, sampling in other.asked}
+
+
+def test_a_loader_continues_where_its_state_was_taken() -> None:
+    whole, stopped, resumed = Recording(), Recording(), Recording()
+    list(loader(whole))
+    first = loader(stopped)
+    list(itertools.islice(iter(first), 2))
+    second = loader(resumed)
+    second.load_state_dict(first.state_dict())
+    assert len(list(second)) == 2
+    assert stopped.asked + resumed.asked == whole.asked
+
+
+def test_held_out_questions_come_once_each_in_order() -> None:
+    engine = Recording()
+    held_out = HeldOutLoader(
+        engine=engine,
+        verifier=ExactAnswer(),
+        prompts=PROMPTS,
+        sampling=SAMPLING,
+        prompts_per_batch=4,
+        pad_token_id=0,
+    )
+    assert len(held_out) == 3
+    assert [batch.num_prompts for batch in held_out] == [4, 4, 2]
+    assert [uid for uids, _ in engine.asked for uid in uids] == [p.uid for p in PROMPTS]
+
+
+def test_derived_seeds_depend_on_every_part() -> None:
+    seeds = {
+        derived_seed(*parts) for parts in [(0, "a"), (1, "a"), (0, "b"), (0, "a", ""), ("0a",)]
+    }
+    assert len(seeds) == 5
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("end", ["close", "exception"])
+def test_the_datamodule_closes_engine_and_verifier_at_every_end(end: str) -> None:
+    engine = Recording()
+    module = RolloutDataModule(
+        load([]),
+        engine=engine,
+        verifier=ExactAnswer(),
+        train_prompts=PROMPTS,
+        held_out_prompts=PROMPTS,
+        pad_token_id=0,
+    )
+    if end == "close":
+        module.close()
+    else:
+        module.on_exception(RuntimeError("out of memory"))
+    assert engine.closed == 1

@@ -1,0 +1,72 @@
+"""Two processes under torchrun: one run folder, the numbers of one process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ceeh.component import ConfigError
+from ceeh.config import load
+from ceeh.fit import fit
+from ceeh.modules.step_metrics import over_ranks
+from tests.test_fit import SHIPPED, SMALL, rows
+
+ROOT = Path(__file__).parent.parent
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def test_two_processes_give_the_numbers_of_one(tiny_model_dir: Path, tmp_path: Path) -> None:
+    once = [*SMALL, f"model.path={tiny_model_dir}", "rollouts.steps=2"]
+    # The ranks' sums round otherwise than one process's, so the second step may sample otherwise:
+    # only the first is compared number by number.
+    one = fit(load([SHIPPED], [*once, f"output={tmp_path}/one"]))
+    program = ["-m", "ceeh.fit", "--config", str(SHIPPED), *once, f"output={tmp_path}/two"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*LAUNCH, *program], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["latest", "starter"]
+    two = tmp_path / "two" / "starter"
+    assert done.stdout.count("measuring base") == 1
+    first, second = (
+        next(row for row in rows(folder) if "loss/policy" in row) for folder in (one, two)
+    )
+    names = {name for name in first if not name.startswith("optimizer/padding")}
+    assert names <= second.keys()
+    for name in sorted(names):
+        assert second[name] == pytest.approx(first[name], rel=1e-3, abs=1e-5), name
+    base = [json.loads((folder / "summary.json").read_text())["base"] for folder in (one, two)]
+    assert base[1]["all"]["accuracy"] == base[0]["all"]["accuracy"]
+    assert base[1]["all"]["tokens"] == base[0]["all"]["tokens"]
+
+
+@pytest.mark.parametrize("key", ["rollouts.prompts_per_step", "optimizer.prompts_per_minibatch"])
+def test_shares_that_do_not_divide_are_refused(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    given = [*SMALL, f"model.path={tiny_model_dir}", f"output={tmp_path}", f"{key}=3"]
+    with pytest.raises(ConfigError, match=rf"{key} is over all processes .* \(2\), got 3"):
+        fit(load([SHIPPED], given))
+
+
+def test_numbers_of_ranks_are_joined_by_their_kind() -> None:
+    ranks = [
+        {"rollout/accuracy": 0.5, "rollout/tokens_max": 9.0, "reward/outcome_ok": 3.0},
+        {
+            "rollout/accuracy": 1.0,
+            "rollout/tokens_max": 7.0,
+            "reward/outcome_ok": 4.0,
+            "rollout/tokens_wrong": 5.0,
+        },
+    ]
+    assert over_ranks(ranks) == {
+        "rollout/accuracy": 0.75,
+        "rollout/tokens_max": 9.0,
+        "reward/outcome_ok": 7.0,
+        "rollout/tokens_wrong": 5.0,
+    }
