@@ -20,7 +20,16 @@ def written(folder: Path, text: str) -> Path:
 def test_later_files_and_then_overrides_win(tmp_path: Path) -> None:
     overlay = written(tmp_path, "optimizer: {lr: 0.5}\nseed: 3\n")
     config = load([SHIPPED, overlay], ["seed=4"])
-    assert (config.optimizer.lr, config.seed, config.rollouts.steps) == (0.5, 4, 60)
+    assert (config.optimizer.lr, config.seed, config.rollouts.steps) == (0.5, 4, 100)
+
+
+@pytest.mark.parametrize(
+    "overlay",
+    [path for path in SHIPPED.parent.rglob("*.yaml") if path != SHIPPED],
+    ids=lambda p: p.stem,
+)
+def test_every_shipped_overlay_fits_on_the_shipped_configuration(overlay: Path) -> None:
+    assert load([SHIPPED, overlay]).name == overlay.stem
 
 
 def test_another_class_does_not_inherit_arguments(tmp_path: Path) -> None:

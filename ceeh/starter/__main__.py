@@ -126,29 +126,32 @@ def train(
 def style_table(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, *, questions: int, seed: int
 ) -> None:
-    """Prints accuracy and tokens at temperature 1 per style (forced by its first word) and level."""
+    """Prints accuracy (%) / mean tokens at temperature 1 per style, forced by its first word, and level.
+
+    `free` leaves the choice of style to the model.
+    """
     model.eval()
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
-    print("style   tokens  all   " + "".join(f"  L{level}" for level in LEVELS))
+    print("style " + "".join(f"{heading:>10s}" for heading in ("all", *(f"L{n}" for n in LEVELS))))
     for style in ("free", *STYLES):
-        accuracy, tokens = [], 0
+        cells = []
         for level in LEVELS:
             chains = [sample_chain(rng, level) for _ in range(questions)]
             opening = "" if style == "free" else f"{style} "
-            prompts = [f"{c.text}?{opening}" for c in chains]
-            texts, lengths = sample(model, tokenizer, prompts, generator)
+            texts, lengths = sample(
+                model, tokenizer, [f"{chain.text}?{opening}" for chain in chains], generator
+            )
             right = [
-                f"{opening}{t}".endswith(f"so {c.answer:02d}{EOS}")
-                for c, t in zip(chains, texts, strict=True)
+                f"{opening}{text}".endswith(f"so {chain.answer:02d}{EOS}")
+                for chain, text in zip(chains, texts, strict=True)
             ]
-            accuracy.append(100 * sum(right) / questions)
-            tokens += sum(lengths) / questions + (style != "free")
-        print(
-            f"{style:6s} {tokens / len(LEVELS):7.1f} {sum(accuracy) / len(LEVELS):5.1f}  "
-            + "".join(f"{a:4.0f}" for a in accuracy),
-            flush=True,
-        )
+            cells.append(
+                (100 * sum(right) / questions, sum(lengths) / questions + (style != "free"))
+            )
+        means = tuple(sum(column) / len(cells) for column in zip(*cells, strict=True))
+        shown = [f"{accuracy:.0f} / {tokens:.0f}" for accuracy, tokens in (means, *cells)]
+        print(f"{style:6s}" + "".join(f"{cell:>10s}" for cell in shown), flush=True)
     model.train()
 
 
@@ -191,9 +194,16 @@ def main() -> None:
     parser.add_argument(
         "--questions", type=int, default=200, help="questions per style and level of the last table"
     )
+    parser.add_argument(
+        "--table", action="store_true", help="only print the last table, of the model in --out"
+    )
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     tokenizer = build_tokenizer()
+    if args.table:
+        trained = Qwen3ForCausalLM.from_pretrained(args.out)
+        style_table(trained, tokenizer, questions=args.questions, seed=11)
+        return
     model = build_model(tokenizer, width=args.width, layers=args.layers, heads=args.heads)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     train(model, tokenizer, args)

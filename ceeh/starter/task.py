@@ -75,10 +75,12 @@ def expression(value: int, operations: Sequence[Operation]) -> str:
 def sample_chain(rng: random.Random, level: int, two_digits: Sequence[int] = TWO_DIGITS) -> Chain:
     """A chain of `level` operations, of which MULTIPLICATIONS says how many multiply."""
     by_one, by_two = MULTIPLICATIONS[level]
-    operations: list[Operation] = [("*", rng.choice(ONE_DIGIT)) for _ in range(by_one)]
-    operations += [("*", rng.choice(two_digits)) for _ in range(by_two)]
+    operations: list[Operation] = []
+    for multipliers, count in ((ONE_DIGIT, by_one), (two_digits, by_two)):
+        for _ in range(count):
+            operations.append(("*", rng.choice(multipliers)))
     for _ in range(level - by_one - by_two):
-        operations.append((rng.choice(("+", "-")), rng.randint(1, 9)))
+        operations.append(("+" if rng.choice("+-") == "+" else "-", rng.randint(1, 9)))
     rng.shuffle(operations)
     return Chain(rng.randrange(MODULUS), tuple(operations))
 

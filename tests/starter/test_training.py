@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ceeh.starter.__main__ import batches, main, sample, token_loss
 from ceeh.starter.model import EOS, EOS_ID, MODEL_DIR, build_model, build_tokenizer
-from ceeh.starter.task import sample_chain
+from ceeh.starter.task import LEVELS, STYLES, sample_chain
 
 
 def test_the_shipped_model_is_small_and_has_its_tokenizer() -> None:
@@ -81,7 +81,14 @@ def test_training_is_seeded_and_writes_a_model_folder(
     for name in ("a", "b"):
         monkeypatch.setattr("sys.argv", ["ceeh.starter", "--out", str(tmp_path / name), *small])
         main()
-    assert "style   tokens" in capsys.readouterr().out
+    monkeypatch.setattr(
+        "sys.argv", ["ceeh.starter", "--out", str(tmp_path / "a"), "--table", "--questions", "2"]
+    )
+    capsys.readouterr()
+    main()
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in table] == ["style", "free", *STYLES]
+    assert table[0][1:] == ["all", *(f"L{level}" for level in LEVELS)]
     a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("a", "b"))
     for (name, one), other in zip(a.named_parameters(), b.parameters(), strict=True):
         assert torch.equal(one, other), name
