@@ -1,5 +1,8 @@
 """Configuration: files and overrides merge in order, and every mistake names place, rule, value, cure."""
 
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -151,3 +154,20 @@ def test_an_argument_called_class_path_can_be_overridden() -> None:
         "verifier.init_args.class_path=b.py:g",
     ]
     assert load([], given).verifier.init_args == {"class_path": "b.py:g"}
+
+
+def test_every_key_is_read_by_something() -> None:
+    source = "".join(
+        path.read_text()
+        for path in (SHIPPED.parent.parent / "ceeh").rglob("*.py")
+        if path.name != "config.py"
+    )
+
+    def keys(node: object) -> Iterator[str]:
+        for item in fields(node):  # type: ignore[arg-type]
+            yield item.name
+            if is_dataclass(value := getattr(node, item.name)):
+                yield from keys(value) if not isinstance(value, Component) else ()
+
+    unread = [key for key in keys(Config()) if not re.search(rf"\.{key}\b", source)]
+    assert unread == []
