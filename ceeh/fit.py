@@ -62,20 +62,20 @@ def fit(config: Config) -> Path:
         temperature=config.rollouts.temperature,
         keep_reference=config.objective.kl_coefficient > 0,
     )
-    say(f"run folder {folder.path}; starting the engine ...")
-    engine = build_engine(config, inputs)
     module = CEEHModule(config, policy)
-    datamodule = RolloutDataModule(
-        config,
-        engine=engine,
-        verifier=inputs.verifier,
-        train_prompts=inputs.train_prompts,
-        held_out_prompts=inputs.held_out_prompts,
-        pad_token_id=inputs.pad_token_id,
-    )
     jsonl, mlflow = build_loggers(config, folder, checkpoint)
-    trainer = build_trainer(config, inputs, folder, engine, [jsonl, *([mlflow] if mlflow else [])])
-    with closing(datamodule):
+    say(f"run folder {folder.path}; starting the engine ...")
+    with closing(inputs.verifier), closing(build_engine(config, inputs)) as engine:
+        datamodule = RolloutDataModule(
+            config,
+            engine=engine,
+            verifier=inputs.verifier,
+            train_prompts=inputs.train_prompts,
+            held_out_prompts=inputs.held_out_prompts,
+            pad_token_id=inputs.pad_token_id,
+        )
+        loggers = [jsonl, *([mlflow] if mlflow else [])]
+        trainer = build_trainer(config, inputs, folder, engine, loggers)
         base = measure_base(trainer, module, datamodule, folder)
         trainer.fit(
             module,

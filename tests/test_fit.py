@@ -159,3 +159,18 @@ def test_the_command_line_prints_the_configuration_and_its_errors(
     assert "seed: 7" in capsys.readouterr().out
     assert main(["--config", str(SHIPPED), "sed=7"]) == 2
     assert "error: sed=7: Key 'sed' not in 'Config'" in capsys.readouterr().err
+
+
+def test_the_engine_is_closed_whatever_goes_wrong(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+    monkeypatch.setattr(TorchEngine, "close", lambda self: closed.append(self))
+
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("no trainer today")
+
+    monkeypatch.setattr("ceeh.fit.build_trainer", broken)
+    with pytest.raises(RuntimeError, match="no trainer today"):
+        fit(small(tiny_model_dir, tmp_path))
+    assert len(closed) == 1
