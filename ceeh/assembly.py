@@ -174,4 +174,6 @@ def build_engine(config: Config, inputs: Inputs) -> RolloutEngine:
         max_model_len=config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens,
         trust_remote_code=config.model.trust_remote_code,
         seed=config.seed,
+        accelerator=inputs.accelerator,
+        dtype={"32-true": "float32", "bf16-mixed": "bfloat16"}[inputs.precision],
     )

@@ -7,8 +7,8 @@ import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -76,20 +76,31 @@ def fit(config: Config) -> Path:
         )
         loggers = [jsonl, *([mlflow] if mlflow else [])]
         trainer = build_trainer(config, inputs, folder, engine, loggers)
-        base = measure_base(trainer, module, datamodule, folder)
-        trainer.fit(
-            module,
-            datamodule=datamodule,
-            ckpt_path=checkpoint,
-            weights_only=True if checkpoint else None,
-        )
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        tuned = measure_tuned(trainer, module, datamodule, folder)
+        with interrupts(trainer):
+            base = measure_base(trainer, module, datamodule, folder)
+            trainer.fit(
+                module,
+                datamodule=datamodule,
+                ckpt_path=checkpoint,
+                weights_only=True if checkpoint else None,
+            )
+            if is_rank_zero():
+                policy.save(folder.model, inputs.tokenizer)
+            tuned = measure_tuned(trainer, module, datamodule, folder)
     if is_rank_zero():
-        policy.save(folder.model, inputs.tokenizer)
         write_results(config, folder, base, tuned, inputs.held_out_prompts, mlflow)
     return folder.path
+
+
+@contextmanager
+def interrupts(trainer: Trainer) -> Iterator[None]:
+    """Lightning makes a KeyboardInterrupt a bare SystemExit; here it is itself again."""
+    try:
+        yield
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def quieten() -> None:
@@ -103,6 +114,8 @@ def quieten() -> None:
     # Our held-out figures are joined over ranks before they are logged, and the engine opens a process
     # group of one, which Lightning takes for ranks to join.
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log.'eval/")
+    # Nor does the path matter that the folder had when the checkpoint was written.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     # Lightning 2.6 under torch 2.13 and its own loader that has no workers.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 
@@ -166,6 +179,8 @@ def build_trainer(
             mode="max",
             save_top_k=config.checkpoints.keep,
             save_last=True,
+            # A resumed run goes on with last.ckpt, also from a moved folder or an older file.
+            enable_version_counter=False,
             every_n_train_steps=config.checkpoints.every_n_steps * updates,
         ),
     ]

@@ -26,11 +26,9 @@ def measure_base(
     """The starting policy: `samples` + `split_samples` completions a question; read back on a resume."""
     evaluation = datamodule.config.evaluation
     file = folder.path / "held_out" / "base.npz"
-    if from_rank_zero(file.is_file):
-        return read_table(file)
-    return _measure(
-        trainer, module, datamodule, file, evaluation.samples + evaluation.split_samples, "base"
-    )
+    samples = evaluation.samples + evaluation.split_samples
+    table = from_rank_zero(lambda: kept_table(file, datamodule.held_out_prompts, samples))
+    return table or _measure(trainer, module, datamodule, file, samples, "base")
 
 
 def measure_tuned(
@@ -108,16 +106,28 @@ def train_seconds(folder: RunFolder) -> float:
     return sum(json.loads(line).get("time/step") or 0.0 for line in lines)
 
 
-def write_table(file: Path, table: HeldOutTable) -> None:
+def write_table(file: Path, table: HeldOutTable, prompts: Sequence[Prompt]) -> None:
+    """The samples of `prompts`, with their uids, as one .npz."""
     file.parent.mkdir(exist_ok=True)
-    np.savez_compressed(
-        file, **{column: getattr(table, column).cpu().numpy() for column in HeldOutTable.__slots__}
-    )
+    columns = {column: getattr(table, column).numpy() for column in HeldOutTable.__slots__}
+    np.savez_compressed(file, uid=np.array([prompt.uid for prompt in prompts]), **columns)
 
 
 def read_table(file: Path) -> HeldOutTable:
-    arrays = {name: torch.from_numpy(value) for name, value in np.load(file).items()}
-    return HeldOutTable(**arrays)
+    """Raises KeyError for a file that `write_table` did not write."""
+    arrays = np.load(file)
+    return HeldOutTable(**{name: torch.from_numpy(arrays[name]) for name in HeldOutTable.__slots__})
+
+
+def kept_table(file: Path, prompts: Sequence[Prompt], samples: int) -> HeldOutTable | None:
+    """The table in `file` if it holds `samples` of just these prompts, else None."""
+    if not file.is_file():
+        return None
+    table, uids = read_table(file), np.load(file)["uid"].tolist()
+    if uids == [prompt.uid for prompt in prompts] and table.correct.shape[1] == samples:
+        return table
+    say(f"{file} was measured on other questions or with other samples; measuring again")
+    return None
 
 
 def _measure(
@@ -135,5 +145,5 @@ def _measure(
     datamodule.held_out_samples = datamodule.config.evaluation.samples
     table = module.held_out_table
     if is_rank_zero():
-        write_table(file, table)
+        write_table(file, table, datamodule.held_out_prompts)
     return table

@@ -90,11 +90,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
         return generate(self, prompts, sampling)
 
     monkeypatch.setattr(TorchEngine, "generate", stopping)
-    with pytest.raises(BaseException):  # noqa: B017, PT011  # Lightning turns it into SystemExit
+    with pytest.raises(KeyboardInterrupt):
         fit(small(tiny_model_dir, tmp_path / "b", *model))
     monkeypatch.undo()
-    again = fit(small(tiny_model_dir, tmp_path / "b", *model, "ckpt_path=last"))
-    assert again.name == "starter"
+    # Moved meanwhile: what the checkpoint remembers of its own path is no longer true.
+    (tmp_path / "b").rename(tmp_path / "c")
+    again = fit(small(tiny_model_dir, tmp_path / "c", *model, "ckpt_path=last"))
+    assert again == tmp_path / "c" / "starter"
+    names = sorted(path.name for path in (again / "checkpoints").iterdir())
+    assert names == ["last.ckpt", "step-000002.ckpt", "step-000004.ckpt"]
     assert rows(again) == rows(whole)
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(again)[name]), name
@@ -174,3 +178,24 @@ def test_the_engine_is_closed_whatever_goes_wrong(
     with pytest.raises(RuntimeError, match="no trainer today"):
         fit(small(tiny_model_dir, tmp_path))
     assert len(closed) == 1
+
+
+def test_a_resume_takes_the_learning_rate_of_the_configuration(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    fit(small(tiny_model_dir, tmp_path, "rollouts.steps=2"))
+    folder = fit(small(tiny_model_dir, tmp_path, "ckpt_path=last", "optimizer.lr=0.001"))
+    rates = [row["optimizer/lr"] for row in rows(folder) if "loss/policy" in row]
+    # 0.01 after a warm-up of 3 optimiser steps, of which there are 2 a rollout step.
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
+
+
+def test_a_base_measured_on_other_questions_is_measured_again(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(small(tiny_model_dir, tmp_path, "rollouts.steps=2"))
+    same = fit(small(tiny_model_dir, tmp_path, "rollouts.steps=3", "ckpt_path=last"))
+    assert capsys.readouterr().out.count("measuring base") == 1
+    fit(small(tiny_model_dir, tmp_path, "ckpt_path=last", "prompts.held_out.init_args.seed=1"))
+    assert "measured on other questions or with other samples" in capsys.readouterr().out
+    assert json.loads((same / "summary.json").read_text())["questions"]["all"] == 5

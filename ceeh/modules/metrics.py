@@ -132,7 +132,7 @@ class HeldOutMetric(Metric):
         index = table[order, 1].long()
         first = torch.ones_like(index, dtype=torch.bool)
         first[1:] = index[1:] != index[:-1]
-        table = table[order[first]]
+        table = table[order[first]].cpu()  # whatever device the module is on: it is kept and saved
         return HeldOutTable(
             index=table[:, 1].long(),
             correct=table[:, 3 : 3 + samples].bool(),

@@ -24,7 +24,7 @@ from ceeh.modules.batching import microbatches, minibatches, padding_fraction
 from ceeh.modules.metrics import HeldOutMetric
 from ceeh.modules.objective import entropy_anneal, policy_objective
 from ceeh.modules.policy import Policy
-from ceeh.modules.schedule import learning_rate_scale, optimizer_steps
+from ceeh.modules.schedule import learning_rate_scale, optimizer_steps, set_hyperparameters
 from ceeh.modules.shaping import ShapingInputs
 from ceeh.modules.step_metrics import add_to, objective_metrics, over_ranks, rollout_metrics
 from ceeh.ranks import gather_objects
@@ -50,6 +50,8 @@ class CEEHModule(LightningModule):
 
     def on_train_start(self) -> None:
         self.step_ended = time.perf_counter()
+        # A checkpoint restores its optimiser's settings; those of the configuration hold.
+        set_hyperparameters(self.optimizers(), self.config.optimizer, self.lr_schedulers())
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Tensor]:
         """All optimiser steps of one rollout step. Returns the rows' rewards and advantages.
@@ -258,6 +260,9 @@ class CEEHModule(LightningModule):
             entropy_sums.view(questions).sum(1) / lengths.sum(1),
         )
 
+    def on_validation_end(self) -> None:
+        self.step_ended = time.perf_counter()  # an evaluation is not part of the next step
+
     def on_validation_epoch_end(self) -> None:
         self.held_out_table = self.held_out.compute()
         self.held_out.reset()
@@ -267,12 +272,8 @@ class CEEHModule(LightningModule):
     def configure_optimizers(self) -> Any:
         settings = self.config.optimizer
         updates = self.config.rollouts.steps * optimizer_steps(self.config)
-        optimizer = AdamW(
-            self.policy.trainable,
-            lr=settings.lr,
-            betas=(settings.beta1, settings.beta2),
-            weight_decay=settings.weight_decay,
-        )
+        optimizer = AdamW(self.policy.trainable)
+        set_hyperparameters(optimizer, settings)
         scale = learning_rate_scale(settings.schedule, warmup=settings.warmup_steps, total=updates)
         return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, scale)}
 
@@ -288,6 +289,9 @@ class CEEHModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.bad_updates = checkpoint["bad_updates"]
         self.rollout_step = checkpoint["rollout_step"]
+        # With more rollouts.steps than before, a run that had come to its end goes on.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        progress["is_last_batch"] = self.rollout_step >= self.config.rollouts.steps
         trained = {name for name, value in self.named_parameters() if value.requires_grad}
         if missing := trained - checkpoint["state_dict"].keys():
             raise ValueError(

@@ -53,11 +53,15 @@ class Policy(nn.Module):
             trust_remote_code=settings.trust_remote_code,
         )
         refuse_transformed_logits(model)
-        model.config.use_cache = False
         self.reference: list[PreTrainedModel] = []
         self.lora = settings.lora.rank > 0
         if self.lora:
             model = self._with_adapter(model, settings)
+            if isinstance(model.get_output_embeddings(), LoraLayer):
+                raise ConfigError(
+                    "model.lora.target_modules must not name the output head: the chunked head reads its "
+                    "weight without the adapter; leave it out, or use ['all-linear']"
+                )
         elif keep_reference:
             # In a list, so that it is neither trained, checkpointed nor sharded with the policy.
             self.reference.append(copy.deepcopy(model).eval().requires_grad_(False))
@@ -151,7 +155,10 @@ class Policy(nn.Module):
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """A Hugging Face folder, an adapter merged, in the dtype that the model came in."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.causal_lm.config.save_pretrained(folder)
+        # Training is in fp32 whatever the file's dtype; what is written says the file's.
+        config = copy.deepcopy(self.causal_lm.config)
+        config.dtype = self.dtype
+        config.save_pretrained(folder)
         self.causal_lm.generation_config.save_pretrained(folder)  # type: ignore[union-attr]
         tokenizer.save_pretrained(folder)
         weights = {

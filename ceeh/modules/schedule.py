@@ -2,13 +2,30 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-from ceeh.config import Config
+from torch.optim.lr_scheduler import LambdaLR
+
+from ceeh.config import Config, Optimizer
 
 
 def optimizer_steps(config: Config) -> int:
     """Optimiser steps of one rollout step, whatever the number of ranks."""
     return math.ceil(config.rollouts.prompts_per_step / config.optimizer.prompts_per_minibatch)
+
+
+def set_hyperparameters(
+    optimizer: Any, settings: Optimizer, schedule: LambdaLR | None = None
+) -> None:
+    """Learning rate, betas and decay of `settings`; with `schedule` at the rate of its present step."""
+    scale = 1.0
+    if schedule is not None:
+        schedule.base_lrs = [settings.lr] * len(optimizer.param_groups)
+        scale = schedule.lr_lambdas[0](schedule.last_epoch)
+    for group in optimizer.param_groups:
+        group["lr"], group["initial_lr"] = settings.lr * scale, settings.lr
+        group["betas"] = (settings.beta1, settings.beta2)
+        group["weight_decay"] = settings.weight_decay
 
 
 def learning_rate_scale(schedule: str, *, warmup: int, total: int) -> Callable[[int], float]:

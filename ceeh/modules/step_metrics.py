@@ -1,6 +1,7 @@
 """Numbers of one rollout step, named once: `rollout/` and `reward/` of the batch, `loss/`."""
 
 from collections.abc import Mapping, Sequence
+from operator import mul
 
 import torch
 from torch import Tensor
@@ -37,12 +38,13 @@ def rollout_metrics(batch: RolloutBatch, rewards: Tensor) -> dict[str, float]:
 def over_ranks(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """One number per name: extremes, counts and throughput as such, the rest as means over the ranks.
 
-    Ranks hold as many prompts each. A name that some rank lacks (tokens of no wrong answer) is the
-    mean over those that have it.
+    Ranks hold as many rows each, of which a share `rollout/accuracy` is correct: means over correct
+    or wrong responses are weighted by it.
     """
     joined = {}
     for name in dict.fromkeys(name for rank in metrics for name in rank):
-        values = [rank[name] for rank in metrics if name in rank]
+        having = [rank for rank in metrics if name in rank]
+        values = [rank[name] for rank in having]
         if name.endswith("_min"):
             joined[name] = min(values)
         elif name.endswith("_max"):
@@ -50,7 +52,12 @@ def over_ranks(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
         elif name.startswith("reward/outcome_") or name.endswith("_per_second"):
             joined[name] = sum(values)
         else:
-            joined[name] = sum(values) / len(values)
+            weights = [1.0] * len(values)
+            if name == "rollout/tokens_correct":
+                weights = [rank["rollout/accuracy"] for rank in having]
+            elif name == "rollout/tokens_wrong":
+                weights = [1 - rank["rollout/accuracy"] for rank in having]
+            joined[name] = sum(map(mul, weights, values)) / sum(weights)
     return joined
 
 

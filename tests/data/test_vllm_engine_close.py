@@ -77,3 +77,11 @@ def test_the_trainers_process_group_and_threads_outlive_the_engine(tiny_model_di
 def test_sleep_is_refused_without_cuda(tiny_model_dir):
     with pytest.raises(ConfigError, match=r"engine\.init_args\.sleep needs CUDA.*false"):
         VLLMEngine(str(tiny_model_dir), 64, sleep=True)
+
+
+def test_an_accelerator_that_vllm_was_not_built_for_is_refused(tiny_model_dir):
+    message = (
+        r"hardware\.accelerator is cuda, but the installed vLLM is the build for the CPU; install"
+    )
+    with pytest.raises(ConfigError, match=message):
+        VLLMEngine(str(tiny_model_dir), 64, accelerator="cuda")

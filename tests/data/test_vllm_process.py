@@ -126,9 +126,7 @@ def test_options_that_would_break_training_are_refused_with_the_place_to_set_the
         check_options({"max_model_len": 10})
 
 
-def test_tensor_parallelism_needs_a_process_per_device(monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(ConfigError, match="start with torchrun"):
+def test_tensor_parallelism_is_refused():
+    with pytest.raises(ConfigError, match=r"tensor_parallel_size must be 1: each process has an"):
         check_options({"tensor_parallel_size": 2})
-    monkeypatch.setenv("RANK", "0")
-    assert check_options({"tensor_parallel_size": 2}) == {"tensor_parallel_size": 2}
+    assert check_options({"tensor_parallel_size": 1}) == {"tensor_parallel_size": 1}

@@ -137,6 +137,7 @@ def test_the_checkpoint_of_another_model_is_refused(tiny_model_dir: Path, tmp_pa
     module = CEEHModule(
         config, Policy(config.model, str(tiny_model_dir), temperature=1.0, keep_reference=False)
     )
-    state = {"bad_updates": 0, "rollout_step": 0, "state_dict": {}}
+    progress = {"fit_loop": {"epoch_loop.batch_progress": {}}}
+    state = {"bad_updates": 0, "rollout_step": 0, "state_dict": {}, "loops": progress}
     with pytest.raises(ValueError, match=r"lacks \d+ trained weights, e\.g\. 'policy\."):
         module.on_load_checkpoint(state)

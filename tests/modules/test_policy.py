@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ceeh.component import ConfigError
 from ceeh.config import LoRA, Model
@@ -97,6 +97,9 @@ def test_a_saved_policy_loads_in_transformers(tiny_model_dir: Path, tmp_path: Pa
         for parameter in policy.trainable:
             parameter.normal_(std=0.1)
     policy.save(tmp_path / "model", build_tokenizer())
+    original = AutoConfig.from_pretrained(tiny_model_dir)
+    saved = AutoConfig.from_pretrained(tmp_path / "model")
+    assert (saved.dtype, saved.use_cache) == (original.dtype, original.use_cache)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     pushed = dict(policy.engine_weights())
     for name, value in loaded.named_parameters():
@@ -108,3 +111,21 @@ def test_a_model_that_rescales_its_logits_is_refused(tiny_model_dir: Path) -> No
     model.config.final_logit_softcapping = 30.0
     with pytest.raises(ConfigError, match="rescales its logits \\(final_logit_softcapping\\)"):
         refuse_transformed_logits(model)
+
+
+def test_a_saved_policy_has_the_dtype_that_the_model_came_in(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "half")
+    policy = make(tmp_path / "half", Model())
+    assert all(weight.dtype == torch.float32 for weight in policy.trainable)
+    policy.save(tmp_path / "saved", tokenizer)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "saved").dtype == torch.bfloat16
+
+
+def test_an_adapter_on_the_head_is_refused(untied_model_dir: Path) -> None:
+    settings = Model(lora=LoRA(rank=2, target_modules=["lm_head", "q_proj"]))
+    with pytest.raises(ConfigError, match=r"model\.lora\.target_modules must not name the output"):
+        make(untied_model_dir, settings)
