@@ -52,7 +52,6 @@ def fit(config: Config) -> Path:
     quieten()
     inputs = gather_inputs(config)
     join_processes(inputs.accelerator)
-    folder, checkpoint = from_rank_zero(lambda: open_folder(config))
     seed_everything(config.seed, verbose=False)
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
@@ -63,6 +62,7 @@ def fit(config: Config) -> Path:
         keep_reference=config.objective.kl_coefficient > 0,
     )
     module = CEEHModule(config, policy)
+    folder, checkpoint = from_rank_zero(lambda: open_folder(config))
     jsonl, mlflow = build_loggers(config, folder, checkpoint)
     say(f"run folder {folder.path}; starting the engine ...")
     with closing(inputs.verifier), closing(build_engine(config, inputs)) as engine:

@@ -1,6 +1,7 @@
 """The whole path through a real Trainer, with an engine in plain torch: order, resume, LoRA, errors."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,18 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     assert rows(again) == rows(whole)
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(again)[name]), name
+
+
+def test_a_model_that_cannot_be_trained_leaves_no_folder(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "capped"
+    shutil.copytree(tiny_model_dir, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"logit_scale": 2.0}))
+    with pytest.raises(ConfigError, match=r"rescales its logits \(logit_scale\)"):
+        fit(small(model, tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_lora_checkpoints_hold_the_adapter_alone(tiny_model_dir: Path, tmp_path: Path) -> None:
