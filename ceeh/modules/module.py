@@ -51,7 +51,8 @@ class CEEHModule(LightningModule):
     def on_train_start(self) -> None:
         self.step_ended = time.perf_counter()
         # A checkpoint restores its optimiser's settings; those of the configuration hold.
-        set_hyperparameters(self.optimizers(), self.config.optimizer, self.lr_schedulers())
+        schedule = cast(LambdaLR, self.lr_schedulers())
+        set_hyperparameters(self.optimizers(), self.config.optimizer, schedule)
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Tensor]:
         """All optimiser steps of one rollout step. Returns the rows' rewards and advantages.
@@ -199,10 +200,8 @@ class CEEHModule(LightningModule):
     def hard(self, batch: RolloutBatch) -> Float[Tensor, " R"]:
         """1 for rows of hard prompts, from the signal that `objective.hard_signal` names; else 0."""
         settings = self.config.objective
-        if settings.hard_signal not in batch.signals and settings.entropy.method in (
-            "uniform",
-            "none",
-        ):
+        reads_none = settings.entropy.method in ("uniform", "none")
+        if reads_none and settings.hard_signal not in batch.signals:
             return torch.zeros_like(batch.scores)
         return batch.signals[settings.hard_signal][batch.group]
 
