@@ -11,7 +11,8 @@ from lightning import Trainer
 
 from ceeh.config import Config
 from ceeh.data.datamodule import RolloutDataModule
-from ceeh.modules.metrics import HeldOutTable, summarise
+from ceeh.evaluation.samples import COLUMNS, SampleTable
+from ceeh.evaluation.summary import summarise
 from ceeh.modules.module import CEEHModule
 from ceeh.ranks import from_rank_zero, is_rank_zero, say
 from ceeh.report import summary_table, write_report
@@ -22,7 +23,7 @@ from ceeh.types import Prompt
 
 def measure_base(
     trainer: Trainer, module: CEEHModule, datamodule: RolloutDataModule, folder: RunFolder
-) -> HeldOutTable:
+) -> SampleTable:
     """The starting policy: `samples` + `split_samples` completions a question; read back on a resume."""
     evaluation = datamodule.config.evaluation
     file = folder.path / "held_out" / "base.npz"
@@ -33,7 +34,7 @@ def measure_base(
 
 def measure_tuned(
     trainer: Trainer, module: CEEHModule, datamodule: RolloutDataModule, folder: RunFolder
-) -> HeldOutTable:
+) -> SampleTable:
     """The trained policy on the same questions."""
     file = folder.path / "held_out" / "tuned.npz"
     return _measure(
@@ -44,8 +45,8 @@ def measure_tuned(
 def write_results(
     config: Config,
     folder: RunFolder,
-    base: HeldOutTable,
-    tuned: HeldOutTable,
+    base: SampleTable,
+    tuned: SampleTable,
     prompts: Sequence[Prompt],
     mlflow: GuardedMLFlowLogger | None,
 ) -> None:
@@ -84,20 +85,14 @@ def write_results(
         mlflow.finalize()
 
 
-def split_off_hard(base: HeldOutTable, split_samples: int) -> tuple[HeldOutTable, torch.Tensor]:
+def split_off_hard(base: SampleTable, split_samples: int) -> tuple[SampleTable, torch.Tensor]:
     """The base's measured samples, and which questions are hard by its *other* samples.
 
     Hard is eq. 16 with the base in place of the history: accuracy below the mean. Samples that choose
     the questions are not measured: chosen for their failures they would flatter every later policy.
     """
-    accuracy = base.correct[:, :split_samples].float().mean(1)
-    measured = HeldOutTable(
-        index=base.index,
-        correct=base.correct[:, split_samples:],
-        lengths=base.lengths[:, split_samples:],
-        entropy=base.entropy,
-    )
-    return measured, accuracy < accuracy.mean()
+    accuracy = base.columns(0, split_samples).correct.float().mean(1)
+    return base.columns(split_samples), accuracy < accuracy.mean()
 
 
 def train_seconds(folder: RunFolder) -> float:
@@ -106,20 +101,20 @@ def train_seconds(folder: RunFolder) -> float:
     return sum(json.loads(line).get("time/step") or 0.0 for line in lines)
 
 
-def write_table(file: Path, table: HeldOutTable, prompts: Sequence[Prompt]) -> None:
+def write_table(file: Path, table: SampleTable, prompts: Sequence[Prompt]) -> None:
     """The samples of `prompts`, with their uids, as one .npz."""
     file.parent.mkdir(exist_ok=True)
-    columns = {column: getattr(table, column).numpy() for column in HeldOutTable.__slots__}
+    columns = {column: getattr(table, column).numpy() for column in ("index", *COLUMNS)}
     np.savez_compressed(file, uid=np.array([prompt.uid for prompt in prompts]), **columns)
 
 
-def read_table(file: Path) -> HeldOutTable:
+def read_table(file: Path) -> SampleTable:
     """Raises KeyError for a file that `write_table` did not write."""
     arrays = np.load(file)
-    return HeldOutTable(**{name: torch.from_numpy(arrays[name]) for name in HeldOutTable.__slots__})
+    return SampleTable(**{name: torch.from_numpy(arrays[name]) for name in ("index", *COLUMNS)})
 
 
-def kept_table(file: Path, prompts: Sequence[Prompt], samples: int) -> HeldOutTable | None:
+def kept_table(file: Path, prompts: Sequence[Prompt], samples: int) -> SampleTable | None:
     """The table in `file` if it holds `samples` of just these prompts, else None."""
     if not file.is_file():
         return None
@@ -137,7 +132,7 @@ def _measure(
     file: Path,
     samples: int,
     name: str,
-) -> HeldOutTable:
+) -> SampleTable:
     questions = len(datamodule.held_out_prompts)
     say(f"measuring {name}: {questions} held-out questions x {samples} samples ...")
     datamodule.held_out_samples = samples

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from ceeh.modules.metrics import HeldOutTable
+from ceeh.evaluation.samples import SampleTable
 
 BASE, TUNED, EASY, HARD, OTHER = "#9aa5b1", "#1f6fb4", "#2a9d6f", "#d1495b", "#8a5fbf"
 Rows = Sequence[Mapping[str, Any]]
@@ -34,7 +34,7 @@ def write_figure(
     path: Path,
     rows: Rows,
     summary: Mapping[str, Any],
-    tables: Mapping[str, HeldOutTable],
+    tables: Mapping[str, SampleTable],
     levels: Sequence[int] | None,
 ) -> None:
     """Draws six panels into the PNG `path`; a panel whose numbers are missing says which.
@@ -172,9 +172,9 @@ def _pairs(
 
 def _levels(
     axes: Axes,
-    tables: Mapping[str, HeldOutTable],
+    tables: Mapping[str, SampleTable],
     levels: Sequence[int],
-    per_question: Callable[[HeldOutTable], np.ndarray],
+    per_question: Callable[[SampleTable], np.ndarray],
 ) -> None:
     """Means by level with 1.96 standard errors over the level's questions."""
     found = sorted(set(levels))
@@ -207,7 +207,7 @@ def _subsets(axes: Axes, summary: Mapping[str, Any], figure: str, scale: float) 
     axes.set_xlabel("held-out questions")
 
 
-def _lengths(axes: Axes, tables: Mapping[str, HeldOutTable]) -> None:
+def _lengths(axes: Axes, tables: Mapping[str, SampleTable]) -> None:
     lengths = {name: tables[name].lengths.flatten().cpu().numpy() for name in ("base", "tuned")}
     # The longest hundredth would squeeze the rest; it is counted in the last bin.
     end = max(float(np.percentile(values, 99)) for values in lengths.values()) + 1

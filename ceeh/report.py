@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ceeh.modules.metrics import HeldOutTable
+from ceeh.evaluation.samples import SampleTable
 from ceeh.plots import write_figure
 from ceeh.provenance import redact
 
@@ -36,7 +36,7 @@ def write_report(
     summary: Mapping[str, Any],
     title: str,
     *,
-    tables: Mapping[str, HeldOutTable] | None = None,
+    tables: Mapping[str, SampleTable] | None = None,
     levels: Sequence[int] | None = None,
 ) -> Path:
     """Writes report.html, which needs no other file, and report.png into `folder`.

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from ceeh.modules.metrics import HeldOutTable, summarise
+from ceeh.evaluation.samples import SampleTable
+from ceeh.evaluation.summary import summarise
 from ceeh.plots import ACCURACY, ENTROPY, SIGNALS, TOKENS, series
 from ceeh.report import summary_table, write_report
+from tests.evaluation.tables import sample_table
 
 LEVELS = [1 + i % 8 for i in range(64)]
 
 
-def held_out(scale: float, seed: int) -> HeldOutTable:
+def held_out(scale: float, seed: int) -> SampleTable:
     generator = torch.Generator().manual_seed(seed)
     level = torch.tensor(LEVELS, dtype=torch.float64)[:, None].expand(-1, 4)
-    return HeldOutTable(
-        index=torch.arange(64),
+    return sample_table(
         correct=torch.rand((64, 4), generator=generator) < 1.02 - 0.08 * level,
         lengths=(torch.poisson(scale * (10 + 12 * level), generator) + 1).long(),
         entropy=0.1 + 0.02 * level[:, 0].float(),
@@ -27,7 +28,7 @@ def held_out(scale: float, seed: int) -> HeldOutTable:
 
 
 @pytest.fixture(scope="module")
-def tables() -> dict[str, HeldOutTable]:
+def tables() -> dict[str, SampleTable]:
     return {"base": held_out(1.0, 0), "tuned": held_out(0.6, 1)}
 
 

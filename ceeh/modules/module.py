@@ -19,9 +19,9 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from ceeh.config import Config
+from ceeh.evaluation.samples import SampleMetric
 from ceeh.modules.advantages import group_advantages
 from ceeh.modules.batching import microbatches, minibatches, padding_fraction
-from ceeh.modules.metrics import HeldOutMetric
 from ceeh.modules.objective import entropy_anneal, policy_objective
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import learning_rate_scale, optimizer_steps, set_hyperparameters
@@ -43,7 +43,7 @@ class CEEHModule(LightningModule):
         self.config = config
         self.policy = policy
         self.shaping = config.objective.shaping.build("objective.shaping")
-        self.held_out = HeldOutMetric()
+        self.held_out = SampleMetric()
         self.bad_updates = 0
         self.rollout_step = 0
         self.step_ended = time.perf_counter()
@@ -248,15 +248,15 @@ class CEEHModule(LightningModule):
             ]
             entropy_sums[rows] = entropy.float().sum(1)
         questions = (batch.num_prompts, -1)
-        lengths = batch.lengths.view(questions)
+        device = batch.lengths.device
+        index = [scored.group.prompt.metadata["held_out_index"] for scored in batch.groups]
+        finished = [outcome.finished for outcome in batch.outcomes]
         self.held_out.update(
-            torch.tensor(
-                [scored.group.prompt.metadata["held_out_index"] for scored in batch.groups],
-                device=lengths.device,
-            ),
-            batch.correct.view(questions),
-            lengths,
-            entropy_sums.view(questions).sum(1) / lengths.sum(1),
+            torch.tensor(index, device=device),
+            correct=batch.correct.view(questions),
+            lengths=batch.lengths.view(questions),
+            finished=torch.tensor(finished, device=device),
+            entropy=(entropy_sums / batch.lengths).view(questions),
         )
 
     def on_validation_end(self) -> None:

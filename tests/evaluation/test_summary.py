@@ -8,21 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from ceeh.modules.metrics import HeldOutTable, summarise
+from ceeh.evaluation.samples import SampleTable
+from ceeh.evaluation.summary import summarise
+from tests.evaluation.tables import sample_table
 
 
-def table(chance: Tensor, samples: int, generator: torch.Generator) -> HeldOutTable:
+def table(chance: Tensor, samples: int, generator: torch.Generator) -> SampleTable:
     """Questions with the given chances [Q]; where they are low, more tokens and entropy."""
     size = (len(chance), samples)
-    return HeldOutTable(
-        index=torch.arange(len(chance)),
+    return sample_table(
         correct=torch.rand(size, generator=generator) < chance[:, None],
         lengths=torch.poisson((100 - 50 * chance)[:, None].expand(size), generator).long() + 1,
         entropy=0.5 - 0.3 * chance + 0.1 * torch.rand(len(chance), generator=generator),
     )
 
 
-def pair(questions: int, samples: int, seed: int) -> tuple[HeldOutTable, HeldOutTable, Tensor]:
+def pair(questions: int, samples: int, seed: int) -> tuple[SampleTable, SampleTable, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     chance = torch.rand(questions, generator=generator)
     base, tuned = (table(chance, samples, generator) for _ in range(2))
@@ -30,14 +31,12 @@ def pair(questions: int, samples: int, seed: int) -> tuple[HeldOutTable, HeldOut
 
 
 def test_summary_of_a_literal_case():
-    base = HeldOutTable(
-        index=torch.arange(2),
+    base = sample_table(
         correct=torch.tensor([[True, True], [True, False]]),
         lengths=torch.tensor([[10, 20], [30, 40]]),
         entropy=torch.tensor([0.1, 0.3]),
     )
-    tuned = HeldOutTable(
-        index=torch.arange(2),
+    tuned = sample_table(
         correct=torch.tensor([[True, True], [False, False]]),
         lengths=torch.tensor([[10, 10], [20, 20]]),
         entropy=torch.tensor([0.1, 0.5]),
@@ -70,7 +69,7 @@ def test_summary_of_a_literal_case():
 
 
 def reference_differences(
-    base: HeldOutTable, tuned: HeldOutTable, draws: int, seed: int
+    base: SampleTable, tuned: SampleTable, draws: int, seed: int
 ) -> list[tuple[float, float, float]]:
     """Accuracy, relative tokens and pass@K (solved at all), tuned against base, draw by draw."""
     generator = random.Random(seed)
@@ -163,7 +162,7 @@ def test_same_seed_gives_the_same_intervals_and_another_seed_others():
 def test_chunks_of_draws_do_not_change_the_number_of_draws(monkeypatch):
     base, tuned, hard = pair(questions=30, samples=4, seed=6)
     whole = summarise(base, tuned, hard, k=4, draws=1000, seed=0)["base"]["all"]["tokens"]
-    monkeypatch.setattr("ceeh.modules.metrics.CHUNK_SAMPLES", 30 * 4 * 7)
+    monkeypatch.setattr("ceeh.evaluation.bootstrap.CHUNK_SAMPLES", 30 * 4 * 7)
     split = summarise(base, tuned, hard, k=4, draws=1000, seed=0)["base"]["all"]["tokens"]
     assert split["value"] == whole["value"]
     width = whole["high"] - whole["low"]

@@ -1,0 +1,1 @@
+"""Judging a policy: samples of questions, figures with intervals, benchmarks, comparison."""

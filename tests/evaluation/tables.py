@@ -1,0 +1,32 @@
+"""Sample tables for tests, from the columns that a test cares about."""
+
+import torch
+from torch import Tensor
+
+from ceeh.evaluation.samples import NO_ANSWER, SampleTable
+
+
+def sample_table(
+    *,
+    correct: Tensor,
+    lengths: Tensor | None = None,
+    finished: Tensor | None = None,
+    answers: Tensor | None = None,
+    entropy: Tensor | None = None,
+) -> SampleTable:
+    """Finished responses of one token, without answers and of entropy 0, where nothing else is said.
+
+    `entropy` may be one number per question, for all its samples.
+    """
+    if entropy is None:
+        entropy = torch.zeros(correct.shape)
+    elif entropy.dim() == 1:
+        entropy = entropy[:, None].expand(correct.shape)
+    return SampleTable(
+        index=torch.arange(len(correct)),
+        correct=correct,
+        lengths=torch.ones(correct.shape, dtype=torch.long) if lengths is None else lengths,
+        finished=torch.ones(correct.shape, dtype=torch.bool) if finished is None else finished,
+        answers=torch.full(correct.shape, NO_ANSWER) if answers is None else answers,
+        entropy=entropy.float(),
+    )
