@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ceeh.callbacks.signal import SignalCallback, check_signals
 from ceeh.component import ConfigError
@@ -14,7 +13,7 @@ from ceeh.data.engine import RolloutEngine
 from ceeh.data.prompts import PromptBuilder, load_prompts
 from ceeh.data.verify import Verifier
 from ceeh.ranks import world_size
-from ceeh.starter.model import MODEL_DIR
+from ceeh.trained import load_tokenizer, resolve_model
 from ceeh.types import Prompt
 
 CANARY_TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.5}
@@ -138,33 +137,6 @@ def resolve_precision(config: Config, accelerator: str) -> str:
     if config.hardware.precision == "auto":
         return "bf16-mixed" if accelerator == "cuda" else "32-true"
     return config.hardware.precision
-
-
-def resolve_model(path: str) -> str:
-    """A local folder, a hub id, or `starter` for the model that ships with ceeh."""
-    if path == "starter":
-        path = str(MODEL_DIR)
-    folder = Path(path)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"model.path: '{path}' has no config.json; give a folder written by save_pretrained"
-        )
-    if not folder.is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise ConfigError(f"model.path: no folder '{path}'")
-    return path
-
-
-def load_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model.path: no model or tokenizer to be had from '{path}' ({str(error).splitlines()[0]}); "
-            "give a folder with config.json and tokenizer.json, or a hub id that can be reached"
-        ) from error
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(f"model.path: the tokenizer of '{path}' has no end-of-sequence token")
-    return tokenizer
 
 
 def build_engine(config: Config, inputs: Inputs) -> RolloutEngine:

@@ -1,6 +1,8 @@
 """The run folder: `<output>/<name>/`, a fresh suffix when taken, `<output>/latest` pointing at the newest."""
 
+import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from ceeh.component import ConfigError
@@ -27,6 +29,14 @@ class RunFolder:
     @property
     def last_checkpoint(self) -> Path:
         return self.checkpoints / "last.ckpt"
+
+    def last_rollout_step(self) -> int | None:
+        """The last step that the run has measured, None without its metrics.jsonl."""
+        file = self.path / "metrics.jsonl"
+        for line in reversed(file.read_text().splitlines() if file.is_file() else []):
+            with suppress(ValueError):  # a half line that a crash left
+                return json.loads(line)["rollout_step"]
+        return None
 
     @classmethod
     def create(cls, output: str, name: str) -> "RunFolder":

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -34,12 +34,19 @@ class Policy(nn.Module):
     """`settings.path` resolved to a folder or hub id, in fp32 master weights.
 
     With `keep_reference` the starting policy stays at hand for the KL term: with LoRA it is the same
-    model with its adapter off, otherwise a second copy of the weights.
+    model with its adapter off, otherwise a second copy of the weights. `adapter` is a PEFT folder of
+    a LoRA to take up instead of a new one.
     Raises ConfigError for a model whose logits are not plainly hidden @ head (soft caps, scales, bias).
     """
 
     def __init__(
-        self, settings: Model, path: str, *, temperature: float, keep_reference: bool
+        self,
+        settings: Model,
+        path: str,
+        *,
+        temperature: float,
+        keep_reference: bool,
+        adapter: Path | None = None,
     ) -> None:
         super().__init__()
         self.temperature = temperature
@@ -54,9 +61,9 @@ class Policy(nn.Module):
         )
         refuse_transformed_logits(model)
         self.reference: list[PreTrainedModel] = []
-        self.lora = settings.lora.rank > 0
+        self.lora = settings.lora.rank > 0 or adapter is not None
         if self.lora:
-            model = self._with_adapter(model, settings)
+            model = self._with_adapter(model, settings, adapter)
             if isinstance(model.get_output_embeddings(), LoraLayer):
                 raise ConfigError(
                     "model.lora.target_modules must not name the output head: the chunked head reads its "
@@ -71,7 +78,9 @@ class Policy(nn.Module):
         self.model = model.train()
 
     @staticmethod
-    def _with_adapter(model: PreTrainedModel, settings: Model):
+    def _with_adapter(model: PreTrainedModel, settings: Model, adapter: Path | None):
+        if adapter is not None:
+            return PeftModel.from_pretrained(model, adapter, is_trainable=True)
         lora = settings.lora
         targets = lora.target_modules
         return get_peft_model(
