@@ -52,6 +52,7 @@ def gather_inputs(config: Config) -> Inputs:
         max_prompt_tokens=prompts.max_prompt_tokens,
         chat_template=prompts.chat_template,
         system_prompt=prompts.system_prompt,
+        instruction=prompts.instruction,
     )
     train = load_prompts(prompts.train.build("prompts.train"), builder, "prompts.train")
     held_out = load_prompts(prompts.held_out.build("prompts.held_out"), builder, "prompts.held_out")

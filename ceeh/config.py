@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ceeh.component import Component, ConfigError
 
 Rule = tuple[str, Callable[[Any], bool]]
+Schema = TypeVar("Schema")
 
 
 def _rule(words: str, holds: Callable[[Any], bool], default: Any) -> Any:
@@ -36,6 +37,12 @@ def _open_unit(default: float) -> Any:
 
 def _one_of(*names: str) -> Any:
     return _rule("one of " + ", ".join(names), lambda value: value in names, names[0])
+
+
+def _text_or_null(default: str | None = None) -> Any:
+    return _rule(
+        "a text, or null for none", lambda value: value is None or bool(value.strip()), default
+    )
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class Prompts:
     max_prompt_tokens: int = _positive(512)
     chat_template: bool = False
     system_prompt: str | None = None
+    instruction: str | None = _text_or_null()
 
 
 @dataclass(frozen=True)
@@ -186,13 +194,17 @@ class Config:
     tracking: Tracking = field(default_factory=Tracking)
 
 
-def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
-    """The configuration of `files` and `key=value` overrides, later ones winning, validated.
+@overload
+def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config: ...
+@overload
+def load(files: Sequence[str | Path], overrides: Sequence[str], schema: type[Schema]) -> Schema: ...
+def load(files: Sequence[str | Path], overrides: Sequence[str] = (), schema: type = Config) -> Any:
+    """The `schema` that `files` and `key=value` overrides fill, later ones winning, validated.
 
-    Raises ConfigError for a missing file, broken YAML, an unknown key, a wrong type or a value out of range.
+    Raises ConfigError for a missing file, broken YAML, an unknown or missing key, a wrong type or a
+    value out of range.
     """
-    merged = OmegaConf.structured(Config)
-    OmegaConf.set_readonly(merged, False)
+    merged = _empty(schema)
     for file in files:
         for key, value in _read(Path(file)).items():
             merged = _merge(merged, {key: value}, f"{file}: {key}")
@@ -203,10 +215,30 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
                 f"'{override}' is not an override; write key=value, e.g. optimizer.lr=1e-5"
             )
         merged = _merge(merged, OmegaConf.from_dotlist([override]), override)
+    return _validated(merged, "")
+
+
+def fill(schema: type[Schema], values: Mapping[str, Any], place: str) -> Schema:
+    """The `schema` that `values` fill, validated as `load` does; `place` is their config path."""
+    merged = _empty(schema)
+    for key, value in values.items():
+        merged = _merge(merged, {key: value}, f"{place}.{key}")
+    return _validated(merged, f"{place}.")
+
+
+def _empty(schema: type) -> Any:
+    merged = OmegaConf.structured(schema)
+    OmegaConf.set_readonly(merged, False)
+    return merged
+
+
+def _validated(merged: Any, prefix: str) -> Any:
+    if missing := sorted(OmegaConf.missing_keys(merged)):
+        raise ConfigError(
+            "\n".join(f"{prefix}{key} is missing and must be given" for key in missing)
+        )
     config = OmegaConf.to_object(merged)
-    assert isinstance(config, Config)
-    problems = list(_broken_rules(config, ""))
-    if problems:
+    if problems := list(_broken_rules(config, prefix)):
         raise ConfigError("\n".join(problems))
     return config
 
@@ -218,7 +250,7 @@ def to_yaml(config: Config) -> str:
 
 def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"--config: no file '{path}'")
+        raise ConfigError(f"no file '{path}'; paths are relative to {Path.cwd()}")
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:

@@ -1,6 +1,5 @@
 """Questions to prompts, and the endless seeded stream of prompts that training draws from."""
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,13 +8,14 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ceeh.component import ConfigError
-from ceeh.data.questions import Question
+from ceeh.data.questions import Question, stable_hash
 from ceeh.types import Prompt
 
 
 class PromptBuilder:
     """Encodes a question for the model: as it stands, or through the tokenizer's chat template.
 
+    `instruction` follows the question as a paragraph of its own, in the user's message.
     `max_prompt_tokens` is applied by `load_prompts`. Raises ConfigError when the tokenizer has no
     chat template, and when a system prompt is given without one.
     """
@@ -27,6 +27,7 @@ class PromptBuilder:
         max_prompt_tokens: int,
         chat_template: bool,
         system_prompt: str | None,
+        instruction: str | None,
     ) -> None:
         if system_prompt is not None and not chat_template:
             raise ConfigError(
@@ -42,10 +43,14 @@ class PromptBuilder:
         self.max_prompt_tokens = max_prompt_tokens
         self.chat_template = chat_template
         self.system_prompt = system_prompt
+        self.instruction = instruction
 
     def __call__(self, question: Question) -> Prompt:
-        """The prompt, of any length: `text` is the user's, `token_ids` what the engine reads."""
-        token_ids = self._chat(question) if self.chat_template else self._plain(question)
+        """The prompt, of any length: `text` is the question's, `token_ids` what the engine reads."""
+        text = question.text
+        if self.instruction is not None:
+            text = f"{text.rstrip()}\n\n{self.instruction}"
+        token_ids = self._chat(text) if self.chat_template else self._plain(text)
         if not token_ids:
             raise ConfigError(
                 f"the question '{question.uid}' encodes to no token; remove it, or use a tokenizer"
@@ -59,11 +64,11 @@ class PromptBuilder:
             metadata=question.metadata,
         )
 
-    def _plain(self, question: Question) -> list[int]:
-        return list(self.tokenizer(question.text).input_ids)
+    def _plain(self, text: str) -> list[int]:
+        return list(self.tokenizer(text).input_ids)
 
-    def _chat(self, question: Question) -> list[int]:
-        messages = [{"role": "user", "content": question.text}]
+    def _chat(self, text: str) -> list[int]:
+        messages = [{"role": "user", "content": text}]
         if self.system_prompt is not None:
             messages.insert(0, {"role": "system", "content": self.system_prompt})
         try:
@@ -213,11 +218,7 @@ class PromptStream:
         self._order = self._permutation(self.epoch)
 
     def _permutation(self, epoch: int) -> list[str]:
-        return sorted(self.prompts, key=lambda uid: _hash(f"{self.seed}/{epoch}/{uid}"))
+        return sorted(self.prompts, key=lambda uid: stable_hash(f"{self.seed}/{epoch}/{uid}"))
 
     def _digest(self) -> str:
-        return _hash("\0".join(sorted(self.prompts))).hex()
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+        return stable_hash("\0".join(sorted(self.prompts))).hex()

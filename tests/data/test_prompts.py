@@ -20,7 +20,14 @@ TEMPLATE = (
 )
 
 
-def builder(*, max_prompt_tokens=100, chat_template=False, system_prompt=None, template=None):
+def builder(
+    *,
+    max_prompt_tokens=100,
+    chat_template=False,
+    system_prompt=None,
+    instruction=None,
+    template=None,
+):
     tokenizer = build_tokenizer()
     tokenizer.chat_template = template
     return PromptBuilder(
@@ -28,6 +35,7 @@ def builder(*, max_prompt_tokens=100, chat_template=False, system_prompt=None, t
         max_prompt_tokens=max_prompt_tokens,
         chat_template=chat_template,
         system_prompt=system_prompt,
+        instruction=instruction,
     )
 
 

@@ -1,13 +1,12 @@
-"""Sources: what a row must hold, both layouts of a data set, the starter's disjoint splits."""
+"""Tables: the same questions from every kind of file and folder, and what cannot be read."""
 
 import json
-import re
 
 import pytest
+from huggingface_hub.errors import HFValidationError
 
 from ceeh.component import Component, ConfigError
-from ceeh.data.sources import HubDataset, Jsonl, StarterTask, num_chains
-from ceeh.starter.task import apply
+from ceeh.data.sources import Table
 
 ROWS = [
     {"problem": "1+1?", "solution": "2", "id": "a", "level": 1},
@@ -29,96 +28,73 @@ def write(tmp_path):
     return write
 
 
-def test_jsonl_maps_columns_and_turns_numbers_into_text(write):
-    questions = list(Jsonl(write(*ROWS), uid="id", metadata=["level"], **COLUMNS))
-    assert [(q.uid, q.text, q.answer, q.metadata) for q in questions] == [
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": "none.jsonl"}, r"no file or folder 'none.jsonl'; paths are relative to /"),
+        ({"path": "./none"}, r"no file or folder './none'"),
+        ({"path": "a/b/c"}, r"no file or folder 'a/b/c'"),
+        ({"path": __file__}, r"must be a file of \.jsonl, \.json, \.parquet, or a folder of them"),
+        ({"streaming": True}, "streaming: true needs limit"),
+        ({"limit": 0}, "limit must be at least 1, got 0"),
+        (
+            {"metadata": "level"},
+            r"metadata must be a list of columns, got 'level'; write \[level\]",
+        ),
+        ({"answer_pattern": "("}, r"answer_pattern '\(' is not a regular expression"),
+        ({"answer_pattern": "x"}, r"answer_pattern 'x' must have a group"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused_at_once(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        Table(**({"path": "some/data"} | arguments))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ""])
+def test_every_kind_of_file_gives_the_same_questions(tmp_path, write, suffix, monkeypatch):
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [row | {"solution": [str(row["solution"])], "extra": "x" * 9} for row in ROWS]
+    path = tmp_path / f"table{suffix}"
+    if suffix == ".jsonl":
+        path = write(*rows)
+    elif suffix == ".json":
+        path.write_text("\ufeff \n" + json.dumps(rows, indent=1), encoding="utf-8")
+    elif suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), path / "train.parquet")
+    table = Table(str(path), uid="id", metadata=["level"], **COLUMNS)
+    assert [(q.uid, q.text, q.answer, q.metadata) for q in table] == [
         ("a", "1+1?", "2", {"level": 1}),
         ("b", "1/2?", "0.5", {"level": 2}),
         ("c", "20+7?", "27", {"level": 2}),
     ]
-
-
-def test_jsonl_accepts_a_byte_order_mark_windows_line_ends_and_blank_lines(write):
-    path = write(b'\xef\xbb\xbf{"question": "\xc3\xa4?", "answer": "1"}\r', b"", b"  \r")
-    assert [q.text for q in Jsonl(path)] == ["ä?"]
-
-
-def test_a_source_can_be_read_twice(write):
-    source = Jsonl(write(*ROWS), **COLUMNS)
-    assert list(source) == list(source)
-
-
-def test_the_hash_uid_depends_on_question_and_answer_alone(write):
-    one = [q.uid for q in Jsonl(write(*ROWS), **COLUMNS)]
-    other = [
-        q.uid for q in Jsonl(write(*({**row, "level": 9} for row in reversed(ROWS))), **COLUMNS)
-    ]
-    assert one == other[::-1]
-    assert len(set(one)) == 3
-    changed = [q.uid for q in Jsonl(write({**ROWS[0], "solution": "3"}), **COLUMNS)]
-    assert changed[0] not in one
-
-
-def test_a_list_of_one_answer_is_that_answer(write):
-    assert [q.answer for q in Jsonl(write({"question": "?", "answer": ["7"]}))] == ["7"]
-
-
-GOOD = {"question": "q", "answer": "1"}
+    assert [q.uid for q in Table(str(path), uid="id", limit=2, **COLUMNS)] == ["a", "b"]
+    missing = (
+        r"(row 0|line 1) has no column 'question'; it has: problem, solution, id, level, extra;"
+    )
+    with pytest.raises(ConfigError, match=missing):
+        list(Table(str(path)))
 
 
 @pytest.mark.parametrize(
-    ("lines", "arguments", "message"),
+    ("name", "content", "message"),
     [
-        ([], {}, "rows.jsonl has no rows"),
-        ([b"  "], {}, "rows.jsonl has no rows"),
-        ([GOOD, b'{"question": '], {}, "line 2 is not valid JSON"),
-        ([GOOD, b"[" * 100_000], {}, "line 2 is not valid JSON"),
-        ([GOOD, b'{"question": "\xff"}'], {}, "line 2 is not UTF-8; convert"),
-        ([GOOD, [1, 2]], {}, r"line 2 must be a JSON object with named columns, got list \[1, 2\]"),
-        (
-            [GOOD],
-            {"question": "problem"},
-            "line 1 has no column 'problem'; it has: question, answer;",
-        ),
-        ([GOOD], {"uid": "id"}, "line 1 has no column 'id'; it has: question, answer;"),
-        ([GOOD], {"metadata": ["level"]}, "line 1 has no column 'level'"),
-        (
-            [GOOD, {"question": "q", "answer": None}],
-            {},
-            "line 2 has no answer in column 'answer'; fill",
-        ),
-        ([GOOD, {"question": "q", "answer": " "}], {}, "line 2 has no answer in column 'answer'"),
-        ([b'{"question": "q", "answer": NaN}'], {}, "line 1: .* finite number, got float nan"),
-        ([{"question": "q", "answer": True}], {}, "text or a finite number, got bool True"),
-        ([{"question": "q", "answer": ["1", "2"]}], {}, "text or a finite number, got list"),
-        (
-            [{"question": " ", "answer": "1"}],
-            {},
-            "line 1: column 'question' must hold the question",
-        ),
-        ([{"question": ["m"], "answer": "1"}], {}, "must hold the question as text, got list"),
-        ([{"question": "\ud800", "answer": "1"}], {}, "line 1 has half a surrogate pair"),
-        ([GOOD | {"id": None}], {"uid": "id"}, "line 1 has no uid in column 'id'; fill it in"),
-        (
-            [GOOD | {"id": 1}, {"question": "r", "answer": "1", "id": 1}],
-            {"uid": "id"},
-            "line 2 has the uid '1' of line 1; give each row its own",
-        ),
-        ([GOOD, {}, GOOD], {}, "line 2 has no column"),
-        ([GOOD, b"", GOOD], {}, "line 3 has the question and answer of line 1; remove one"),
+        ("rows.json", b'[{"question": 1}, ', "is not a JSON array in UTF-8"),
+        ("rows.json", b"[1]", "row 0 must be a JSON object with named columns, got int 1"),
+        ("rows.json", b"[]", "has no rows"),
+        ("rows.parquet", b"PAR1", "cannot read .* as parquet"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_named(write, lines, arguments, message):
-    with pytest.raises(ConfigError, match=message) as caught:
-        list(Jsonl(write(*lines), **arguments))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_missing_file_and_a_folder_are_refused_at_once(tmp_path):
-    with pytest.raises(ConfigError, match=r"no file 'none.jsonl'; paths are relative to /"):
-        Jsonl("none.jsonl")
-    with pytest.raises(ConfigError, match=r"is a folder, .* ceeh\.data\.sources\.HubDataset"):
-        Jsonl(str(tmp_path))
+def test_files_that_cannot_be_read_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        list(Table(str(tmp_path / name)))
 
 
 @pytest.fixture(params=["parquet", "jsonl", "data"])
@@ -151,108 +127,57 @@ def hub_folder(request, tmp_path, monkeypatch):
 
 
 def test_a_local_folder_is_read_in_every_layout_of_the_hub(hub_folder):
-    train = list(HubDataset(str(hub_folder), uid="id", metadata=["level"], **COLUMNS))
+    train = list(Table(str(hub_folder), uid="id", metadata=["level"], **COLUMNS))
     assert [(q.uid, q.text, q.metadata) for q in train] == [
         ("b", "1/2?", {"level": 2}),
         ("c", "20+7?", {"level": 2}),
     ]
     streamed = list(
-        HubDataset(
-            str(hub_folder), streaming=True, limit=9, uid="id", metadata=["level"], **COLUMNS
-        )
+        Table(str(hub_folder), streaming=True, limit=9, uid="id", metadata=["level"], **COLUMNS)
     )
     assert streamed == train
-    assert [q.uid for q in HubDataset(str(hub_folder), split="test", uid="id", **COLUMNS)] == ["a"]
+    assert [q.uid for q in Table(str(hub_folder), split="test", uid="id", **COLUMNS)] == ["a"]
     for streaming in (False, True):
-        first = HubDataset(str(hub_folder), limit=1, streaming=streaming, uid="id", **COLUMNS)
+        first = Table(str(hub_folder), limit=1, streaming=streaming, uid="id", **COLUMNS)
         assert [q.uid for q in first] == ["b"]
     with pytest.raises(
         ConfigError,
         match=r"split train\), row 0 has no column 'question'; it has: problem",
     ):
-        list(HubDataset(str(hub_folder)))
+        list(Table(str(hub_folder)))
     with pytest.raises(
         ConfigError, match=r"cannot load .* \(split dev\).*dev.*; check path, name and split"
     ):
-        list(HubDataset(str(hub_folder), split="dev"))
+        list(Table(str(hub_folder), split="dev"))
 
 
 def test_an_unreachable_hub_names_the_id_and_the_local_way(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"cannot reach the data set 'no/such' .*local folder"):
-        list(HubDataset("no/such"))
-
-
-def test_a_path_that_is_no_folder_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"cannot load the data set '/.*none' .*check path"):
-        list(HubDataset(str(tmp_path / "none")))
-
-
-def test_streaming_needs_a_limit_of_at_least_one():
-    with pytest.raises(ConfigError, match="streaming: true needs limit"):
-        HubDataset("x", streaming=True)
-    with pytest.raises(ConfigError, match="limit must be at least 1, got 0"):
-        HubDataset("x", limit=0)
-
-
-def test_starter_questions_are_distinct_right_and_evenly_mixed():
-    questions = list(StarterTask(80, seed=3))
-    assert len({q.uid for q in questions}) == len(questions) == len(StarterTask(80)) == 80
-    assert [q.metadata["level"] for q in questions[:9]] == [1, 2, 3, 4, 5, 6, 7, 8, 1]
-    for q in questions:
-        operations = [(sign, int(digit)) for sign, digit in re.findall(r"([-+*])(\d+)", q.text)]
-        assert len(operations) == q.metadata["level"]
-        assert q.answer == f"{apply(int(q.text[:2]), operations):02d}"
-        assert q.uid == f"starter-{q.text[:-1]}"
-
-
-def test_starter_questions_depend_on_the_seed_alone():
-    assert list(StarterTask(20, seed=1)) == list(StarterTask(20, seed=1))
-    assert list(StarterTask(20, seed=1)) != list(StarterTask(20, seed=2))
-
-
-def test_starter_splits_are_disjoint_whatever_the_seeds():
-    # Level 1 has 18 operations x 100 starts = 1,800 chains; 1,000 of the 1,440 training chains and
-    # 200 of the 360 held out would overlap by a hundred if drawn freely.
-    train = {q.uid for q in StarterTask(1_000, seed=0, levels=1)}
-    held_out = {q.uid for q in StarterTask(200, seed=1, split="held_out", levels=1)}
-    assert len(train) == 1_000
-    assert len(held_out) == 200
-    assert train.isdisjoint(held_out)
-
-
-def test_the_number_of_chains_is_counted():
-    # 100 * 18; 100 * 18^2; level 4 multiplies once by 2-9, at one of 4 places: 100 * 4 * 8 * 18^3
-    assert [num_chains(level) for level in (1, 2, 4)] == [1_800, 32_400, 18_662_400]
-    # Level 7: two places of 7 by 2-9, one of the other 5 by one of 16, 4 operations +-1-9.
-    assert num_chains(7) == 100 * 21 * 5 * 8**2 * 16 * 18**4
-
-
-def test_levels_are_a_range_a_number_or_a_list():
-    for levels, expected in (("2-4", [2, 3, 4]), ("5", [5]), (5, [5]), ([1, 8], [1, 8])):
-        assert [q.metadata["level"] for q in StarterTask(len(expected), levels=levels)] == expected
+    with pytest.raises(ConfigError, match=r"cannot reach the data set 'no/such' .*a local copy"):
+        list(Table("no/such"))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("error", "message"),
     [
-        ({"levels": "0-3"}, "levels must be distinct levels from 1 to 8"),
-        ({"levels": "3-1"}, "levels must be"),
-        ({"levels": "easy"}, "got 'easy'"),
-        ({"levels": []}, "levels must be"),
-        ({"levels": [1, 1]}, "levels must be distinct"),
-        ({"levels": [9]}, "levels must be"),
-        ({"split": "test"}, "split must be one of train, held_out, got 'test'"),
-        ({"questions": 0}, "questions must be at least 1, got 0"),
-        ({"questions": 1_300, "levels": 1}, "asks for 1300 of level 1, which has about 1296"),
-        ({"questions": 330, "levels": 1, "split": "held_out"}, "level 1, which has about 324"),
+        (ConnectionRefusedError("refused"), r"cannot reach the data set 'no/such' .*\(refused\)"),
+        (HFValidationError("bad id"), "no data set 'no/such' on the hub that you may read"),
     ],
 )
-def test_the_starter_refuses_what_it_cannot_draw(arguments, message):
+def test_the_hub_is_asked_once_before_a_data_set_is_loaded(monkeypatch, error, message):
+    asked = []
+
+    def refuse(self, repo_id, timeout):
+        asked.append((repo_id, timeout))
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", refuse)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("not to be tried"))
     with pytest.raises(ConfigError, match=message):
-        StarterTask(**({"questions": 8} | arguments))
+        list(Table("no/such"))
+    assert asked == [("no/such", 10)]
 
 
 def test_sources_are_built_by_class_path():

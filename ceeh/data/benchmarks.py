@@ -1,0 +1,93 @@
+"""The benchmarks by name: questions, verifier and protocol of each are a file in `configs/benchmarks`."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import ceeh
+from ceeh.component import Component, ConfigError
+from ceeh.config import _at_least, _positive, _rule, _text_or_null, load
+from ceeh.data.questions import Question
+
+FOLDER = Path("configs", "benchmarks")
+INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    r"""What is asked, who judges, and how responses are sampled.
+
+    The defaults are the protocol of the paper (arXiv 2602.22642, section 4: temperature 0.6, top-p
+    0.95, 16 samples, 16,000 tokens) with the prompt that DeepSeek-R1's distilled models want: no
+    system prompt, the instruction after the question (arXiv 2501.12948). `level` is the metadata
+    column that holds the difficulty.
+    """
+
+    title: str
+    questions: Component
+    verifier: Component
+    chat_template: bool = True
+    system_prompt: str | None = None
+    instruction: str | None = _text_or_null(INSTRUCTION)
+    level: str | None = _text_or_null()
+    expected_questions: int | None = _at_least(1, None)
+    samples: int = _at_least(1, 16)
+    temperature: float = _positive(0.6)
+    top_p: float = _rule("in (0, 1]", lambda value: 0 < value <= 1, 0.95)
+    max_response_tokens: int = _positive(16000)
+    max_prompt_tokens: int = _positive(2048)
+
+
+def load_benchmark(name_or_file: str, overrides: Sequence[str] = ()) -> Benchmark:
+    """The benchmark of a YAML file, or of `configs/benchmarks/<name>.yaml`, with `key=value` overrides.
+
+    A local copy is an override that keeps the column map, `questions.init_args.path=copy.jsonl`.
+    Raises ConfigError for an unknown name, with those there are, and for what `load` refuses.
+    """
+    if Path(name_or_file).suffix in (".yaml", ".yml"):
+        return load([name_or_file], overrides, Benchmark)
+    there = benchmark_files()
+    if name_or_file not in there:
+        near = get_close_matches(name_or_file, there, n=1)
+        raise ConfigError(
+            f"no benchmark '{name_or_file}'"
+            + (f"; did you mean '{near[0]}'? There are: " if near else "; there are: ")
+            + (", ".join(sorted(there)) or "none")
+            + f"; add {FOLDER}/{name_or_file}.yaml, or give the path of a .yaml file"
+        )
+    return load([there[name_or_file]], overrides, Benchmark)
+
+
+def benchmark_files() -> dict[str, Path]:
+    """Name -> file, of the working folder before those beside the package."""
+    beside = Path(ceeh.__file__).parent.parent
+    files = [*(beside / FOLDER).glob("*.yaml"), *FOLDER.glob("*.yaml")]
+    return {file.stem: file for file in files}
+
+
+def benchmark_questions(benchmark: Benchmark) -> list[Question]:
+    """The questions in their order; another number than `expected_questions` is a warning.
+
+    Raises ConfigError when they cannot be read, or lack the metadata that `level` names.
+    """
+    try:
+        questions = list[Question](benchmark.questions.build("questions"))
+    except ConfigError as error:
+        raise ConfigError(f"benchmark '{benchmark.title}': {error}") from error
+    expected = benchmark.expected_questions
+    if expected is not None and len(questions) != expected:
+        warnings.warn(
+            f"benchmark '{benchmark.title}' has {len(questions)} questions, not {expected}; a mirror"
+            " may differ, and figures compare only over the same questions",
+            stacklevel=2,
+        )
+    for question in questions:
+        if benchmark.level is not None and benchmark.level not in question.metadata:
+            raise ConfigError(
+                f"benchmark '{benchmark.title}': level is '{benchmark.level}', which is not in the"
+                f" metadata of question '{question.uid}'; it has:"
+                f" {', '.join(question.metadata) or 'none'}; add it to questions.init_args.metadata"
+            )
+    return questions
