@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ceeh.callbacks.signal import SignalCallback, check_signals
 from ceeh.component import ConfigError
-from ceeh.config import Config
+from ceeh.config import Config, Hardware
 from ceeh.data.engine import RolloutEngine
 from ceeh.data.prompts import PromptBuilder, load_prompts
 from ceeh.data.verify import Verifier
@@ -18,6 +18,9 @@ from ceeh.types import Prompt
 
 CANARY_TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.5}
 """Nats. fp32 engine and trainer agree to 1e-5; a bf16 engine rounds single log-probs by some tenths."""
+
+DTYPE = {"32-true": "float32", "bf16-mixed": "bfloat16"}
+"""The engine's, by the trainer's precision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,7 @@ class Inputs:
 
 def gather_inputs(config: Config) -> Inputs:
     """Reads model files, data and user classes. Raises ConfigError with the cure for whatever is wrong."""
-    accelerator = resolve_accelerator(config)
+    accelerator = resolve_accelerator(config.hardware)
     check_pairs(config)
     signals = build_signals(config)
     path = resolve_model(config.model.path)
@@ -73,7 +76,7 @@ def gather_inputs(config: Config) -> Inputs:
         verifier=config.verifier.build("verifier"),
         signals=signals,
         accelerator=accelerator,
-        precision=resolve_precision(config, accelerator),
+        precision=resolve_precision(config.hardware, accelerator),
     )
 
 
@@ -122,22 +125,22 @@ def check_pairs(config: Config) -> None:
         )
 
 
-def resolve_accelerator(config: Config) -> str:
+def resolve_accelerator(hardware: Hardware) -> str:
     available = torch.cuda.is_available()
-    if config.hardware.accelerator == "cuda" and not available:
+    if hardware.accelerator == "cuda" and not available:
         raise ConfigError(
             "hardware.accelerator is cuda, but torch finds no CUDA device; install the CUDA build "
             '(pip install ".[cuda]") on a machine with a GPU, or set hardware.accelerator=cpu'
         )
-    if config.hardware.accelerator == "auto":
+    if hardware.accelerator == "auto":
         return "cuda" if available else "cpu"
-    return config.hardware.accelerator
+    return hardware.accelerator
 
 
-def resolve_precision(config: Config, accelerator: str) -> str:
-    if config.hardware.precision == "auto":
+def resolve_precision(hardware: Hardware, accelerator: str) -> str:
+    if hardware.precision == "auto":
         return "bf16-mixed" if accelerator == "cuda" else "32-true"
-    return config.hardware.precision
+    return hardware.precision
 
 
 def build_engine(config: Config, inputs: Inputs) -> RolloutEngine:
@@ -148,5 +151,5 @@ def build_engine(config: Config, inputs: Inputs) -> RolloutEngine:
         trust_remote_code=config.model.trust_remote_code,
         seed=config.seed,
         accelerator=inputs.accelerator,
-        dtype={"32-true": "float32", "bf16-mixed": "bfloat16"}[inputs.precision],
+        dtype=DTYPE[inputs.precision],
     )

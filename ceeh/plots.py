@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from ceeh.evaluation.samples import SampleTable
+from ceeh.plot_style import BASE, EASY, HARD, OTHER, TUNED, dress, missing, new_figure
 
-BASE, TUNED, EASY, HARD, OTHER = "#9aa5b1", "#1f6fb4", "#2a9d6f", "#d1495b", "#8a5fbf"
 Rows = Sequence[Mapping[str, Any]]
 Lines = Sequence[tuple[str, str, str, float]]
 
@@ -42,9 +40,7 @@ def write_figure(
     `rows` are the lines of metrics.jsonl, `tables` hold "base" and "tuned", `levels` a level per
     question. Without levels or tables the held-out panels show easy, hard and all with intervals.
     """
-    # A Figure of its own, never pyplot: no global state, no window, any thread.
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)  # inches
-    figure = Figure(figsize=(15, 8.4), layout=layout, dpi=110)
+    figure = new_figure()
     axes = figure.subplots(2, 3)
     _training(axes[0, 0], rows)
     _entropy(axes[0, 1], rows)
@@ -58,15 +54,15 @@ def write_figure(
     else:
         _subsets(axes[1, 0], summary, "accuracy", 100.0)
         _subsets(axes[1, 1], summary, "tokens", 1.0)
-    _title(axes[1, 0], "Held-out accuracy", "accuracy, %")
-    _title(axes[1, 1], "Held-out response length", "mean tokens")
+    dress(axes[1, 0], "Held-out accuracy", "accuracy, %")
+    dress(axes[1, 1], "Held-out response length", "mean tokens")
     axes[1, 0].set_ylim(0, 118)
     axes[1, 0].set_yticks(range(0, 101, 20))
     if both:
         _lengths(axes[1, 2], tables)
     else:
-        _missing(axes[1, 2], ["held-out samples"])
-    _title(axes[1, 2], "Held-out response lengths", "share of responses, %")
+        missing(axes[1, 2], ["held-out samples"])
+    dress(axes[1, 2], "Held-out response lengths", "share of responses, %")
     figure.savefig(path, format="png")
 
 
@@ -75,28 +71,6 @@ def series(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
     found = [(row["rollout_step"], row[name]) for row in rows if row.get(name) is not None]
     steps, values = np.array(found, dtype=float).reshape(-1, 2).T
     return steps, values
-
-
-def _title(axes: Axes, title: str, unit: str) -> None:
-    axes.set_title(title, fontsize=12, loc="left", fontweight="bold")
-    axes.set_ylabel(unit)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _missing(axes: Axes, names: Sequence[str]) -> None:
-    axes.text(
-        0.5,
-        0.5,
-        "not measured:\n" + "\n".join(names),
-        transform=axes.transAxes,
-        ha="center",
-        va="center",
-        color="#777777",
-    )
-    axes.set_xticks([])
-    axes.set_yticks([])
 
 
 def _line(axes: Axes, rows: Rows, name: str, label: str, colour: str, scale: float) -> bool:
@@ -114,7 +88,7 @@ def _line(axes: Axes, rows: Rows, name: str, label: str, colour: str, scale: flo
 def _over_steps(axes: Axes, rows: Rows, lines: Lines) -> bool:
     drawn = [_line(axes, rows, *line) for line in lines]
     if not any(drawn):
-        _missing(axes, [name for name, *_ in lines])
+        missing(axes, [name for name, *_ in lines])
         return False
     axes.set_xlabel("rollout step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -126,7 +100,7 @@ def _over_steps(axes: Axes, rows: Rows, lines: Lines) -> bool:
 
 
 def _training(axes: Axes, rows: Rows) -> None:
-    _title(axes, "Training rollouts", "accuracy, %")
+    dress(axes, "Training rollouts", "accuracy, %")
     _over_steps(axes, rows, ACCURACY)
     if len(series(rows, TOKENS[0][0])[0]):
         right = axes.twinx()
@@ -139,12 +113,12 @@ def _training(axes: Axes, rows: Rows) -> None:
 
 
 def _entropy(axes: Axes, rows: Rows) -> None:
-    _title(axes, "Policy entropy", "nats per token")
+    dress(axes, "Policy entropy", "nats per token")
     _over_steps(axes, rows, ENTROPY)
 
 
 def _signals(axes: Axes, rows: Rows) -> None:
-    _title(axes, "Signals", "% of questions; threshold: accuracy, %")
+    dress(axes, "Signals", "% of questions; threshold: accuracy, %")
     if _over_steps(axes, rows, SIGNALS):
         axes.set_ylim(0, 118)
         axes.set_yticks(range(0, 101, 20))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,10 @@ from lightning import Trainer
 from ceeh.component import ConfigError
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(hours=6)
+"""How long a process waits for another: generation of long responses differs by more than the
+default ten minutes."""
 
 
 def world_size() -> int:
@@ -23,8 +28,12 @@ def processes_here() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_rank_zero() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
 
 
 def say(line: str) -> None:
@@ -39,7 +48,14 @@ def join_processes(accelerator: str) -> None:
         return
     if accelerator == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if accelerator == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if accelerator == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+
+
+def wait_for_all() -> None:
+    """Returns when every process has come here."""
+    if world_size() > 1:
+        dist.barrier()
 
 
 def from_rank_zero(decide: Callable[[], T]) -> T:

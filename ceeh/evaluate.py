@@ -1,0 +1,216 @@
+"""python -m ceeh.evaluate MODEL --benchmarks NAME,... [--config FILE] [key=value ...]: judges a model.
+
+questions -> embedded engine -> verifier -> samples.parquet -> results.json, report, MLflow.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ceeh.assembly import DTYPE, resolve_accelerator, resolve_precision
+from ceeh.component import ConfigError
+from ceeh.data.benchmarks import Benchmark, benchmark_files
+from ceeh.data.engine import RolloutEngine
+from ceeh.evaluation.page import results_grids, write_page
+from ceeh.evaluation.protocol import Protocol, load_protocol
+from ceeh.evaluation.results import FILE, Results, flat_figures, write_results
+from ceeh.evaluation.runner import Task, build_task, sample_task
+from ceeh.evaluation.store import SampleStore
+from ceeh.fit import RUN_ID_FILE, quieten
+from ceeh.provenance import weights_digest
+from ceeh.ranks import from_rank_zero, is_rank_zero, join_processes, say, wait_for_all
+from ceeh.tracking import GuardedMLFlowLogger
+from ceeh.trained import Trained, load_policy, load_tokenizer, open_trained
+
+
+def evaluate(
+    trained: Trained,
+    benchmarks: Mapping[str, Benchmark],
+    protocol: Protocol,
+    folder: Path,
+) -> Results | None:
+    """Samples what `folder` does not hold yet and writes the results there; None but on rank 0.
+
+    Raises ConfigError before any engine starts where the mistake can be seen by then.
+    """
+    quieten()
+    accelerator = resolve_accelerator(protocol.hardware)
+    tokenizer = load_tokenizer(trained.model_path, trained.trust_remote_code)
+    with ExitStack() as stack:
+        tasks = [
+            build_task(name, benchmark, tokenizer, protocol.limit)
+            for name, benchmark in benchmarks.items()
+        ]
+        for task in tasks:
+            stack.callback(task.verifier.close)
+        join_processes(accelerator)
+        precision = resolve_precision(protocol.hardware, accelerator)
+        model = described(trained, DTYPE[precision])
+        store = SampleStore(folder)
+        drawn = {"seed": protocol.seed, "questions_per_batch": protocol.questions_per_batch}
+        settings = {task.name: task.settings | drawn | {"model": model} for task in tasks}
+        from_rank_zero(lambda: store.open(settings))
+        finished = store.finished()
+        missing = [task for task in tasks if task.name not in finished]
+        for task in tasks:
+            say(f"{task.name}: {task_line(task)}{'' if task in missing else '; sampled already'}")
+        if missing:
+            say(f"results go to {folder}; starting the engine ...")
+            engine = stack.enter_context(
+                closing(open_engine(trained, protocol, missing, accelerator, DTYPE[precision]))
+            )
+            for task in missing:
+                sample_task(
+                    task,
+                    engine,
+                    store,
+                    seed=protocol.seed,
+                    questions_per_batch=protocol.questions_per_batch,
+                )
+    wait_for_all()
+    if not is_rank_zero():
+        return None
+    store.finish([task.name for task in tasks])
+    results = write_results(
+        store,
+        name=trained.name,
+        model=model,
+        protocol=asdict(protocol),
+        benchmarks={
+            task.name: {"settings": task.settings, "skipped": task.skipped} for task in tasks
+        },
+    )
+    write_page(folder, {trained.name: results}, title=f"{trained.name}: evaluation")
+    track(trained, protocol, results)
+    return results
+
+
+def task_line(task: Task) -> str:
+    benchmark = task.benchmark
+    skipped = "".join(
+        f", {count} skipped ({reason.replace('_', ' ')})"
+        for reason, count in task.skipped.items()
+        if count
+    )
+    return (
+        f"{len(task.prompts)} questions x {benchmark.samples} samples, temperature "
+        f"{benchmark.temperature:g}, top-p {benchmark.top_p:g}, at most "
+        f"{benchmark.max_response_tokens} tokens{skipped}"
+    )
+
+
+def described(trained: Trained, dtype: str) -> dict[str, Any]:
+    """The model in results.json: its name, where it came from, a digest of its weights."""
+    weights = trained.checkpoint or trained.adapter
+    return {
+        "path": trained.model_path,
+        "weights_over_it": None if weights is None else str(weights),
+        "weights_digest": weights_digest(weights or trained.model_path),
+        "dtype": dtype,
+    }
+
+
+def open_engine(
+    trained: Trained, protocol: Protocol, tasks: Sequence[Task], accelerator: str, dtype: str
+) -> RolloutEngine:
+    """The engine with the model's weights in it, long enough for every task."""
+    longest = max(
+        task.benchmark.max_prompt_tokens + task.benchmark.max_response_tokens for task in tasks
+    )
+    engine: RolloutEngine = protocol.engine.build(
+        "engine",
+        model_path=trained.model_path,
+        max_model_len=longest,
+        trust_remote_code=trained.trust_remote_code,
+        seed=protocol.seed,
+        accelerator=accelerator,
+        dtype=dtype,
+    )
+    if trained.checkpoint or trained.adapter:
+        engine.load_weights(load_policy(trained).engine_weights(), policy_version=0)
+    return engine
+
+
+def track(trained: Trained, protocol: Protocol, results: Results) -> None:
+    """The figures to MLflow: into the run that made the model, or a run of their own."""
+    tracking = trained.config.tracking if trained.config else protocol.tracking
+    if not protocol.tracking.mlflow:
+        return
+    run_id_file = trained.run.path / RUN_ID_FILE if trained.run else None
+    known = run_id_file is not None and run_id_file.is_file()
+    mlflow = GuardedMLFlowLogger(
+        uri=tracking.mlflow_uri,
+        experiment=tracking.experiment,
+        run_name=f"evaluation of {trained.name}",
+        folder=results.folder,
+        run_id=run_id_file.read_text() if known and run_id_file else None,
+    )
+    if not known:
+        record = {name: results.record[name] for name in ("model", "protocol")}
+        mlflow.log_config(yaml.safe_dump(record | {"seed": protocol.seed}), {})
+    mlflow.log_metrics(flat_figures(results.record))
+    for name in (FILE, "report.html", "report.png"):
+        mlflow.log_file(results.folder / name, "evaluation")
+    mlflow.finalize()
+
+
+def default_output(trained: Trained) -> Path:
+    """`evaluation/` of the run, or `evaluations/<name>` for a model that is no run's last."""
+    if trained.run and not trained.checkpoint:
+        return trained.run.path / "evaluation"
+    return Path("evaluations", trained.name.replace("/", "--"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m ceeh.evaluate",
+        description="Samples benchmarks with a model, judges the answers, reports with intervals.",
+    )
+    parser.add_argument(
+        "model",
+        help="a model folder, hub id, adapter, run folder or .ckpt; 'starter' ships with ceeh",
+    )
+    parser.add_argument(
+        "--benchmarks",
+        required=True,
+        metavar="NAME,...",
+        help=f"of {', '.join(sorted(benchmark_files()))}, or paths of .yaml files",
+    )
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="of keys below"
+    )
+    parser.add_argument("--output", metavar="FOLDER", help="default: evaluation/ of the run folder")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own code")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="seed=1 limit=50, samples=4 for all benchmarks, gsm8k.samples=4 for one",
+    )
+    given = parser.parse_intermixed_args(arguments)
+    try:
+        names = [name for name in given.benchmarks.split(",") if name]
+        protocol, benchmarks = load_protocol(names, given.config, given.overrides)
+        trained = open_trained(given.model, trust_remote_code=given.trust_remote_code)
+        folder = Path(given.output) if given.output else default_output(trained)
+        results = evaluate(trained, benchmarks, protocol, folder)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+    if results is not None:
+        print("\n\n".join(grid.text() for grid in results_grids({results.name: results})))
+        print(f"\n{folder / FILE}; report: {folder / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""What an evaluation found: results.json, written from samples and settings alone, and read back.
+
+Nothing in it depends on when or in how many goes the samples were drawn.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ceeh.component import ConfigError
+from ceeh.data.loader import derived_seed
+from ceeh.evaluation.bootstrap import Estimates, average, estimates, intervals
+from ceeh.evaluation.store import BenchmarkSamples, SampleStore
+from ceeh.provenance import provenance, redact
+
+FORMAT = 1
+FILE = "results.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """An evaluation's folder, read: `record` is its results.json."""
+
+    name: str
+    folder: Path
+    record: Mapping[str, Any]
+    benchmarks: Mapping[str, BenchmarkSamples]
+
+    def title(self, benchmark: str) -> str:
+        return self.record["benchmarks"][benchmark]["settings"]["title"]
+
+
+def benchmark_estimates(
+    samples: BenchmarkSamples, name: str, *, draws: int, seed: int
+) -> Estimates:
+    """Figures of a benchmark and their draws; one seed draws the same questions for every policy."""
+    return estimates(samples.table, draws=draws, seed=derived_seed(seed, "bootstrap", name))
+
+
+def by_level(samples: BenchmarkSamples) -> dict[str, Bool[Tensor, " Q"]]:
+    """Which questions [Q] are of each level, levels in order; empty without levels."""
+    if samples.levels is None:
+        return {}
+    levels = samples.levels
+    return {
+        level: torch.tensor([each == level for each in levels])
+        for level in sorted(set(levels), key=_level_order)
+    }
+
+
+def write_results(
+    store: SampleStore,
+    *,
+    name: str,
+    model: Mapping[str, Any],
+    protocol: Mapping[str, Any],
+    benchmarks: Mapping[str, Mapping[str, Any]],
+) -> Results:
+    """results.json of the samples in `store`.
+
+    `benchmarks` holds the settings and the skipped questions of each benchmark by name.
+    """
+    draws, seed = protocol["bootstrap_draws"], protocol["seed"]
+    samples = {key: value for key, value in store.read() if key in benchmarks}
+    found, of_benchmarks = {}, []
+    for key, told in benchmarks.items():
+        drawn = benchmark_estimates(samples[key], key, draws=draws, seed=seed)
+        of_benchmarks.append(drawn)
+        found[key] = dict(told) | {
+            "questions": samples[key].table.questions,
+            "samples": samples[key].table.samples,
+            "outcomes": samples[key].outcomes,
+            "figures": intervals(drawn),
+            "levels": _levels(samples[key], key, draws=draws, seed=seed),
+        }
+    record = {
+        "format": FORMAT,
+        "name": name,
+        "model": model,
+        "protocol": redact(protocol),
+        "versions": provenance(),
+        "benchmarks": found,
+        "average": intervals(average(of_benchmarks)),
+    }
+    temporary = store.folder / f"{FILE}.tmp"
+    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    temporary.replace(store.folder / FILE)
+    return Results(name=name, folder=store.folder, record=record, benchmarks=samples)
+
+
+def read_results(place: str) -> Results:
+    """The results in a folder, or in `evaluation/` of a run folder.
+
+    Raises ConfigError where there are none, or none that this version can read.
+    """
+    folder = Path(place).expanduser()
+    if not (folder / FILE).is_file() and (folder / "evaluation" / FILE).is_file():
+        folder = folder / "evaluation"
+    file = folder / FILE
+    if not file.is_file():
+        raise ConfigError(
+            f"'{place}' holds no {FILE}; give the output folder of python -m ceeh.evaluate, or a run "
+            "folder that was evaluated"
+        )
+    try:
+        record = json.loads(file.read_text())
+        version, benchmarks, name = record["format"], record["benchmarks"], record["name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{file} is not what python -m ceeh.evaluate writes ({type(error).__name__}: {error})"
+        ) from error
+    if version != FORMAT:
+        raise ConfigError(
+            f"{file} has format {version}, this version reads {FORMAT}; evaluate again"
+        )
+    samples = {key: value for key, value in SampleStore(folder).read() if key in benchmarks}
+    if missing := benchmarks.keys() - samples.keys():
+        raise ConfigError(
+            f"{folder}/samples.parquet lacks {', '.join(sorted(missing))}; evaluate again"
+        )
+    return Results(name=name, folder=folder, record=record, benchmarks=samples)
+
+
+def flat_figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """`eval/<benchmark>/<figure>` -> value, for a tracking server."""
+    parts: Sequence[tuple[str, Mapping[str, Any]]] = [
+        *((key, told["figures"]) for key, told in record["benchmarks"].items()),
+        ("average", record["average"]),
+    ]
+    return {
+        f"eval/{key}/{name}": figure["value"]
+        for key, figures in parts
+        for name, figure in figures.items()
+        if figure is not None
+    }
+
+
+def _levels(samples: BenchmarkSamples, name: str, *, draws: int, seed: int) -> dict[str, Any]:
+    found = {}
+    for level, chosen in by_level(samples).items():
+        rows = samples.table.rows(chosen)
+        drawn = estimates(rows, draws=draws, seed=derived_seed(seed, "bootstrap", name, level))
+        found[level] = {"questions": rows.questions, "figures": intervals(drawn)}
+    return found
+
+
+def _level_order(level: str) -> tuple[bool, float, str]:
+    """Numbers by value, before words."""
+    try:
+        return False, float(level), level
+    except ValueError:
+        return True, 0.0, level

@@ -1,0 +1,177 @@
+"""The samples of an evaluation on disk: a part per batch while it runs, samples.parquet when it is done.
+
+A part appears whole or not at all, so an evaluation that was stopped goes on with the next batch.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from ceeh.component import ConfigError
+from ceeh.evaluation.samples import SampleTable, answer_classes
+
+SCHEMA = pa.schema(
+    {
+        "benchmark": pa.string(),
+        "index": pa.int64(),  # of the question within its benchmark
+        "uid": pa.string(),
+        "level": pa.string(),
+        "question": pa.string(),
+        "reference": pa.string(),
+        "sample": pa.int64(),
+        "response": pa.string(),
+        "tokens": pa.int64(),
+        "finish": pa.string(),
+        "score": pa.float64(),
+        "correct": pa.bool_(),
+        "outcome": pa.string(),
+        "answer": pa.string(),  # canonical, null without one
+        "entropy": pa.float64(),  # minus the mean log-prob of the sampled tokens, nats per token
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkSamples:
+    """The samples of one benchmark: `uids` and `levels` (None where there are none) per question."""
+
+    table: SampleTable
+    uids: tuple[str, ...]
+    levels: tuple[str, ...] | None
+    outcomes: Mapping[str, int]
+
+
+class SampleStore:
+    """`<folder>/samples.parquet` and, until it is written, `<folder>/parts/<benchmark>/`.
+
+    `<folder>/settings.json` holds for each benchmark what its samples depend on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "samples.parquet"
+        self._settings = folder / "settings.json"
+
+    def open(self, settings: Mapping[str, Mapping[str, Any]]) -> None:
+        """Prepares the folder for benchmarks with these `settings`.
+
+        Raises ConfigError when it holds samples of a benchmark that were drawn otherwise.
+        """
+        kept = json.loads(self._settings.read_text()) if self._settings.is_file() else {}
+        for benchmark, wanted in settings.items():
+            if benchmark in kept and kept[benchmark] != wanted:
+                what = "; ".join(
+                    f"{name}: there {there!r}, now {now!r}"
+                    for name, there, now in _different(kept[benchmark], wanted)
+                )
+                raise ConfigError(
+                    f"{self.folder} holds samples of {benchmark} that were drawn otherwise ({what}); give "
+                    "another --output, or remove that folder"
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(kept | dict(settings), indent=2) + "\n"
+        _replace(self._settings, text.encode())
+
+    def finished(self) -> set[str]:
+        """Benchmarks that samples.parquet holds."""
+        if not self.file.is_file():
+            return set()
+        column = pq.read_table(self.file, columns=["benchmark"])["benchmark"]
+        return set(column.unique().to_pylist())
+
+    def has(self, benchmark: str, part: int) -> bool:
+        return self._part(benchmark, part).is_file()
+
+    def write(self, benchmark: str, part: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """One batch's rows, atomically."""
+        path = self._part(benchmark, part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), temporary)
+        os.replace(temporary, path)
+
+    def finish(self, benchmarks: Sequence[str]) -> None:
+        """Joins the parts into samples.parquet, in the order of `benchmarks`, then of the questions."""
+        done = self.finished()
+        if set(benchmarks) <= done:
+            return
+        before = pq.read_table(self.file) if done else SCHEMA.empty_table()
+        fresh = [benchmark for benchmark in benchmarks if benchmark not in done]
+        tables = [before]
+        for benchmark in fresh:
+            parts = sorted((self.folder / "parts" / benchmark).glob("*.parquet"))
+            joined = pa.concat_tables([pq.read_table(part) for part in parts])
+            tables.append(joined.sort_by([("index", "ascending"), ("sample", "ascending")]))
+        temporary = self.file.with_suffix(".tmp")
+        pq.write_table(pa.concat_tables(tables), temporary)
+        os.replace(temporary, self.file)
+        shutil.rmtree(self.folder / "parts", ignore_errors=True)
+
+    def read(self) -> Iterator[tuple[str, BenchmarkSamples]]:
+        """Each benchmark of samples.parquet with its samples, in the file's order.
+
+        Raises ConfigError for a file that an evaluation did not write.
+        """
+        try:
+            table = pq.read_table(self.file, columns=[n for n in SCHEMA.names if n != "response"])
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{self.file} cannot be read as samples of an evaluation ({error})"
+            ) from error
+        for benchmark in table["benchmark"].unique().to_pylist():
+            rows = table.filter(pc.field("benchmark") == benchmark)
+            yield benchmark, _samples(rows.to_pydict())
+
+    def _part(self, benchmark: str, part: int) -> Path:
+        return self.folder / "parts" / benchmark / f"{part:06d}.parquet"
+
+
+def _samples(columns: Mapping[str, list]) -> BenchmarkSamples:
+    questions = len(set(columns["index"]))
+    samples = len(columns["index"]) // questions
+    grid = {
+        name: [values[start : start + samples] for start in range(0, len(values), samples)]
+        for name, values in columns.items()
+    }
+    table = SampleTable(
+        index=torch.tensor([row[0] for row in grid["index"]]),
+        correct=torch.tensor(grid["correct"]),
+        lengths=torch.tensor(grid["tokens"]),
+        finished=torch.tensor([[finish == "stop" for finish in row] for row in grid["finish"]]),
+        answers=torch.tensor([answer_classes(row) for row in grid["answer"]]),
+        entropy=torch.tensor(grid["entropy"], dtype=torch.float32),
+    )
+    levels = tuple(row[0] for row in grid["level"])
+    outcomes = columns["outcome"]
+    return BenchmarkSamples(
+        table=table,
+        uids=tuple(row[0] for row in grid["uid"]),
+        levels=None if None in levels else levels,
+        outcomes={name: outcomes.count(name) for name in sorted(set(outcomes))},
+    )
+
+
+def _different(
+    kept: Mapping[str, Any], wanted: Mapping[str, Any], place: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    for name in dict.fromkeys((*kept, *wanted)):
+        there, now = kept.get(name), wanted.get(name)
+        if isinstance(there, Mapping) and isinstance(now, Mapping):
+            yield from _different(there, now, f"{place}{name}.")
+        elif there != now:
+            yield f"{place}{name}", there, now
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

@@ -1,0 +1,212 @@
+"""python -m ceeh.compare on results made by hand: pairing, the margin, notes, pages, errors."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from ceeh.compare import main
+from ceeh.evaluation.comparison import aligned, change, within
+from ceeh.evaluation.results import Results, read_results, write_results
+from ceeh.evaluation.samples import COLUMNS
+from ceeh.evaluation.store import BenchmarkSamples, SampleStore
+from tests.evaluation.tables import sample_table
+
+TITLES = {"sums": "Sums", "proofs": "Proofs"}
+
+
+def write(
+    folder: Path,
+    chance: float,
+    length: float,
+    *,
+    benchmarks: tuple[str, ...] = ("sums", "proofs"),
+    questions: int = 60,
+    seed: int = 0,
+    name: str | None = None,
+    **settings: object,
+) -> Results:
+    """An evaluation in `folder`: each question right with about `chance`, about `length` tokens."""
+    store = SampleStore(folder)
+    told = {
+        key: {"settings": {"title": TITLES[key], "temperature": 1.0} | settings, "skipped": {}}
+        for key in benchmarks
+    }
+    store.open({key: {"seed": seed} for key in benchmarks})
+    generator = torch.Generator().manual_seed(seed)
+    for key in benchmarks:
+        ease = torch.rand(questions, generator=torch.Generator().manual_seed(99)) * 0.4 - 0.2
+        rows = []
+        for question in range(questions):
+            for sample in range(4):
+                right = bool(torch.rand((), generator=generator) < chance + ease[question])
+                tokens = int(length * (0.5 + torch.rand((), generator=generator)))
+                rows.append(
+                    {
+                        "benchmark": key,
+                        "index": question,
+                        "uid": f"{key}-{question}",
+                        "level": str(1 + question % 3) if key == "sums" else None,
+                        "question": "?",
+                        "reference": "1",
+                        "sample": sample,
+                        "response": "1" if right else "2",
+                        "tokens": tokens,
+                        "finish": "stop",
+                        "score": float(right),
+                        "correct": right,
+                        "outcome": "ok",
+                        "answer": "1" if right else "2",
+                        "entropy": 0.1,
+                    }
+                )
+        store.write(key, 0, rows)
+    store.finish(benchmarks)
+    protocol = {"bootstrap_draws": 200, "seed": 0}
+    return write_results(
+        store, name=name or folder.name, model={}, protocol=protocol, benchmarks=told
+    )
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    write(tmp_path / "base", 0.6, 100)
+    return tmp_path / "base"
+
+
+def compared(tmp_path: Path, *arguments: str) -> dict:
+    assert main([*arguments, "--output", str(tmp_path / "out"), "--draws", "400"]) == 0
+    return json.loads((tmp_path / "out" / "comparison.json").read_text())
+
+
+def test_changes_are_those_of_the_two_results(tmp_path: Path, base: Path) -> None:
+    write(tmp_path / "short", 0.8, 50, seed=1)
+    found = compared(tmp_path, str(base), str(tmp_path / "short"))
+    one, other = (read_results(str(tmp_path / name)) for name in ("base", "short"))
+    for name in ("sums", "proofs"):
+        a, b = one.benchmarks[name].table, other.benchmarks[name].table
+        accuracy = b.correct.double().mean() - a.correct.double().mean()
+        tokens = b.lengths.double().mean() / a.lengths.double().mean() - 1
+        changes = found["benchmarks"][name]["changes"]["short"]
+        assert changes["accuracy"]["value"] == pytest.approx(float(accuracy))
+        assert changes["tokens_relative"]["value"] == pytest.approx(float(tokens))
+    parts = [found["benchmarks"][name]["changes"]["short"] for name in ("sums", "proofs")]
+    mean = sum(part["accuracy"]["value"] for part in parts) / 2
+    assert found["average"]["changes"]["short"]["accuracy"]["value"] == pytest.approx(mean)
+    assert found["average"]["changes"]["short"]["within_margin"] == "yes"
+    # accuracy gained and length halved: NAG is negative in both forms
+    assert found["average"]["changes"]["short"]["nag_product"] < 0
+
+
+def test_the_same_results_twice_differ_by_exactly_nothing(tmp_path: Path, base: Path) -> None:
+    found = compared(tmp_path, f"a={base}", f"b={base}")
+    for part in (*found["benchmarks"].values(), found["average"]):
+        accuracy = part["changes"]["b"]["accuracy"]
+        assert accuracy == {"value": 0.0, "low": 0.0, "high": 0.0}
+        assert part["changes"]["b"]["nag_product"] is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "margin", "expected"),
+    [
+        (-0.009, 0.02, 1.0, "yes"),
+        (-0.010, 0.02, 1.0, "yes"),
+        (-0.011, 0.02, 1.0, "undecided"),
+        (-0.05, -0.011, 1.0, "no"),
+        (-0.05, -0.010, 1.0, "undecided"),
+        (0.01, 0.02, 0.0, "yes"),
+        (-0.011, 0.02, 2.0, "yes"),
+    ],
+)
+def test_the_interval_decides_whether_accuracy_stays_within_the_margin(
+    low: float, high: float, margin: float, expected: str
+) -> None:
+    assert within({"value": (low + high) / 2, "low": low, "high": high}, margin) == expected
+
+
+def test_a_change_is_paired_question_by_question() -> None:
+    import numpy as np
+
+    before = {"accuracy": np.array([0.5, 0.2, 0.8]), "tokens": np.array([10.0, 10.0, 10.0])}
+    after = {"accuracy": np.array([0.6, 0.3, 0.9]), "tokens": np.array([5.0, 5.0, 5.0])}
+    found = change(before, after, margin=1.0)
+    # Draw by draw the gain is 0.1: no spread, although either accuracy spreads by 0.6.
+    assert found["accuracy"] == pytest.approx({"value": 0.1, "low": 0.1, "high": 0.1})
+    # (1 - 0.6 / 0.5) * 100 * sqrt(1 - 0.5)
+    assert found["nag_product"] == pytest.approx(-20 * 0.5**0.5)
+
+
+def test_questions_in_another_order_are_brought_into_the_bases() -> None:
+    correct = torch.tensor([[True], [False], [False]])
+    lengths = torch.tensor([[3], [4], [5]])
+    samples = BenchmarkSamples(
+        table=sample_table(correct=correct, lengths=lengths),
+        uids=("c", "a", "b"),
+        levels=("3", "1", "2"),
+        outcomes={},
+    )
+    found = aligned(samples, ("a", "b", "c"), "other", "base")
+    assert found.table.lengths.flatten().tolist() == [4, 5, 3]
+    assert found.table.correct.flatten().tolist() == [False, False, True]
+    assert found.levels == ("1", "2", "3")
+    assert all(getattr(found.table, name).shape == (3, 1) for name in COLUMNS)
+
+
+def test_the_tables_are_printed_in_the_papers_layout(
+    tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "short", 0.6, 50, seed=1)
+    compared(tmp_path, str(base), str(tmp_path / "short"), "--margin", "30")
+    printed = capsys.readouterr().out
+    assert re.search(r"^policy +Sums +Proofs +average$", printed, re.MULTILINE)
+    assert re.search(r"^base +\d\d\.\d/\d+ +\d\d\.\d/\d+ +\d\d\.\d/\d+$", printed, re.MULTILINE)
+    assert "pass@4 %" in printed
+    assert "short is within 30 points of base or above:" in printed
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert '<td class="label">Proofs</td>' in page
+    assert "monitorable" in page
+    assert page.count("data:image/png;base64,") == 1
+
+
+def test_other_settings_and_benchmarks_left_out_are_told(
+    tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "hot", 0.6, 50, benchmarks=("sums",), temperature=0.6)
+    compared(tmp_path, str(base), str(tmp_path / "hot"))
+    printed = capsys.readouterr().out
+    assert "note: sums: temperature is 1.0 for base and 0.6 for hot" in printed
+    assert "note: proofs of base left out: not in all results" in printed
+    assert "average" not in printed, "of one benchmark there is none"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{base}"], "give at least two results"),
+        (["{base}", "{base}"], "two results are called 'base'; label them"),
+        (["{base}", "nowhere"], "'nowhere' holds no results.json; give the output folder"),
+        (["{base}", "x={fewer}"], "30 of the 60 of base are not among them"),
+        (["{base}", "{broken}"], "is not what python -m ceeh.evaluate writes"),
+        (["{base}", "{future}"], "has format 9, this version reads 1"),
+        (["{base}", "x={base}", "--margin", "-1"], "--margin must be between 0 and 100 points"),
+        (["{base}", "x={base}", "--margin", "nan"], "--margin must be between 0 and 100 points"),
+        (["{base}", "x={base}", "--draws", "5"], "--draws must be at least 100"),
+        (["{base}", "x={base}", "--output", "{base}/results.json"], "is a file; give a folder"),
+    ],
+)
+def test_bad_input_is_answered_with_the_cure(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    base: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(tmp_path / "fewer", 0.6, 100, questions=30)
+    for name, text in (("broken", "{"), ("future", '{"format": 9, "name": "f", "benchmarks": {}}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(text)
+    places = {name: str(tmp_path / name) for name in ("base", "fewer", "broken", "future")}
+    assert main([argument.format(**places) for argument in arguments]) == 2
+    assert message in capsys.readouterr().err

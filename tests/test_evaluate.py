@@ -1,0 +1,256 @@
+"""python -m ceeh.evaluate with an engine in plain torch: results, resume, ranks, errors."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from ceeh.evaluate import main
+from ceeh.evaluation.results import read_results
+from ceeh.evaluation.store import SCHEMA
+from ceeh.fit import fit
+from tests.test_fit import small
+from tests.torch_engine import TorchEngine
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "engine.class_path=tests.torch_engine.TorchEngine",
+    "questions.init_args.questions=10",
+    "expected_questions=null",
+    "verifier.init_args.pattern=([0-9])",
+    "samples=3",
+    "max_response_tokens=8",
+    "questions_per_batch=4",
+    "bootstrap_draws=100",
+    "hardware.accelerator=cpu",
+    "tracking.mlflow=false",
+]
+
+
+def run(model: Path | str, output: Path, *more: str, benchmarks: str = "starter") -> int:
+    given = [str(model), "--benchmarks", benchmarks, "--output", str(output)]
+    return main([*given, *SMALL, *more])
+
+
+def second_benchmark(folder: Path) -> Path:
+    """A benchmark file of the user's own: other questions of the starter task, without levels."""
+    text = (ROOT / "configs/benchmarks/starter.yaml").read_text()
+    file = folder / "other.yaml"
+    file.write_text(text.replace("seed: 0", "seed: 1").replace("level: level", "level: null"))
+    assert file.read_text().count("seed: 1") == 1
+    return file
+
+
+def test_an_evaluation_leaves_samples_figures_and_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The shipped model: at 40 tokens it answers the easy levels and is cut on the others.
+    more = ["max_response_tokens=40", r"verifier.init_args.pattern=so (\d{2})$"]
+    assert run("starter", tmp_path / "out", *more) == 0
+    printed = capsys.readouterr().out
+    assert "starter: 10 questions x 3 samples, temperature 1, top-p 1, at most 40 tokens" in printed
+    assert "starter  4/10 questions  accuracy " in printed
+    assert "starter  10/10 questions" in printed
+    rows = pq.read_table(tmp_path / "out" / "samples.parquet")
+    assert rows.schema.names == SCHEMA.names
+    assert len(rows) == 10 * 3
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    starter = found["benchmarks"]["starter"]
+    correct, tokens = rows["correct"].to_pylist(), rows["tokens"].to_pylist()
+    assert 0 < sum(correct) < 30, "a test in which nothing varies"
+    value = {name: figure and figure["value"] for name, figure in starter["figures"].items()}
+    assert value["accuracy"] == pytest.approx(sum(correct) / 30)
+    assert value["tokens"] == pytest.approx(sum(tokens) / 30)
+    cut = [finish == "length" for finish in rows["finish"].to_pylist()]
+    assert value["truncated_fraction"] == pytest.approx(sum(cut) / 30)
+    assert not any(c and r for c, r in zip(cut, correct, strict=True))
+    answers = rows["answer"].to_pylist()
+    assert all((answer is None) == c for answer, c in zip(answers, cut, strict=True))
+    assert value["pass_at_1"] <= value["pass_at_2"] <= value["pass_at_3"]
+    assert value["maj_at_1"] == pytest.approx(value["accuracy"])
+    assert starter["outcomes"] == {"no_answer": sum(cut), "ok": 30 - sum(cut)}
+    assert list(starter["levels"]) == [str(level) for level in range(1, 9)]
+    assert sum(level["questions"] for level in starter["levels"].values()) == 10
+    assert starter["settings"]["samples"] == 3
+    assert found["versions"]["version.torch"]
+    assert (tmp_path / "out" / "report.png").stat().st_size > 10_000
+    assert not (tmp_path / "out" / "parts").exists()
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_same_results(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(tiny_model_dir, tmp_path / "whole") == 0
+    generate, batches = TorchEngine.generate, []
+
+    def stopping(self: TorchEngine, prompts, sampling):
+        batches.append(len(prompts))
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return generate(self, prompts, sampling)
+
+    monkeypatch.setattr(TorchEngine, "generate", stopping)
+    assert run(tiny_model_dir, tmp_path / "stopped") == 130
+    assert not (tmp_path / "stopped" / "results.json").exists()
+    assert run(tiny_model_dir, tmp_path / "stopped") == 0
+    assert batches == [4, 4, 4, 2], "the first batch was sampled once"
+    one, other = ((tmp_path / name / "results.json").read_bytes() for name in ("whole", "stopped"))
+    assert one == other
+    tables = [pq.read_table(tmp_path / name / "samples.parquet") for name in ("whole", "stopped")]
+    assert tables[0].equals(tables[1])
+
+
+def test_a_finished_evaluation_is_not_sampled_again_and_takes_another_benchmark(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, other = tmp_path / "out", second_benchmark(tmp_path)
+    assert run(tiny_model_dir, out) == 0
+    first = json.loads((out / "results.json").read_text())
+    TorchEngine.events.clear()
+    assert run(tiny_model_dir, out) == 0
+    assert TorchEngine.events == []
+    assert json.loads((out / "results.json").read_text()) == first
+    assert run(tiny_model_dir, out, benchmarks=f"starter,{other}") == 0
+    assert TorchEngine.events == ["generate -1"] * 3
+    both = json.loads((out / "results.json").read_text())
+    assert both["benchmarks"]["starter"] == first["benchmarks"]["starter"]
+    assert both["benchmarks"]["other"]["levels"] == {}
+    accuracies = [told["figures"]["accuracy"]["value"] for told in both["benchmarks"].values()]
+    assert both["average"]["accuracy"]["value"] == pytest.approx(sum(accuracies) / 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("temperature=0.5", "temperature: there 1.0, now 0.5"),
+        ("seed=3", "seed: there 0, now 3"),
+        ("limit=5", "questions_digest: there"),
+    ],
+)
+def test_samples_drawn_otherwise_are_not_mixed(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, what: str
+) -> None:
+    assert run(tiny_model_dir, tmp_path / "out", "limit=4") == 0
+    assert run(tiny_model_dir, tmp_path / "out", "limit=4", change) == 2
+    message = capsys.readouterr().err
+    assert "holds samples of starter that were drawn otherwise" in message
+    assert what in message
+
+
+def test_another_model_under_the_same_path_is_noticed(
+    tiny_model_dir: Path, untied_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    model.symlink_to(tiny_model_dir)
+    assert run(model, tmp_path / "out", "limit=4") == 0
+    model.unlink()
+    model.symlink_to(untied_model_dir)
+    assert run(model, tmp_path / "out", "limit=4") == 2
+    assert "model.weights_digest: there" in capsys.readouterr().err
+
+
+def test_a_run_is_evaluated_in_its_folder_and_a_checkpoint_through_a_push(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fit(small(tiny_model_dir, tmp_path / "runs", "model.lora.rank=2"))
+    more = ["--benchmarks", "starter", *SMALL, "limit=4"]
+    monkeypatch.chdir(tmp_path)
+    TorchEngine.events.clear()
+    assert main([str(folder), *more]) == 0
+    assert TorchEngine.events == ["generate -1"]
+    assert main([str(folder / "checkpoints" / "last.ckpt"), *more]) == 0
+    assert TorchEngine.events == ["generate -1", "load 0", "generate 0"]
+    merged, pushed = (
+        pq.read_table(place / "samples.parquet")
+        for place in (folder / "evaluation", tmp_path / "evaluations" / "starter--last")
+    )
+    # The same weights, merged in the file's dtype (fp32 here) or pushed: the same samples.
+    assert merged["response"].equals(pushed["response"])
+
+
+def test_two_processes_share_the_work_and_give_the_results_of_one(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    assert run(tiny_model_dir, tmp_path / "one") == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    given = [str(tiny_model_dir), "--benchmarks", "starter", "--output", str(tmp_path / "two")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, "-m", "ceeh.evaluate", *given, *SMALL],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = ((tmp_path / name / "results.json").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_the_figures_reach_mlflow(tiny_model_dir: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    more = ["limit=4", "tracking.mlflow=true", f"tracking.mlflow_uri={uri}"]
+    assert run(tiny_model_dir, tmp_path / "out", *more) == 0
+    client = MlflowClient(uri)
+    (found,) = client.search_runs([client.get_experiment_by_name("ceeh").experiment_id])
+    expected = json.loads((tmp_path / "out" / "results.json").read_text())
+    accuracy = expected["benchmarks"]["starter"]["figures"]["accuracy"]["value"]
+    assert found.data.metrics["eval/starter/accuracy"] == pytest.approx(accuracy)
+    assert found.data.params["protocol.seed"] == "0"
+    names = [file.path for file in client.list_artifacts(found.info.run_id, "evaluation")]
+    assert "evaluation/results.json" in names
+
+
+def test_what_was_written_is_read_back(tiny_model_dir: Path, tmp_path: Path) -> None:
+    assert run(tiny_model_dir, tmp_path / "out", "limit=8") == 0
+    found = read_results(str(tmp_path / "out"))
+    table = found.benchmarks["starter"].table
+    assert table.correct.shape == (8, 3)
+    assert found.benchmarks["starter"].levels == tuple("12345678")
+    rows = pq.read_table(tmp_path / "out" / "samples.parquet")
+    assert table.lengths.flatten().tolist() == rows["tokens"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["starter", "--benchmarks", "gsm9k"], "did you mean 'gsm8k'"),
+        (["starter", "--benchmarks", ","], "--benchmarks names none"),
+        (["starter", "--benchmarks", "starter,starter"], "--benchmarks names 'starter' twice"),
+        (["starter", "--benchmarks", "starter", "sample=2"], "'sample=2' is not for an evaluation"),
+        (["starter", "--benchmarks", "starter", "gsm8k.samples=2"], "NAME that --benchmarks has"),
+        (["starter", "--benchmarks", "starter", "samples=0"], "samples must be at least 1, got 0"),
+        (["starter", "--benchmarks", "starter", "top_p=1.5"], "top_p must be in (0, 1], got 1.5"),
+        (["starter", "--benchmarks", "starter", "temperature=nan"], "temperature must be a finite"),
+        (["starter", "--benchmarks", "starter", "limit=0"], "limit must be at least 1"),
+        (["./nowhere", "--benchmarks", "starter"], "there is no './nowhere'; give"),
+        (["starter", "--benchmarks", "gsm8k"], "benchmark gsm8k: "),
+        (["starter", "--benchmarks", "starter", "chat_template=true"], "has no chat template"),
+        (
+            ["starter", "--benchmarks", "starter", "hardware.accelerator=cuda"],
+            "torch finds no CUDA device",
+        ),
+        (["starter", "--benchmarks", "starter", "max_prompt_tokens=2"], "longer than"),
+    ],
+)
+def test_bad_input_ends_before_any_engine_with_place_and_cure(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ceeh.evaluate.open_engine", lambda *a: pytest.fail("started"))
+    monkeypatch.setattr(
+        "ceeh.data.benchmarks.FOLDER", ROOT / "configs" / "benchmarks", raising=True
+    )
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
