@@ -15,7 +15,7 @@ from ceeh.evaluation.samples import COLUMNS, SampleTable
 from ceeh.evaluation.summary import summarise
 from ceeh.modules.module import CEEHModule
 from ceeh.ranks import from_rank_zero, is_rank_zero, say
-from ceeh.report import summary_table, write_report
+from ceeh.report import summary_grid, write_report
 from ceeh.run_folder import RunFolder
 from ceeh.tracking import GuardedMLFlowLogger
 from ceeh.types import Prompt
@@ -71,7 +71,7 @@ def write_results(
         tables={"base": measured, "tuned": tuned},
         levels=levels if all(isinstance(level, int) for level in levels) else None,
     )
-    print(summary_table(summary))
+    print(summary_grid(summary).text())
     print(
         f"\ntraining took {summary['train_seconds']:.0f} s; report: {report}; model: {folder.model}"
     )

@@ -57,7 +57,7 @@ def weights_digest(path: str | Path) -> str:
     """
     place = Path(path)
     if not place.exists():
-        from transformers.utils import cached_file
+        from transformers.utils.hub import cached_file
 
         found = cached_file(str(path), "config.json")
         return f"commit {Path(str(found)).parent.name}"

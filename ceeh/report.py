@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ceeh.evaluation.grid import Grid, cell
 from ceeh.evaluation.samples import SampleTable
 from ceeh.plots import write_figure
 from ceeh.provenance import redact
@@ -24,8 +25,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222 }
 body { max-width: 1200px; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem 1rem; text-align: right } th { border-bottom: 2px solid #222 }
-td:nth-child(-n+2), th:nth-child(-n+2) { text-align: left } td small { color: #666 }
-tr.change td { font-weight: 600; border-bottom: 1px solid #ccc }
+.label { text-align: left } td small { color: #666 } h2 { font-size: 1.1rem; margin-top: 2rem }
 img { width: 100% } pre { background: #f5f5f5; padding: 1rem; overflow: auto }
 .caution { border-left: 4px solid #d1495b; padding: .2rem 1rem; background: #fcf1f2 }
 """
@@ -59,8 +59,7 @@ def write_report(
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
             f"<h1>{html.escape(title)}</h1>",
-            f"<p>{html.escape(_heading(summary))}</p>",
-            _html_table(summary),
+            summary_grid(summary).html(),
             f'<p class="caution">{CAUTION}</p>',
             f'<img alt="Training and held-out results" src="data:image/png;base64,{encoded}">',
             settings,
@@ -72,20 +71,35 @@ def write_report(
     return report
 
 
-def summary_table(summary: Mapping[str, Any]) -> str:
-    """Base against tuned as plain text of at most 110 columns, each figure `value [low, high]`."""
-    names, rows = _cells(summary)
-    shown = [("", "", *names)] + [
-        (subset if policy == "base" else "", policy, *cells) for subset, policy, cells in rows
-    ]
-    widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in shown
-    ]
-    for before in (7, 4, 1):  # a rule above each subset
-        lines.insert(before, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    return "\n".join([_heading(summary), *lines])
+def summary_grid(summary: Mapping[str, Any]) -> Grid:
+    """Base against tuned on all, easy and hard questions: at most 110 columns of text."""
+    (pass_at,) = (name for name in summary["base"]["all"] if name.startswith("pass_at_"))
+    k = pass_at.removeprefix("pass_at_")
+    rows = []
+    for subset in SUBSETS:
+        for policy in ("base", "tuned", "difference"):
+            figures, change = summary[policy][subset], policy == "difference"
+            tokens = (
+                cell(figures["tokens_relative"], scale=100.0, signed=True, unit=" %")
+                if change
+                else cell(figures["tokens"])
+            )
+            rows.append(
+                [
+                    subset,
+                    "change" if change else policy,
+                    cell(figures["accuracy"], scale=100.0, signed=change),
+                    tokens,
+                    cell(figures[pass_at], scale=100.0, signed=change),
+                    cell(figures["entropy"], digits=3, signed=change),
+                ]
+            )
+    return Grid(
+        title=_heading(summary),
+        header=["", "", "accuracy %", "tokens", f"pass@{k} %", "nats per token"],
+        rows=rows,
+        labels=2,
+    )
 
 
 def _heading(summary: Mapping[str, Any]) -> str:
@@ -96,46 +110,3 @@ def _heading(summary: Mapping[str, Any]) -> str:
     )
     seconds = summary.get("train_seconds")
     return heading if seconds is None else f"{heading}; trained for {seconds / 60:.1f} min"
-
-
-def _cells(summary: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, str, list[str]]]]:
-    """Column names, and for each subset and policy its cells as text."""
-    (pass_at,) = (name for name in summary["base"]["all"] if name.startswith("pass_at_"))
-    names = ["accuracy %", "tokens", f"pass@{pass_at.removeprefix('pass_at_')} %", "nats per token"]
-    rows = []
-    for subset in SUBSETS:
-        for policy in ("base", "tuned", "difference"):
-            figures, change = summary[policy][subset], policy == "difference"
-            sign = "+" if change else ""
-            cells = [
-                _cell(figures["accuracy"], 100.0, 1, sign),
-                _cell(figures["tokens_relative"], 100.0, 1, sign, " %")
-                if change
-                else _cell(figures["tokens"], 1.0, 1, sign),
-                _cell(figures[pass_at], 100.0, 1, sign),
-                _cell(figures["entropy"], 1.0, 3, sign),
-            ]
-            rows.append((subset, "change" if change else policy, cells))
-    return names, rows
-
-
-def _cell(
-    figure: Mapping[str, float] | None, scale: float, digits: int, sign: str, unit: str = ""
-) -> str:
-    if figure is None:
-        return "-"
-    value, low, high = (
-        f"{figure[part] * scale:{sign}.{digits}f}" for part in ("value", "low", "high")
-    )
-    return f"{value}{unit} [{low}, {high}]"
-
-
-def _html_table(summary: Mapping[str, Any]) -> str:
-    names, rows = _cells(summary)
-    head = "".join(f"<th>{name}</th>" for name in ("", "", *names))
-    body = []
-    for subset, policy, cells in rows:
-        label = f"{subset} ({summary['questions'][subset]})" if policy == "base" else ""
-        columns = [label, policy, *(cell.replace(" [", " <small>[") + "</small>" for cell in cells)]
-        body.append(f'<tr class="{policy}">' + "".join(f"<td>{c}</td>" for c in columns) + "</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

@@ -11,7 +11,7 @@ import torch
 from ceeh.evaluation.samples import SampleTable
 from ceeh.evaluation.summary import summarise
 from ceeh.plots import ACCURACY, ENTROPY, SIGNALS, TOKENS, series
-from ceeh.report import summary_table, write_report
+from ceeh.report import summary_grid, write_report
 from tests.evaluation.tables import sample_table
 
 LEVELS = [1 + i % 8 for i in range(64)]
@@ -64,7 +64,7 @@ def test_table_shows_values_intervals_and_the_relative_tokens():
         "samples": 8,
         "train_seconds": 90.0,
     }
-    lines = summary_table(summary).splitlines()
+    lines = summary_grid(summary).text().splitlines()
     assert lines[0].startswith("1000 held-out questions (600 easy, 400 hard), 8 samples each")
     assert lines[0].endswith("trained for 1.5 min")
     assert lines[1].split("  ")[-1] == "nats per token"
@@ -86,7 +86,7 @@ def test_table_is_aligned_and_fits_110_columns_with_long_responses(summary):
     wide = summary | {
         "base": {subset: f | {"tokens": long} for subset, f in summary["base"].items()}
     }
-    lines = summary_table(wide).splitlines()
+    lines = summary_grid(wide).text().splitlines()
     assert max(map(len, lines)) <= 110
     columns = {line.index("[") for line in lines if line.startswith(("all", "easy", "hard"))}
     starts = [re.search(r"(base|tuned|change) +", line) for line in lines]
@@ -97,7 +97,9 @@ def test_table_is_aligned_and_fits_110_columns_with_long_responses(summary):
 def test_table_of_an_empty_subset_shows_dashes(tables):
     easy = torch.zeros(64, dtype=torch.bool)
     summary = summarise(tables["base"], tables["tuned"], easy, k=4, draws=100, seed=0)
-    row = next(line for line in summary_table(summary).splitlines() if line.startswith("hard"))
+    row = next(
+        line for line in summary_grid(summary).text().splitlines() if line.startswith("hard")
+    )
     assert row.split() == ["hard", "base", "-", "-", "-", "-"]
 
 
@@ -117,13 +119,13 @@ def test_report_is_one_page_with_the_figure_inside(tmp_path, summary, tables):
     assert "&lt;b&gt;" in page
     assert "hf_1" not in page
     assert page.count("<tr") == 1 + 9
-    assert "easy (32)" in page
+    assert "32 easy, 32 hard" in page
 
 
 @pytest.mark.parametrize("given", ["nothing", "tables", "levels"])
 def test_report_is_written_whatever_is_missing(tmp_path, summary, tables, given, monkeypatch):
     said = []
-    monkeypatch.setattr("ceeh.plots._missing", lambda axes, names: said.extend(names))
+    monkeypatch.setattr("ceeh.plots.missing", lambda axes, names: said.extend(names))
     options = {"nothing": {}, "tables": {"tables": tables}, "levels": {"levels": LEVELS}}
     write_report(tmp_path, summary, "run", **options[given])
     assert (tmp_path / "report.png").is_file()

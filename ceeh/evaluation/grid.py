@@ -15,26 +15,36 @@ class Grid:
     labels: int = 1
 
     def text(self) -> str:
-        """Columns aligned, a rule under the header and where the first column changes."""
+        """Columns aligned; a rule under the header, and above each group of rows with one first cell."""
         shown = [self.header, *self.rows]
         widths = [max(len(row[column]) for row in shown) for column in range(len(self.header))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in shown
-        ]
         rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        return "\n".join([self.title, lines[0], rule, *lines[1:]])
+        firsts = [row[0] for row in self.rows]
+        grouped = len(set(firsts)) < len(firsts)
+        lines, group = [], None
+        for row in shown:
+            if row is not self.header and (group is None or (grouped and row[0] != group)):
+                lines.append(rule)
+                group = row[0]
+            elif row is not self.header and grouped:
+                row = ["", *row[1:]]
+            cells = [each.ljust(width) for each, width in zip(row, widths, strict=True)]
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join([self.title, *lines])
 
     def html(self) -> str:
         """A heading and a table, every cell escaped."""
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.header)
+        kinds = [' class="label"' if n < self.labels else "" for n in range(len(self.header))]
+        head = "".join(
+            f"<th{kind}>{html.escape(name)}</th>"
+            for name, kind in zip(self.header, kinds, strict=True)
+        )
         body = []
         for row in self.rows:
             cells = []
-            for number, cell in enumerate(row):
-                value, bracket, rest = html.escape(cell).partition(" [")
+            for each, kind in zip(row, kinds, strict=True):
+                value, bracket, rest = html.escape(each).partition(" [")
                 small = f" <small>[{rest}</small>" if bracket else ""
-                kind = ' class="label"' if number < self.labels else ""
                 cells.append(f"<td{kind}>{value}{small}</td>")
             body.append(f"<tr>{''.join(cells)}</tr>")
         return (

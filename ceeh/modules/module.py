@@ -19,6 +19,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from ceeh.config import Config
+from ceeh.evaluation.figures import figures
 from ceeh.evaluation.samples import SampleMetric
 from ceeh.modules.advantages import group_advantages
 from ceeh.modules.batching import microbatches, minibatches, padding_fraction
@@ -31,6 +32,7 @@ from ceeh.ranks import gather_objects
 from ceeh.types import RolloutBatch
 
 MAX_BAD_UPDATES = 3
+EVAL_FIGURES = ("accuracy", "tokens", "truncated_fraction", "entropy")
 
 
 class CEEHModule(LightningModule):
@@ -265,8 +267,9 @@ class CEEHModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.held_out_table = self.held_out.compute()
         self.held_out.reset()
-        self.log("eval/accuracy", self.held_out_table.correct.float().mean())
-        self.log("eval/tokens", self.held_out_table.lengths.float().mean())
+        found = figures(self.held_out_table)
+        names = (*EVAL_FIGURES, f"pass_at_{self.held_out_table.samples}")
+        self.log_dict({f"eval/{name}": found[name] for name in names})
 
     def configure_optimizers(self) -> Any:
         settings = self.config.optimizer
