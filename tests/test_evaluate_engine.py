@@ -1,0 +1,49 @@
+"""python -m ceeh.evaluate and ceeh.compare with the real engine, as the README has them."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from ceeh.compare import main as compare
+from ceeh.data.vllm_engine import VLLMEngine
+from ceeh.evaluate import main as evaluate
+
+pytestmark = pytest.mark.engine
+
+SMALL = ["limit=24", "samples=4", "questions_per_batch=8", "bootstrap_draws=200"]
+
+
+def test_an_interrupted_evaluation_ends_in_the_results_of_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["starter", "--benchmarks", "starter", *SMALL, "tracking.mlflow=false"]
+    assert evaluate([*given, "--output", str(tmp_path / "whole")]) == 0
+
+    generate, batches = VLLMEngine.generate, []
+
+    def stopping(self: VLLMEngine, prompts, sampling):
+        batches.append(len(prompts))
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return generate(self, prompts, sampling)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VLLMEngine, "generate", stopping)
+        assert evaluate([*given, "--output", str(tmp_path / "stopped")]) == 130
+    assert "the same command continues" in capsys.readouterr().err
+    assert evaluate([*given, "--output", str(tmp_path / "stopped")]) == 0
+    one, other = ((tmp_path / name / "results.json").read_bytes() for name in ("whole", "stopped"))
+    assert one == other
+    tables = [pq.read_table(tmp_path / name / "samples.parquet") for name in ("whole", "stopped")]
+    assert tables[0].equals(tables[1])
+    found = json.loads(one)["benchmarks"]["starter"]["figures"]
+    assert found["accuracy"]["value"] > 0.5, "the shipped model solves most of its task"
+    assert found["maj_at_4"]["value"] >= found["maj_at_1"]["value"] - 0.1
+
+    places = [f"{name}={tmp_path / name}" for name in ("whole", "stopped")]
+    assert compare([*places, "--output", str(tmp_path / "comparison")]) == 0
+    assert "stopped is within 1 point of whole or above: +0.0 [+0.0, +0.0] points" in (
+        capsys.readouterr().out
+    )
