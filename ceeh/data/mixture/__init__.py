@@ -11,6 +11,7 @@ from ceeh.data.benchmarks import benchmark_questions, load_benchmark
 from ceeh.data.decontamination import Decontaminator
 from ceeh.data.mixture.report import Dropped, MixtureReport, PartReport
 from ceeh.data.questions import Question, stable_hash
+from ceeh.data.sources import Table
 from ceeh.ranks import say
 
 
@@ -101,7 +102,7 @@ class Mixture:
     def _draw_part(
         self, name: str, seen: set[str], filtered: Decontaminator
     ) -> tuple[list[Question], PartReport]:
-        part = self.parts[name]
+        part, source = self.parts[name], self.sources[name]
         questions = self._read(name)
         clean: list[Question] = []
         dropped: list[Dropped] = []
@@ -115,11 +116,12 @@ class Mixture:
                 )
             else:
                 clean.append(question)
+        read = len(questions) + (source.num_duplicates if isinstance(source, Table) else 0)
         report = PartReport(
             name=name,
             source={"class_path": part.class_path, "init_args": part.init_args},
-            read=len(questions),
-            duplicates=len(questions) - len(clean) - len(dropped),
+            read=read,
+            duplicates=read - len(clean) - len(dropped),
             dropped=tuple(dropped),
             clean=len(clean),
             drawn=len(clean[: part.questions]),
