@@ -1,6 +1,6 @@
 """From a configuration to parts: what can fail on bad input is built before any engine starts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from ceeh.component import ConfigError
 from ceeh.config import Config, Hardware
 from ceeh.data.engine import RolloutEngine
 from ceeh.data.prompts import PromptBuilder, load_prompts
+from ceeh.data.questions import Question
 from ceeh.data.verify import Verifier
 from ceeh.ranks import world_size
 from ceeh.trained import load_tokenizer, resolve_model
@@ -29,6 +30,7 @@ class Inputs:
 
     model_path: str
     tokenizer: PreTrainedTokenizerBase
+    train_source: Iterable[Question]
     train_prompts: Sequence[Prompt]
     held_out_prompts: Sequence[Prompt]
     verifier: Verifier
@@ -57,7 +59,8 @@ def gather_inputs(config: Config) -> Inputs:
         system_prompt=prompts.system_prompt,
         instruction=prompts.instruction,
     )
-    train = load_prompts(prompts.train.build("prompts.train"), builder, "prompts.train")
+    train_source = prompts.train.build("prompts.train")
+    train = load_prompts(train_source, builder, "prompts.train")
     held_out = load_prompts(prompts.held_out.build("prompts.held_out"), builder, "prompts.held_out")
     if len(train) < config.rollouts.prompts_per_step:
         raise ConfigError(
@@ -71,6 +74,7 @@ def gather_inputs(config: Config) -> Inputs:
     return Inputs(
         model_path=path,
         tokenizer=tokenizer,
+        train_source=train_source,
         train_prompts=train,
         held_out_prompts=numbered,
         verifier=config.verifier.build("verifier"),

@@ -25,6 +25,7 @@ from ceeh.component import ConfigError
 from ceeh.config import Config, load, to_yaml
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.data.engine import RolloutEngine
+from ceeh.data.mixture import Mixture
 from ceeh.jsonl import JSONLLogger
 from ceeh.measure import measure_base, measure_tuned, write_results
 from ceeh.modules.module import CEEHModule
@@ -62,7 +63,7 @@ def fit(config: Config) -> Path:
         keep_reference=config.objective.kl_coefficient > 0,
     )
     module = CEEHModule(config, policy)
-    folder, checkpoint = from_rank_zero(lambda: open_folder(config))
+    folder, checkpoint = from_rank_zero(lambda: open_folder(config, inputs))
     jsonl, mlflow = build_loggers(config, folder, checkpoint)
     say(f"run folder {folder.path}; starting the engine ...")
     with closing(inputs.verifier), closing(build_engine(config, inputs)) as engine:
@@ -120,13 +121,18 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 
 
-def open_folder(config: Config) -> tuple[RunFolder, Path | None]:
-    """A new run folder, or the one to resume and its checkpoint; the configuration is written into it."""
+def open_folder(config: Config, inputs: Inputs) -> tuple[RunFolder, Path | None]:
+    """A new run folder, or the one to resume and its checkpoint.
+
+    The configuration is written into it, and what a mixture drew and left out.
+    """
     if config.ckpt_path is None:
         folder, checkpoint = RunFolder.create(config.output, config.name), None
     else:
         folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
     (folder.path / "config.yaml").write_text(to_yaml(config))
+    if isinstance(inputs.train_source, Mixture):
+        inputs.train_source.report.write(folder.path)
     return folder, checkpoint
 
 

@@ -80,6 +80,10 @@ def test_callbacks_can_be_added_and_changed_from_the_command_line() -> None:
         ("hardware.precision=16-true", "rounds the weights' small updates away"),
         ("objective.entropy.method=max", "objective.entropy.method must be one of me, ea"),
         ("rollouts.completions_per_prompt=1", "completions_per_prompt must be at least 2, got 1"),
+        (
+            "prompts.instruction=' '",
+            "prompts.instruction must be a text, or null for none, got ' '",
+        ),
         ("name=../x", "name must be letters"),
         ("+a=1", "is not an override; write key=value"),
         ("a.b[0]=3", "is not an override; write key=value"),

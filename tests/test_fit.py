@@ -78,6 +78,25 @@ def test_a_run_leaves_everything_in_its_folder(tiny_model_dir: Path, tmp_path: P
     assert fit(small(tiny_model_dir, tmp_path, "rollouts.steps=1")) == tmp_path / "starter-2"
 
 
+def test_a_run_on_a_mixture_keeps_what_it_drew_and_left_out(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    part = "{class_path: ceeh.data.sources.StarterTask, init_args: {questions: 24}, questions: 9}"
+    # The benchmark is made to hold the first eight of the 24 training questions.
+    rule = "{benchmarks: {starter: {split: train, questions: 8}}}"
+    mixed = (
+        "prompts.train.class_path=ceeh.data.mixture.Mixture",
+        f"prompts.train.init_args={{parts: {{chains: {part}}}, decontaminate: {rule}}}",
+        "rollouts.steps=1",
+    )
+    with pytest.warns(UserWarning, match="'Starter' has 8 questions, not 1000"):
+        folder = fit(small(tiny_model_dir, tmp_path, *mixed))
+    (chains,) = json.loads((folder / "mixture.json").read_text())["parts"]
+    assert (chains["read"], chains["clean"], chains["drawn"]) == (24, 16, 9)
+    assert len((folder / "decontamination.jsonl").read_text().splitlines()) == 8
+    assert load([folder / "config.yaml"]).prompts.train.class_path.endswith("Mixture")
+
+
 @pytest.mark.parametrize("model", [(), ("model.lora.rank=2",)], ids=["full", "lora"])
 def test_a_resumed_run_equals_the_uninterrupted_one(
     tiny_model_dir: Path, tmp_path: Path, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

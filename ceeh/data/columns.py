@@ -6,7 +6,7 @@ A row that cannot be used is an error that names the row and the cure, never dro
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +39,10 @@ class Columns:
         uid = () if self.uid is None else (self.uid,)
         return list(dict.fromkeys((self.question, self.answer, *uid, *self.metadata, *self.where)))
 
-    def questions(self, table: str, rows: Iterable[tuple[str, Row]]) -> Iterator[Question]:
-        """One question per (place, row) of `table` that `where` keeps.
+    def questions(
+        self, table: str, rows: Iterable[tuple[str, Row]]
+    ) -> Generator[Question, None, int]:
+        """One question per (place, row) of `table` that `where` keeps; returns the duplicates.
 
         Duplicates left out by `deduplicate` are counted in one warning at the end, and how many of
         them have another answer. Raises ConfigError for a missing column, a question or answer
@@ -79,6 +81,7 @@ class Columns:
                 f" {num_conflicts} of them give another answer than the first, which is kept",
                 stacklevel=2,
             )
+        return num_duplicates
 
     def _check_names(self, place: str, row: Row) -> None:
         for name in self.names:

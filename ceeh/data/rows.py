@@ -91,6 +91,9 @@ def dataset_rows(
     if not local.exists():
         _reach_hub(path)
     try:
+        # A folder without configurations has none to choose from, as a single file.
+        if local.exists() and datasets.get_dataset_config_names(str(local)) == ["default"]:
+            name = None
         data = datasets.load_dataset(
             str(local) if local.exists() else path, name=name, split=split, streaming=streaming
         )

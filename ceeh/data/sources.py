@@ -32,7 +32,7 @@ class Table:
     and answer. `answer_pattern` is a regular expression whose group 1 (of the last match) is the
     answer within its column. `join_answers` joins lists of several answers by commas. `where` maps
     a column to the value, or list of values, of the rows to keep. `deduplicate` keeps the first of
-    equal question texts, with a warning that counts the others.
+    equal question texts, with a warning that counts the others (`num_duplicates`, of the last reading).
 
     `limit` keeps the first rows of the table, before `where`. With `streaming` only those are
     fetched, so it must be given: the order of training prompts is drawn over a finite set.
@@ -78,9 +78,11 @@ class Table:
         )
         self.file = _file(path)
         self.table = str(self.file) if self.file else f"'{path}' (split {split})"
+        self.num_duplicates = 0
 
     def __iter__(self) -> Iterator[Question]:
-        return self.columns.questions(self.table, islice(self._rows(), self.limit))
+        rows = islice(self._rows(), self.limit)
+        self.num_duplicates = yield from self.columns.questions(self.table, rows)
 
     def _rows(self) -> Rows:
         if self.file is None:

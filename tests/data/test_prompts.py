@@ -60,6 +60,19 @@ def test_a_chat_prompt_goes_through_the_template_up_to_the_response():
     assert prompt.text == "473+8?"
 
 
+def test_the_instruction_is_a_paragraph_after_the_question():
+    plain = builder(instruction="1+1?")
+    prompt = plain(question(text="473+8? \n"))
+    expected = plain.tokenizer("473+8?\n\n1+1?").input_ids
+    assert list(prompt.token_ids) == expected
+    assert prompt.text == "473+8? \n"  # the question, as logs and reward functions know it
+    with_system = builder(
+        chat_template=True, template=TEMPLATE, system_prompt="2+2", instruction="1+1?"
+    )
+    shown = "read 2+2;473+8?\n\n1+1?;so "
+    assert list(with_system(question()).token_ids) == with_system.tokenizer(shown).input_ids
+
+
 def test_templates_and_system_prompts_that_do_not_fit_are_refused():
     with pytest.raises(
         ConfigError, match=r"prompts.system_prompt needs prompts.chat_template: true"

@@ -1,0 +1,63 @@
+"""python -m ceeh.data.mixture --config FILE [--out train.jsonl] [key=value ...]: draws and reports.
+
+The file written is read anywhere, without hub and without benchmarks, by ceeh.data.sources.Table.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ceeh.component import ConfigError
+from ceeh.config import load
+from ceeh.data.mixture import Mixture
+from ceeh.data.questions import Question
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ceeh.data.mixture", description=__doc__)
+    parser.add_argument("--config", action="append", required=True, metavar="FILE")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.jsonl", help="the questions, one per line"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FOLDER", help="of the report; without it, beside --out"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    given = parser.parse_intermixed_args(arguments)
+    try:
+        config = load(given.config, given.overrides)
+        mixture = config.prompts.train.build("prompts.train")
+        if not isinstance(mixture, Mixture):
+            raise ConfigError(
+                f"prompts.train.class_path is '{config.prompts.train.class_path}', which is no"
+                " mixture; add --config configs/data/paper_mixture.yaml, or one of your own"
+            )
+        questions = list(mixture)
+        if given.out:
+            write_questions(given.out, questions)
+            print(f"wrote {len(questions):,} questions to {given.out}")
+        if folder := given.report or (given.out and given.out.parent):
+            mixture.report.write(folder)
+            print(f"wrote mixture.json and decontamination.jsonl to {folder}")
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def write_questions(path: Path, questions: Iterable[Question]) -> None:
+    """A line per question: uid, question, answer, and the metadata as columns beside them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("w", encoding="utf-8") as file:
+        for q in questions:
+            row = {**q.metadata, "uid": q.uid, "question": q.text, "answer": q.answer}
+            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Every benchmark file: its columns on rows of the real schema, its verifier, its protocol; errors."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ceeh.component import ConfigError
+from ceeh.config import load
+from ceeh.data.benchmarks import (
+    INSTRUCTION,
+    benchmark_files,
+    benchmark_questions,
+    load_benchmark,
+)
+from tests.data.scoring import RIGHT, WRONG, verdict
+from tests.data.tables import KINDS, copy, fixture, rows
+
+# Per benchmark: the answers of the fixture, and a right and a wrong response to its first question.
+READ = {
+    "gsm8k": (["91", "1,234", "-7", "80"], r"\boxed{91}", r"\boxed{96}"),
+    "math500": ([r"\frac{3}{4}", "6", "(x-3)(x+3)"], r"\boxed{0.75}", r"\boxed{\frac{4}{3}}"),
+    "aime24": (["025", "182", "017"], r"\boxed{25}", r"\boxed{26}"),
+    "aime25": (["868", "21", "3"], r"\boxed{868}", r"\boxed{861}"),
+    "amc23": (["27", "0.5", "18"], r"\boxed{27}", r"\boxed{2.7}"),
+    "olympiad": (["12", "2, -3", "$4,-4$", "20"], r"\boxed{12}", r"\boxed{38}"),
+    "minerva": (["4.75", "3e-19", r"\frac{1}{8}"], r"\boxed{4.75}", r"\boxed{4.8}"),
+}
+
+
+def local(name, *overrides):
+    """The benchmark with its fixture in place of the id on the hub."""
+    return load_benchmark(name, [f"questions.init_args.path={fixture(name)}", *overrides])
+
+
+def test_every_shipped_benchmark_is_tried_here():
+    assert set(benchmark_files()) == {*READ, "starter"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", READ)
+def test_a_local_copy_of_any_kind_is_read_through_the_shipped_columns(
+    name, kind, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    split = load_benchmark(name).questions.init_args["split"]
+    path = copy(name, kind, split, tmp_path)
+    benchmark = load_benchmark(name, [f"questions.init_args.path={path}"])
+    with pytest.warns(UserWarning, match=rf"has {len(rows(name))} questions, not \d+; a mirror"):
+        questions = benchmark_questions(benchmark)
+    assert [question.answer for question in questions] == READ[name][0]
+    column = benchmark.questions.init_args["question"]
+    assert [question.text for question in questions] == [row[column] for row in rows(name)]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_wrong_column_names_those_there_are(name):
+    there = ", ".join(rows(name)[0])
+    with pytest.raises(ConfigError, match=f"line 1 has no column 'q'; it has: {there};"):
+        benchmark_questions(local(name, "questions.init_args.question=q"))
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_benchmarks_own_verifier_knows_right_from_wrong(name):
+    _, right, wrong = READ[name]
+    benchmark = local(name, f"expected_questions={len(rows(name))}")
+    verifier = benchmark.verifier.build("verifier")
+    answer = benchmark_questions(benchmark)[0].answer
+    assert verdict(verifier, answer, right) == RIGHT
+    assert verdict(verifier, answer, wrong) == WRONG
+    verifier.close()
+
+
+def test_all_references_can_be_read_by_the_verifier(mathematics):
+    for name in READ:
+        for question in benchmark_questions(local(name, f"expected_questions={len(rows(name))}")):
+            boxed = rf"\boxed{{{question.answer}}}"
+            assert verdict(mathematics, question.answer, boxed) == RIGHT, (name, question.answer)
+    assert verdict(mathematics, "2, -3", r"\boxed{-3, 2}") == RIGHT
+    assert verdict(mathematics, "2, -3", r"\boxed{2}") == WRONG
+
+
+def test_the_defaults_are_the_papers_protocol():
+    for name in READ:
+        b = load_benchmark(name)
+        assert (b.samples, b.temperature, b.top_p, b.max_response_tokens) == (16, 0.6, 0.95, 16000)
+        assert (b.chat_template, b.system_prompt, b.instruction) == (True, None, INSTRUCTION)
+
+
+def test_the_starter_is_asked_as_the_shipped_run_asks_it():
+    starter = load_benchmark("starter")
+    questions = benchmark_questions(starter)
+    assert len(questions) == 1000
+    assert [q.metadata[starter.level or ""] for q in questions[:8]] == [1, 2, 3, 4, 5, 6, 7, 8]
+    shipped = load([Path(__file__).parents[2] / "configs" / "ceeh.yaml"])
+    assert (starter.questions, starter.verifier) == (shipped.prompts.held_out, shipped.verifier)
+    assert starter.max_response_tokens == shipped.rollouts.max_response_tokens
+    verifier = starter.verifier.build("verifier")
+    assert verdict(verifier, questions[0].answer, f"so {questions[0].answer}") == RIGHT
+    assert (starter.instruction, starter.chat_template, starter.top_p) == (None, False, 1.0)
+
+
+def test_metadata_carries_the_difficulty():
+    benchmark = local("math500", "expected_questions=3")
+    questions = benchmark_questions(benchmark)
+    assert [question.metadata["level"] for question in questions] == [1, 3, 5]
+    assert questions[0].uid == "test/prealgebra/9001.json"
+    without = replace(benchmark, level="grade")
+    with pytest.raises(ConfigError, match=r"level is 'grade', .* it has: level, subject; add it"):
+        benchmark_questions(without)
+
+
+def test_a_file_of_ones_own_and_one_in_the_working_folder_are_found(tmp_path, monkeypatch):
+    shipped = benchmark_files()["aime24"].read_text()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(shipped.replace("AIME 2024", "Mine"))
+    assert load_benchmark(str(mine), ["samples=2"]).title == "Mine"
+    here = tmp_path / "configs" / "benchmarks"
+    here.mkdir(parents=True)
+    (here / "aime24.yaml").write_text(mine.read_text())
+    (here / "own.yaml").write_text(mine.read_text())
+    monkeypatch.chdir(tmp_path)
+    assert load_benchmark("aime24").title == "Mine"
+    assert {"own", "gsm8k"} < set(benchmark_files())
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("gms8k", [], r"no benchmark 'gms8k'; did you mean 'gsm8k'\? There are: aime24, aime25"),
+        ("zzz", [], r"no benchmark 'zzz'; there are: aime24.*; add configs/benchmarks/zzz.yaml"),
+        ("none.yaml", [], r"no file 'none.yaml'; paths are relative to /"),
+        ("gsm8k", ["samples=0"], "samples must be at least 1, got 0"),
+        ("gsm8k", ["top_p=1.5"], r"top_p must be in \(0, 1\], got 1.5"),
+        ("gsm8k", ["temperature=0"], r"temperature must be greater than 0, got 0"),
+        ("gsm8k", ["levl=a"], "Key 'levl' not in 'Benchmark'. Did you mean: 'level'"),
+        ("gsm8k", ["instruction=' '"], "instruction must be a text, or null for none, got ' '"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(name, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_benchmark(name, overrides)
+
+
+def test_a_file_that_lacks_what_has_no_default_is_refused(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("title: A\n")
+    with pytest.raises(
+        ConfigError, match=r"questions is missing and must be given\nverifier is missing"
+    ):
+        load_benchmark(str(tmp_path / "a.yaml"))
+
+
+def test_an_unreachable_hub_is_told_with_the_title(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        ConfigError, match=r"^benchmark 'GSM8K': cannot reach the data set 'openai/gsm8k'"
+    ):
+        benchmark_questions(load_benchmark("gsm8k"))
