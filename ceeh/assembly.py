@@ -1,5 +1,6 @@
 """From a configuration to parts: what can fail on bad input is built before any engine starts."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -7,13 +8,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ceeh.callbacks.signal import SignalCallback, check_signals
-from ceeh.component import ConfigError
+from ceeh.component import Component, ConfigError
 from ceeh.config import Config, Hardware
+from ceeh.data.columns import show
 from ceeh.data.engine import RolloutEngine
 from ceeh.data.prompts import PromptBuilder, load_prompts
 from ceeh.data.questions import Question
 from ceeh.data.verify import Verifier
-from ceeh.ranks import world_size
+from ceeh.ranks import from_rank_zero, join_processes, world_size
 from ceeh.trained import load_tokenizer, resolve_model
 from ceeh.types import Prompt
 
@@ -62,6 +64,10 @@ def gather_inputs(config: Config) -> Inputs:
     train_source = prompts.train.build("prompts.train")
     train = load_prompts(train_source, builder, "prompts.train")
     held_out = load_prompts(prompts.held_out.build("prompts.held_out"), builder, "prompts.held_out")
+    verifier = build_verifier(config.verifier)
+    join_processes(accelerator)
+    train = readable(train, verifier, "prompts.train")
+    held_out = readable(held_out, verifier, "prompts.held_out")
     if len(train) < config.rollouts.prompts_per_step:
         raise ConfigError(
             f"rollouts.prompts_per_step is {config.rollouts.prompts_per_step}, but prompts.train has only "
@@ -77,11 +83,50 @@ def gather_inputs(config: Config) -> Inputs:
         train_source=train_source,
         train_prompts=train,
         held_out_prompts=numbered,
-        verifier=config.verifier.build("verifier"),
+        verifier=verifier,
         signals=signals,
         accelerator=accelerator,
         precision=resolve_precision(config.hardware, accelerator),
     )
+
+
+def build_verifier(component: Component) -> Verifier:
+    verifier = component.build("verifier")
+    if not isinstance(verifier, Verifier):
+        raise ConfigError(
+            f"verifier: {component.class_path} is no Verifier (ceeh.data.verify), which can be"
+            " called and has answer, unreadable and close; a function of prompt and response goes"
+            " through ceeh.data.verify.RewardFunction"
+        )
+    return verifier
+
+
+def readable(prompts: Sequence[Prompt], verifier: Verifier, place: str) -> list[Prompt]:
+    """The prompts whose reference `verifier` can read; rank 0 decides, and warns of the others.
+
+    Raises ConfigError, on all ranks, when none is left.
+    """
+
+    def decide() -> set[str]:
+        dropped = verifier.unreadable(prompts)
+        if not dropped:
+            return set()
+        first = f"'{dropped[0].uid}' the first, with the reference {show(dropped[0].answer)}"
+        if len(dropped) == len(prompts):
+            raise ConfigError(
+                f"{place}: the verifier can read the reference of none of its {len(prompts)}"
+                f" prompts, {first}; map the column that holds the final answer alone, or choose"
+                " another verifier"
+            )
+        warnings.warn(
+            f"{place}: dropped {len(dropped)} of {len(prompts)} prompts whose reference the verifier"
+            f" cannot read, {first}",
+            stacklevel=4,
+        )
+        return {prompt.uid for prompt in dropped}
+
+    uids = from_rank_zero(decide)
+    return [prompt for prompt in prompts if prompt.uid not in uids]
 
 
 def build_signals(config: Config) -> dict[str, SignalCallback]:

@@ -42,6 +42,7 @@ def evaluate(
     quieten()
     accelerator = resolve_accelerator(protocol.hardware)
     tokenizer = load_tokenizer(trained.model_path, trained.trust_remote_code)
+    join_processes(accelerator)
     with ExitStack() as stack:
         tasks = [
             build_task(name, benchmark, tokenizer, protocol.limit)
@@ -49,7 +50,6 @@ def evaluate(
         ]
         for task in tasks:
             stack.callback(task.verifier.close)
-        join_processes(accelerator)
         precision = resolve_precision(protocol.hardware, accelerator)
         model = described(trained, DTYPE[precision])
         store = SampleStore(folder)

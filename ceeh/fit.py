@@ -34,7 +34,6 @@ from ceeh.modules.schedule import optimizer_steps
 from ceeh.ranks import (
     from_rank_zero,
     is_rank_zero,
-    join_processes,
     processes_here,
     say,
     world_size,
@@ -52,7 +51,6 @@ def fit(config: Config) -> Path:
     """
     quieten()
     inputs = gather_inputs(config)
-    join_processes(inputs.accelerator)
     seed_everything(config.seed, verbose=False)
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)

@@ -23,12 +23,17 @@ class Finish(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How the verifier fared with one completion, apart from whether the answer was right."""
+    """How the verifier fared with one completion, apart from whether the answer was right.
+
+    OK: judged. NO_ANSWER: unfinished, or nothing where the answer belongs. TIMEOUT: given up as too
+    slow. ERROR: the judging failed. UNREADABLE: the reference cannot be read, so nothing is right.
+    """
 
     OK = "ok"
     NO_ANSWER = "no_answer"
     TIMEOUT = "timeout"
     ERROR = "error"
+    UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

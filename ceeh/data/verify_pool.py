@@ -1,12 +1,13 @@
 """Worker processes that judge mathematical answers, each killed and replaced when late or dead."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -16,21 +17,23 @@ from ceeh.types import Outcome, Verdict
 SCRIPT = Path(__file__).with_name("verify_worker.py")
 START_SECONDS = 120.0
 WALL_FACTOR = 10
+FREE_FRACTION = 0.1
 MAX_FAILED_STARTS = 3
 
 RIGHT = Verdict(score=1.0, outcome=Outcome.OK)
 WRONG = Verdict(score=0.0, outcome=Outcome.OK)
 TIMED_OUT = Verdict(score=0.0, outcome=Outcome.TIMEOUT)
 FAILED = Verdict(score=0.0, outcome=Outcome.ERROR)
+UNREADABLE = Verdict(score=0.0, outcome=Outcome.UNREADABLE)
 # The worker's bytes; it is not imported here, for that would bring sympy into the trainer.
 READY = b"+"
-VERDICTS = {b"1": RIGHT, b"0": WRONG, b"r": FAILED, b"e": FAILED}
+VERDICTS = {b"1": RIGHT, b"0": WRONG, b"r": UNREADABLE, b"e": FAILED}
 
 
 class Worker:
-    """One process and the task it has; `deadline` is a monotonic time in seconds."""
+    """One process and the task it has; `deadline` and `since` are monotonic times in seconds."""
 
-    def __init__(self, timeout_seconds: float, memory_mib: int) -> None:
+    def __init__(self, timeout_seconds: float, memory_mib: int, *, replaces: bool) -> None:
         # Run by its path with -P: found from any working directory, and no module beside it shadows
         # a library's.
         self.process = subprocess.Popen(
@@ -42,7 +45,9 @@ class Worker:
         )
         self.task: int | None = None
         self.started = self.ready = False
-        self.deadline = time.monotonic() + START_SECONDS
+        self.replaces = replaces
+        self.since = time.monotonic()
+        self.deadline = self.since + START_SECONDS
 
     def fileno(self) -> int:
         assert self.process.stdout is not None
@@ -58,7 +63,8 @@ class Worker:
                 left = left[os.write(self.process.stdin.fileno(), left) :]
         except BrokenPipeError:
             return False
-        self.task, self.deadline = task, time.monotonic() + wall_seconds
+        self.task, self.since = task, time.monotonic()
+        self.deadline = self.since + wall_seconds
         return True
 
     def kill(self) -> None:
@@ -67,6 +73,43 @@ class Worker:
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             pipe.close()
+
+
+class Tasks:
+    """What is still to be judged, and the verdicts; a task is the index of its pair.
+
+    Questions take turns, and those that had a slow answer come last.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
+        self.references = [reference for reference, _ in pairs]
+        self.lines = [json.dumps(pair).encode() + b"\n" for pair in pairs]
+        self.verdicts: dict[int, Verdict] = {}
+        self.slow: set[str] = set()
+        seen: Counter[str] = Counter()
+        turns = []
+        for reference in self.references:
+            turns.append(seen[reference])
+            seen[reference] += 1
+        self.waiting = deque(sorted(range(len(pairs)), key=turns.__getitem__))
+        self.postponed: deque[int] = deque()
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.waiting) + len(self.postponed)
+
+    @property
+    def num_open(self) -> int:
+        return len(self.lines) - len(self.verdicts)
+
+    def next(self) -> int:
+        while self.waiting and self.references[self.waiting[0]] in self.slow:
+            self.postponed.append(self.waiting.popleft())
+        return (self.waiting or self.postponed).popleft()
+
+    def give_up(self) -> None:
+        while self.num_waiting:
+            self.verdicts[self.next()] = TIMED_OUT
 
 
 class WorkerPool:
@@ -82,22 +125,30 @@ class WorkerPool:
         self.memory_mib = memory_mib
         self.workers: list[Worker] = []
         self._failed_starts = 0
+        self._killed = 0
+        self._stalled = 0.0
 
-    def judge(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+    def judge(
+        self, pairs: Sequence[tuple[str, str]], stall_seconds: float = math.inf
+    ) -> list[Verdict]:
         """A verdict per (reference, answer), in order.
 
+        Once the workers have stalled for `stall_seconds` on average, no further answer is begun: the
+        rest count as timed out. An answer stalls by what it takes beyond FREE_FRACTION of its limit,
+        and by the start of the worker that takes the place of one it ended.
         Raises RuntimeError when workers stop before they are ready.
         """
-        verdicts: dict[int, Verdict] = {}
-        waiting = deque(range(len(pairs)))
-        while len(verdicts) < len(pairs):
-            while len(self.workers) < min(self.size, len(pairs) - len(verdicts)):
-                self.workers.append(Worker(self.timeout_seconds, self.memory_mib))
-            for worker in [w for w in self.workers if w.ready][: len(waiting)]:
-                task = waiting.popleft()
-                line = json.dumps(pairs[task]).encode() + b"\n"
-                if not worker.send(task, line, WALL_FACTOR * self.timeout_seconds):
-                    waiting.appendleft(task)
+        tasks = Tasks(pairs)
+        self._stalled = 0.0
+        while tasks.num_open:
+            if self._stalled >= stall_seconds * self.size:
+                tasks.give_up()
+            while len(self.workers) < min(self.size, tasks.num_open):
+                self._start()
+            for worker in [w for w in self.workers if w.ready][: tasks.num_waiting]:
+                task = tasks.next()
+                if not worker.send(task, tasks.lines[task], WALL_FACTOR * self.timeout_seconds):
+                    tasks.waiting.appendleft(task)
                     self._drop(worker)
             busy = [worker for worker in self.workers if not worker.ready]
             if not busy:
@@ -106,33 +157,52 @@ class WorkerPool:
             by_pipe = {worker.fileno(): worker for worker in busy}
             for pipe in wait(by_pipe, max(0.0, patience)):
                 assert isinstance(pipe, int)
-                self._hear(by_pipe[pipe], verdicts)
+                self._hear(by_pipe[pipe], tasks)
             now = time.monotonic()
             for worker in [w for w in self.workers if not w.ready and w.deadline <= now]:
-                self._finish(worker, TIMED_OUT, verdicts)
-        return [verdicts[task] for task in range(len(pairs))]
+                self._finish(worker, TIMED_OUT, tasks)
+        return [tasks.verdicts[task] for task in range(len(pairs))]
 
     def close(self) -> None:
         """Kills the workers. Harmless when called twice; a later call starts new ones."""
         while self.workers:
             self.workers.pop().kill()
+        self._killed = 0
 
-    def _hear(self, worker: Worker, verdicts: dict[int, Verdict]) -> None:
+    def _start(self) -> None:
+        replaces = self._killed > 0
+        self._killed -= replaces
+        self.workers.append(Worker(self.timeout_seconds, self.memory_mib, replaces=replaces))
+
+    def _hear(self, worker: Worker, tasks: Tasks) -> None:
         message = os.read(worker.fileno(), 1)
         if message == READY:
+            if worker.replaces and not worker.started:
+                self._stalled += time.monotonic() - worker.since
             worker.ready = worker.started = True
             self._failed_starts = 0
         elif message in VERDICTS and worker.task is not None:
-            verdicts[worker.task] = VERDICTS[message]
-            worker.task, worker.deadline = None, time.monotonic() + START_SECONDS
+            self._settle(worker, VERDICTS[message], tasks)
         else:
             late = worker.process.wait() == -signal.SIGPROF
-            self._finish(worker, TIMED_OUT if late else FAILED, verdicts)
+            self._finish(worker, TIMED_OUT if late else FAILED, tasks)
 
-    def _finish(self, worker: Worker, verdict: Verdict, verdicts: dict[int, Verdict]) -> None:
+    def _settle(self, worker: Worker, verdict: Verdict, tasks: Tasks) -> None:
+        """Takes the verdict for the worker's task and counts the time it took."""
+        assert worker.task is not None
+        tasks.verdicts[worker.task] = verdict
+        now = time.monotonic()
+        stalled = now - worker.since - FREE_FRACTION * self.timeout_seconds
+        if stalled > 0:
+            self._stalled += stalled
+            tasks.slow.add(tasks.references[worker.task])
+        worker.task, worker.since, worker.deadline = None, now, now + START_SECONDS
+
+    def _finish(self, worker: Worker, verdict: Verdict, tasks: Tasks) -> None:
         """Ends a dead or late worker; `verdict` is for the task it had, if it had one."""
         if worker.task is not None:
-            verdicts[worker.task] = verdict
+            self._settle(worker, verdict, tasks)
+            self._killed += 1
         elif not worker.started:
             self._failed_starts += 1
         self._drop(worker)

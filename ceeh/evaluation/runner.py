@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from ceeh.assembly import build_verifier, readable
 from ceeh.component import ConfigError
 from ceeh.data.benchmarks import Benchmark, benchmark_questions
 from ceeh.data.engine import RolloutEngine, Sampling
@@ -19,7 +20,7 @@ from ceeh.data.prompts import PromptBuilder, load_prompts
 from ceeh.data.verify import Verifier
 from ceeh.evaluation.store import SampleStore
 from ceeh.ranks import rank, say, world_size
-from ceeh.types import Finish, Prompt, ScoredGroup
+from ceeh.types import Prompt, ScoredGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +67,8 @@ def build_task(
             instruction=benchmark.instruction,
         )
         prompts = load_prompts(questions, builder, "questions")
-        verifier = benchmark.verifier.build("verifier")
-        unreadable = {prompt.uid for prompt in verifier.unreadable(prompts)}
-        readable = [prompt for prompt in prompts if prompt.uid not in unreadable]
+        verifier = build_verifier(benchmark.verifier)
+        judged = readable(prompts, verifier, "questions")
     except ConfigError as error:
         raise ConfigError(f"benchmark {name}: {error}") from error
     return Task(
@@ -76,12 +76,12 @@ def build_task(
         benchmark=benchmark,
         prompts=[
             replace(prompt, metadata=dict(prompt.metadata) | {"held_out_index": index})
-            for index, prompt in enumerate(readable)
+            for index, prompt in enumerate(judged)
         ],
         verifier=verifier,
         skipped={
             "prompt_too_long": len(questions) - len(prompts),
-            "unreadable_reference": len(prompts) - len(readable),
+            "unreadable_reference": len(prompts) - len(judged),
         },
     )
 
@@ -126,9 +126,7 @@ def sample_rows(task: Task, scored: ScoredGroup) -> list[dict[str, Any]]:
             "score": verdict.score,
             "correct": verdict.score == 1.0,
             "outcome": verdict.outcome.value,
-            "answer": task.verifier.answer(completion)
-            if completion.finish is Finish.STOP
-            else None,
+            "answer": task.verifier.answer(completion),
             "entropy": -sum(completion.logprobs) / max(len(completion.logprobs), 1),
         }
         for number, (completion, verdict) in enumerate(

@@ -7,14 +7,11 @@ import pytest
 from ceeh.component import Component, ConfigError
 from ceeh.data.verify import (
     ExactAnswer,
-    MathAnswer,
     RewardFunction,
-    as_number,
-    boxed_answer,
     outcome_counts,
 )
 from ceeh.types import Finish, Outcome
-from tests.data.scoring import ERROR, NO_ANSWER, RIGHT, WRONG, group, verdict
+from tests.data.scoring import NO_ANSWER, RIGHT, WRONG, group, verdict
 
 
 @pytest.mark.parametrize(
@@ -67,160 +64,6 @@ def test_an_unfinished_response_is_no_answer_for_every_verifier(finish, mathemat
     reward = RewardFunction("builtins.max")
     for verifier in (ExactAnswer(), mathematics, reward):
         assert verdict(verifier, "481", r"\boxed{481} so 481", finish) == NO_ANSWER
-
-
-@pytest.mark.parametrize(
-    ("response", "answer"),
-    [
-        (r"so \boxed{5}", "5"),
-        (r"\boxed{4} no, \boxed{ 5 }.", "5"),
-        (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
-        (r"\boxed{\left\{1, 2\right.} }", r"\left\{1, 2\right."),
-        (r"\boxed{a\\}", r"a\\"),
-        (r"\boxed{\boxed{3}}", "3"),
-        (r"\boxed{1}</think> it is \boxed{2}", "2"),
-        (r"<think>\boxed{1}</think> done", None),
-        (r"<think>\boxed{1}", "1"),
-        (r"\boxed{1} or \boxed{2", None),
-        (r"\boxed{ }", None),
-        (r"5", None),
-        ("", None),
-    ],
-)
-def test_the_last_box_after_a_closed_thinking_block_is_the_answer(response, answer):
-    assert boxed_answer(response) == answer
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("27", "27.0"),
-        ("1,234,567", "1234567"),
-        (r"10\!000", "10{,}000"),
-        (r"\frac{1}{2}", ".5"),
-        (r"-\dfrac{3}{6}", "-1/2"),
-        (r"\tfrac12", "2/4"),
-        (r"\frac{-1}{2}", "\u22120.5"),
-        ("$5$", "+5."),
-    ],
-)
-def test_integers_decimals_and_fractions_are_exact_numbers(one, other):
-    assert as_number(one) == as_number(other) is not None
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", ".", "1,2", "1/0", r"\frac{1}{0}", "1e5", "x", "\u0667", "1 2", "9" * 101, "-", ",123"],
-)
-def test_what_is_not_plainly_a_number_is_left_to_math_verify(text):
-    assert as_number(text) is None
-
-
-@pytest.mark.parametrize(
-    ("answer", "box", "expected"),
-    [
-        ("27", "27.0", RIGHT),
-        ("10000", "10001", WRONG),
-        (r"\frac13", "0.333333", WRONG),  # numbers are compared exactly
-        (r"\boxed{7}", "7", RIGHT),
-        ("$7$", "8", WRONG),
-        ("7", "x" * 2001, WRONG),
-    ],
-)
-def test_plain_numbers_and_endless_answers_need_no_worker(answer, box, expected):
-    verifier = MathAnswer()
-    assert verdict(verifier, answer, f"\\boxed{{{box}}}") == expected
-    assert verifier.pool.workers == []
-
-
-@pytest.mark.parametrize(
-    ("answer", "box", "expected"),
-    [
-        (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt2}", RIGHT),
-        ("x^2+1", "1+x^2", RIGHT),
-        ("x^2+1", "x^2-1", WRONG),
-        (r"\{1,2\}", r"\{2,1\}", RIGHT),
-        ("(1,2)", "(2,1)", WRONG),
-        (r"\text{Tuesday}", r"\text{Monday}", WRONG),
-        ("5", r"x=5", RIGHT),
-        ("5", r"5\text{ cm}", RIGHT),
-        (r"2\pi", "6.283185", RIGHT),
-        (r"9\%", "0.09", RIGHT),
-        ("1-1/e", "1+1/e", WRONG),
-        (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}", WRONG),  # a difference of 1.6e-30
-        (r"\frac{1}{2^{99}}", r"2^{-99}", RIGHT),
-        ("x", "???", WRONG),
-        ("???", "x", ERROR),  # an unreadable reference never rewards
-        ("", "x", ERROR),
-    ],
-)
-def test_mathematics_is_compared_as_mathematics(mathematics, answer, box, expected):
-    assert verdict(mathematics, answer, f"\\boxed{{{box}}}") == expected
-
-
-HOSTILE = {
-    "tower": "9^{9^9}",
-    "factorial": "100000000!",
-    "braces": "{" * 900 + "}" * 900,
-    "brackets": "(" * 900 + "x" + ")" * 900,
-    "digits": "9" * 2000,
-    "megabyte": "7" * 2**20,
-    "import": "__import__('os').mkdir('evaluated')",
-    "text": r"\text{__import__('os').mkdir('evaluated')}",
-    "nul": "\x00\x01",
-    "surrogate": "\ud800",
-    "newlines": "1\n+\n\r1",
-}
-
-
-def test_hostile_answers_neither_hang_nor_cost_the_others(mathematics, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    boxes = [f"\\boxed{{{text}}}" for text in HOSTILE.values()]
-    mixed = [text for box in boxes for text in (box, r"\boxed{1+x}")]
-    (scored,) = mathematics([group("x+1", *mixed)])
-    assert [v.score for v in scored.verdicts] == [0.0, 1.0] * len(HOSTILE)
-    outcomes = dict(zip(HOSTILE, [v.outcome for v in scored.verdicts[::2]], strict=True))
-    assert outcomes["tower"] is Outcome.TIMEOUT
-    assert outcomes["megabyte"] is Outcome.OK
-    assert list(tmp_path.iterdir()) == []
-    assert verdict(mathematics, "x+1", r"\boxed{1+x}") == RIGHT
-
-
-def test_a_slow_answer_stalls_no_other(mathematics):
-    groups = [
-        group(r"\sqrt2", r"\boxed{9^{9^9}}"),
-        *(group("x+1", f"\\boxed{{{n}+x}}") for n in range(9)),
-    ]
-    scored = mathematics(groups)
-    assert [s.group for s in scored] == groups
-    expected = {"ok": 9, "no_answer": 0, "timeout": 1, "error": 0}
-    assert outcome_counts(scored) == expected
-    assert [s.verdicts[0].score for s in scored] == [0.0, 0.0, 1.0] + [0.0] * 7
-
-
-def test_equal_answers_are_judged_once(mathematics, monkeypatch):
-    asked = []
-    judge = mathematics.pool.judge
-    monkeypatch.setattr(
-        mathematics.pool, "judge", lambda pairs: asked.extend(pairs) or judge(pairs)
-    )
-    scored = mathematics([group("x+1", *[r"\boxed{1+x}"] * 9), group("x+1", r"\boxed{1+x}")])
-    assert [v.score for s in scored for v in s.verdicts] == [1.0] * 10
-    assert asked == [("x+1", "1+x")]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"timeout_seconds": 0}, "timeout_seconds must be greater than 0, got 0"),
-        ({"timeout_seconds": float("nan")}, "timeout_seconds must be"),
-        ({"workers": 0}, "workers must be at least 1, got 0"),
-        ({"memory_mib": 64}, "memory_mib must be at least 256"),
-    ],
-)
-def test_math_answer_refuses_what_cannot_work(arguments, message):
-    with pytest.raises(ConfigError, match=f"^verifier .*MathAnswer.: {message}"):
-        Component("ceeh.data.verify.MathAnswer", arguments).build("verifier")
 
 
 @pytest.fixture

@@ -1,0 +1,157 @@
+"""How fast answers are verified, and what hostile ones cost: python benchmarks/verifier.py
+
+Prints a table. Needs the repository at its working directory, for the hostile answers of the tests.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from ceeh.data.verify import MathAnswer
+from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup
+from tests.data.hostile import HONEST, HOSTILE, REFERENCE, response
+
+PAIRS = [
+    (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt2}"),
+    ("x^2+1", "1+x^2"),
+    ("(x-1)(x-2)", "x^2-3x+2"),
+    (r"2\pi", r"2 \cdot \pi"),
+    (r"\frac{x+1}{x-1}", r"1+\frac{2}{x-1}"),
+    (r"(-\infty,1)\cup(2,\infty)", r"(2,\infty)\cup(-\infty,1)"),
+    (r"1 \pm \sqrt{2}", r"1-\sqrt2, 1+\sqrt2"),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix}1&2\\3&5\end{bmatrix}"),
+]
+
+
+def group(reference: str, boxes: Sequence[str]) -> RolloutGroup:
+    return RolloutGroup(
+        prompt=Prompt(uid=reference, text="?", answer=reference, token_ids=(1,)),
+        completions=tuple(
+            Completion(text=response(box), token_ids=(1,), logprobs=(0.0,), finish=Finish.STOP)
+            for box in boxes
+        ),
+        policy_version=0,
+    )
+
+
+def seconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def integer_groups(answers: int) -> list[RolloutGroup]:
+    """Groups of ten distinct integers each, one of them right."""
+    return [
+        group(str(10 * n + 3), [str(10 * n + k) for k in range(10)]) for n in range(answers // 10)
+    ]
+
+
+def distinct_pairs(count: int) -> list[tuple[str, str]]:
+    """`PAIRS` in turn, each with another constant added so that nothing is parsed before."""
+    pairs = []
+    for n in range(count):
+        one, other = PAIRS[n % len(PAIRS)]
+        pairs.append((one.replace("1", str(n + 2)), other.replace("1", str(n + 2))))
+    return pairs
+
+
+@contextmanager
+def peak_memory(verifier: MathAnswer) -> Iterator[list[float]]:
+    """The largest resident set (MiB) that any worker had, as the kernel kept it (VmHWM)."""
+    peaks, ended = [0.0], Event()
+
+    def watch() -> None:
+        while not ended.wait(0.005):
+            for worker in list(verifier.pool.workers):
+                try:
+                    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+                except OSError:
+                    continue
+                for line in status.splitlines():
+                    if line.startswith("VmHWM"):
+                        peaks[0] = max(peaks[0], int(line.split()[1]) / 1024)
+
+    thread = Thread(target=watch)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        thread.join()
+
+
+def one_by_one(verifier: MathAnswer) -> tuple[float, str, int, int]:
+    """Slowest seconds and its name, answers rewarded, honest answers lost right after a hostile one."""
+    slowest, name, rewarded, lost = 0.0, "", 0, 0
+    for key, text in HOSTILE.items():
+        begin = time.perf_counter()
+        (scored,) = verifier([group(REFERENCE, [text])])
+        taken = time.perf_counter() - begin
+        rewarded += scored.verdicts[0].score > 0
+        (honest,) = verifier([group(REFERENCE, [HONEST])])
+        lost += honest.verdicts[0].score < 1
+        if taken > slowest:
+            slowest, name = taken, key
+    return slowest, name, rewarded, lost
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--integers", type=int, default=20_000, help="answers of the fast path")
+    parser.add_argument("--pairs", type=int, default=400, help="pairs for math-verify, one worker")
+    parser.add_argument("--workers", type=int, default=2, help="workers for the hostile set")
+    parser.add_argument("--timeout-seconds", type=float, default=5)
+    parser.add_argument("--memory-mib", type=int, default=1024)
+    parser.add_argument("--stall-seconds", type=float, default=30)
+    given = parser.parse_args()
+
+    rows: list[tuple[str, str]] = []
+    verifier = MathAnswer(
+        timeout_seconds=given.timeout_seconds,
+        workers=given.workers,
+        memory_mib=given.memory_mib,
+        stall_seconds=given.stall_seconds,
+    )
+    groups = integer_groups(given.integers)
+    taken = seconds(lambda: verifier(groups))
+    rows.append(("integer answers per second, one process", f"{given.integers / taken:,.0f}"))
+
+    single = MathAnswer(timeout_seconds=given.timeout_seconds, workers=1)
+    single.pool.judge([("x", "x")])
+    pairs = distinct_pairs(given.pairs)
+    taken = seconds(lambda: single.pool.judge(pairs))
+    single.close()
+    rows.append(("math-verify pairs per second, one worker", f"{len(pairs) / taken:,.0f}"))
+
+    with peak_memory(verifier) as peaks:
+        slowest, name, rewarded, lost = one_by_one(verifier)
+        mixed = [*integer_groups(2000), group(REFERENCE, list(HOSTILE.values()))]
+        scored = []
+        taken = seconds(lambda: scored.extend(verifier(mixed)))
+    verdicts = [verdict for result in scored for verdict in result.verdicts]
+    counts = {o: sum(verdict.outcome is o for verdict in verdicts) for o in Outcome}
+    verifier.close()
+    rows += [
+        ("hostile answers", str(len(HOSTILE))),
+        ("rewarded", str(rewarded)),
+        ("hangs", "0"),  # each of the calls above came back
+        ("honest answers lost right after one", str(lost)),
+        ("slowest, seconds", f"{slowest:.1f} ({name})"),
+        (f"peak memory of a worker, MiB of {given.memory_mib}", f"{peaks[0]:.0f}"),
+        ("one call with 2,000 integers and all of them, seconds", f"{taken:.1f}"),
+        ("its outcomes", ", ".join(f"{o} {n}" for o, n in counts.items() if n)),
+        ("its right answers, of 200", f"{sum(verdict.score for verdict in verdicts):.0f}"),
+    ]
+    for label, value in rows:
+        print(f"{label:<58}{value}")
+
+
+if __name__ == "__main__":
+    main()
