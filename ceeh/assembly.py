@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ceeh.base_model import load_tokenizer, resolve_model
 from ceeh.callbacks.signal import SignalCallback, check_signals
 from ceeh.component import ConfigError
 from ceeh.config import Config
@@ -13,7 +14,6 @@ from ceeh.data.engine import RolloutEngine
 from ceeh.data.prompts import PromptBuilder, load_prompts
 from ceeh.data.verify import Verifier
 from ceeh.ranks import world_size
-from ceeh.trained import load_tokenizer, resolve_model
 from ceeh.types import Prompt
 
 CANARY_TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.5}
