@@ -58,15 +58,15 @@ def write_figure(
     else:
         _subsets(axes[1, 0], summary, "accuracy", 100.0)
         _subsets(axes[1, 1], summary, "tokens", 1.0)
-    _title(axes[1, 0], "Held-out accuracy", "accuracy, %")
-    _title(axes[1, 1], "Held-out response length", "mean tokens")
+    title(axes[1, 0], "Held-out accuracy", "accuracy, %")
+    title(axes[1, 1], "Held-out response length", "mean tokens")
     axes[1, 0].set_ylim(0, 118)
     axes[1, 0].set_yticks(range(0, 101, 20))
     if both:
         _lengths(axes[1, 2], tables)
     else:
         _missing(axes[1, 2], ["held-out samples"])
-    _title(axes[1, 2], "Held-out response lengths", "share of responses, %")
+    title(axes[1, 2], "Held-out response lengths", "share of responses, %")
     figure.savefig(path, format="png")
 
 
@@ -77,7 +77,7 @@ def series(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
     return steps, values
 
 
-def _title(axes: Axes, title: str, unit: str) -> None:
+def title(axes: Axes, title: str, unit: str) -> None:
     axes.set_title(title, fontsize=12, loc="left", fontweight="bold")
     axes.set_ylabel(unit)
     axes.spines[["top", "right"]].set_visible(False)
@@ -126,7 +126,7 @@ def _over_steps(axes: Axes, rows: Rows, lines: Lines) -> bool:
 
 
 def _training(axes: Axes, rows: Rows) -> None:
-    _title(axes, "Training rollouts", "accuracy, %")
+    title(axes, "Training rollouts", "accuracy, %")
     _over_steps(axes, rows, ACCURACY)
     if len(series(rows, TOKENS[0][0])[0]):
         right = axes.twinx()
@@ -139,12 +139,12 @@ def _training(axes: Axes, rows: Rows) -> None:
 
 
 def _entropy(axes: Axes, rows: Rows) -> None:
-    _title(axes, "Policy entropy", "nats per token")
+    title(axes, "Policy entropy", "nats per token")
     _over_steps(axes, rows, ENTROPY)
 
 
 def _signals(axes: Axes, rows: Rows) -> None:
-    _title(axes, "Signals", "% of questions; threshold: accuracy, %")
+    title(axes, "Signals", "% of questions; threshold: accuracy, %")
     if _over_steps(axes, rows, SIGNALS):
         axes.set_ylim(0, 118)
         axes.set_yticks(range(0, 101, 20))

@@ -59,7 +59,7 @@ def write_report(
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
             f"<h1>{html.escape(title)}</h1>",
-            f"<p>{html.escape(_heading(summary))}</p>",
+            f"<p>{html.escape(heading(summary))}</p>",
             _html_table(summary),
             f'<p class="caution">{CAUTION}</p>',
             f'<img alt="Training and held-out results" src="data:image/png;base64,{encoded}">',
@@ -74,7 +74,7 @@ def write_report(
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """Base against tuned as plain text of at most 110 columns, each figure `value [low, high]`."""
-    names, rows = _cells(summary)
+    names, rows = summary_cells(summary)
     shown = [("", "", *names)] + [
         (subset if policy == "base" else "", policy, *cells) for subset, policy, cells in rows
     ]
@@ -85,20 +85,20 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     ]
     for before in (7, 4, 1):  # a rule above each subset
         lines.insert(before, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    return "\n".join([_heading(summary), *lines])
+    return "\n".join([heading(summary), *lines])
 
 
-def _heading(summary: Mapping[str, Any]) -> str:
+def heading(summary: Mapping[str, Any]) -> str:
     counts = summary["questions"]
-    heading = (
+    text = (
         f"{counts['all']} held-out questions ({counts['easy']} easy, {counts['hard']} hard), "
         f"{summary['samples']} samples each, 95 % intervals"
     )
     seconds = summary.get("train_seconds")
-    return heading if seconds is None else f"{heading}; trained for {seconds / 60:.1f} min"
+    return text if seconds is None else f"{text}; trained for {seconds / 60:.1f} min"
 
 
-def _cells(summary: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, str, list[str]]]]:
+def summary_cells(summary: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, str, list[str]]]]:
     """Column names, and for each subset and policy its cells as text."""
     (pass_at,) = (name for name in summary["base"]["all"] if name.startswith("pass_at_"))
     names = ["accuracy %", "tokens", f"pass@{pass_at.removeprefix('pass_at_')} %", "nats per token"]
@@ -131,7 +131,7 @@ def _cell(
 
 
 def _html_table(summary: Mapping[str, Any]) -> str:
-    names, rows = _cells(summary)
+    names, rows = summary_cells(summary)
     head = "".join(f"<th>{name}</th>" for name in ("", "", *names))
     body = []
     for subset, policy, cells in rows:
