@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ceeh.base_model import load_tokenizer, resolve_model
 from ceeh.callbacks.signal import SignalCallback, check_signals
 from ceeh.component import Component, ConfigError
 from ceeh.config import Config, Hardware
@@ -16,7 +17,6 @@ from ceeh.data.prompts import PromptBuilder, load_prompts
 from ceeh.data.questions import Question
 from ceeh.data.verify import Verifier
 from ceeh.ranks import from_rank_zero, join_processes, world_size
-from ceeh.trained import load_tokenizer, resolve_model
 from ceeh.types import Prompt
 
 CANARY_TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.5}

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from ceeh.assembly import DTYPE, resolve_accelerator, resolve_precision
+from ceeh.base_model import load_tokenizer
 from ceeh.component import ConfigError
 from ceeh.data.benchmarks import Benchmark, benchmark_files
 from ceeh.data.engine import RolloutEngine
@@ -26,7 +27,7 @@ from ceeh.fit import RUN_ID_FILE, quieten
 from ceeh.provenance import weights_digest
 from ceeh.ranks import from_rank_zero, is_rank_zero, join_processes, say, wait_for_all
 from ceeh.tracking import GuardedMLFlowLogger
-from ceeh.trained import Trained, load_policy, load_tokenizer, open_trained
+from ceeh.trained import Trained, load_policy, open_trained
 
 
 def evaluate(

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import torch
 from lightning import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers.utils.logging import disable_progress_bar
 
 from ceeh.assembly import CANARY_TOLERANCE, Inputs, build_engine, gather_inputs
 from ceeh.callbacks.console import Console
 from ceeh.callbacks.rng_state import RNGState
 from ceeh.callbacks.rollout_log import RolloutLog
+from ceeh.callbacks.run_checkpoint import RunCheckpoint
 from ceeh.callbacks.weight_sync import WeightSync
+from ceeh.checkpoint import read_checkpoint
 from ceeh.component import ConfigError
 from ceeh.config import Config, load, to_yaml
 from ceeh.data.datamodule import RolloutDataModule
@@ -40,6 +41,7 @@ from ceeh.ranks import (
 )
 from ceeh.run_folder import RunFolder
 from ceeh.tracking import GuardedMLFlowLogger
+from ceeh.whole_folder import whole_folder
 
 RUN_ID_FILE = "mlflow_run_id"
 
@@ -84,7 +86,8 @@ def fit(config: Config) -> Path:
                 weights_only=True if checkpoint else None,
             )
             if is_rank_zero():
-                policy.save(folder.model, inputs.tokenizer)
+                with whole_folder(folder.model) as model:
+                    policy.save(model, inputs.tokenizer)
             tuned = measure_tuned(trainer, module, datamodule, folder)
     if is_rank_zero():
         write_results(config, folder, base, tuned, inputs.held_out_prompts, mlflow)
@@ -139,8 +142,7 @@ def build_loggers(
 ) -> tuple[JSONLLogger, GuardedMLFlowLogger | None]:
     jsonl = JSONLLogger(folder.path)
     if checkpoint is not None:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        jsonl.resume_from_step(state["rollout_step"])
+        jsonl.resume_from_step(read_checkpoint(checkpoint)["rollout_step"])
     if not config.tracking.mlflow:
         return jsonl, None
     run_id_file = folder.path / RUN_ID_FILE
@@ -175,17 +177,12 @@ def build_trainer(
             steps=rollouts.steps,
             title=f"{folder.path.name}: {config.model.path} on {inputs.accelerator}",
         ),
-        ModelCheckpoint(
-            dirpath=folder.checkpoints,
-            filename="step-{rollout/step:06.0f}",
-            auto_insert_metric_name=False,
-            monitor="rollout/step",
-            mode="max",
-            save_top_k=config.checkpoints.keep,
-            save_last=True,
-            # A resumed run goes on with last.ckpt, also from a moved folder or an older file.
-            enable_version_counter=False,
-            every_n_train_steps=config.checkpoints.every_n_steps * updates,
+        RunCheckpoint(
+            folder.checkpoints,
+            steps=rollouts.steps,
+            every_n_steps=config.checkpoints.every_n_steps,
+            updates=updates,
+            keep=config.checkpoints.keep,
         ),
     ]
     if config.tracking.rollouts_every_n_steps:

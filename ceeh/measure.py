@@ -61,6 +61,7 @@ def write_results(
         draws=evaluation.bootstrap_draws,
         seed=config.seed,
     )
+    summary["rollout_step"] = config.rollouts.steps
     summary["train_seconds"] = train_seconds(folder)
     (folder.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     levels: list[Any] = [prompt.metadata.get("level") for prompt in prompts]

@@ -1,28 +1,23 @@
 """What a user may name as a model, opened in one place: base, adapter, run or checkpoint, and its policy."""
 
 import json
-import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from ceeh.base_model import first_line, resolve_model
+from ceeh.checkpoint import policy_weights, read_checkpoint
 from ceeh.component import ConfigError
 from ceeh.config import Config, Model, load
 from ceeh.modules.policy import Policy
 from ceeh.ranks import say
 from ceeh.run_folder import RunFolder
-from ceeh.starter.model import MODEL_DIR
 
 KINDS = (
     "'starter', a hub id, a model folder (config.json), a PEFT adapter folder (adapter_config.json), "
     "or a run folder or a .ckpt file inside one (config.yaml)"
 )
-PREFIX = "policy."
-"""Of the policy's weights among those of the LightningModule that a checkpoint holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +65,7 @@ def open_trained(place: str, *, trust_remote_code: bool = False) -> Trained:
 
 
 def _open_run(run: RunFolder, trust_remote_code: bool) -> Trained:
-    config = _run_config(run)
+    config = load([run.path / "config.yaml"])
     name = run.path.resolve().name
     steps, last = config.rollouts.steps, run.last_rollout_step()
     if (run.model / "config.json").is_file() and last in (None, steps):
@@ -102,7 +97,7 @@ def _open_checkpoint(file: Path, trust_remote_code: bool) -> Trained:
             f"the checkpoint '{file}' is outside a run folder: there is no {run.path / 'config.yaml'} "
             "to say what model it belongs to; put it into checkpoints/ of its run"
         )
-    config = _run_config(run)
+    config = load([run.path / "config.yaml"])
     try:
         model = resolve_model(config.model.path)
     except ConfigError as error:
@@ -148,10 +143,6 @@ def _open_adapter(folder: Path, trust_remote_code: bool) -> Trained:
     )
 
 
-def _run_config(run: RunFolder) -> Config:
-    return load([run.path / "config.yaml"])
-
-
 def load_policy(
     trained: Trained, *, temperature: float = 1.0, keep_reference: bool = False
 ) -> Policy:
@@ -168,7 +159,7 @@ def load_policy(
         # The model of a finished run has its adapter merged.
         lora=settings.lora if trained.checkpoint else replace(settings.lora, rank=0),
     )
-    weights = trained.checkpoint and read_weights(trained.checkpoint)
+    weights = trained.checkpoint and policy_weights(read_checkpoint(trained.checkpoint))
     try:
         policy = Policy(
             settings,
@@ -182,36 +173,11 @@ def load_policy(
     except (OSError, ValueError, RuntimeError) as error:
         source = trained.adapter or trained.model_path
         raise ConfigError(
-            f"'{source}' cannot be loaded ({_first_line(error)}); give {KINDS}"
+            f"'{source}' cannot be loaded ({first_line(error)}); give {KINDS}"
         ) from error
     if weights is not None:
         _put(weights, policy, trained)
     return policy.eval()
-
-
-def read_checkpoint(file: Path) -> dict[str, Any]:
-    """What a checkpoint holds, tensors left on disk until they are used. Never runs a pickle.
-
-    Raises ConfigError for a file that is damaged or that only running code could read.
-    """
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ConfigError(
-            f"'{file}' cannot be read as a checkpoint of this program; it is damaged or foreign, and "
-            f"nothing in it was run ({_first_line(error)}); give another file of checkpoints/"
-        ) from error
-    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
-        raise ConfigError(f"'{file}' holds no weights of a run; give a .ckpt that ceeh.fit wrote")
-    return state
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """The policy's weights in a checkpoint, under the names that `Policy` has for them."""
-    state = read_checkpoint(file)["state_dict"]
-    return {
-        name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)
-    }
 
 
 def _put(weights: dict[str, Tensor], policy: Policy, trained: Trained) -> None:
@@ -236,34 +202,3 @@ def _put(weights: dict[str, Tensor], policy: Policy, trained: Trained) -> None:
                 "config.yaml must be those that it was trained with"
             )
     policy.load_state_dict(weights, strict=False)
-
-
-def resolve_model(path: str) -> str:
-    """A local folder, a hub id, or `starter` for the model that ships with ceeh."""
-    if path == "starter":
-        path = str(MODEL_DIR)
-    folder = Path(path)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"model.path: '{path}' has no config.json; give a folder written by save_pretrained"
-        )
-    if not folder.is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise ConfigError(f"model.path: no folder '{path}'")
-    return path
-
-
-def load_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model.path: no model or tokenizer to be had from '{path}' ({_first_line(error)}); "
-            "give a folder with config.json and tokenizer.json, or a hub id that can be reached"
-        ) from error
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(f"model.path: the tokenizer of '{path}' has no end-of-sequence token")
-    return tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -62,8 +62,8 @@ def test_a_stopped_and_resumed_run_gives_the_numbers_of_one_that_was_not(
     )
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "rng_states", "rollout_step"):
         assert_equal(one[key], other[key], key)
-    # The signals' tables; ModelCheckpoint's state holds paths.
-    tables = [name for name in one["callbacks"] if not name.startswith("ModelCheckpoint")]
+    # The signals' tables; RunCheckpoint's state holds paths.
+    tables = [name for name in one["callbacks"] if not name.startswith("RunCheckpoint")]
     assert len(tables) >= 2
     for name in tables:
         assert_equal(one["callbacks"][name], other["callbacks"][name], name)

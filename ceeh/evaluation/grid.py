@@ -1,4 +1,4 @@
-"""Tables of text, for a terminal and for a page."""
+"""Tables of text, for a terminal, a page and a model card."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -31,6 +31,12 @@ class Grid:
             cells = [each.ljust(width) for each, width in zip(row, widths, strict=True)]
             lines.append("  ".join(cells).rstrip())
         return "\n".join([self.title, *lines])
+
+    def markdown(self) -> str:
+        """A table of GitHub's Markdown, without the title."""
+        rule = "|" + "---|" * len(self.header)
+        lines = [f"| {' | '.join(row)} |" for row in (self.header, *self.rows)]
+        return "\n".join([lines[0], rule, *lines[1:]])
 
     def html(self) -> str:
         """A heading and a table, every cell escaped."""

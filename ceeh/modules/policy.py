@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -21,6 +21,7 @@ from transformers import (
 from ceeh.component import ConfigError
 from ceeh.config import Model
 from ceeh.modules.head import chunked_logprobs_and_entropy
+from ceeh.modules.shards import MAX_SHARD_BYTES, write_shards
 
 LOGIT_TRANSFORMS = (
     "final_logit_softcapping",
@@ -52,7 +53,8 @@ class Policy(nn.Module):
         self.temperature = temperature
         self.chunk_tokens = settings.head_chunk_tokens
         config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
-        self.dtype = config.dtype or torch.float32
+        stored: Any = config.dtype
+        self.dtype: torch.dtype = stored or torch.float32
         model = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=torch.float32,
@@ -161,19 +163,63 @@ class Policy(nn.Module):
                 value = value.float() + adapted[name].get_delta_weight("default").float()
             yield name.replace(".base_layer.", "."), value
 
-    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        """A Hugging Face folder, an adapter merged, in the dtype that the model came in."""
+    def save(
+        self,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        dtype: torch.dtype | None = None,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+    ) -> int:
+        """A Hugging Face folder, an adapter merged, in `dtype`, by default the one the model came in.
+
+        Its generation settings are those of the rollouts: the policy's temperature, all tokens
+        allowed. Returns the bytes of the weights; raises ConfigError for one that is not finite.
+        """
+        dtype = dtype or self.dtype
         folder.mkdir(parents=True, exist_ok=True)
         # Training is in fp32 whatever the file's dtype; what is written says the file's.
         config = copy.deepcopy(self.causal_lm.config)
-        config.dtype = self.dtype
+        config.dtype = dtype
         config.save_pretrained(folder)
-        self.causal_lm.generation_config.save_pretrained(folder)  # type: ignore[union-attr]
+        generation: Any = copy.deepcopy(self.causal_lm.generation_config)
+        generation.update(
+            do_sample=True,
+            temperature=self.temperature,
+            top_p=1.0,
+            top_k=0,
+            min_p=None,
+            repetition_penalty=1.0,
+        )
+        generation.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        weights = ((name, value.to(dtype)) for name, value in self.engine_weights())
+        return write_shards(
+            folder, chain(weights, self._saved_buffers()), max_shard_bytes=max_shard_bytes
+        )
+
+    def _saved_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Persistent buffers: no weights, not trained, and still part of the model's files."""
+        persistent = self.causal_lm.state_dict().keys()
+        for name, value in self.causal_lm.named_buffers():
+            if name in persistent:
+                yield name.replace(".base_layer.", "."), value
+
+    def save_adapter(
+        self, folder: Path, tokenizer: PreTrainedTokenizerBase, *, dtype: torch.dtype | None = None
+    ) -> int:
+        """A PEFT folder: the adapter alone, as trained (fp32) or in `dtype`. Returns its bytes."""
+        assert self.lora, "a policy without LoRA has no adapter"
+        wrapped: Any = self.model
         weights = {
-            name: value.to(self.dtype).contiguous().cpu() for name, value in self.engine_weights()
+            name: value.to(dtype or value.dtype)
+            for name, value in wrapped.state_dict().items()
+            if ".lora_" in name
         }
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        # Asked about embeddings, which no LoRA changes, peft would look for the base on the hub.
+        wrapped.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
+        tokenizer.save_pretrained(folder)
+        return sum(value.nbytes for value in weights.values())
 
     @property
     def trainable(self) -> list[nn.Parameter]:

@@ -1,0 +1,187 @@
+"""python -m ceeh.export RUN OUT: a run's model as a Hugging Face folder with its model card."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers.utils.logging import disable_progress_bar
+
+from ceeh.base_model import first_line, load_tokenizer
+from ceeh.component import ConfigError
+from ceeh.export_source import open_run, rollout_step, summary_of, with_weights_for
+from ceeh.model_card import Export, public, write_card
+from ceeh.provenance import redact
+from ceeh.run_folder import RunFolder
+from ceeh.trained import load_policy
+from ceeh.whole_folder import whole_folder
+
+DTYPES = {
+    "auto": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+MODEL_FILES = ("config.json", "adapter_config.json")
+
+
+class PushError(Exception):
+    """The hub did not take the folder, which is there all the same."""
+
+
+def export(
+    place: str,
+    out: Path,
+    *,
+    adapter: bool = False,
+    dtype: torch.dtype | None = None,
+    checkpoint: Path | None = None,
+    force: bool = False,
+    trust_remote_code: bool = False,
+    repo: str | None = None,
+    command: str = "ceeh.export.export",
+) -> str:
+    """Writes the model of the run at `place` into `out`; returns a line that says what was written.
+
+    With `adapter` a PEFT folder, else the whole model with an adapter merged in fp32 and cast once to
+    `dtype`, by default that of the base model. `repo` is the hub id that the card shows.
+    Raises ConfigError for a run, checkpoint or folder that this cannot be done with.
+    """
+    trained = open_run(place, checkpoint, trust_remote_code)
+    run, config = trained.run, trained.config
+    assert run is not None
+    assert config is not None
+    out = out.expanduser().resolve()
+    check_out(out, run, force)
+    trained = with_weights_for(trained, run, config, adapter=adapter, dtype=dtype)
+    tokenizer = load_tokenizer(trained.model_path, trust_remote_code)
+    policy = load_policy(trained, temperature=config.rollouts.temperature)
+    step = rollout_step(trained, config)
+    stored = dtype or (torch.float32 if adapter else policy.dtype)
+    with whole_folder(out) as folder:
+        if adapter:
+            size = policy.save_adapter(folder, tokenizer, dtype=dtype)
+        else:
+            size = policy.save(folder, tokenizer, dtype=dtype)
+        facts = Export(
+            name=trained.name,
+            repo=repo or out.name,
+            config=config,
+            rollout_step=step,
+            summary=summary_of(run, config, step),
+            adapter=adapter,
+            dtype=str(stored).removeprefix("torch."),
+            command=command,
+        )
+        write_card(folder, facts)
+    kind = "adapter" if adapter else "model"
+    return f"{kind} of '{trained.name}' after rollout step {step}, {facts.dtype}, {size / 1e6:.1f} MB: {out}"
+
+
+def check_out(out: Path, run: RunFolder, force: bool) -> None:
+    """Refuses a place where something would be lost. With `force` an older export may be replaced."""
+    place = run.path.resolve()
+    if out == place or place in out.parents:
+        raise ConfigError(
+            f"OUT '{out}' is inside the run folder '{place}'; give a folder outside it"
+        )
+    if out in place.parents:
+        raise ConfigError(f"OUT '{out}' holds the run '{place}' itself; give another folder")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"OUT '{out}' is a file; give a folder")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not any((out / name).is_file() for name in MODEL_FILES):
+        raise ConfigError(
+            f"OUT '{out}' is not empty and holds no model, so that not even --force replaces it; "
+            "give another folder"
+        )
+    if not force:
+        raise ConfigError(f"OUT '{out}' holds a model already; --force replaces that folder")
+
+
+def push(folder: Path, repo: str, *, private: bool) -> str:
+    """Uploads `folder`; returns the address. Raises PushError, with the folder still there."""
+    try:
+        api = HfApi()
+        api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Export of a ceeh run")
+    except Exception as error:  # an outside service: whatever it or the network raises
+        raise PushError(
+            f"'{repo}' was not pushed: {redact(first_line(error))}; the folder is complete, push it later "
+            f"with: hf upload {repo} {folder}"
+        ) from error
+    return f"https://huggingface.co/{repo}"
+
+
+def check_push(repo: str) -> None:
+    """What can be known before anything is written."""
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ConfigError(f"--push-to-hub: '{repo}' is no hub id; write user/name") from error
+    if get_token() is None:
+        raise ConfigError("--push-to-hub needs a token; set HF_TOKEN, or run: hf auth login")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ceeh.export", description=__doc__)
+    parser.add_argument("run", metavar="RUN", help="a run folder, or a .ckpt file inside one")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
+    parser.add_argument(
+        "--adapter", action="store_true", help="the LoRA alone, as a PEFT folder, instead of merged"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="auto: the base's, float32 for an adapter"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="of the run, instead of its end"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an older export")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the base's own code")
+    parser.add_argument(
+        "--push-to-hub", metavar="ID", help="upload OUT as user/name, with HF_TOKEN"
+    )
+    parser.add_argument("--private", action="store_true", help="as a private repository")
+    given = parser.parse_args(arguments)
+    if given.private and not given.push_to_hub:
+        parser.error("--private is of --push-to-hub ID")
+    disable_progress_bar()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given.push_to_hub:
+            check_push(given.push_to_hub)
+        line = export(
+            given.run,
+            given.out,
+            adapter=given.adapter,
+            dtype=DTYPES[given.dtype],
+            checkpoint=given.checkpoint,
+            force=given.force,
+            trust_remote_code=given.trust_remote_code,
+            repo=given.push_to_hub,
+            command="python -m ceeh.export "
+            + shlex.join(public({"path": word})["path"] for word in words),
+        )
+        print(line)
+        if given.push_to_hub:
+            print(push(given.out, given.push_to_hub, private=given.private))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except PushError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; an unfinished export leaves nothing behind", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""A folder that is either whole or not there."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`, which takes its place when the block ends without an error.
+
+    What was at `folder` is removed then, and not before. A kill leaves a `.<name>.partial` beside it,
+    which the next writer of the same folder removes.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    previous = folder.with_name(f".{folder.name}.previous")
+    for leftover in (partial, previous):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                sync(file)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    # No system renames over a folder that is not empty: between these two lines there is none.
+    if folder.exists():
+        folder.rename(previous)
+    partial.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
