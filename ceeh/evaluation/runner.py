@@ -15,7 +15,7 @@ from ceeh.assembly import build_verifier, readable
 from ceeh.component import ConfigError
 from ceeh.data.benchmarks import Benchmark, benchmark_questions
 from ceeh.data.engine import RolloutEngine, Sampling
-from ceeh.data.loader import derived_seed
+from ceeh.data.loader import derived_seed, rollout
 from ceeh.data.prompts import PromptBuilder, load_prompts
 from ceeh.data.verify import Verifier
 from ceeh.evaluation.store import SampleStore
@@ -98,7 +98,7 @@ def sample_task(
     progress = Progress(task.name, sum(len(batches[number]) for number in mine), done)
     sampling = task.sampling(seed)
     for number in missing:
-        scored = task.verifier(engine.generate(batches[number], sampling))
+        scored, _ = rollout(engine, task.verifier, batches[number], sampling)
         rows = [row for group in scored for row in sample_rows(task, group)]
         store.write(task.name, number, rows)
         progress.advance(len(batches[number]), rows)

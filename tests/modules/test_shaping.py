@@ -16,6 +16,7 @@ from ceeh.modules.shaping import (
     ShapingInputs,
     not_worse_than_history,
 )
+from ceeh.modules.step_metrics import row_means, row_sums
 
 NAN = float("nan")
 
@@ -39,6 +40,7 @@ def inputs(
             "optimal_length": torch.tensor(optimal_length),
             "accuracy_history": torch.tensor(accuracy_history),
         },
+        progress=0.0,
     )
 
 
@@ -62,6 +64,7 @@ def ragged(seed: int, num_prompts: int = 6) -> ShapingInputs:
         group=group,
         num_prompts=num_prompts,
         signals={"optimal_length": optimal, "accuracy_history": history},
+        progress=0.0,
     )
 
 
@@ -146,6 +149,23 @@ def test_equal_to_its_history_opens_the_gate_for_every_fraction(size: int, dtype
         if solved:
             worse = torch.tensor([(solved - 1) / size], dtype=torch.float64)
             assert not not_worse_than_history(worse, torch.tensor([history], dtype=dtype)).item()
+
+
+def test_gate_and_penalty_are_logged_as_means_over_the_rows_of_all_ranks():
+    given = inputs(
+        [1, 1, 0, 1],
+        [100, 150, 500, 300],
+        [0, 0, 0, 1],
+        optimal_length=[100.0, 100.0],
+        accuracy_history=[0.5, 2.0],
+    )
+    # Open on the three rows of prompt 0. Right responses: 0, -0.05 and, behind the gate, 0.
+    numbers = OptimalLengthPenalty().metrics(given)
+    whole = row_means([row_sums(numbers)], "reward/")
+    assert whole == pytest.approx({"reward/gate_open": 0.75, "reward/length_penalty": -0.05 / 3})
+    # Of unequal shares of the rows, the second without a right response.
+    shares = [{name: rows[part] for name, rows in numbers.items()} for part in ([0, 1, 3], [2])]
+    assert row_means(map(row_sums, shares), "reward/") == pytest.approx(whole)
 
 
 def test_a_prompt_never_solved_before_is_not_shaped():
