@@ -50,7 +50,7 @@ class Inputs:
 def gather_inputs(config: Config) -> Inputs:
     """Reads model files, data and user classes. Raises ConfigError with the cure for whatever is wrong."""
     accelerator = resolve_accelerator(config.hardware)
-    check_pairs(config)
+    check_pairs(config, world_size())
     signals = build_signals(config)
     path = resolve_model(config.model.path)
     tokenizer = load_tokenizer(path, config.model.trust_remote_code)
@@ -150,8 +150,8 @@ def build_signals(config: Config) -> dict[str, SignalCallback]:
     return callbacks
 
 
-def check_pairs(config: Config) -> None:
-    """Refuses settings that are fine alone and meaningless together."""
+def check_pairs(config: Config, processes: int) -> None:
+    """Refuses settings that are fine alone and meaningless together, or with `processes` in all."""
     objective = config.objective
     if objective.dual_clip is not None and objective.dual_clip <= 1 + objective.clip_high:
         raise ConfigError(
@@ -162,10 +162,10 @@ def check_pairs(config: Config) -> None:
         ("rollouts.prompts_per_step", config.rollouts.prompts_per_step),
         ("optimizer.prompts_per_minibatch", config.optimizer.prompts_per_minibatch),
     ):
-        if value % world_size():
+        if value % processes:
             raise ConfigError(
                 f"{name} is over all processes and must be a multiple of their number "
-                f"({world_size()}), got {value}"
+                f"({processes}), got {value}"
             )
     longest = config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens
     if config.optimizer.tokens_per_microbatch < longest:

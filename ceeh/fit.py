@@ -27,8 +27,10 @@ from ceeh.config import Config, load, to_yaml
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.data.engine import RolloutEngine
 from ceeh.data.mixture import Mixture
+from ceeh.dry_run import dry_run
 from ceeh.jsonl import JSONLLogger
 from ceeh.measure import measure_base, measure_tuned, write_results
+from ceeh.memory.devices import parse_devices
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import optimizer_steps
@@ -215,15 +217,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and stop"
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check the inputs, plan the memory and stop"
+    )
+    parser.add_argument(
+        "--devices", metavar="8x80GB", help="plan for these, not for what is here; cpu:24GB too"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimizer.lr=1e-5")
     given = parser.parse_intermixed_args(arguments)
     if not given.config:
         parser.error("--config FILE is needed; configs/ceeh.yaml runs anywhere")
+    if given.devices and not given.dry_run:
+        parser.error("--devices goes with --dry-run")
     try:
         config = load(given.config, given.overrides)
         if given.print_config:
             print(to_yaml(config), end="")
             return 0
+        if given.dry_run:
+            quieten()
+            return dry_run(config, parse_devices(given.devices) if given.devices else None)
         fit(config)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -35,6 +35,7 @@ REFUSED = {
     "skip_tokenizer_init": "the engine learns its end token from the tokenizer",
 }
 CANARY_PROMPT_TOKENS, CANARY_TOKENS = 8, 16
+DEFAULT_KV_CACHE_GIB = {"cpu": 1.0, "cuda": 4.0}
 
 
 class VLLMEngine:
@@ -83,7 +84,7 @@ class VLLMEngine:
                     "engine.init_args.sleep needs CUDA, vLLM found none; set it to false"
                 )
             if kv_cache_gib is None and "gpu_memory_utilization" not in options:
-                kv_cache_gib = 1 if cpu else 4
+                kv_cache_gib = DEFAULT_KV_CACHE_GIB["cpu" if cpu else "cuda"]
             try:
                 self._llm: Any = self._vllm.LLM(
                     model=model_path,

@@ -54,6 +54,7 @@ class _ChunkedHead(torch.autograd.Function):
                 log_p = _log_softmax(hidden[rows].to(dtype), head, temperature)
                 logprobs[rows] = log_p.gather(1, targets[rows, None]).squeeze(1)
                 entropy[rows] = log_p.exp().mul_(log_p).sum(1).neg_()
+                del log_p  # else it lives on beside the next chunk's
         ctx.save_for_backward(hidden, weight, targets, entropy)
         ctx.temperature, ctx.chunk_tokens = temperature, chunk_tokens
         return logprobs, entropy
@@ -83,6 +84,7 @@ class _ChunkedHead(torch.autograd.Function):
                     grad_hidden[rows] = (grad @ head).to(hidden.dtype)
                 if grad_weight is not None:
                     grad_weight.addmm_(grad.T, chunk)
+                del log_p, p, grad  # else they live on beside the next chunk's
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
         return grad_hidden, grad_weight, None, None, None
