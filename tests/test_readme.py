@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ceeh.compare import main as compare
 from ceeh.config import load
-from ceeh.fit import main
+from ceeh.evaluate import main as evaluate
+from ceeh.export import main as export
+from ceeh.fit import main as fit
 from ceeh.types import GroupOutcome
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +51,14 @@ def test_every_configuration_file_and_key_of_the_commands_exists() -> None:
         load(shipped, named)
 
 
+def test_every_method_and_benchmark_is_in_the_documents() -> None:
+    method, protocol = ((ROOT / "docs" / name).read_text() for name in ("method.md", "protocol.md"))
+    methods = {file.stem for file in (ROOT / "configs/methods").glob("*.yaml")}
+    assert {name for name in methods if f"{name}.yaml" not in method} == set()
+    benchmarks = {file.stem for file in (ROOT / "configs/benchmarks").glob("*.yaml")}
+    assert {name for name in benchmarks if f"`{name}`" not in protocol} == set()
+
+
 def test_the_signal_of_the_readme_does_what_it_says(tmp_path: Path) -> None:
     source = tmp_path / "often_truncated.py"
     source.write_text(block("python", "class OftenTruncated"))
@@ -60,15 +71,14 @@ def test_the_signal_of_the_readme_does_what_it_says(tmp_path: Path) -> None:
     assert signal.read("a") == {"often_truncated": 1.0}
 
 
-@pytest.mark.engine
-def test_a_users_signal_from_his_own_file_steers_a_run_with_the_real_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "often_truncated.py").write_text(block("python", "class OftenTruncated"))
+@pytest.fixture(scope="module")
+def steered_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a reader has followed the README: his own signal, five steps, the real engine."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "often_truncated.py").write_text(block("python", "class OftenTruncated"))
     overlay = block("yaml", "often_truncated.py:OftenTruncated")
     assert yaml.safe_load(overlay)["objective"]["hard_signal"] == "often_truncated"
-    (tmp_path / "often_truncated.yaml").write_text(overlay)
-    monkeypatch.chdir(tmp_path)
+    (folder / "often_truncated.yaml").write_text(overlay)
     given = ["--config", str(ROOT / "configs/ceeh.yaml"), "--config", "often_truncated.yaml"]
     small = [
         "rollouts.steps=5",
@@ -78,11 +88,39 @@ def test_a_users_signal_from_his_own_file_steers_a_run_with_the_real_engine(
         "evaluation.questions=8",
         "tracking.mlflow=false",
     ]
-    assert main([*given, *small]) == 0
-    lines = (tmp_path / "runs/latest/metrics.jsonl").read_text().splitlines()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert fit([*given, *small]) == 0
+    return folder
+
+
+@pytest.mark.engine
+def test_a_users_signal_from_his_own_file_steers_a_run_with_the_real_engine(
+    steered_run: Path,
+) -> None:
+    lines = (steered_run / "runs/latest/metrics.jsonl").read_text().splitlines()
     steps = [row for row in map(json.loads, lines) if "loss/policy" in row]
     assert len(steps) == 5
     # Cut at 40 tokens, most questions' groups run into the limit once they are seen again; until
     # then nothing is known of them and nothing is hard.
     assert "loss/entropy_easy" in steps[0]
     assert "loss/entropy_hard" not in steps[0]
+
+
+@pytest.mark.engine
+def test_the_run_is_evaluated_compared_and_exported_by_the_commands_as_they_stand(
+    steered_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(steered_run)
+    small = {"evaluate": ["limit=8", "samples=2", "bootstrap_draws=100", "tracking.mlflow=false"]}
+    shown = [c.split() for c in commands() if re.search(r"-m ceeh\.(evaluate|compare|export)\b", c)]
+    names = [words[words.index("-m") + 1].removeprefix("ceeh.") for words in shown]
+    assert names == ["evaluate", "evaluate", "compare", "export"]
+    mains = {"evaluate": evaluate, "compare": compare, "export": export}
+    for name, words in zip(names, shown, strict=True):
+        given = words[words.index("-m") + 2 :] + small.get(name, [])
+        assert mains[name](given) == 0, words
+    assert "base" in capsys.readouterr().out
+    assert (steered_run / "comparison/report.png").is_file()
+    assert (steered_run / "runs/latest/evaluation/results.json").is_file()
+    assert (steered_run / "exported/README.md").is_file()
