@@ -155,9 +155,7 @@ def _benchmark(name: str, given: Any) -> list[Question]:
         # Questions are all that is compared: a copy may lack the column of the level.
         return benchmark_questions(replace(benchmark, questions=questions, level=None))
     except ConfigError as error:
-        raise ConfigError(
-            f"{place}: {error}; a local copy is {place}.path=FILE, in place of the id"
-        ) from error
+        raise ConfigError(f"{place}: {error}, as init_args.{place}.path") from error
 
 
 def _mapping(given: Any, place: str) -> dict[str, Any]:
