@@ -173,7 +173,7 @@ def test_a_benchmark_that_cannot_be_read_is_never_skipped(numbered, monkeypatch)
     with pytest.raises(
         ConfigError,
         match=r"^decontaminate.benchmarks.aime24: benchmark 'AIME 2024': cannot reach .*the"
-        r" path of a local copy: .*, as init_args.decontaminate.benchmarks.aime24.path$",
+        r" path of a local copy: .*a key of decontaminate.benchmarks.aime24, such as path, replaces",
     ):
         list(mixed)
 
