@@ -8,8 +8,9 @@ from pathlib import Path
 
 import ceeh
 from ceeh.component import Component, ConfigError
-from ceeh.config import _at_least, _positive, _rule, _text_or_null, load
+from ceeh.config import load
 from ceeh.data.questions import Question
+from ceeh.schema import at_least, positive, rule, text_or_null
 
 FOLDER = Path("configs", "benchmarks")
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
@@ -30,14 +31,14 @@ class Benchmark:
     verifier: Component
     chat_template: bool = True
     system_prompt: str | None = None
-    instruction: str | None = _text_or_null(INSTRUCTION)
-    level: str | None = _text_or_null()
-    expected_questions: int | None = _at_least(1, None)
-    samples: int = _at_least(1, 16)
-    temperature: float = _positive(0.6)
-    top_p: float = _rule("in (0, 1]", lambda value: 0 < value <= 1, 0.95)
-    max_response_tokens: int = _positive(16000)
-    max_prompt_tokens: int = _positive(2048)
+    instruction: str | None = text_or_null(INSTRUCTION)
+    level: str | None = text_or_null()
+    expected_questions: int | None = at_least(1, None)
+    samples: int = at_least(1, 16)
+    temperature: float = positive(0.6)
+    top_p: float = rule("in (0, 1]", lambda value: 0 < value <= 1, 0.95)
+    max_response_tokens: int = positive(16000)
+    max_prompt_tokens: int = positive(2048)
 
 
 def load_benchmark(name_or_file: str, overrides: Sequence[str] = ()) -> Benchmark:

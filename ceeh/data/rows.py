@@ -136,6 +136,6 @@ def _reach_hub(path: str) -> None:
 def _unreachable(path: str, error: Exception) -> ConfigError:
     return ConfigError(
         f"cannot reach the data set '{path}' on the hub ({error}); check the network, set"
-        " HF_HUB_OFFLINE=1 if it is in the cache, or give path: a local copy, a .jsonl, .json or"
-        " .parquet file or a folder"
+        " HF_HUB_OFFLINE=1 if it is in the cache, or give the path of a local copy: a .jsonl, .json"
+        " or .parquet file, or a folder"
     )

@@ -8,20 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from ceeh.component import Component, ConfigError
-from ceeh.config import Hardware, Tracking, _at_least, _positive, _rule, load
+from ceeh.config import Hardware, Tracking, load
 from ceeh.data.benchmarks import Benchmark, load_benchmark
+from ceeh.schema import at_least, positive, rule
 
 
 @dataclass(frozen=True)
 class Protocol:
     """How benchmarks are run. `limit` takes the first questions of each, for a quick look."""
 
-    seed: int = _at_least(0, 0)
-    limit: int | None = _rule(
-        "at least 1, or null", lambda value: value is None or value >= 1, None
-    )
-    questions_per_batch: int = _positive(64)
-    bootstrap_draws: int = _at_least(100, 2000)
+    seed: int = at_least(0, 0)
+    limit: int | None = rule("at least 1, or null", lambda value: value is None or value >= 1, None)
+    questions_per_batch: int = positive(64)
+    bootstrap_draws: int = at_least(100, 2000)
     engine: Component = field(default_factory=lambda: Component("ceeh.data.vllm_engine.VLLMEngine"))
     hardware: Hardware = field(default_factory=Hardware)
     tracking: Tracking = field(default_factory=Tracking)

@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ceeh.component import Component, ConfigError
 from ceeh.config import load
+from ceeh.data.benchmarks import benchmark_files
 from ceeh.data.mixture import Mixture
 from ceeh.data.mixture.__main__ import main
 from ceeh.data.sources import Table
@@ -15,10 +17,11 @@ from tests.data.tables import KINDS, copy, fixture, rows
 
 DATA = Path(__file__).parents[2] / "configs" / "data"
 BENCHMARKS = ("gsm8k", "math500", "aime24", "aime25", "amc23", "olympiad", "minerva")
-ANSWERS = {
-    "deepmath": ["5", "Yes", r"\dfrac{1}{3}", "21"],
-    "dapo": ["17", "5", "3", "16"],
-    "deepscaler": ["10", "96", r"9\pi"],
+# Per training source: how the first question of the fixture begins, and the answers.
+READ = {
+    "deepmath": (r"Evaluate the limit: \[", ["5", "Yes", r"\dfrac{1}{3}", "21"]),
+    "dapo": ("Let $D$ be the midpoint", ["17", "5", "3", "16"]),
+    "deepscaler": (r"The operation $a \star b$", ["10", "96", r"9\pi"]),
 }
 PLACE = "prompts.train.init_args"
 LOCAL = [f"{PLACE}.decontaminate.benchmarks.{name}.path={fixture(name)}" for name in BENCHMARKS]
@@ -62,19 +65,30 @@ def uids(mixed):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("name", READ)
 def test_every_training_source_is_read_through_its_columns(name, kind, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     path = copy(name, kind, "train", tmp_path)
-    source = mixture(name, f"{PLACE}.parts.{name}.init_args.path={path}").sources[name]
-    assert [question.answer for question in source] == ANSWERS[name]
-    column = source.columns.question
-    assert {q.text for q in source} <= {row[column] for row in rows(name)}
+    questions = list(mixture(name, f"{PLACE}.parts.{name}.init_args.path={path}").sources[name])
+    begins, answers = READ[name]
+    assert questions[0].text.startswith(begins)
+    assert [question.answer for question in questions] == answers
     if name == "deepmath":
-        assert [q.metadata["difficulty"] for q in source] == [4.5, 6.0, 5.0, 5.5]
+        assert [q.metadata["difficulty"] for q in questions] == [4.5, 6.0, 5.0, 5.5]
 
 
-@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("file", sorted(DATA.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_overlays_replace_the_training_source_alone(file):
+    files = [DATA.parent / "ceeh.yaml", DATA.parent / "math.yaml"]
+    before, after = load(files), load([*files, file])
+    assert set(after.prompts.train.init_args) == {"seed", "parts", "decontaminate"}
+    benchmarks = after.prompts.train.init_args["decontaminate"]["benchmarks"]
+    assert set(benchmarks) == {*BENCHMARKS} == {*benchmark_files()} - {"starter"}
+    assert replace(after, prompts=before.prompts) == before
+    assert after.prompts.held_out == before.prompts.held_out
+
+
+@pytest.mark.parametrize("name", READ)
 def test_a_wrong_column_names_those_there_are(name):
     path = f"{PLACE}.parts.{name}.init_args.path={fixture(name)}"
     mixed = mixture(name, *LOCAL, path, f"{PLACE}.parts.{name}.init_args.question=q")
@@ -158,8 +172,8 @@ def test_a_benchmark_that_cannot_be_read_is_never_skipped(numbered, monkeypatch)
     mixed = Mixture({"a": numbered("a", 3, 1)}, decontaminate={"benchmarks": {"aime24": {}}})
     with pytest.raises(
         ConfigError,
-        match=r"^decontaminate.benchmarks.aime24: benchmark 'AIME 2024': cannot reach .*; a local"
-        r" copy is decontaminate.benchmarks.aime24.path=FILE",
+        match=r"^decontaminate.benchmarks.aime24: benchmark 'AIME 2024': cannot reach .*the"
+        r" path of a local copy: .*a key of decontaminate.benchmarks.aime24, such as path, replaces",
     ):
         list(mixed)
 
@@ -233,6 +247,18 @@ def test_the_command_writes_what_the_mixture_draws_and_what_it_left_out(tmp_path
     assert first["shared"] == "find the number of subsets of 1 2"
     assert (second["part"], second["coverage"]) == ("dapo", 1.0)
     assert second["text"].startswith("FIND THE REMAINDER")
+
+
+def test_the_command_tells_what_cannot_be_read(capsys):
+    arguments = [*PAPER, f"{PLACE}.parts.dapo.init_args.path=none.jsonl"]
+    assert main(["--config", str(DATA / "paper_mixture.yaml"), *arguments]) == 2
+    assert "parts.dapo" in (error := capsys.readouterr().err)
+    assert "no file or folder 'none.jsonl'" in error
+    short = [*PAPER, f"{PLACE}.parts.dapo.questions=9"]
+    assert main(["--config", str(DATA / "paper_mixture.yaml"), *short]) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: prompts.train: parts.dapo.questions is 9, but only 2 are left: dapo 2 of 4"
+    )
 
 
 def test_the_command_refuses_what_is_no_mixture(capsys):

@@ -6,20 +6,20 @@ from functools import cached_property
 from typing import Any
 
 from ceeh.component import Component, ConfigError
-from ceeh.config import _at_least, _rule, fill
 from ceeh.data.benchmarks import benchmark_questions, load_benchmark
 from ceeh.data.decontamination import Decontaminator
 from ceeh.data.mixture.report import Dropped, MixtureReport, PartReport
 from ceeh.data.questions import Question, stable_hash
 from ceeh.data.sources import Table
 from ceeh.ranks import say
+from ceeh.schema import at_least, fill, rule
 
 
 @dataclass(frozen=True)
 class Part(Component):
     """A source, and how many of its questions to draw; null for all."""
 
-    questions: int | None = _at_least(1, None)
+    questions: int | None = at_least(1, None)
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Decontamination:
         default_factory=dict,
         metadata={"rule": ("a mapping of benchmarks, at least one", lambda value: bool(value))},
     )
-    ngram: int = _at_least(2, 8)
-    coverage: float = _rule("in [0, 1)", lambda value: 0 <= value < 1, 0.5)
+    ngram: int = at_least(2, 8)
+    coverage: float = rule("in [0, 1)", lambda value: 0 <= value < 1, 0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,17 +84,17 @@ class Mixture:
     @cached_property
     def draw(self) -> Draw:
         """The questions and the report, drawn once; a line says what was left out."""
-        rule = self.decontaminate or Decontamination()
-        benchmarks = {name: _benchmark(name, given) for name, given in rule.benchmarks.items()}
-        filtered = Decontaminator(benchmarks, ngram=rule.ngram, coverage=rule.coverage)
+        known = self.decontaminate or Decontamination()
+        benchmarks = {name: _benchmark(name, given) for name, given in known.benchmarks.items()}
+        filtered = Decontaminator(benchmarks, ngram=known.ngram, coverage=known.coverage)
         seen: set[str] = set()
         drawn = [self._draw_part(name, seen, filtered) for name in self.parts]
         report = MixtureReport(
             seed=self.seed,
             parts=tuple(part for _, part in drawn),
             benchmarks={name: len(questions) for name, questions in benchmarks.items()},
-            ngram=rule.ngram,
-            coverage=rule.coverage,
+            ngram=known.ngram,
+            coverage=known.coverage,
         )
         say(str(report))
         return Draw(questions=tuple(q for kept, _ in drawn for q in kept), report=report)
@@ -156,7 +156,8 @@ def _benchmark(name: str, given: Any) -> list[Question]:
         return benchmark_questions(replace(benchmark, questions=questions, level=None))
     except ConfigError as error:
         raise ConfigError(
-            f"{place}: {error}; a local copy is {place}.path=FILE, in place of the id"
+            f"{place}: {error} (a key of {place}, such as path, replaces the argument of that name"
+            " in the benchmark's file)"
         ) from error
 
 

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"prompts.train.class_path is '{config.prompts.train.class_path}', which is no"
                 " mixture; add --config configs/data/paper_mixture.yaml, or one of your own"
             )
-        questions = list(mixture)
+        questions = _drawn(mixture)
         if given.out:
             write_questions(given.out, questions)
             print(f"wrote {len(questions):,} questions to {given.out}")
@@ -46,6 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _drawn(mixture: Mixture) -> list[Question]:
+    try:
+        return list(mixture)
+    except ConfigError as error:
+        raise ConfigError(f"prompts.train: {error}") from error
 
 
 def write_questions(path: Path, questions: Iterable[Question]) -> None:
