@@ -74,7 +74,9 @@ def test_weights_gradients_and_moments_are_exact(tmp_path: Path, case: str) -> N
     assert formulas.master_weights(shapes) == sum(w.nbytes for w in policy.parameters())
     gradients = [weight.grad for weight in policy.trainable if weight.grad is not None]
     assert formulas.gradients(shapes) == sum(gradient.nbytes for gradient in gradients)
-    moments = [state[name] for state in optimizer.state.values() for name in state if name != "step"]
+    moments = [
+        state[name] for state in optimizer.state.values() for name in state if name != "step"
+    ]
     assert formulas.adamw_states(shapes) == sum(moment.nbytes for moment in moments)
 
 
