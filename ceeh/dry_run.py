@@ -34,10 +34,10 @@ def dry_run(config: Config, devices: Devices | None) -> int:
     """Prints the plan of `config` for `devices`, or for those present; returns FITS or FITS_NOT.
 
     Nothing is written and no engine is started. Raises ConfigError for a mistake in the settings
-    and, after the plan, for inputs that are missing or broken. With `devices` the plan is for
-    another machine: inputs that are not to be had on this one are named and do not decide.
+    and, after the plan, for inputs that are missing or broken. With `devices` a model folder may
+    hold a config.json alone: then the inputs are not checked.
     """
-    elsewhere = devices is not None
+    inputs_here = devices is None
     devices = devices or present_devices(resolve_accelerator(config.hardware))
     if config.hardware.accelerator not in ("auto", devices.kind):
         raise ConfigError(
@@ -50,14 +50,19 @@ def dry_run(config: Config, devices: Devices | None) -> int:
     shapes = read_shapes(config.model, path)
     plan = make_plan(config, shapes, devices)
     say("settings other than the defaults\n" + indented(differing_settings(config)))
-    problem = None
-    try:
-        inputs = list(input_lines(config, path))
-    except ConfigError as error:
-        problem, inputs = error, [f"not to be had here: {error}"]
-    say("\ninputs\n" + indented([model_line(config, shapes), *inputs]))
+    inputs, problem = [model_line(config, shapes)], None
+    if inputs_here or not Path(path).is_dir() or weight_files(path):
+        try:
+            for line in input_lines(config, path):
+                inputs.append(line)
+        except ConfigError as error:
+            problem = error
+            inputs.append("wrong: see the error below")
+    else:
+        inputs.append(f"not checked: '{path}' has no weights, the plan is of memory alone")
+    say("\ninputs\n" + indented(inputs))
     say("\n" + "\n".join([*plan_table(plan), "", *notes(plan), *verdict(config, shapes, plan)]))
-    if problem is not None and not elsewhere:
+    if problem is not None:
         raise problem
     return FITS if plan.fits else FITS_NOT
 
@@ -93,7 +98,15 @@ def model_line(config: Config, shapes: ModelShapes) -> str:
 
 def input_lines(config: Config, path: str) -> Iterator[str]:
     """What was read of weights, questions and verifier. Raises ConfigError for what is wrong."""
-    yield from weight_lines(path)
+    if Path(path).is_dir():
+        files = weight_files(path)
+        if not files:
+            raise ConfigError(
+                f"model.path: '{path}' has no weights (*.safetensors); give a folder written by "
+                "save_pretrained"
+            )
+        size = sum(file.stat().st_size for file in files) / GIB
+        yield f"weights: {len(files)} file{'s' if len(files) > 1 else ''}, {size:.2f} GiB"
     # The accelerator decides nothing here, and that of another machine may be missing.
     hardware = replace(config.hardware, accelerator="auto")
     with warnings.catch_warnings(record=True) as caught:
@@ -114,19 +127,9 @@ def input_lines(config: Config, path: str) -> Iterator[str]:
         inputs.verifier.close()
 
 
-def weight_lines(path: str) -> Iterator[str]:
-    """The weight files of a local folder; those of a hub id are fetched when the run starts."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return
-    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
-    if not files:
-        raise ConfigError(
-            f"model.path: '{path}' has no weights (*.safetensors); give a folder written by "
-            "save_pretrained"
-        )
-    size = sum(file.stat().st_size for file in files) / GIB
-    yield f"weights: {len(files)} file{'s' if len(files) > 1 else ''}, {size:.2f} GiB"
+def weight_files(path: str) -> list[Path]:
+    """Of a local folder; those of a hub id are fetched when the run starts."""
+    return [*Path(path).glob("*.safetensors"), *Path(path).glob("*.bin")]
 
 
 def asked(inputs: Inputs) -> str:
@@ -178,8 +181,8 @@ def notes(plan: Plan) -> Iterator[str]:
     if plan.devices.kind == "cuda":
         host = plan.host_bytes * plan.devices.count / GIB
         yield (
-            f"Main memory: {host:.0f} GiB for {plan.devices.count} processes to load the weights "
-            "and to keep those of sleeping engines."
+            f"Main memory: {host:.0f} GiB over {plan.devices.count} x loading the weights in fp32, or "
+            "keeping those of a sleeping engine."
         )
 
 
@@ -206,8 +209,8 @@ def verdict(config: Config, shapes: ModelShapes, plan: Plan) -> Iterator[str]:
             f"devices of {peak / USABLE:.0f} GiB or more, or a smaller model."
         )
         return
-    other = "" if advice.same_training else ", which is another training than the one given"
-    yield f"It fits, with {peak:.1f} GiB, with{other}:\n  {advice}"
+    what = "" if advice.same_training else ", which make another training of it"
+    yield f"It fits in {peak:.1f} GiB with these changes{what}:\n  {advice}"
 
 
 def indented(lines: Sequence[str] | Iterator[str]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from live_memory import LiveMemory
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -150,6 +151,21 @@ def test_no_tokens_give_empty_outputs_and_zero_gradients():
     assert hidden.grad is not None
     assert hidden.grad.shape == (0, 5)
     torch.testing.assert_close(weight.grad, torch.zeros(7, 5, dtype=torch.float64))
+
+
+def test_two_chunks_of_logits_live_at_once_and_no_more():
+    # Log-probs (in their place the gradient) and probabilities; those of the chunk before are gone.
+    tokens, width, vocabulary, chunk = 64, 4, 500, 16
+    hidden, weight, targets = random_head(tokens, width, vocabulary, dtype=torch.float32)
+    with LiveMemory([hidden, weight, targets]) as live:
+        logprobs, entropy = chunked_logprobs_and_entropy(
+            hidden, weight, targets, temperature=1.0, chunk_tokens=chunk
+        )
+        forward = live.peak
+        (logprobs.sum() + entropy.sum()).backward()
+    logits, rest = 4 * chunk * vocabulary, 4 * (vocabulary * width + 8 * tokens * width)
+    assert 2 * logits < forward < 2 * logits + rest
+    assert 2 * logits < live.peak < 2 * logits + rest
 
 
 def test_bf16_autocast_computes_in_fp32_forward_and_backward():

@@ -1,0 +1,150 @@
+"""`--dry-run`: what it prints, how it answers, and that nothing starts or is written."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ceeh.fit import main
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = ["--config", str(ROOT / "configs/ceeh.yaml")]
+FEW = ["prompts.train.init_args.questions=64", "prompts.held_out.init_args.questions=8"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working directory, and engines that must not be built."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("ceeh.data.vllm_engine.VLLMEngine", "tests.torch_engine.TorchEngine"):
+        monkeypatch.setattr(f"{name}.__init__", lambda *args, **kwargs: pytest.fail("started"))
+
+
+def test_a_run_that_fits_is_planned_and_nothing_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*FEW, "optimizer.lr=0.5", "prompts.max_prompt_tokens=16"]
+    assert main([*SHIPPED, *given, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "\n  optimizer.lr=0.5\n" in out
+    assert "optimizer.beta1" not in out, "a default"
+    assert "starter: 164.48 k parameters; 100 steps of 32 prompts x 12 responses" in out
+    assert "prompts.train: dropped " in out
+    assert re.search(r"prompts.train: \d+ questions, the longest prompt has 1[0-6] tokens", out)
+    assert "verifier: ceeh.data.verify.ExactAnswer answers ('starter-" in out
+    assert out.splitlines()[-1].startswith("yes: ")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_run_that_does_not_fit_is_told_what_would(capsys: pytest.CaptureFixture[str]) -> None:
+    given = [*FEW, "--dry-run", "--devices", "cpu:2.5GB"]
+    assert main([*SHIPPED, *given]) == 3
+    out = capsys.readouterr().out
+    assert "no: 2.9 GiB in update are more than the 2.4 usable" in out
+    changes = out.splitlines()[-1].split()
+    # The advice holds: with it the answer is yes.
+    assert main([*SHIPPED, *changes, *given]) == 0
+
+
+def test_what_nothing_makes_fit_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SHIPPED, *FEW, "--dry-run", "--devices", "cpu:1GB"]) == 3
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("No setting makes it fit: 1.")
+    assert last.endswith("Take devices of 2 GiB or more, or a smaller model.")
+
+
+def test_a_config_json_alone_is_enough_for_a_plan_of_other_devices(
+    tmp_path: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(tiny_model_dir / "config.json", tmp_path)
+    given = [*SHIPPED, *FEW, f"model.path={tmp_path}", "--dry-run"]
+    assert main([*given, "--devices", "8x80GB"]) == 0
+    assert "has no weights, the plan is of memory alone" in capsys.readouterr().out
+    # For the devices that are here the run would fail: the plan is printed, and the error.
+    assert main(given) == 2
+    printed = capsys.readouterr()
+    assert "memory of each device" in printed.out
+    assert "has no weights (*.safetensors)" in printed.err
+
+
+@pytest.mark.parametrize("devices", [[], ["--devices", "1x24GB"]], ids=["here", "elsewhere"])
+def test_missing_data_are_an_error_after_the_plan(
+    devices: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["prompts.train.class_path=ceeh.data.sources.Jsonl"]
+    given += ["prompts.train.init_args={path: none.jsonl}"]
+    assert main([*SHIPPED, *given, "--dry-run", *devices]) == 2
+    printed = capsys.readouterr()
+    assert "wrong: see the error below" in printed.out
+    assert "yes: " in printed.out
+    assert "error: prompts.train (ceeh.data.sources.Jsonl): no file 'none.jsonl'" in printed.err
+
+
+def test_a_verifier_that_fails_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.py").write_text("def reward(prompt, response):\n    return 7.0\n")
+    given = [
+        "verifier.class_path=ceeh.data.verify.RewardFunction",
+        f"verifier.init_args.class_path={tmp_path}/broken.py:reward",
+    ]
+    assert main([*SHIPPED, *FEW, *given, "--dry-run"]) == 2
+    assert "it ended in error; check verifier.class_path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--devices", "8x80"], "the memory needs a unit, write 8x80GB"),
+        (["--devices", "banana"], "must be a number of GPUs and the memory of each"),
+        (["--devices", "3x80GB"], "must be a multiple of their number (3), got 32"),
+        (
+            ["--devices", "1x80GB", "hardware.accelerator=cpu"],
+            "hardware.accelerator is cpu, but --devices names 1 x 80 GiB (cuda)",
+        ),
+        (["objective.hard_signal=harsh"], "no callback wrote the signal 'harsh'"),
+        (["model.path=./nowhere"], "model.path: no folder './nowhere'"),
+        (["optimizer.tokens_per_microbatch=9"], "must hold one longest row"),
+    ],
+)
+def test_a_mistake_in_the_settings_has_no_plan(
+    given: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SHIPPED, *given, "--dry-run"]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.out == ""
+
+
+def test_devices_go_with_a_dry_run_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*SHIPPED, "--devices", "8x80GB"])
+    assert "--devices goes with --dry-run" in capsys.readouterr().err
+
+
+def test_a_hub_id_that_cannot_be_reached_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("We couldn't connect to 'https://huggingface.co'\nand more")
+
+    monkeypatch.setattr("ceeh.memory.shapes.AutoConfig.from_pretrained", offline)
+    assert main([*SHIPPED, "model.path=some/model", "--dry-run", "--devices", "1x80GB"]) == 2
+    error = capsys.readouterr().err
+    assert "model.path: no config.json to be had from 'some/model' (We couldn't connect" in error
+    assert "and more" not in error
+
+
+def test_an_engine_of_ones_own_is_said_to_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["engine.class_path=tests.torch_engine.TorchEngine"]
+    assert main([*SHIPPED, *FEW, *given, "--dry-run"]) == 0
+    assert "The engine is not ceeh's own" in capsys.readouterr().out
+
+
+def test_a_broken_config_json_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such"}))
+    assert main([*SHIPPED, f"model.path={tmp_path}", "--dry-run"]) == 2
+    assert "model.path: no config.json to be had" in capsys.readouterr().err

@@ -1,0 +1,95 @@
+"""The shipped recipes: the paper's settings, the same on every hardware."""
+
+import re
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from ceeh.assembly import build_signals, check_pairs
+from ceeh.config import Config, load
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+BASE = [CONFIGS / "ceeh.yaml", CONFIGS / "math.yaml"]
+RECIPES = sorted((CONFIGS / "paper").glob("*.yaml"))
+HARDWARE = sorted((CONFIGS / "hardware").glob("*.yaml"))
+OF_MEMORY_AND_SPEED = {
+    "model": {"gradient_checkpointing", "head_chunk_tokens"},
+    "rollouts": {"seeds"},
+    "optimizer": {"tokens_per_microbatch"},
+}
+
+
+def stem(path: Path) -> str:
+    return path.stem
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=stem)
+def test_a_recipe_has_the_papers_settings(recipe: Path) -> None:
+    config = load([*BASE, recipe])
+    size, method = re.fullmatch(r"(1\.5b|7b)_(me|ea)", recipe.stem).groups()  # type: ignore[union-attr]
+    assert config.name == recipe.stem
+    assert config.model.path == f"deepseek-ai/DeepSeek-R1-Distill-Qwen-{size.upper()}"
+    lora, rollouts, objective = config.model.lora, config.rollouts, config.objective
+    assert (lora.rank, lora.alpha, lora.target_modules) == (32, 32, ["all-linear"])
+    assert (config.optimizer.lr, config.optimizer.prompts_per_minibatch) == (3e-5, 32)
+    assert (rollouts.prompts_per_step, rollouts.completions_per_prompt) == (512, 12)
+    assert (rollouts.temperature, rollouts.top_p, rollouts.steps) == (0.6, 1.0, 100)
+    assert (config.prompts.max_prompt_tokens, rollouts.max_response_tokens) == (2048, 20480)
+    assert config.prompts.system_prompt is not None
+    assert "step by step" in config.prompts.system_prompt
+    assert r"\boxed{}" in config.prompts.system_prompt
+    assert (objective.clip_low, objective.clip_high, objective.dual_clip) == (0.2, 0.28, 3.0)
+    assert (objective.kl_coefficient, objective.advantage) == (0.001, "group_mean")
+    assert objective.shaping.class_path.endswith(".OptimalLengthPenalty")
+    assert objective.shaping.init_args == {"beta": 0.1, "gate": True, "floor": 0.9}
+    entropy = objective.entropy
+    assert entropy.method == method
+    if method == "me":
+        assert (entropy.coefficient, entropy.hard_factor, entropy.anneal) == (0.001, 5.0, "cosine")
+    else:
+        assert (entropy.advantage_alpha, entropy.advantage_kappa) == (0.4, 2.0)
+    assert config.callbacks["difficulty"].init_args == {"rise": 0.2, "fall": 0.05}
+    assert config.callbacks["optimal_length"].init_args == {"rule": "minimum"}
+
+
+@pytest.mark.parametrize(("recipe", "hardware"), list(product(RECIPES, HARDWARE)), ids=stem)
+def test_hardware_changes_memory_and_speed_alone(recipe: Path, hardware: Path) -> None:
+    plain, on_hardware = load([*BASE, recipe]), load([*BASE, recipe, hardware])
+    assert on_hardware != plain
+    assert without_memory(on_hardware) == without_memory(plain)
+    check_pairs(on_hardware, int(hardware.stem.partition("x")[0]))
+    build_signals(on_hardware)
+
+
+def without_memory(config: Config) -> Config:
+    """`config` with every key that changes no number at some fixed value."""
+    fixed = Config()
+    parts = {
+        part: replace(
+            getattr(config, part), **{key: getattr(getattr(fixed, part), key) for key in keys}
+        )
+        for part, keys in OF_MEMORY_AND_SPEED.items()
+    }
+    return replace(config, engine=replace(config.engine, init_args={}), **parts)
+
+
+@pytest.mark.parametrize("hardware", HARDWARE, ids=stem)
+def test_hardware_goes_with_the_starter_too(hardware: Path) -> None:
+    assert load([BASE[0], hardware]).name == "starter"
+
+
+@pytest.mark.parametrize("overlay", [*RECIPES, *HARDWARE], ids=stem)
+def test_the_command_of_a_header_names_files_that_are_there(overlay: Path) -> None:
+    comment = " ".join(
+        line.lstrip("# ").rstrip("\\ ")
+        for line in overlay.read_text().splitlines()
+        if line.startswith("#")
+    )
+    files = re.findall(r"--config (\S+)", comment)
+    assert f"configs/{overlay.parent.name}/{overlay.name}" in files
+    # The training data of the paper are an overlay of their own.
+    named = [CONFIGS.parent / file for file in files if file != "configs/data/paper_mixture.yaml"]
+    overrides = re.findall(r"\b(?:model|prompts)\.\S+=\S+", comment)
+    assert load(named, overrides).rollouts.prompts_per_step == 512
