@@ -47,12 +47,11 @@ def test_a_float32_export_gives_the_trainers_logprobs(
 def test_a_half_precision_export_is_the_float32_one_rounded_once(
     run: FinishedRun, tmp_path: Path, dtype: torch.dtype
 ) -> None:
+    models = []
     for name in (str(dtype).removeprefix("torch."), "float32"):
         assert main([str(run.path), str(tmp_path / name), "--dtype", name]) == 0
-    half, full = (
-        AutoModelForCausalLM.from_pretrained(folder)
-        for folder in sorted(tmp_path.iterdir(), key=lambda folder: folder.name == "float32")
-    )
+        models.append(AutoModelForCausalLM.from_pretrained(tmp_path / name))
+    half, full = models
     assert half.dtype == dtype
     for (name, rounded), exact in zip(half.named_parameters(), full.parameters(), strict=True):
         assert torch.equal(rounded, exact.to(dtype)), name
@@ -79,6 +78,7 @@ def test_an_adapter_gives_the_trainers_logprobs_over_its_base(
     base = AutoModelForCausalLM.from_pretrained(
         settings["base_model_name_or_path"], dtype=torch.float32
     )
+    assert difference(base, lora_run) > 0.1  # the adapter has learnt something
     model = peft.PeftModel.from_pretrained(base, out)
     assert difference(model, lora_run) <= FP32
     assert not (out / "model.safetensors").exists()

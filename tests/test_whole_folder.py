@@ -25,9 +25,14 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, error: type[BaseExceptio
     out = tmp_path / "out"
     out.mkdir()
     (out / "old").write_text("old")
-    with pytest.raises(error), whole_folder(out) as folder:
-        (folder / "new").write_text("new")
-        raise error
+
+    def write() -> None:
+        with whole_folder(out) as folder:
+            (folder / "new").write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        write()
     assert names(tmp_path) == ["out"]
     assert names(out) == ["old"]
 
