@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,7 +27,10 @@ def write_shards(
     size = total = 0
 
     def flush() -> None:
-        save_file(held, folder / _partial(len(shards)), metadata={"format": "pt"})
+        try:
+            save_file(held, folder / _partial(len(shards)), metadata={"format": "pt"})
+        except SafetensorError as error:  # it wraps what the system said, a full disk for one
+            raise OSError(f"cannot write weights into {folder}: {error}") from error
         shards.append(list(held))
         held.clear()
 

@@ -1,0 +1,283 @@
+"""An export gives what the trainer gave, in transformers and peft; what cannot be exported is said."""
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import peft
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+
+from ceeh import export as command
+from ceeh.export import main
+from tests.conftest import FinishedRun
+
+FP32 = 1e-6  # nats; float32 both, another path through the same model
+HALF = {torch.bfloat16: 0.2, torch.float16: 0.02}  # nats; measured: 0.05 and 0.005
+
+
+def difference(model: PreTrainedModel, run: FinishedRun) -> float:
+    """Largest distance in nats between a plain model's log-probs at temperature 0.7 and the trainer's."""
+    with torch.no_grad():
+        logits = model.float().eval()(input_ids=run.token_ids).logits[:, :-1] / 0.7
+    logprobs = logits.log_softmax(-1).gather(-1, run.token_ids[:, 1:, None])[..., 0]
+    return float(((logprobs - run.logprobs[:, 1:]) * run.response_mask[:, 1:]).abs().max())
+
+
+@pytest.fixture(params=["full", "lora"])
+def run(request: pytest.FixtureRequest) -> FinishedRun:
+    return request.getfixturevalue(f"{request.param}_run")
+
+
+def test_a_float32_export_gives_the_trainers_logprobs(
+    run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([str(run.path), str(out), "--dtype", "float32"]) == 0
+    assert "model of 'starter' after rollout step 2, float32" in capsys.readouterr().out
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.dtype == torch.float32
+    assert difference(model, run) <= FP32
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_a_half_precision_export_is_the_float32_one_rounded_once(
+    run: FinishedRun, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    models = []
+    for name in (str(dtype).removeprefix("torch."), "float32"):
+        assert main([str(run.path), str(tmp_path / name), "--dtype", name]) == 0
+        models.append(AutoModelForCausalLM.from_pretrained(tmp_path / name))
+    half, full = models
+    assert half.dtype == dtype
+    for (name, rounded), exact in zip(half.named_parameters(), full.parameters(), strict=True):
+        assert torch.equal(rounded, exact.to(dtype)), name
+    assert difference(half, run) <= HALF[dtype]
+
+
+def test_an_export_without_dtype_is_the_runs_own_model(run: FinishedRun, tmp_path: Path) -> None:
+    assert main([str(run.path), str(tmp_path / "out")]) == 0
+    exported, own = (
+        AutoModelForCausalLM.from_pretrained(folder)
+        for folder in (tmp_path / "out", run.path / "model")
+    )
+    assert exported.dtype == own.dtype
+    for one, other in zip(exported.parameters(), own.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_an_adapter_gives_the_trainers_logprobs_over_its_base(
+    lora_run: FinishedRun, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert main([str(lora_run.path), str(out), "--adapter"]) == 0
+    settings = json.loads((out / "adapter_config.json").read_text())
+    base = AutoModelForCausalLM.from_pretrained(
+        settings["base_model_name_or_path"], dtype=torch.float32
+    )
+    assert difference(base, lora_run) > 0.1  # the adapter has learnt something
+    model = peft.PeftModel.from_pretrained(base, out)
+    assert difference(model, lora_run) <= FP32
+    assert not (out / "model.safetensors").exists()
+    card = ModelCard.load(out / "README.md")
+    assert card.data.library_name == "peft"
+    assert "AutoPeftModelForCausalLM" in card.text
+
+
+def test_tokenizer_and_generation_settings_are_those_of_the_run(
+    run: FinishedRun, tmp_path: Path
+) -> None:
+    assert main([str(run.path), str(tmp_path / "out")]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (
+        tokenizer("4+3?").input_ids
+        == AutoTokenizer.from_pretrained(run.path / "model")("4+3?").input_ids
+    )
+    settings = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert (settings.do_sample, settings.temperature, settings.top_p, settings.top_k) == (
+        True,
+        0.7,
+        1.0,
+        0,
+    )
+    assert settings.eos_token_id == tokenizer.eos_token_id
+
+
+def test_an_earlier_checkpoint_is_exported_as_not_measured(
+    full_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = full_run.copy(tmp_path)
+    file = run / "checkpoints" / "last.ckpt"
+    state = torch.load(file, weights_only=True) | {"rollout_step": 1}
+    torch.save(state, run / "checkpoints" / "step-000001.ckpt")
+    arguments = [str(run), str(tmp_path / "out"), "--checkpoint", "step-000001.ckpt"]
+    assert main(arguments) == 0
+    assert "'starter/step-000001' after rollout step 1" in capsys.readouterr().out
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "after rollout step 1 of 2, were not measured on held-out questions" in card
+    assert not (tmp_path / "out" / "pareto.png").exists()
+
+
+def test_a_summary_of_other_weights_is_not_quoted(full_run: FinishedRun, tmp_path: Path) -> None:
+    run = full_run.copy(tmp_path)
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"rollout_step": 1}))
+    assert main([str(run), str(tmp_path / "out")]) == 0
+    assert "were not measured" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_force_replaces_an_older_export_and_nothing_else(
+    full_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out, notes = str(full_run.path), tmp_path / "out", tmp_path / "notes"
+    notes.mkdir()
+    (notes / "a.txt").write_text("mine")
+    assert main([run, str(out)]) == 0
+    (out / "stale").write_text("")
+    assert main([run, str(out)]) == 2
+    assert "holds a model already; --force replaces that folder" in capsys.readouterr().err
+    assert main([run, str(out), "--force"]) == 0
+    assert not (out / "stale").exists()
+    assert main([run, str(notes), "--force"]) == 2
+    assert "not even --force" in capsys.readouterr().err
+    assert [path.name for path in notes.iterdir()] == ["a.txt"]
+
+
+def test_an_export_that_fails_leaves_the_older_one(
+    full_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert main([str(full_run.path), str(out)]) == 0
+    before = (out / "README.md").read_bytes()
+
+    def full_disk(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(command, "write_card", full_disk)
+    assert main([str(full_run.path), str(out), "--force"]) == 1
+    assert (out / "README.md").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{tmp}/nope", "{tmp}/out"], "there is no run '.*nope'"),
+        (["{run}/../nope", "{tmp}/out"], "runs in .*: latest, starter"),
+        (["{run}/model", "{tmp}/out"], "is no run but a model already: there is nothing to export"),
+        (["{run}", "{run}/out"], "is inside the run folder"),
+        (["{run}", "{run}"], "is inside the run folder"),
+        (["{run}", "{run}/.."], "holds the run '.*' itself"),
+        (["{run}", "{run}/config.yaml/x"], "is inside the run folder"),
+        (["{run}", "{tmp}/file"], "is a file; give a folder"),
+        (["{run}", "{tmp}/out", "--adapter"], "trained all weights .* leave out --adapter"),
+        (["{run}", "{tmp}/out", "--checkpoint", "x.ckpt"], r"those of '.*': last\.ckpt, step-"),
+        (
+            ["{run}", "{tmp}/out", "--checkpoint", "{lora}/checkpoints/last.ckpt"],
+            "is not of the run",
+        ),
+        (["{run}", "{tmp}/out", "--push-to-hub", "a/b/c"], "'a/b/c' is no hub id"),
+        (["{run}", "{tmp}/out", "--push-to-hub", "a/b"], "needs a token; set HF_TOKEN"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_and_nothing_written(
+    full_run: FinishedRun,
+    lora_run: FinishedRun,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(command, "get_token", lambda: None)
+    (tmp_path / "file").write_text("")
+    before = sorted(path.name for path in full_run.path.iterdir())
+    places = {"run": full_run.path, "lora": lora_run.path, "tmp": tmp_path}
+    assert main([word.format(**places) for word in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+    assert sorted(path.name for path in full_run.path.iterdir()) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_without_model_and_checkpoint_is_answered(
+    full_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_bytes((full_run.path / "config.yaml").read_bytes())
+    assert main([str(run), str(tmp_path / "out")]) == 2
+    assert "ended before its first checkpoint and has no model/" in capsys.readouterr().err
+
+
+def test_more_than_the_model_folder_holds_needs_the_checkpoint_of_the_end(
+    lora_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = lora_run.copy(tmp_path)
+    (run / "checkpoints" / "last.ckpt").unlink()
+    for option in (["--adapter"], ["--dtype", "float32"]):
+        assert main([str(run), str(tmp_path / "out"), *option]) == 2
+        assert (
+            f"{' '.join(option)} needs the fp32 weights of the run's end" in capsys.readouterr().err
+        )
+    # Rounded to what the run's own model/ has, nothing more is needed.
+    assert main([str(run), str(tmp_path / "out"), "--dtype", "bfloat16"]) == 0
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A hub that takes everything, unless `error` is set."""
+    calls = SimpleNamespace(created=[], uploaded=[], error=None)
+
+    class Api:
+        def create_repo(self, repo: str, *, private: bool, exist_ok: bool) -> None:
+            if calls.error:
+                raise calls.error
+            calls.created.append((repo, private, exist_ok))
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
+            calls.uploaded.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+
+    monkeypatch.setattr(command, "HfApi", Api)
+    monkeypatch.setattr(command, "get_token", lambda: "hf_secret")
+    return calls
+
+
+def test_a_push_sends_the_whole_folder(
+    full_run: FinishedRun, tmp_path: Path, hub: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([str(full_run.path), str(out), "--push-to-hub", "me/brief", "--private"]) == 0
+    assert hub.created == [("me/brief", True, True)]
+    assert hub.uploaded == [("me/brief", sorted(path.name for path in out.iterdir()))]
+    assert "https://huggingface.co/me/brief" in capsys.readouterr().out
+    assert 'from_pretrained("me/brief"' in (out / "README.md").read_text()
+
+
+def test_a_hub_that_is_away_costs_the_push_alone(
+    full_run: FinishedRun, tmp_path: Path, hub: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.error = ConnectionError("cannot reach https://user:hf_secret@huggingface.co\nand so on")
+    out = tmp_path / "out"
+    assert main([str(full_run.path), str(out), "--push-to-hub", "me/brief"]) == 1
+    said = capsys.readouterr()
+    assert "error: 'me/brief' was not pushed: cannot reach" in said.err
+    assert f"hf upload me/brief {out}" in said.err
+    assert "hf_secret" not in said.out + said.err
+    assert (out / "model.safetensors").is_file()
+
+
+def test_an_interrupt_ends_with_130(
+    full_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "write_card", interrupted)
+    assert main([str(full_run.path), str(tmp_path / "out")]) == 130
+    assert list(tmp_path.iterdir()) == []

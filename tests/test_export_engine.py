@@ -1,0 +1,37 @@
+"""The real engine opens a merged export as it opens any model, and samples what the trainer would."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ceeh.data.engine import Sampling
+from ceeh.data.vllm_engine import VLLMEngine
+from ceeh.export import main
+from ceeh.trained import load_policy, open_trained
+from tests.conftest import FinishedRun
+from tests.data.test_vllm_engine import TOLERANCE, prompts_of
+
+pytestmark = pytest.mark.engine
+
+
+def test_the_engine_on_a_merged_export_agrees_with_the_trainer(
+    lora_run: FinishedRun, tmp_path: Path
+) -> None:
+    assert main([str(lora_run.path), str(tmp_path / "out"), "--dtype", "float32"]) == 0
+    checkpoint = lora_run.path / "checkpoints" / "last.ckpt"
+    policy = load_policy(open_trained(str(checkpoint)), temperature=0.7)
+    sampling = Sampling(completions=4, temperature=0.7, max_tokens=24, seed=3)
+    with VLLMEngine(str(tmp_path / "out"), max_model_len=128, kv_cache_gib=0.25) as engine:
+        groups = engine.generate(prompts_of([1, 5, 40]), sampling)
+    largest = 0.0
+    for group in groups:
+        prompt = group.prompt.token_ids
+        for completion in group.completions:
+            ids = torch.tensor([[*prompt, *completion.token_ids]])
+            mask = torch.arange(ids.shape[1])[None] >= len(prompt)
+            expected = policy(ids, mask)[0].detach()[mask]
+            difference = (torch.tensor(completion.logprobs) - expected).abs().max()
+            largest = max(largest, float(difference))
+    print(f"largest difference between engine and trainer: {largest:.1e} nats")
+    assert largest < TOLERANCE

@@ -1,0 +1,215 @@
+"""The model card: valid for the hub, true to the run, without secrets, and its code runs."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from ceeh.component import Component
+from ceeh.config import load
+from ceeh.export import main
+from ceeh.model_card import Export, hub_id, licence, method, public, write_card
+from ceeh.report import summary_cells
+from tests.conftest import FinishedRun
+from tests.test_fit import SHIPPED
+from tests.test_report import held_out
+
+HUB = ["model.path=some-user/some-model", "model.lora.rank=8"]
+
+
+def export(overrides: list[str], **changes: Any) -> Export:
+    return replace(
+        Export(
+            name="brief",
+            repo="me/brief",
+            config=load([SHIPPED], overrides),
+            rollout_step=100,
+            summary=None,
+            adapter=False,
+            dtype="bfloat16",
+            command="python -m ceeh.export runs/brief out",
+        ),
+        **changes,
+    )
+
+
+def card(folder: Path, overrides: list[str], **changes: Any) -> ModelCard:
+    write_card(folder, export(overrides, **changes))
+    return ModelCard.load(folder / "README.md")
+
+
+@pytest.fixture(scope="module")
+def summary() -> dict:
+    import torch
+
+    from ceeh.evaluation.summary import summarise
+
+    hard = torch.arange(64) % 8 > 3
+    return summarise(held_out(1.0, 0), held_out(0.6, 1), hard, k=4, draws=100, seed=0)
+
+
+def test_the_metadata_is_what_the_hub_searches_by(tmp_path: Path) -> None:
+    data = card(tmp_path, HUB).data
+    assert data.to_dict() == {
+        "base_model": "some-user/some-model",
+        "base_model_relation": "finetune",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["ceeh", "reasoning", "efficient-reasoning", "lora"],
+    }
+    data = card(tmp_path, HUB, adapter=True).data
+    assert (data.library_name, data["base_model_relation"]) == ("peft", "adapter")
+
+
+def test_a_local_base_is_no_id_of_the_hub_and_its_place_stays_here(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    found = card(tmp_path, [f"model.path={tiny_model_dir}"])
+    assert found.data.base_model is None
+    assert f"`{tiny_model_dir.name}` (a local folder)" in found.text
+    for file in ("README.md", "ceeh.yaml"):
+        assert str(tiny_model_dir.parent) not in (tmp_path / file).read_text()
+
+
+def test_the_licence_is_the_bases_or_left_out(tiny_model_dir: Path, tmp_path: Path) -> None:
+    assert licence("starter") == {"license": "apache-2.0"}
+    assert licence(str(tiny_model_dir)) == {}
+    assert licence("some-user/some-model") == {}
+    (tmp_path / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\ntags: [x]\n---\n# Base\n"
+    )
+    assert licence(str(tmp_path)) == {
+        "license": "other",
+        "license_name": "mine",
+        "license_link": "LICENSE",
+    }
+
+
+def test_every_figure_of_the_summary_is_in_the_card(tmp_path: Path, summary: dict) -> None:
+    text = card(tmp_path, HUB, summary=summary).text
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    for _, policy, cells in summary_cells(summary)[1]:
+        assert any(row[1:] == [policy, *cells] for row in rows), (policy, cells)
+    assert "64 held-out questions (32 easy, 32 hard), 4 samples each, 95 % intervals" in text
+    assert "![Accuracy against tokens of base and tuned, with 95 % intervals](pareto.png)" in text
+    assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_subset_without_questions_is_left_out_of_the_picture(
+    tmp_path: Path, summary: dict
+) -> None:
+    empty = dict.fromkeys(summary["base"]["all"])
+    changed = {
+        policy: summary[policy] | {"hard": empty | {"tokens_relative": None}}
+        for policy in ("base", "tuned", "difference")
+    }
+    text = card(tmp_path, HUB, summary=summary | changed).text
+    assert re.search(r"\| hard \(32\) \| base \| - \| - \| - \| - \|", text)
+
+
+def test_weights_that_were_not_measured_have_no_figures(tmp_path: Path) -> None:
+    text = card(tmp_path, HUB, rollout_step=40).text
+    assert "These weights, after rollout step 40 of 100, were not measured" in text
+    assert "pareto" not in text
+    assert "40 rollout steps" in text
+
+
+def test_the_card_cites_paper_and_caution(tmp_path: Path) -> None:
+    text = card(tmp_path, HUB).text
+    assert "author = {Luo and Ren and Chen and Liu and Fang and Tan and Huang}" in text
+    assert "eprint = {2602.22642}" in text
+    assert "kept 63-69 % of" in text
+    assert "[arXiv 2607.09786](https://arxiv.org/abs/2607.09786)" in text
+
+
+def test_no_secret_reaches_the_folder(tmp_path: Path) -> None:
+    secrets = [
+        "tracking.mlflow_uri=https://me:hunter2@host/x",
+        "engine.init_args={api_key: hunter2}",
+    ]
+    source = Component("x.Source", {"token": "hunter2", "path": "/home/me/train.jsonl"})
+    config = export([*HUB, *secrets]).config
+    config = replace(config, prompts=replace(config.prompts, train=source))
+    write_card(tmp_path, export(HUB, config=config))
+    for file in ("README.md", "ceeh.yaml"):
+        text = (tmp_path / file).read_text()
+        assert "hunter2" not in text
+        assert "/home/me" not in text
+        assert "train.jsonl" in text
+    assert (
+        "`x.Source` (token: [redacted], path: train.jsonl)" in (tmp_path / "README.md").read_text()
+    )
+
+
+def test_the_settings_beside_the_card_are_the_runs(tmp_path: Path) -> None:
+    write_card(tmp_path, export([*HUB, "optimizer.lr=2e-5"]))
+    assert load([tmp_path / "ceeh.yaml"]) == load([SHIPPED], [*HUB, "optimizer.lr=2e-5"])
+
+
+def test_places_are_shortened_and_words_are_not() -> None:
+    assert public({"path": "/home/me/a.jsonl", "class_path": "/x/my.py:Task"}) == {
+        "path": "a.jsonl",
+        "class_path": "my.py:Task",
+    }
+    kept = {"path": "runs/a", "system_prompt": "/think", "output": "runs", "items": ["a", 1, None]}
+    assert public(kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "CEEH-ME"),
+        (["objective.entropy.method=ea"], "CEEH-EA"),
+        (
+            ["objective.entropy.method=none"],
+            "a comparison to CEEH (OptimalLengthPenalty, no entropy bonus)",
+        ),
+        (
+            ["objective.shaping.class_path=ceeh.modules.shaping.NoShaping"],
+            "a comparison to CEEH (NoShaping, the entropy bonus 'me')",
+        ),
+    ],
+)
+def test_a_run_is_called_ceeh_only_when_it_is(overrides: list[str], name: str) -> None:
+    assert method(load([SHIPPED], overrides)) == name
+
+
+def test_what_looks_like_an_id_of_the_hub(tiny_model_dir: Path) -> None:
+    assert hub_id("some-user/some-model") == "some-user/some-model"
+    for path in ("starter", str(tiny_model_dir), "/gone/model", "a/b/c"):
+        assert hub_id(path) is None, path
+
+
+def test_a_system_prompt_is_in_the_code_as_the_model_saw_it(tmp_path: Path) -> None:
+    chat = ["prompts.chat_template=true", r"prompts.system_prompt='put it in \boxed{}'"]
+    text = card(tmp_path, [*HUB, *chat]).text
+    assert r'{"role": "system", "content": ' + repr(r"put it in \boxed{}") in text
+    assert "tokenize=False, add_generation_prompt=True)" in text
+    assert "add_special_tokens=False" in text
+
+
+@pytest.mark.parametrize("options", [[], ["--adapter"]], ids=["merged", "adapter"])
+def test_the_code_of_the_card_runs(
+    lora_run: FinishedRun,
+    tmp_path: Path,
+    options: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([str(lora_run.path), "out", *options]) == 0
+    text = ModelCard.load(tmp_path / "out" / "README.md").text
+    code, vllm = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    capsys.readouterr()
+    exec(compile(code.replace('"..."', '"4+3?"'), "card", "exec"), {})
+    assert capsys.readouterr().out.strip()
+    compile(vllm, "card", "exec")
+    assert ("LoRARequest" in vllm) == bool(options)
+    assert f"python -m ceeh.export starter out{''.join(' ' + word for word in options)}" in text
