@@ -4,9 +4,11 @@ Prints a table. Needs the repository at its working directory, for the hostile a
 """
 
 import argparse
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -14,7 +16,8 @@ from threading import Event, Thread
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ceeh.data.verify import MathAnswer
-from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup
+from ceeh.data.verify_pool import START_SECONDS, WALL_FACTOR
+from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup
 from tests.data.hostile import HONEST, HOSTILE, REFERENCE, response
 
 PAIRS = [
@@ -40,10 +43,17 @@ def group(reference: str, boxes: Sequence[str]) -> RolloutGroup:
     )
 
 
-def seconds(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+def seconds(call: Callable[[], object]) -> tuple[float, float]:
+    """By the clock, and of this process's processor time."""
+    begin, spent = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, time.process_time() - spent
+
+
+def processor_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def integer_groups(answers: int) -> list[RolloutGroup]:
@@ -87,19 +97,20 @@ def peak_memory(verifier: MathAnswer) -> Iterator[list[float]]:
         thread.join()
 
 
-def one_by_one(verifier: MathAnswer) -> tuple[float, str, int, int]:
-    """Slowest seconds and its name, answers rewarded, honest answers lost right after a hostile one."""
-    slowest, name, rewarded, lost = 0.0, "", 0, 0
-    for key, text in HOSTILE.items():
+def one_by_one(verifier: MathAnswer) -> Iterator[tuple[str, float, Outcome, bool, bool]]:
+    """Of each hostile answer: name, seconds, outcome, whether it was rewarded, and whether an honest
+    one right after it was."""
+    for name, text in HOSTILE.items():
         begin = time.perf_counter()
         (scored,) = verifier([group(REFERENCE, [text])])
         taken = time.perf_counter() - begin
-        rewarded += scored.verdicts[0].score > 0
         (honest,) = verifier([group(REFERENCE, [HONEST])])
-        lost += honest.verdicts[0].score < 1
-        if taken > slowest:
-            slowest, name = taken, key
-    return slowest, name, rewarded, lost
+        (verdict,) = scored.verdicts
+        yield name, taken, verdict.outcome, verdict.score > 0, honest.verdicts[0].score == 1
+
+
+def counted(outcomes: Iterable[Outcome]) -> str:
+    return ", ".join(f"{outcome} {n}" for outcome, n in Counter(outcomes).most_common())
 
 
 def main() -> None:
@@ -112,7 +123,9 @@ def main() -> None:
     parser.add_argument("--stall-seconds", type=float, default=30)
     given = parser.parse_args()
 
-    rows: list[tuple[str, str]] = []
+    def show(label: str, value: object) -> None:
+        print(f"{label:<58}{value}", flush=True)
+
     verifier = MathAnswer(
         timeout_seconds=given.timeout_seconds,
         workers=given.workers,
@@ -120,37 +133,40 @@ def main() -> None:
         stall_seconds=given.stall_seconds,
     )
     groups = integer_groups(given.integers)
-    taken = seconds(lambda: verifier(groups))
-    rows.append(("integer answers per second, one process", f"{given.integers / taken:,.0f}"))
+    taken, spent = seconds(lambda: verifier(groups))
+    show("integer answers per second, one process", f"{given.integers / taken:,.0f}")
+    show("the same per second of processor time", f"{given.integers / spent:,.0f}")
 
     single = MathAnswer(timeout_seconds=given.timeout_seconds, workers=1)
     single.pool.judge([("x", "x")])
     pairs = distinct_pairs(given.pairs)
-    taken = seconds(lambda: single.pool.judge(pairs))
+    (worker,) = single.pool.workers
+    before = processor_seconds(worker.process.pid)
+    taken, _ = seconds(lambda: single.pool.judge(pairs))
+    spent = processor_seconds(worker.process.pid) - before
     single.close()
-    rows.append(("math-verify pairs per second, one worker", f"{len(pairs) / taken:,.0f}"))
+    show("math-verify pairs per second, one worker", f"{len(pairs) / taken:,.0f}")
+    show("the same per second of its processor time", f"{len(pairs) / spent:,.0f}")
 
     with peak_memory(verifier) as peaks:
-        slowest, name, rewarded, lost = one_by_one(verifier)
+        results = list(one_by_one(verifier))
         mixed = [*integer_groups(2000), group(REFERENCE, list(HOSTILE.values()))]
-        scored = []
-        taken = seconds(lambda: scored.extend(verifier(mixed)))
-    verdicts = [verdict for result in scored for verdict in result.verdicts]
-    counts = {o: sum(verdict.outcome is o for verdict in verdicts) for o in Outcome}
+        scored: list[ScoredGroup] = []
+        taken, _ = seconds(lambda: scored.extend(verifier(mixed)))
     verifier.close()
-    rows += [
-        ("hostile answers", str(len(HOSTILE))),
-        ("rewarded", str(rewarded)),
-        ("hangs", "0"),  # each of the calls above came back
-        ("honest answers lost right after one", str(lost)),
-        ("slowest, seconds", f"{slowest:.1f} ({name})"),
-        (f"peak memory of a worker, MiB of {given.memory_mib}", f"{peaks[0]:.0f}"),
-        ("one call with 2,000 integers and all of them, seconds", f"{taken:.1f}"),
-        ("its outcomes", ", ".join(f"{o} {n}" for o, n in counts.items() if n)),
-        ("its right answers, of 200", f"{sum(verdict.score for verdict in verdicts):.0f}"),
-    ]
-    for label, value in rows:
-        print(f"{label:<58}{value}")
+    verdicts = [verdict for result in scored for verdict in result.verdicts]
+    limit = WALL_FACTOR * given.timeout_seconds + START_SECONDS
+    name, slowest = max(((name, took) for name, took, *_ in results), key=lambda r: r[1])
+    show("hostile answers", len(results))
+    show("their outcomes, one by one", counted(outcome for _, _, outcome, _, _ in results))
+    show("rewarded", sum(rewarded for *_, rewarded, _ in results))
+    show(f"hangs, above {limit:.0f} s", sum(took > limit for _, took, *_ in results))
+    show("honest answers lost right after one", sum(not right for *_, right in results))
+    show("slowest, seconds", f"{slowest:.1f} ({name})")
+    show(f"peak memory of a worker, MiB of {given.memory_mib}", f"{peaks[0]:.0f}")
+    show("one call with 2,000 integers and all of them, seconds", f"{taken:.1f}")
+    show("its outcomes", counted(verdict.outcome for verdict in verdicts))
+    show("its right answers, of 200", f"{sum(verdict.score for verdict in verdicts):.0f}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import re
 import unicodedata
 
 MAX_ANSWER_CHARACTERS = 2000
+MAX_NESTING = 40
 
 _BOX = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -87,10 +88,11 @@ _REWRITE = [
 def clean(text: str) -> str | None:
     r"""`text` in one spelling for each thing: no dollar signs, no layout, ASCII where there is any.
 
-    None when it cannot be an answer: empty, above MAX_ANSWER_CHARACTERS, or with control, format,
-    combining or unassigned characters and lone surrogates, which show one thing and hold another.
+    None when it cannot be an answer: empty, above MAX_ANSWER_CHARACTERS or MAX_NESTING brackets in
+    each other, which parsers choke on, or with control, format, combining or unassigned characters
+    and lone surrogates, which show one thing and hold another.
     """
-    if len(text) > MAX_ANSWER_CHARACTERS:
+    if len(text) > MAX_ANSWER_CHARACTERS or _nesting(text) > MAX_NESTING:
         return None
     text = text.translate(_SAME)
     if any(unicodedata.category(character)[0] in "CM" for character in text):
@@ -101,6 +103,15 @@ def clean(text: str) -> str | None:
     return text or None
 
 
+def _nesting(text: str) -> int:
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(text):
+        depth += 1 if bracket in "([{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+_BRACKET = re.compile(r"[\[\](){}]")
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 
 

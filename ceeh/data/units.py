@@ -62,14 +62,16 @@ _PIECE = re.compile(
 )
 _WORD = re.compile(r"[A-Za-z]+|/|\$|\^?-?[1-9]", re.ASCII)
 _AFTER_NUMBER = re.compile(r"\d[}.]?(?: [A-Za-z]{2,20}){0,3}$", re.ASCII)
+_ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _OPERATOR = ("+", "-", "=", "^", "_", "*", "(", ",", "<", ">", "\\times", "\\cdot", "\\pm")
 
 
 def split_unit(text: str) -> tuple[str, str]:
     r"""What stands before the unit at the end, and the unit: "" for none, "?" for an unknown one.
 
-    A unit is: a final \text{...} of words; a degree or dollar sign; of plain words those in the table
-    and, after a number, any of four letters or more. A lone letter outside \text is a variable.
+    A unit is: a final \text{...} of words; a dollar sign, or a degree sign that is not of an angle in
+    a trigonometric function; of plain words those in the table and, after a number, any of four
+    letters or more. A lone letter outside \text is a variable.
     """
     rest, unit = text, ""
     while match := _PIECE.search(rest[-64:]):
@@ -95,6 +97,8 @@ def same_unit(one: str, other: str) -> bool:
 
 def _is_unit(match: re.Match[str], head: str) -> bool:
     words = match["text"] if match["text"] is not None else match["word"]
+    if match["circle"]:
+        return _ANGLE_OF.search(head) is None
     if words is None:
         return True
     if any(character.isdigit() or character in "()%=<>,+" for character in words):

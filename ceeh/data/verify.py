@@ -100,7 +100,8 @@ class MathAnswer:
 
     - The last box wins, also after `\boxed{3}, \boxed{5}`: a list belongs in one box. A thinking
       block is left out once it is closed. An empty or open box and an unfinished response are no
-      answer; one of more than MAX_ANSWER_CHARACTERS, or with invisible characters, is wrong.
+      answer; one of more than 2,000 characters or 40 nested brackets, or with invisible or combining
+      characters, is wrong.
     - Decimals and fractions are compared exactly: 0.333 is not 1/3, 10001 is not 10000. For an
       irrational reference a decimal must agree to six decimals and to one part in a million.
       1,000 = 1000, 1 1/2 = 1.5, 0.\overline{3} = 1/3, 1.2 \times 10^3 = 1.2e3 = 1200, 7 million.
@@ -120,8 +121,8 @@ class MathAnswer:
     union, AB = BA, f' = f, 11:30 = 11/30.
 
     An answer that takes more than `timeout_seconds` of processor time ends with its process. A call
-    lasts at most `stall_seconds`, one time limit, and a tenth of it per distinct answer and worker:
-    slow questions come last, and what is then still open counts as timed out.
+    lasts at most `stall_seconds` and one time limit longer than its distinct answers would at a tenth
+    of the limit each; questions with slow answers come last, and what is then open is timed out.
     """
 
     def __init__(

@@ -133,16 +133,19 @@ class WorkerPool:
     ) -> list[Verdict]:
         """A verdict per (reference, answer), in order.
 
-        Once the workers have stalled for `stall_seconds` on average, no further answer is begun: the
-        rest count as timed out. An answer stalls by what it takes beyond FREE_FRACTION of its limit,
-        and by the start of the worker that takes the place of one it ended.
+        An answer stalls by the clock's seconds beyond FREE_FRACTION of its limit, and by the start of
+        the worker that takes the place of one it ended. Once the workers have stalled for
+        `stall_seconds` on average, what is open counts as timed out.
         Raises RuntimeError when workers stop before they are ready.
         """
         tasks = Tasks(pairs)
         self._stalled = 0.0
         while tasks.num_open:
-            if self._stalled >= stall_seconds * self.size:
+            if self._stall() >= stall_seconds * self.size:
                 tasks.give_up()
+                for worker in [w for w in self.workers if w.task is not None]:
+                    self._finish(worker, TIMED_OUT, tasks)
+                continue
             while len(self.workers) < min(self.size, tasks.num_open):
                 self._start()
             for worker in [w for w in self.workers if w.ready][: tasks.num_waiting]:
@@ -154,6 +157,7 @@ class WorkerPool:
             if not busy:
                 continue
             patience = min(worker.deadline for worker in busy) - time.monotonic()
+            patience = min(patience, self.timeout_seconds)  # to look at the stall again
             by_pipe = {worker.fileno(): worker for worker in busy}
             for pipe in wait(by_pipe, max(0.0, patience)):
                 assert isinstance(pipe, int)
@@ -168,6 +172,14 @@ class WorkerPool:
         while self.workers:
             self.workers.pop().kill()
         self._killed = 0
+
+    def _stalled_by(self, worker: Worker) -> float:
+        free = FREE_FRACTION * self.timeout_seconds
+        return max(0.0, time.monotonic() - worker.since - free)
+
+    def _stall(self) -> float:
+        """Seconds that all workers together have stalled in this call."""
+        return self._stalled + sum(self._stalled_by(w) for w in self.workers if w.task is not None)
 
     def _start(self) -> None:
         replaces = self._killed > 0
@@ -191,12 +203,11 @@ class WorkerPool:
         """Takes the verdict for the worker's task and counts the time it took."""
         assert worker.task is not None
         tasks.verdicts[worker.task] = verdict
-        now = time.monotonic()
-        stalled = now - worker.since - FREE_FRACTION * self.timeout_seconds
-        if stalled > 0:
+        if (stalled := self._stalled_by(worker)) > 0:
             self._stalled += stalled
             tasks.slow.add(tasks.references[worker.task])
-        worker.task, worker.since, worker.deadline = None, now, now + START_SECONDS
+        worker.task, worker.since = None, time.monotonic()
+        worker.deadline = worker.since + START_SECONDS
 
     def _finish(self, worker: Worker, verdict: Verdict, tasks: Tasks) -> None:
         """Ends a dead or late worker; `verdict` is for the task it had, if it had one."""

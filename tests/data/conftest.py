@@ -10,7 +10,7 @@ from tests.data.scoring import verdict
 
 @pytest.fixture(scope="module")
 def mathematics() -> Iterator[MathAnswer]:
-    verifier = MathAnswer(timeout_seconds=1, workers=2)
-    verdict(verifier, "x", r"\boxed{x}")
+    verifier = MathAnswer(timeout_seconds=2, workers=2)
+    verdict(verifier, "x+1", r"\boxed{1+x}")
     yield verifier
     verifier.close()

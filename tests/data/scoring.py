@@ -3,13 +3,18 @@
 from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup
 
 
+def prompt(answer, uid="p"):
+    return Prompt(uid=uid, text="?", answer=answer, token_ids=(1,))
+
+
+def completion(text, finish=Finish.STOP):
+    return Completion(text=text, token_ids=(1,), logprobs=(0.0,), finish=finish)
+
+
 def group(answer, *responses, finish=Finish.STOP):
     return RolloutGroup(
-        prompt=Prompt(uid="p", text="?", answer=answer, token_ids=(1,)),
-        completions=tuple(
-            Completion(text=text, token_ids=(1,), logprobs=(0.0,), finish=finish)
-            for text in responses
-        ),
+        prompt=prompt(answer),
+        completions=tuple(completion(text, finish) for text in responses),
         policy_version=0,
     )
 
@@ -21,3 +26,4 @@ def verdict(verifier, answer, response, finish=Finish.STOP):
 
 RIGHT, WRONG = (1.0, Outcome.OK), (0.0, Outcome.OK)
 NO_ANSWER, TIMEOUT, ERROR = (0.0, Outcome.NO_ANSWER), (0.0, Outcome.TIMEOUT), (0.0, Outcome.ERROR)
+UNREADABLE = (0.0, Outcome.UNREADABLE)

@@ -11,7 +11,16 @@ from ceeh.data.verify import (
     outcome_counts,
 )
 from ceeh.types import Finish, Outcome
-from tests.data.scoring import NO_ANSWER, RIGHT, WRONG, group, verdict
+from tests.data.scoring import (
+    NO_ANSWER,
+    RIGHT,
+    UNREADABLE,
+    WRONG,
+    completion,
+    group,
+    prompt,
+    verdict,
+)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +115,13 @@ def test_a_users_faulty_score_is_an_error_logged_once(reward, caplog, body, told
     verifier = reward(body)
     with caplog.at_level(logging.WARNING):
         scored = verifier([group("7", "a", "b"), group("7", "c")])
-    assert outcome_counts(scored) == {"ok": 0, "no_answer": 0, "timeout": 0, "error": 3}
+    assert outcome_counts(scored) == {
+        "ok": 0,
+        "no_answer": 0,
+        "timeout": 0,
+        "error": 3,
+        "unreadable": 0,
+    }
     assert all(v.score == 0 for s in scored for v in s.verdicts)
     (record,) = caplog.records
     assert "mine.py:score failed on prompt 'p'" in record.getMessage()
@@ -121,10 +136,37 @@ def test_a_reward_function_that_is_not_there_is_refused(tmp_path):
     ):
         build("verifier")
     with pytest.raises(ConfigError, match="must be a function of prompt and response"):
-        RewardFunction("ceeh.data.verify.MAX_ANSWER_CHARACTERS")
+        RewardFunction("ceeh.data.verify.NO_ANSWER")
+
+
+def test_answers_for_a_vote_are_what_the_pattern_found_and_a_reward_function_has_none():
+    exact = ExactAnswer()
+    assert exact.answer(completion("so 54;so 07")) == "7"
+    assert exact.answer(completion("so 54", Finish.LENGTH)) is None
+    assert exact.answer(completion("54")) is None
+    assert RewardFunction("builtins.max").answer(completion("so 54")) is None
+
+
+def test_only_an_empty_reference_cannot_be_matched_exactly():
+    prompts = [prompt("7"), prompt(" "), prompt("")]
+    assert ExactAnswer().unreadable(prompts) == prompts[1:]
+    assert verdict(ExactAnswer("so(.*)"), " ", "so ") == UNREADABLE
+    assert RewardFunction("builtins.max").unreadable(prompts) == []
 
 
 def test_outcomes_are_counted_with_every_name():
     scored = ExactAnswer()([group("55", "so 55", "so 54", "what"), group("1")])
-    assert outcome_counts(scored) == {"ok": 2, "no_answer": 1, "timeout": 0, "error": 0}
-    assert outcome_counts([]) == {"ok": 0, "no_answer": 0, "timeout": 0, "error": 0}
+    assert outcome_counts(scored) == {
+        "ok": 2,
+        "no_answer": 1,
+        "timeout": 0,
+        "error": 0,
+        "unreadable": 0,
+    }
+    assert outcome_counts([]) == {
+        "ok": 0,
+        "no_answer": 0,
+        "timeout": 0,
+        "error": 0,
+        "unreadable": 0,
+    }

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from ceeh.data.verify_pool import SCRIPT, WorkerPool
+from ceeh.data.verify import outcome_counts
+from ceeh.data.verify_pool import SCRIPT, Tasks, WorkerPool
 from ceeh.types import Outcome
-from tests.data.scoring import ERROR, RIGHT, WRONG, verdict
+from tests.data.scoring import ERROR, RIGHT, WRONG, group, verdict
 
 
 def test_a_killed_worker_costs_only_its_answer():
@@ -40,13 +41,13 @@ def test_a_worker_that_died_while_idle_costs_nothing():
 
 
 def test_close_ends_the_workers_and_a_later_call_starts_new_ones(mathematics):
-    assert verdict(mathematics, "x", r"\boxed{x}") == RIGHT
+    assert verdict(mathematics, "x+1", r"\boxed{1+x}") == RIGHT
     processes = [worker.process for worker in mathematics.pool.workers]
     mathematics.close()
     mathematics.close()
     assert processes
     assert all(process.poll() == -signal.SIGKILL for process in processes)
-    assert verdict(mathematics, "x", r"\boxed{x}") == RIGHT
+    assert verdict(mathematics, "x+1", r"\boxed{1+x}") == RIGHT
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,99 @@ def test_workers_that_cannot_start_are_an_error_that_says_how_to_look(monkeypatc
         RuntimeError, match=r"3 verification workers stopped .* run '.*broken.py 1 512'"
     ):
         pool.judge([("x", "x")])
+    pool.close()
+
+
+def test_a_slow_answer_stalls_no_other(mathematics):
+    groups = [
+        group(r"\sqrt2", r"\boxed{9^{9^9}}"),
+        *(group("x+1", f"\\boxed{{{n}+x}}") for n in range(9)),
+    ]
+    scored = mathematics(groups)
+    assert [s.group for s in scored] == groups
+    counts = outcome_counts(scored)
+    assert (counts["ok"], counts["timeout"]) == (9, 1)
+    assert [s.verdicts[0].score for s in scored] == [0.0, 0.0, 1.0] + [0.0] * 7
+
+
+def test_equal_answers_are_judged_once(mathematics, monkeypatch):
+    asked = []
+    judge = mathematics.pool.judge
+
+    def listen(pairs, stall_seconds):
+        asked.extend(pairs)
+        return judge(pairs, stall_seconds)
+
+    monkeypatch.setattr(mathematics.pool, "judge", listen)
+    scored = mathematics([group("x+1", *[r"\boxed{1+x}"] * 9), group("x+1", r"\boxed{1+x}")])
+    assert [v.score for s in scored for v in s.verdicts] == [1.0] * 10
+    assert asked == [("x+1", "1+x")]
+
+
+def test_questions_take_turns_and_those_with_a_slow_answer_come_last():
+    tasks = Tasks([("a", "1"), ("a", "2"), ("a", "3"), ("b", "1"), ("b", "2"), ("c", "1")])
+    order = [tasks.next(), tasks.next()]
+    tasks.slow.add("a")
+    order += [tasks.next() for _ in range(tasks.num_waiting)]
+    assert order == [0, 3, 5, 4, 1, 2]  # a1 b1, then c1 b2 before what is left of a
+
+
+SLOW = """
+import json, os, sys, time
+os.write(1, b"+")
+for line in sys.stdin:
+    time.sleep(float(json.loads(line)[1]))
+    os.write(1, b"0+")
+"""
+
+
+@pytest.fixture
+def sleepers(monkeypatch, tmp_path):
+    """A pool of two whose tasks are (question, seconds to sleep before the verdict 'wrong')."""
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW)
+    monkeypatch.setattr("ceeh.data.verify_pool.SCRIPT", script)
+    pool = WorkerPool(workers=2, timeout_seconds=600, memory_mib=512)
+    yield pool
+    pool.close()
+
+
+def test_a_call_ends_when_its_slow_answers_have_spent_their_time(sleepers, monkeypatch):
+    monkeypatch.setattr("ceeh.data.verify_pool.FREE_FRACTION", 0.0)
+    sleepers.timeout_seconds = 0.05  # how often the stall is looked at
+    monkeypatch.setattr("ceeh.data.verify_pool.WALL_FACTOR", 12_000)
+    verdicts = sleepers.judge([(f"slow {n}", "3600") for n in range(20)], stall_seconds=0.2)
+    assert [v.outcome for v in verdicts] == [Outcome.TIMEOUT] * 20
+    assert [v.outcome for v in sleepers.judge([("quick", "0"), ("other", "0")])] == [Outcome.OK] * 2
+
+
+def test_quick_answers_do_not_stall_however_many(sleepers):
+    """The first tenth of a limit is free: 2,000 answers of no time stall for none."""
+    verdicts = sleepers.judge([(f"q{n}", "0") for n in range(2000)], stall_seconds=1e-9)
+    assert [v.outcome for v in verdicts] == [Outcome.OK] * 2000
+
+
+GREEDY = """
+import sys
+sys.path.insert(0, {root!r})
+from ceeh.data import verify_worker as worker
+judge = worker.judge
+worker.judge = lambda reference, answer: judge(reference, bytes(2**20 * int(answer)) and "x")
+worker.main(float(sys.argv[1]), int(sys.argv[2]))
+"""
+
+
+def test_a_worker_over_its_memory_costs_only_its_answer(monkeypatch, tmp_path):
+    script = tmp_path / "greedy.py"
+    # The first judgement, before any task, is of "x".
+    text = GREEDY.format(root=str(SCRIPT.parents[2])).replace(
+        "int(answer)", "int('0' + answer[1:])"
+    )
+    script.write_text(text)
+    monkeypatch.setattr("ceeh.data.verify_pool.SCRIPT", script)
+    pool = WorkerPool(workers=1, timeout_seconds=60, memory_mib=512)
+    outcomes = [v.outcome for v in pool.judge([("x", "x1"), ("x", "x2048"), ("x", "x1")])]
+    assert outcomes == [Outcome.OK, Outcome.ERROR, Outcome.OK]
     pool.close()
 
 
