@@ -109,6 +109,7 @@ class Objective:
         default_factory=lambda: Component("ceeh.modules.shaping.OptimalLengthPenalty")
     )
     advantage: str = _one_of("group_mean", "group_std", "leave_one_out", "batch_std")
+    aggregation: str = _one_of("token_mean", "sequence_mean", "constant")
     entropy: Entropy = field(default_factory=Entropy)
     hard_signal: str = "hard"
     clip_low: float = _open_unit(0.2)

@@ -22,6 +22,7 @@ from ceeh.config import Config
 from ceeh.evaluation.figures import figures
 from ceeh.evaluation.samples import SampleMetric
 from ceeh.modules.advantages import group_advantages
+from ceeh.modules.aggregation import denominator_shares
 from ceeh.modules.batching import microbatches, minibatches, padding_fraction
 from ceeh.modules.objective import entropy_anneal, policy_objective
 from ceeh.modules.policy import Policy
@@ -69,7 +70,7 @@ class CEEHModule(LightningModule):
                 f"version {self.trainer.global_step}; the WeightSync callback must push after every step"
             )
         settings = self.config.objective
-        rewards = self.shaped_rewards(batch)
+        rewards = self.shaping(ShapingInputs.of(batch))
         advantages = group_advantages(
             rewards, batch.group, batch.num_prompts, kind=settings.advantage
         )
@@ -91,36 +92,29 @@ class CEEHModule(LightningModule):
         self.log("time/update", time.perf_counter() - begin, batch_size=1)
         return {"rewards": rewards, "advantages": advantages}
 
-    def shaped_rewards(self, batch: RolloutBatch) -> Float[Tensor, " R"]:
-        """R_total of each row: the verifier's score, shaped by length."""
-        finished = [flag for outcome in batch.outcomes for flag in outcome.finished]
-        return self.shaping(
-            ShapingInputs(
-                scores=batch.scores,
-                correct=batch.correct,
-                lengths=batch.lengths,
-                finished=torch.tensor(finished, device=batch.correct.device),
-                group=batch.group,
-                num_prompts=batch.num_prompts,
-                signals=batch.signals,
-            )
-        )
-
     def old_logprobs(self, batch: RolloutBatch) -> Float[Tensor, "R T"]:
         """What the ratio divides by: the engine's own log-probs, or the trainer's before any step."""
         if self.config.objective.old_logprobs == "engine":
             return batch.engine_logprobs
-        old = torch.zeros_like(batch.engine_logprobs)
+        return self.forward_rows(batch)[0]
+
+    @torch.no_grad()
+    def forward_rows(
+        self, batch: RolloutBatch
+    ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
+        """Log-probs and entropy (nats) of every row's response tokens, without gradient, in fp32."""
+        logprobs = torch.zeros_like(batch.engine_logprobs)
+        entropy = torch.zeros_like(batch.engine_logprobs)
         everything = torch.arange(len(batch.group), device=batch.group.device)
-        with torch.no_grad():
-            for rows in microbatches(
-                batch.totals, everything, self.config.optimizer.tokens_per_microbatch
+        limit = self.config.optimizer.tokens_per_microbatch
+        for rows in microbatches(batch.totals, everything, limit):
+            width = int(batch.totals[rows].max())
+            token_ids, mask = batch.token_ids[rows, :width], batch.response_mask[rows, :width]
+            for filled, values in zip(
+                (logprobs, entropy), self.policy(token_ids, mask), strict=True
             ):
-                width = int(batch.totals[rows].max())
-                old[rows, :width] = self.policy(
-                    batch.token_ids[rows, :width], batch.response_mask[rows, :width]
-                )[0].float()
-        return old
+                filled[rows, :width] = values.float()
+        return logprobs, entropy
 
     def update(
         self,
@@ -133,7 +127,12 @@ class CEEHModule(LightningModule):
         """Gradients of all micro-batches over one denominator, clipped, applied unless not finite."""
         settings, optimizer = self.config.objective, self.optimizers()
         hard = self.hard(batch)
-        tokens = self.total(batch.lengths[torch.cat(micro)].sum())
+        shares = denominator_shares(
+            batch.lengths[torch.cat(micro)],
+            settings.aggregation,
+            max_response_tokens=self.config.rollouts.max_response_tokens,
+        )
+        denominator = self.total(shares.sum())
         world_size = self.trainer.world_size
         sums: dict[str, float] = {}
         loss_sum = 0.0
@@ -156,7 +155,7 @@ class CEEHModule(LightningModule):
                 advantages=advantages[rows],
                 hard=hard[rows],
                 mask=mask,
-                denominator=tokens,
+                denominator=denominator,
                 settings=settings,
                 anneal=anneal,
             )
@@ -174,7 +173,7 @@ class CEEHModule(LightningModule):
             self.policy.trainable, self.config.optimizer.max_grad_norm
         )
         self.apply_update(
-            float(norm), float(self.total(torch.tensor(loss_sum, device=tokens.device)))
+            float(norm), float(self.total(torch.tensor(loss_sum, device=denominator.device)))
         )
         return sums | {"grad_norm": float(norm)}
 
@@ -239,16 +238,7 @@ class CEEHModule(LightningModule):
 
     def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
         """Held-out questions: correctness and lengths as sampled, entropy by the policy's own forward."""
-        entropy_sums = torch.zeros(len(batch.group), device=batch.group.device)
-        everything = torch.arange(len(batch.group), device=batch.group.device)
-        for rows in microbatches(
-            batch.totals, everything, self.config.optimizer.tokens_per_microbatch
-        ):
-            width = int(batch.totals[rows].max())
-            entropy = self.policy(batch.token_ids[rows, :width], batch.response_mask[rows, :width])[
-                1
-            ]
-            entropy_sums[rows] = entropy.float().sum(1)
+        entropy_sums = self.forward_rows(batch)[1].sum(1)
         questions = (batch.num_prompts, -1)
         device = batch.lengths.device
         index = [scored.group.prompt.metadata["held_out_index"] for scored in batch.groups]

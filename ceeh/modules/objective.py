@@ -1,4 +1,4 @@
-"""CEEH's objective: one equation per function, per-token terms out, one reducer at the end.
+"""The objective: one equation per function, per-token terms out, one reducer at the end.
 
 Axes: R rollout rows, T tokens. Log-probs and entropies are in nats, at the sampling temperature.
 "The paper" is Luo et al., https://arxiv.org/abs/2602.22642. What stands outside `mask` never
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ceeh.config import Objective
+from ceeh.modules.aggregation import reduce_tokens, row_weights
 
 MAX_LOG_RATIO = 20.0
 """Nats. Beyond it a ratio is a broken row; an infinite one turns a clipped 0 gradient to NaN."""
@@ -129,21 +130,6 @@ def mismatch_kl(
     return k3_kl(engine_logprobs, trainer_logprobs, mask).detach()
 
 
-def reduce_tokens(
-    terms: Float[Tensor, "R T"],
-    mask: Bool[Tensor, "R T"],
-    *,
-    denominator: Float[Tensor, ""] | float,
-) -> Float[Tensor, ""]:
-    """Sum of the response tokens' terms over `denominator`.
-
-    With the response tokens of the whole optimiser step, over all ranks, as denominator this is the
-    token mean (DAPO, section 3.3, https://arxiv.org/abs/2503.14476), and the parts of any split of
-    the step add up to it.
-    """
-    return torch.where(mask, terms, 0.0).sum() / denominator
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveTerms:
     """`loss` carries the graph. `metrics` are detached sums over tokens: add them, then divide."""
@@ -166,8 +152,9 @@ def policy_objective(
     settings: Objective,
     anneal: float,
 ) -> ObjectiveTerms:
-    """w * clipped loss + kl_coefficient * k3 - lambda H, summed over tokens, over `denominator`.
+    """w * clipped loss + kl_coefficient * k3 - lambda H per token, made a loss by `aggregation`.
 
+    `denominator` is the sum of `denominator_shares` over all rows of the optimiser step, on all ranks.
     ME and `uniform` set lambda, EA enters the advantages. w is the truncated importance weight
     where `old_logprobs` are the trainer's; where they are the engine's the ratio corrects, w = 1.
     `reference_logprobs` are given exactly when kl_coefficient > 0.
@@ -214,7 +201,8 @@ def policy_objective(
     if reference_logprobs is not None:
         measured["kl"] = k3_kl(logprobs, reference_logprobs, mask)
         terms = terms + settings.kl_coefficient * measured["kl"]
-    loss = reduce_tokens(terms, mask, denominator=denominator)
+    by_row = row_weights(mask, settings.aggregation)
+    loss = reduce_tokens(terms, mask, by_row, denominator=denominator)
     with torch.no_grad():
         ratio = masked_log_ratio(logprobs, old_logprobs, mask).clamp(max=MAX_LOG_RATIO).exp()
         measured |= clipping(ratio, advantages, settings)
@@ -232,9 +220,7 @@ def policy_objective(
             "mismatch_kl": mismatch_kl(trainer_logprobs, engine_logprobs, mask),
             "importance_truncated": truncated.to(entropy),
         }
-        metrics = {
-            name: reduce_tokens(value, mask, denominator=1.0) for name, value in measured.items()
-        }
+        metrics = {name: torch.where(mask, value, 0.0).sum() for name, value in measured.items()}
     return ObjectiveTerms(loss=loss, metrics=metrics)
 
 

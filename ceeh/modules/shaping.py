@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ceeh.modules.advantages import group_mean
+from ceeh.types import RolloutBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,19 @@ class ShapingInputs:
     group: Int[Tensor, " R"]
     num_prompts: int
     signals: Mapping[str, Float[Tensor, " P"]]
+
+    @classmethod
+    def of(cls, batch: RolloutBatch) -> "ShapingInputs":
+        finished = [flag for outcome in batch.outcomes for flag in outcome.finished]
+        return cls(
+            scores=batch.scores,
+            correct=batch.correct,
+            lengths=batch.lengths,
+            finished=torch.tensor(finished, device=batch.correct.device),
+            group=batch.group,
+            num_prompts=batch.num_prompts,
+            signals=batch.signals,
+        )
 
     def signal(self, name: str) -> Float[Tensor, " R"]:
         """The signal of each row's prompt. Raises ValueError when no callback wrote it."""

@@ -14,7 +14,6 @@ from ceeh.modules.objective import (
     k3_kl,
     me_weights,
     mismatch_kl,
-    reduce_tokens,
 )
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.28}
@@ -204,13 +203,6 @@ def test_importance_weights_agree_with_a_slow_loop_and_carry_no_gradient(seed: i
     expected = per_token(lambda o, e: min(math.exp(o - e), 1.5), mask, old, engine)
     torch.testing.assert_close(torch.where(mask, got, 0.0), expected)
     assert (got[~mask] == 1).all()
-
-
-def test_reduction_divides_by_what_it_is_given():
-    # (1 + 2 + 4) / 10; the 8 is outside.
-    terms, mask = row(1, 2, 8, 4), row(1, 1, 0, 1).bool()
-    assert reduce_tokens(terms, mask, denominator=10.0).item() == pytest.approx(0.7)
-    assert reduce_tokens(terms, mask, denominator=torch.tensor(7.0)).item() == 1.0
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
