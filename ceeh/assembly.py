@@ -16,6 +16,7 @@ from ceeh.data.engine import RolloutEngine
 from ceeh.data.prompts import PromptBuilder, load_prompts
 from ceeh.data.questions import Question
 from ceeh.data.verify import Verifier
+from ceeh.modules.shaping import build_shaping
 from ceeh.ranks import from_rank_zero, join_processes, world_size
 from ceeh.types import Prompt
 
@@ -143,7 +144,7 @@ def build_signals(config: Config) -> dict[str, SignalCallback]:
     needed = {}
     if config.objective.entropy.method in ("me", "ea"):
         needed["objective.hard_signal"] = config.objective.hard_signal
-    for signal in config.objective.shaping.build("objective.shaping").reads:
+    for signal in build_shaping(config).reads:
         needed[f"objective.shaping ({signal})"] = signal
     check_signals(list(callbacks.values()), needed)
     return callbacks

@@ -28,6 +28,7 @@ class OptimalLength(SignalCallback):
 
     https://arxiv.org/abs/2602.22642. A question without a value is read from its own group
     (L_x = l), so that the penalty acts from the first visit; later visits read the history alone.
+    With `from_own_group` false such a question reads NaN: HAPO's h, https://arxiv.org/abs/2505.11225.
     """
 
     writes = ("optimal_length",)
@@ -38,6 +39,7 @@ class OptimalLength(SignalCallback):
         rise: float = 0.05,
         fall: float = 0.2,
         window: int = 8,
+        from_own_group: bool = True,
     ) -> None:
         if rule not in ("minimum", "ema", "median"):
             raise ValueError(f"rule must be one of minimum, ema, median, got '{rule}'")
@@ -46,10 +48,13 @@ class OptimalLength(SignalCallback):
                 raise ValueError(f"{name} must be in (0, 1], got {rate}")
         if window < 1:
             raise ValueError(f"window must be at least 1 group, got {window}")
+        if not isinstance(from_own_group, bool):
+            raise ValueError(f"from_own_group must be true or false, got {from_own_group!r}")
         self.rule = rule
         self.rise = rise
         self.fall = fall
         self.window = window
+        self.from_own_group = from_own_group
         self.length = QuestionTable()
         self.recent: dict[str, list[int]] = {}
         self.first: dict[str, float] = {}
@@ -58,7 +63,7 @@ class OptimalLength(SignalCallback):
         self.first = {
             outcome.uid: shortest_correct(outcome)
             for outcome in outcomes
-            if math.isnan(self.length[outcome.uid])
+            if self.from_own_group and math.isnan(self.length[outcome.uid])
         }
 
     def read(self, uid: str) -> Mapping[str, float]:

@@ -20,6 +20,7 @@ WRITERS = {
     "accuracy_history": "ceeh.callbacks.difficulty.RollingDifficulty",
     "hard": "ceeh.callbacks.difficulty.RollingDifficulty",
     "optimal_length": "ceeh.callbacks.optimal_length.OptimalLength",
+    "target_length": "ceeh.callbacks.difficulty_targets.DifficultyTargets",
 }
 PLAIN = (bool, int, float, str, type(None), Tensor)
 

@@ -27,8 +27,8 @@ from ceeh.modules.batching import microbatches, minibatches, padding_fraction
 from ceeh.modules.objective import entropy_anneal, policy_objective
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import learning_rate_scale, optimizer_steps, set_hyperparameters
-from ceeh.modules.shaping import ShapingInputs
-from ceeh.modules.step_metrics import add_to, objective_metrics, over_ranks, rollout_metrics
+from ceeh.modules.shaping import MeasuredShaping, ShapingInputs, build_shaping
+from ceeh.modules.step_metrics import RankNumbers, add_to, joined, rollout_metrics, row_sums
 from ceeh.ranks import gather_objects
 from ceeh.types import RolloutBatch
 
@@ -45,7 +45,7 @@ class CEEHModule(LightningModule):
         self.strict_loading = False  # with LoRA a checkpoint holds the adapter alone
         self.config = config
         self.policy = policy
-        self.shaping = config.objective.shaping.build("objective.shaping")
+        self.shaping = build_shaping(config)
         self.held_out = SampleMetric()
         self.bad_updates = 0
         self.rollout_step = 0
@@ -70,13 +70,13 @@ class CEEHModule(LightningModule):
                 f"version {self.trainer.global_step}; the WeightSync callback must push after every step"
             )
         settings = self.config.objective
-        rewards = self.shaping(ShapingInputs.of(batch))
+        progress = self.rollout_step / self.config.rollouts.steps
+        inputs = ShapingInputs.of(batch, progress)
+        rewards = self.shaping(inputs)
         advantages = group_advantages(
             rewards, batch.group, batch.num_prompts, kind=settings.advantage
         )
-        anneal = entropy_anneal(
-            self.rollout_step / self.config.rollouts.steps, settings.entropy.anneal
-        )
+        anneal = entropy_anneal(progress, settings.entropy.anneal)
         old_logprobs = self.old_logprobs(batch)
         sums: dict[str, float] = {}
         padding = []
@@ -87,7 +87,7 @@ class CEEHModule(LightningModule):
             padding.append(padding_fraction(batch, micro))
             add_to(sums, self.update(batch, micro, old_logprobs, advantages, anneal))
         self.rollout_step += 1
-        self.log_step(batch, rewards, sums, len(rows_of_steps))
+        self.log_step(batch, rewards, inputs, sums, len(rows_of_steps))
         self.log("optimizer/padding_fraction", sum(padding) / len(padding), batch_size=1)
         self.log("time/update", time.perf_counter() - begin, batch_size=1)
         return {"rewards": rewards, "advantages": advantages}
@@ -214,18 +214,20 @@ class CEEHModule(LightningModule):
         return value
 
     def log_step(
-        self, batch: RolloutBatch, rewards: Tensor, sums: dict[str, float], updates: int
+        self,
+        batch: RolloutBatch,
+        rewards: Tensor,
+        inputs: ShapingInputs,
+        sums: dict[str, float],
+        updates: int,
     ) -> None:
-        """Logs the step's numbers over all ranks: `sums` are added up, the others averaged."""
-        local = rollout_metrics(batch, rewards)
-        local |= {f"time/{name}": seconds for name, seconds in batch.timings.items()}
-        ranks = gather_objects(self.trainer, (local, sums))
-        metrics = over_ranks([metrics for metrics, _ in ranks])
-        total: dict[str, float] = {}
-        for _, more in ranks:
-            add_to(total, more)
-        # Every rank sees the norm of the same gradient.
-        metrics |= objective_metrics(total | {"grad_norm": sums["grad_norm"]}, updates)
+        """Logs the step's numbers over all ranks."""
+        seconds = {f"time/{name}": value for name, value in batch.timings.items()}
+        own = self.shaping.metrics(inputs) if isinstance(self.shaping, MeasuredShaping) else {}
+        numbers = RankNumbers(
+            batch=rollout_metrics(batch, rewards) | seconds, rows=row_sums(own), tokens=sums
+        )
+        metrics = joined(gather_objects(self.trainer, numbers), updates)
         metrics["rollout/step"] = float(self.rollout_step)
         metrics["optimizer/lr"] = self.lr_schedulers().get_last_lr()[0]  # type: ignore[union-attr]
         metrics["optimizer/skipped_in_a_row"] = float(self.bad_updates)

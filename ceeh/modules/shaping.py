@@ -1,7 +1,8 @@
-"""Length rewards: what a correct response is worth, given how long it took.
+"""Length rewards: what a correct response is worth, given how long it took; CEEH's and Length-Penalty.
 
 A shaping is one class named by `objective.shaping.class_path`: `reads` names the signals it needs,
 calling it turns scores into R_total. Axes: P prompts, R rollout rows. Lengths are in tokens.
+The relatives' are in `length_rewards` and `length_limits`.
 """
 
 import math
@@ -13,13 +14,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ceeh.config import Config
 from ceeh.modules.advantages import group_mean
 from ceeh.types import RolloutBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapingInputs:
-    """All that a shaping may look at: the rows of one rollout step and the prompts' signals."""
+    """All that a shaping may look at: the rows of one rollout step and the prompts' signals.
+
+    `progress` is the share of the run's rollout steps that lie behind, in [0, 1).
+    """
 
     scores: Float[Tensor, " R"]
     correct: Bool[Tensor, " R"]
@@ -28,9 +33,10 @@ class ShapingInputs:
     group: Int[Tensor, " R"]
     num_prompts: int
     signals: Mapping[str, Float[Tensor, " P"]]
+    progress: float
 
     @classmethod
-    def of(cls, batch: RolloutBatch) -> "ShapingInputs":
+    def of(cls, batch: RolloutBatch, progress: float) -> "ShapingInputs":
         finished = [flag for outcome in batch.outcomes for flag in outcome.finished]
         return cls(
             scores=batch.scores,
@@ -40,6 +46,7 @@ class ShapingInputs:
             group=batch.group,
             num_prompts=batch.num_prompts,
             signals=batch.signals,
+            progress=progress,
         )
 
     def signal(self, name: str) -> Float[Tensor, " R"]:
@@ -70,6 +77,22 @@ class Shaping(Protocol):
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         """R_total of each row."""
         ...
+
+
+@runtime_checkable
+class MeasuredShaping(Shaping, Protocol):
+    """A shaping that has numbers of its own to log."""
+
+    def metrics(self, inputs: ShapingInputs) -> Mapping[str, Float[Tensor, " R"]]:
+        """Values per row by name, NaN where there is none; their mean over ranks is `reward/<name>`."""
+        ...
+
+
+def build_shaping(config: Config) -> Shaping:
+    """What `objective.shaping` names, given `max_response_tokens` if it asks for that."""
+    return config.objective.shaping.build(
+        "objective.shaping", max_response_tokens=config.rollouts.max_response_tokens
+    )
 
 
 def optimal_length_penalty(
@@ -172,20 +195,30 @@ class OptimalLengthPenalty:
         return (*anchor, self.history_signal) if self.gate else anchor
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
-        if self.gate:
-            history = inputs.signal(self.history_signal)
-            open_gate = not_worse_than_history(inputs.accuracy, history)
-        else:
-            open_gate = torch.ones_like(inputs.correct)
+        return inputs.scores + self.penalty(inputs)
+
+    def penalty(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         penalty = optimal_length_penalty(
             inputs.correct,
             inputs.lengths,
             inputs.signal(self.optimal_length_signal),
-            open_gate,
+            self.open_gate(inputs),
             beta=self.beta,
             floor=self.floor,
         )
-        return inputs.scores + penalty.to(inputs.scores.dtype)
+        return penalty.to(inputs.scores.dtype)
+
+    def open_gate(self, inputs: ShapingInputs) -> Bool[Tensor, " R"]:
+        if not self.gate:
+            return torch.ones_like(inputs.correct)
+        return not_worse_than_history(inputs.accuracy, inputs.signal(self.history_signal))
+
+    def metrics(self, inputs: ShapingInputs) -> Mapping[str, Float[Tensor, " R"]]:
+        """`gate_open`: the share of rows where it is; `length_penalty`: mean over correct responses."""
+        return {
+            "gate_open": self.open_gate(inputs).float(),
+            "length_penalty": torch.where(inputs.correct, self.penalty(inputs), torch.nan),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,38 @@
 """Numbers of one rollout step, named once: `rollout/` and `reward/` of the batch, `loss/`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from operator import mul
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ceeh.data.verify import outcome_counts
 from ceeh.types import RolloutBatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankNumbers:
+    """What one rank has to say of a step: figures of its batch, sums over its rows and its tokens."""
+
+    batch: Mapping[str, float]
+    rows: Mapping[str, tuple[float, int]]
+    tokens: Mapping[str, float]
+
+
+def joined(ranks: Sequence[RankNumbers], updates: int) -> dict[str, float]:
+    """The step's figures over all ranks: each kind joined so that the number of ranks does not show."""
+    total: dict[str, float] = {}
+    for rank in ranks:
+        add_to(total, rank.tokens)
+    # Every rank sees the norm of the same gradient.
+    total["grad_norm"] = ranks[0].tokens["grad_norm"]
+    return (
+        over_ranks([rank.batch for rank in ranks])
+        | row_means([rank.rows for rank in ranks], "reward/")
+        | objective_metrics(total, updates)
+    )
 
 
 def rollout_metrics(batch: RolloutBatch, rewards: Tensor) -> dict[str, float]:
@@ -59,6 +84,23 @@ def over_ranks(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
                 weights = [1 - rank["rollout/accuracy"] for rank in having]
             joined[name] = sum(map(mul, weights, values)) / sum(weights)
     return joined
+
+
+def row_sums(values: Mapping[str, Float[Tensor, " R"]]) -> dict[str, tuple[float, int]]:
+    """Sum and number of each name's rows that are not NaN."""
+    return {
+        name: (float(rows.nansum()), int((~rows.isnan()).sum())) for name, rows in values.items()
+    }
+
+
+def row_means(ranks: Sequence[Mapping[str, tuple[float, int]]], prefix: str) -> dict[str, float]:
+    """Means over the rows of all ranks of what `row_sums` gave; a mean over no row is left out."""
+    totals: dict[str, tuple[float, int]] = {}
+    for rank in ranks:
+        for name, (total, count) in rank.items():
+            so_far, rows = totals.get(name, (0.0, 0))
+            totals[name] = (so_far + total, rows + count)
+    return {f"{prefix}{name}": total / rows for name, (total, rows) in totals.items() if rows}
 
 
 def objective_metrics(sums: Mapping[str, float], updates: int) -> dict[str, float]:

@@ -39,6 +39,7 @@ def inputs(
             "optimal_length": torch.tensor(optimal_length),
             "accuracy_history": torch.tensor(accuracy_history),
         },
+        progress=0.0,
     )
 
 
@@ -62,6 +63,7 @@ def ragged(seed: int, num_prompts: int = 6) -> ShapingInputs:
         group=group,
         num_prompts=num_prompts,
         signals={"optimal_length": optimal, "accuracy_history": history},
+        progress=0.0,
     )
 
 
