@@ -74,6 +74,12 @@ class Prompts:
 
 
 @dataclass(frozen=True)
+class DynamicSampling:
+    max_rounds: int = _at_least(1, 1)
+    limit_tokens: int | None = _at_least(1, None)
+
+
+@dataclass(frozen=True)
 class Rollouts:
     steps: int = _positive(60)
     prompts_per_step: int = _positive(32)
@@ -86,6 +92,7 @@ class Rollouts:
     )
     max_response_tokens: int = _positive(256)
     seeds: str = _one_of("request", "step")
+    dynamic_sampling: DynamicSampling = field(default_factory=DynamicSampling)
     canary_tolerance: float | None = _rule(
         "greater than 0, or null for the precision's default",
         lambda value: value is None or value > 0,

@@ -123,7 +123,8 @@ class RolloutBatch:
 
     Position t of `engine_logprobs` belongs to token t (given the tokens before it) and is zero outside
     `response_mask`. `signals` is the meeting place of callbacks and objective: name -> [P], written by
-    signal callbacks before the step, empty when the batch leaves the loader.
+    signal callbacks before the step, empty when the batch leaves the loader. `dropped` are the groups
+    that dynamic sampling drew and left out, after `sampling_rounds` rounds of generation.
     """
 
     token_ids: Int[Tensor, "R T"]
@@ -136,6 +137,8 @@ class RolloutBatch:
     groups: tuple[ScoredGroup, ...]
     policy_version: int
     timings: Mapping[str, float] = field(default_factory=dict)
+    dropped: tuple[GroupOutcome, ...] = ()
+    sampling_rounds: int = 1
     signals: dict[str, Float[Tensor, " P"]] = field(default_factory=dict)
 
     @property

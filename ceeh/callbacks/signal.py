@@ -51,7 +51,7 @@ class SignalCallback(Callback, ABC):
 
     @abstractmethod
     def observe(self, outcome: GroupOutcome) -> None:
-        """Takes one group into the history, after the step that trained on it."""
+        """Takes one group into the history, after the step that sampled it."""
 
     def before_step(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Called before the reads with the groups of all ranks; the history must not change here.
@@ -69,9 +69,10 @@ class SignalCallback(Callback, ABC):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        self._outcomes = [
-            outcome for rank in gather_objects(trainer, batch.outcomes) for outcome in rank
-        ]
+        # Also of groups that dynamic sampling left out: a history that never saw a solved group would
+        # take every question for a hard one.
+        sampled = [*batch.outcomes, *batch.dropped]
+        self._outcomes = [outcome for rank in gather_objects(trainer, sampled) for outcome in rank]
         self.before_step(self._outcomes)
         readings = [self._checked_reading(scored.group.prompt.uid) for scored in batch.groups]
         for name in self.writes:

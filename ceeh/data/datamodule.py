@@ -10,6 +10,7 @@ from ceeh.data.engine import RolloutEngine, Sampling
 from ceeh.data.loader import HeldOutLoader, RolloutLoader, derived_seed
 from ceeh.data.prompts import PromptStream
 from ceeh.data.verify import Verifier
+from ceeh.ranks import gather_objects
 from ceeh.types import Prompt
 
 
@@ -66,6 +67,8 @@ class RolloutDataModule(LightningDataModule):
             sampling=self.sampling,
             steps=self.config.rollouts.steps,
             pad_token_id=self.pad_token_id,
+            dynamic=self.config.rollouts.dynamic_sampling,
+            gather=self._gather,
         )
 
     def val_dataloader(self) -> HeldOutLoader:
@@ -92,6 +95,9 @@ class RolloutDataModule(LightningDataModule):
         """Closes engine and verifier. Harmless when called twice."""
         self.engine.close()
         self.verifier.close()
+
+    def _gather(self, value: int) -> list[int]:
+        return [value] if self.trainer is None else gather_objects(self.trainer, value)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is None:

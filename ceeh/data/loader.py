@@ -6,15 +6,17 @@ be one policy version stale.
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ceeh.config import DynamicSampling
 from ceeh.data.collate import collate
 from ceeh.data.engine import RolloutEngine, Sampling
 from ceeh.data.prompts import PromptStream
 from ceeh.data.verify import Verifier
-from ceeh.types import Prompt, RolloutBatch
+from ceeh.types import GroupOutcome, Prompt, RolloutBatch, ScoredGroup
 
 
 def derived_seed(*parts: object) -> int:
@@ -24,23 +26,42 @@ def derived_seed(*parts: object) -> int:
 
 
 def rollout(
-    engine: RolloutEngine,
-    verifier: Verifier,
-    prompts: Sequence[Prompt],
-    sampling: Sampling,
-    pad_token_id: int,
-) -> RolloutBatch:
-    """Generates, scores and collates; the batch carries the seconds that each took."""
+    engine: RolloutEngine, verifier: Verifier, prompts: Sequence[Prompt], sampling: Sampling
+) -> tuple[Sequence[ScoredGroup], dict[str, float]]:
+    """Generates and scores; the groups, and the seconds that each took."""
     begin = time.perf_counter()
     groups = engine.generate(prompts, sampling)
     generated = time.perf_counter()
     scored = verifier(groups)
-    timings = {"generate": generated - begin, "score": time.perf_counter() - generated}
-    return collate(scored, pad_token_id=pad_token_id, timings=timings)
+    return scored, {"generate": generated - begin, "score": time.perf_counter() - generated}
+
+
+def has_contrast(outcome: GroupOutcome, limit_tokens: int | None) -> bool:
+    """0 < right responses < G: DAPO eq. 11, https://arxiv.org/abs/2503.14476.
+
+    With `limit_tokens` a right response that is longer counts as wrong, as DLER's truncation has it.
+    """
+    right = [
+        correct and (limit_tokens is None or length <= limit_tokens)
+        for correct, length in zip(outcome.correct, outcome.lengths, strict=True)
+    ]
+    return any(right) and not all(right)
 
 
 class RolloutLoader:
-    """`steps` training batches, each sampled by the weights that the engine holds when it is asked."""
+    """`steps` training batches, each sampled by the weights that the engine holds when it is asked.
+
+    Dynamic sampling (DAPO, section 3.2, https://arxiv.org/abs/2503.14476) is on when
+    `dynamic.max_rounds` > 1: groups without contrast are dropped and as many further prompts drawn
+    from the stream, in at most that many rounds of generation. What is missing then is made up from
+    the dropped groups, first drawn first: a step always has its number of groups, so that all ranks
+    take the same optimiser steps. Signals observe the dropped groups, too.
+
+    A group whose responses are all right has no contrast, and yet it is where a length reward acts
+    undisturbed: with one, dynamic sampling drops the questions that have most to give.
+    Each rank fills its own share, so a step's groups depend on the number of ranks.
+    `gather` gives a value of every rank, in rank order.
+    """
 
     def __init__(
         self,
@@ -51,6 +72,8 @@ class RolloutLoader:
         sampling: Sampling,
         steps: int,
         pad_token_id: int,
+        dynamic: DynamicSampling,
+        gather: Callable[[int], list[int]],
     ) -> None:
         self.engine = engine
         self.verifier = verifier
@@ -58,6 +81,8 @@ class RolloutLoader:
         self.sampling = sampling
         self.steps = steps
         self.pad_token_id = pad_token_id
+        self.dynamic = dynamic
+        self.gather = gather
         self.rollout_step = 0
 
     def __len__(self) -> int:
@@ -65,12 +90,47 @@ class RolloutLoader:
 
     def __iter__(self) -> Iterator[RolloutBatch]:
         while self.rollout_step < self.steps:
-            sampling = replace(
-                self.sampling, seed=derived_seed(self.sampling.seed, "rollout", self.rollout_step)
-            )
-            prompts = self.stream.next_step()
+            batch = self.sample()
             self.rollout_step += 1
-            yield rollout(self.engine, self.verifier, prompts, sampling, self.pad_token_id)
+            yield batch
+
+    def sample(self) -> RolloutBatch:
+        """One step's batch: one round of generation, or as many as dynamic sampling takes."""
+        prompts = self.stream.next_step()
+        wanted, rounds, timings = len(prompts), 0, Counter[str]()
+        drawn: list[ScoredGroup] = []
+        while True:
+            rounds += 1
+            if prompts:  # a rank that has its share waits for the others
+                groups, seconds = rollout(
+                    self.engine, self.verifier, prompts, self.sampling_of(rounds)
+                )
+                drawn += groups
+                timings.update(seconds)
+            if rounds == self.dynamic.max_rounds:
+                break
+            missing = self.gather(wanted - sum(map(self.has_contrast, drawn)))
+            if not any(missing) or self.stream.exhausted:
+                break
+            prompts = self.stream.further(missing)
+        order = list(range(len(drawn)))
+        if self.dynamic.max_rounds > 1:
+            order.sort(key=lambda index: not self.has_contrast(drawn[index]))
+        batch = collate(
+            [drawn[index] for index in sorted(order[:wanted])],
+            pad_token_id=self.pad_token_id,
+            timings=dict(timings),
+        )
+        dropped = tuple(drawn[index].outcome for index in sorted(order[wanted:]))
+        return replace(batch, dropped=dropped, sampling_rounds=rounds)
+
+    def sampling_of(self, rounds: int) -> Sampling:
+        """How this step samples in its first, second ... round: each has a seed of its own."""
+        parts = ("rollout", self.rollout_step) + ((rounds,) if rounds > 1 else ())
+        return replace(self.sampling, seed=derived_seed(self.sampling.seed, *parts))
+
+    def has_contrast(self, group: ScoredGroup) -> bool:
+        return has_contrast(group.outcome, self.dynamic.limit_tokens)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rollout_step": self.rollout_step, "stream": self.stream.state_dict()}
@@ -105,4 +165,5 @@ class HeldOutLoader:
 
     def __iter__(self) -> Iterator[RolloutBatch]:
         for chunk in self.chunks:
-            yield rollout(self.engine, self.verifier, chunk, self.sampling, self.pad_token_id)
+            scored, seconds = rollout(self.engine, self.verifier, chunk, self.sampling)
+            yield collate(scored, pad_token_id=self.pad_token_id, timings=seconds)

@@ -172,23 +172,44 @@ class PromptStream:
         self.epoch = 0
         self.position = 0
         self.deferred: list[str] = []
+        self.shown: dict[str, None] = {}  # by the present step; checkpoints lie between steps
         self._order = self._permutation(0)
 
     def next_step(self) -> list[Prompt]:
         """This rank's prompts of the next step."""
-        chosen = dict.fromkeys(self.deferred[: self.prompts_per_step])
-        self.deferred = self.deferred[self.prompts_per_step :]
-        while len(chosen) < self.prompts_per_step:
+        self.shown = {}
+        return self._draw(self.prompts_per_step)[self.rank :: self.world_size]
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the present step has shown every prompt."""
+        return len(self.shown) == len(self.prompts)
+
+    def further(self, counts: Sequence[int]) -> list[Prompt]:
+        """This rank's share of counts[r] more prompts for each rank r, none that the step has shown.
+
+        Every rank must ask for the same counts. Fewer come when the step has shown nearly all prompts.
+        """
+        first = sum(counts[: self.rank])
+        more = self._draw(min(sum(counts), len(self.prompts) - len(self.shown)))
+        return more[first : first + counts[self.rank]]
+
+    def _draw(self, count: int) -> list[Prompt]:
+        waiting = [uid for uid in self.deferred if uid not in self.shown][:count]
+        drawn = dict.fromkeys(waiting)
+        self.deferred = [uid for uid in self.deferred if uid not in drawn]
+        while len(drawn) < count:
             if self.position == len(self._order):
                 self.epoch, self.position = self.epoch + 1, 0
                 self._order = self._permutation(self.epoch)
             uid = self._order[self.position]
             self.position += 1
-            if uid in chosen:
+            if uid in self.shown or uid in drawn:
                 self.deferred.append(uid)
             else:
-                chosen[uid] = None
-        return [self.prompts[uid] for uid in list(chosen)[self.rank :: self.world_size]]
+                drawn[uid] = None
+        self.shown |= drawn
+        return [self.prompts[uid] for uid in drawn]
 
     def state_dict(self) -> dict[str, Any]:
         """The position, the same on every rank, in plain containers."""

@@ -198,11 +198,12 @@ class OptimalLengthPenalty:
         return inputs.scores + self.penalty(inputs)
 
     def penalty(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
+        open_gate = self.open_gate(inputs)
         penalty = optimal_length_penalty(
             inputs.correct,
             inputs.lengths,
             inputs.signal(self.optimal_length_signal),
-            self.open_gate(inputs),
+            open_gate,
             beta=self.beta,
             floor=self.floor,
         )

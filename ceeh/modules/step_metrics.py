@@ -1,6 +1,6 @@
 """Numbers of one rollout step, named once: `rollout/` and `reward/` of the batch, `loss/`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
 
@@ -40,6 +40,7 @@ def rollout_metrics(batch: RolloutBatch, rewards: Tensor) -> dict[str, float]:
     lengths = batch.lengths.float()
     finished = torch.tensor([flag for outcome in batch.outcomes for flag in outcome.finished])
     accuracy = torch.tensor([outcome.accuracy for outcome in batch.outcomes])
+    unused = sum(sum(outcome.lengths) for outcome in batch.dropped)
     metrics = {
         "rollout/accuracy": float(batch.correct.float().mean()),
         "rollout/tokens_mean": float(lengths.mean()),
@@ -48,8 +49,10 @@ def rollout_metrics(batch: RolloutBatch, rewards: Tensor) -> dict[str, float]:
         "rollout/truncated_fraction": float((~finished).float().mean()),
         "rollout/all_correct_fraction": float((accuracy == 1).float().mean()),
         "rollout/all_wrong_fraction": float((accuracy == 0).float().mean()),
-        "rollout/tokens_per_second": float(lengths.sum())
+        "rollout/tokens_per_second": (float(lengths.sum()) + unused)
         / max(batch.timings.get("generate", 0.0), 1e-9),
+        "rollout/dropped_groups": float(len(batch.dropped)),
+        "rollout/sampling_rounds": float(batch.sampling_rounds),
         "reward/mean": float(rewards.mean()),
         "reward/shaping": float((rewards - batch.scores).mean()),
     }
@@ -74,7 +77,9 @@ def over_ranks(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
             joined[name] = min(values)
         elif name.endswith("_max"):
             joined[name] = max(values)
-        elif name.startswith("reward/outcome_") or name.endswith("_per_second"):
+        elif name.startswith(("reward/outcome_", "rollout/dropped_")) or name.endswith(
+            "_per_second"
+        ):
             joined[name] = sum(values)
         else:
             weights = [1.0] * len(values)
@@ -93,7 +98,7 @@ def row_sums(values: Mapping[str, Float[Tensor, " R"]]) -> dict[str, tuple[float
     }
 
 
-def row_means(ranks: Sequence[Mapping[str, tuple[float, int]]], prefix: str) -> dict[str, float]:
+def row_means(ranks: Iterable[Mapping[str, tuple[float, int]]], prefix: str) -> dict[str, float]:
     """Means over the rows of all ranks of what `row_sums` gave; a mean over no row is left out."""
     totals: dict[str, tuple[float, int]] = {}
     for rank in ranks:

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from ceeh.config import load
+from ceeh.config import DynamicSampling, load
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.data.engine import RolloutEngine, Sampling
 from ceeh.data.loader import HeldOutLoader, RolloutLoader, derived_seed
@@ -52,6 +52,8 @@ def loader(engine: RolloutEngine, steps: int = 4, seed: int = 5) -> RolloutLoade
         sampling=Sampling(completions=2, temperature=1.0, max_tokens=4, seed=seed),
         steps=steps,
         pad_token_id=0,
+        dynamic=DynamicSampling(),
+        gather=lambda value: [value],
     )
 
 

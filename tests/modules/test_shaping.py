@@ -16,6 +16,7 @@ from ceeh.modules.shaping import (
     ShapingInputs,
     not_worse_than_history,
 )
+from ceeh.modules.step_metrics import row_means, row_sums
 
 NAN = float("nan")
 
@@ -148,6 +149,23 @@ def test_equal_to_its_history_opens_the_gate_for_every_fraction(size: int, dtype
         if solved:
             worse = torch.tensor([(solved - 1) / size], dtype=torch.float64)
             assert not not_worse_than_history(worse, torch.tensor([history], dtype=dtype)).item()
+
+
+def test_gate_and_penalty_are_logged_as_means_over_the_rows_of_all_ranks():
+    given = inputs(
+        [1, 1, 0, 1],
+        [100, 150, 500, 300],
+        [0, 0, 0, 1],
+        optimal_length=[100.0, 100.0],
+        accuracy_history=[0.5, 2.0],
+    )
+    # Open on the three rows of prompt 0. Right responses: 0, -0.05 and, behind the gate, 0.
+    numbers = OptimalLengthPenalty().metrics(given)
+    whole = row_means([row_sums(numbers)], "reward/")
+    assert whole == pytest.approx({"reward/gate_open": 0.75, "reward/length_penalty": -0.05 / 3})
+    # Of unequal shares of the rows, the second without a right response.
+    shares = [{name: rows[part] for name, rows in numbers.items()} for part in ([0, 1, 3], [2])]
+    assert row_means(map(row_sums, shares), "reward/") == pytest.approx(whole)
 
 
 def test_a_prompt_never_solved_before_is_not_shaped():
