@@ -109,6 +109,14 @@ def test_first_value_is_the_groups_own_and_later_ones_are_history_alone(fit, bat
     assert second == [5, 6]
 
 
+def test_a_first_visit_may_have_no_value_at_all(fit, batch):
+    steps = [batch(("a", [(True, 9), (True, 5)])), batch(("a", [(True, 3)]))]
+    _, module = fit([OptimalLength(from_own_group=False)], steps)
+    first, second = (step["optimal_length"][0] for step in module.seen)
+    assert math.isnan(first)
+    assert second == 5
+
+
 @pytest.mark.parametrize("rule", ["minimum", "ema", "median"])
 def test_a_resumed_run_continues_with_the_same_lengths(fit, batch, tmp_path, rule):
     def batches():

@@ -1,0 +1,80 @@
+"""Dynamic sampling through a real Trainer: after a resume, and in two processes, to the same numbers."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from ceeh.config import Config, load
+from ceeh.fit import fit
+from tests.test_fit import SHIPPED, SMALL, rows, weights
+from tests.test_ranks import LAUNCH, ROOT
+from tests.torch_engine import TorchEngine
+
+DYNAMIC = ("rollouts.dynamic_sampling.max_rounds=3", "checkpoints.keep=3")
+
+
+def given(model: Path, output: Path) -> list[str]:
+    return [*SMALL, *DYNAMIC, f"model.path={model}", f"output={output}"]
+
+
+def small(model: Path, output: Path, *overrides: str) -> Config:
+    return load([SHIPPED], [*given(model, output), *overrides])
+
+
+def steps(folder: Path) -> list[dict]:
+    return [row for row in rows(folder) if "loss/policy" in row]
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(small(tiny_model_dir, tmp_path / "a"))
+    generate = TorchEngine.generate
+
+    def stopping(self: TorchEngine, prompts, sampling):
+        if self.policy_version == 6:
+            raise KeyboardInterrupt
+        return generate(self, prompts, sampling)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchEngine, "generate", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            fit(small(tiny_model_dir, tmp_path / "b"))
+    again = fit(small(tiny_model_dir, tmp_path / "b", "ckpt_path=last"))
+    assert rows(again) == rows(whole)
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(again)[name]), name
+    logged = steps(whole)
+    assert any(row["rollout/dropped_groups"] > 0 for row in logged)
+    assert all(1 <= row["rollout/sampling_rounds"] <= 3 for row in logged)
+    # What was dropped counts as seen: 4 questions a step, and those.
+    drawn = [4 + row["rollout/dropped_groups"] for row in logged]
+    assert logged[0]["signal/questions_seen"] == drawn[0]
+
+
+def test_two_processes_resume_to_their_own_numbers(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Only rank 0's loader is in the checkpoint: on equal streams alone do both ranks go on as before."""
+
+    def launch(output: Path, *overrides: str) -> Path:
+        program = ["-m", "ceeh.fit", "--config", str(SHIPPED), *given(tiny_model_dir, output)]
+        done = subprocess.run(
+            [*LAUNCH, *program, *overrides],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return output / "starter"
+
+    whole = launch(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    shutil.copytree(whole, tmp_path / "b" / "starter")
+    checkpoint = tmp_path / "b" / "starter" / "checkpoints" / "step-000002.ckpt"
+    again = launch(tmp_path / "b", f"ckpt_path={checkpoint}")
+    assert steps(again) == steps(whole)
+    assert sum(row["rollout/dropped_groups"] for row in steps(whole)) > 0

@@ -1,0 +1,61 @@
+"""Every method of configs/methods runs five rollout steps through the whole path, on a torch engine."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ceeh.config import Config, load
+from ceeh.fit import fit
+from tests.test_fit import SHIPPED, SMALL, rows, weights
+
+OVERLAYS = sorted((SHIPPED.parent / "methods").glob("*.yaml"))
+# Responses have 8 tokens at most here instead of 224: what an overlay says in tokens comes down with them.
+IN_TOKENS = {
+    "dapo": ["objective.shaping.init_args.margin=4"],
+    "dler": [
+        "objective.shaping.init_args.limits=[5]",
+        "rollouts.dynamic_sampling.limit_tokens=5",
+    ],
+    "laser_d": ["callbacks.targets.init_args={shortest: 2, longest: 8, interval: 1, window: 8}"],
+    "think_prune": ["objective.shaping.init_args.limits=[7, 6, 5]"],
+}
+WITHOUT_LENGTH_TERM = {"grpo", "dr_grpo"}
+
+
+def small(overlay: Path, model: Path, output: Path, *overrides: str) -> Config:
+    given = [*SMALL, f"model.path={model}", f"output={output}", *IN_TOKENS.get(overlay.stem, [])]
+    return load([SHIPPED, overlay], [*given, *overrides])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_five_steps_of_the_method_train(
+    overlay: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    folder = fit(small(overlay, tiny_model_dir, tmp_path, "rollouts.steps=5"))
+    assert folder.name == overlay.stem
+    steps = [row for row in rows(folder) if "loss/policy" in row]
+    assert [row["rollout_step"] for row in steps] == [1, 2, 3, 4, 5]
+    assert all(math.isfinite(value) for row in steps for value in row.values())
+    shaped = any(row["reward/shaping"] != 0 for row in steps)
+    assert shaped is (overlay.stem not in WITHOUT_LENGTH_TERM)
+    assert any(row["optimizer/grad_norm"] > 0 for row in steps)
+    assert all(value.isfinite().all() for value in weights(folder).values())
+
+
+def test_overlays_differ_in_their_method_and_in_nothing_else() -> None:
+    chosen = [load([SHIPPED, overlay]) for overlay in OVERLAYS]
+    parts = [(config.objective, config.callbacks, config.rollouts) for config in chosen]
+    for index, one in enumerate(parts):
+        assert one not in parts[index + 1 :]
+    # What a method does not consist of is the same for all: a comparison is of methods alone.
+    shared = load([SHIPPED])
+    for config in chosen:
+        assert (config.optimizer, config.model, config.evaluation) == (
+            shared.optimizer,
+            shared.model,
+            shared.evaluation,
+        )
+        assert config.rollouts.max_response_tokens == shared.rollouts.max_response_tokens
+        assert replace(config, name=shared.name) == shared or config.name != "me"
