@@ -240,7 +240,7 @@ class CEEHModule(LightningModule):
 
     def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
         """Held-out questions: correctness and lengths as sampled, entropy by the policy's own forward."""
-        entropy = self.forward_rows(batch)[1].sum(1)
+        entropy_sums = self.forward_rows(batch)[1].sum(1)
         questions = (batch.num_prompts, -1)
         device = batch.lengths.device
         index = [scored.group.prompt.metadata["held_out_index"] for scored in batch.groups]
@@ -250,7 +250,7 @@ class CEEHModule(LightningModule):
             correct=batch.correct.view(questions),
             lengths=batch.lengths.view(questions),
             finished=torch.tensor(finished, device=device),
-            entropy=(entropy / batch.lengths).view(questions),
+            entropy=(entropy_sums / batch.lengths).view(questions),
         )
 
     def on_validation_end(self) -> None:
