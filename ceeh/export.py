@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ceeh.base_model import first_line, load_tokenizer
 from ceeh.component import ConfigError
-from ceeh.export_source import open_run, rollout_step, summary_of, with_weights_for
+from ceeh.export_source import mixture_of, open_run, rollout_step, summary_of, with_weights_for
 from ceeh.model_card import Export, public, write_card
 from ceeh.provenance import redact
 from ceeh.run_folder import RunFolder
@@ -74,6 +74,7 @@ def export(
             config=config,
             rollout_step=step,
             summary=summary_of(run, config, step),
+            mixture=mixture_of(run),
             adapter=adapter,
             dtype=str(stored).removeprefix("torch."),
             command=command,

@@ -85,6 +85,12 @@ def rollout_step(trained: Trained, config: Config) -> int:
     return read_checkpoint(trained.checkpoint)["rollout_step"]
 
 
+def mixture_of(run: RunFolder) -> Mapping[str, Any] | None:
+    """What the run's mixture of training questions drew and left out, if it had one."""
+    file = run.path / "mixture.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
 def summary_of(run: RunFolder, config: Config, step: int) -> Mapping[str, Any] | None:
     """The run's figures if they are of the weights after `step`."""
     file = run.path / "summary.json"

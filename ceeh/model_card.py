@@ -41,7 +41,8 @@ class Export:
     """What a card is written about.
 
     `repo` is how the folder will be named when it is loaded: a hub id, or the folder itself. `summary`
-    is the run's summary.json if it is of these weights, those after `rollout_step`.
+    is the run's summary.json if it is of these weights, those after `rollout_step`; `mixture` is its
+    mixture.json if it trained on one.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Export:
     config: Config
     rollout_step: int
     summary: Mapping[str, Any] | None
+    mixture: Mapping[str, Any] | None
     adapter: bool
     dtype: str
     command: str
@@ -181,24 +183,47 @@ def _component(component: Component) -> str:
     return f"`{settings['class_path']}`" + (f" ({arguments})" if arguments else "")
 
 
+def _questions(export: Export) -> str:
+    """The source, and of a mixture what it drew and left out."""
+    mixture = export.mixture
+    if mixture is None:
+        return _component(export.config.prompts.train)
+    parts = []
+    for part in mixture["parts"]:
+        contaminated = sum(part["contaminated"].values())
+        source = Component(part["source"]["class_path"], part["source"].get("init_args", {}))
+        parts.append(
+            f"{part['name']}: {part['drawn']} of {part['read']}, {_component(source)}, without "
+            f"{part['duplicates']} duplicates and {contaminated} that repeat a benchmark's"
+        )
+    against = ", ".join(mixture["benchmarks"])
+    compared = (
+        f"compared with {against} by {mixture['ngram']}-grams over {mixture['coverage']:.0%} of a question"
+        if against
+        else "not compared with any benchmark"
+    )
+    return f"{'; '.join(parts)}; {compared}"
+
+
 def _training(export: Export) -> str:
     config = export.config
     rollouts, objective, optimizer = config.rollouts, config.objective, config.optimizer
     entropy, lora = objective.entropy, config.model.lora
-    sampled = export.rollout_step * rollouts.prompts_per_step * rollouts.completions_per_prompt
+    rounds = rollouts.dynamic_sampling.max_rounds
     rows = {
         "base": _base(config),
         "method": method(config),
-        "training questions": _component(config.prompts.train),
+        "training questions": _questions(export),
         "held-out questions": _component(config.prompts.held_out),
         "verifier": _component(config.verifier),
         "rollouts": f"{export.rollout_step} steps of {rollouts.prompts_per_step} questions x "
-        f"{rollouts.completions_per_prompt} responses, {sampled} in all; temperature "
-        f"{rollouts.temperature:g}, at most {rollouts.max_response_tokens} tokens",
+        f"{rollouts.completions_per_prompt} responses"
+        + (f" (dynamic sampling of up to {rounds} rounds)" if rounds > 1 else "")
+        + f"; temperature {rollouts.temperature:g}, at most {rollouts.max_response_tokens} tokens",
         "reward shaping": _component(objective.shaping),
         "entropy bonus": f"{entropy.method}, coefficient {entropy.coefficient:g}, "
         f"{entropy.hard_factor:g} times that on hard questions, anneal {entropy.anneal}",
-        "advantage": objective.advantage,
+        "advantage": f"{objective.advantage}, tokens weighted by {objective.aggregation}",
         "clipping": f"{objective.clip_low:g} below, {objective.clip_high:g} above, dual "
         f"{objective.dual_clip}",
         "KL coefficient": f"{objective.kl_coefficient:g}",

@@ -65,8 +65,11 @@ def usage(config: Config, repo: str, *, adapter: bool) -> str:
 
 def _prompt(prompts: Prompts) -> str:
     """The Python expression that makes of `question` what the model was given."""
+    text = "question"
+    if prompts.instruction is not None:
+        text = f"question.rstrip() + {chr(10) * 2 + prompts.instruction!r}"
     if not prompts.chat_template:
-        return "question"
+        return text
     system = f'{{"role": "system", "content": {prompts.system_prompt!r}}}, '
-    messages = f'[{system if prompts.system_prompt else ""}{{"role": "user", "content": question}}]'
+    messages = f'[{system if prompts.system_prompt else ""}{{"role": "user", "content": {text}}}]'
     return f"tokenizer.apply_chat_template({messages}, tokenize=False, add_generation_prompt=True)"

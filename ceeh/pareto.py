@@ -1,62 +1,65 @@
-"""The picture of a model card: accuracy against tokens, base and tuned, with their intervals."""
+"""Accuracy against tokens: a policy as a point with its intervals, and the picture of a model card."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ceeh.plot_style import BASE, TUNED, dress
+from ceeh.plot_style import BASE, TUNED, arms, dress
 
 MARKERS = {"easy": "^", "all": "o", "hard": "s"}
 
 
-def write_pareto(path: Path, summary: Mapping[str, Any]) -> None:
-    """Draws `summary` (ceeh.evaluation.summary.summarise) into the PNG `path`; up and left is better.
+def pareto_point(
+    axes: Axes, figures: Mapping[str, Any], colour: str, *, marker: str = "o", label: str = ""
+) -> None:
+    """`tokens` and `accuracy` of `figures`; up and to the left is better, bars are 95 % intervals."""
+    x, y = figures["tokens"], figures["accuracy"]
+    axes.errorbar(
+        x["value"],
+        100 * y["value"],
+        xerr=arms(x, 1.0),
+        yerr=arms(y, 100.0),
+        fmt=marker,
+        markersize=8,
+        color=colour,
+        capsize=3,
+        label=label,
+        zorder=3,
+    )
 
-    Error bars are the 95 % intervals of tokens and accuracy. Subsets without questions are left out.
+
+def write_pareto(path: Path, summary: Mapping[str, Any]) -> None:
+    """Draws `summary` (ceeh.evaluation.summary.summarise) into the PNG `path`, an arrow a subset.
+
+    Subsets without questions are left out.
     """
     figure = Figure(figsize=(6.6, 4.6), layout="constrained", dpi=130)
     axes = figure.subplots()
+    dress(axes, "Held-out questions: accuracy against length", "accuracy, %")
+    policies = (("base", BASE), ("tuned", TUNED))
     shown = [name for name in MARKERS if summary["base"][name]["accuracy"] is not None]
     for subset in shown:
-        ends = {}
-        for policy, colour in (("base", BASE), ("tuned", TUNED)):
-            figures = summary[policy][subset]
-            x, y = _bar(figures["tokens"], 1.0), _bar(figures["accuracy"], 100.0)
-            ends[policy] = (x[0], y[0])
-            axes.errorbar(
-                x[0],
-                y[0],
-                xerr=x[1],
-                yerr=y[1],
-                fmt=MARKERS[subset],
-                color=colour,
-                markersize=8,
-                elinewidth=1.2,
-                capsize=3,
-                ecolor="#333333",
-                zorder=3,
-            )
+        base, tuned = (summary[policy][subset] for policy, _ in policies)
+        for figures, colour in ((base, BASE), (tuned, TUNED)):
+            pareto_point(axes, figures, colour, marker=MARKERS[subset])
         arrow = {"arrowstyle": "->", "color": "#bbbbbb", "shrinkA": 9, "shrinkB": 9}
-        axes.annotate("", xy=ends["tuned"], xytext=ends["base"], arrowprops=arrow)
-    dress(axes, "Held-out questions: accuracy against length", "accuracy, %")
-    axes.set_xlabel("mean tokens of a response")
+        axes.annotate("", xy=_place(tuned), xytext=_place(base), arrowprops=arrow)
     handles = [
-        Line2D([], [], linestyle="none", marker="o", color=colour, label=policy)
-        for policy, colour in (("base", BASE), ("tuned", TUNED))
-    ] + [
-        Line2D([], [], linestyle="none", marker=MARKERS[name], color="#555555", label=name)
-        for name in shown
+        Line2D([], [], linestyle="none", marker=marker, color=colour, label=label)
+        for marker, colour, label in (
+            *(("o", colour, policy) for policy, colour in policies),
+            *((MARKERS[name], "#555555", name) for name in shown),
+        )
     ]
+    axes.set_xlabel("mean tokens of a response")
     axes.margins(0.12)
     axes.legend(handles=handles, frameon=False, fontsize=9, loc="best")
     figure.savefig(path, format="png")
 
 
-def _bar(figure: Mapping[str, float], scale: float) -> tuple[float, list[list[float]]]:
-    """A figure and how far its interval reaches below and above it."""
-    value, low, high = (figure[part] * scale for part in ("value", "low", "high"))
-    # A percentile interval need not hold the estimate; an error bar cannot be negative.
-    return value, [[max(value - low, 0.0)], [max(high - value, 0.0)]]
+def _place(figures: Mapping[str, Any]) -> tuple[float, float]:
+    return figures["tokens"]["value"], 100 * figures["accuracy"]["value"]

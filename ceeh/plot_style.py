@@ -1,7 +1,8 @@
 """How every figure looks: colours, panels, what a panel says when it has no numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -36,3 +37,9 @@ def missing(axes: Axes, names: Sequence[str]) -> None:
     )
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def arms(figure: Mapping[str, float], scale: float) -> np.ndarray:
+    """Below and above the value [2, 1]; a percentile interval need not hold it, an arm is never negative."""
+    below, above = figure["value"] - figure["low"], figure["high"] - figure["value"]
+    return np.maximum([[scale * below], [scale * above]], 0)

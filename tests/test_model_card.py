@@ -12,7 +12,7 @@ from ceeh.component import Component
 from ceeh.config import load
 from ceeh.export import main
 from ceeh.model_card import Export, hub_id, licence, method, public, write_card
-from ceeh.report import summary_cells
+from ceeh.report import summary_grid
 from tests.conftest import FinishedRun
 from tests.test_fit import SHIPPED
 from tests.test_report import held_out
@@ -28,6 +28,7 @@ def export(overrides: list[str], **changes: Any) -> Export:
             config=load([SHIPPED], overrides),
             rollout_step=100,
             summary=None,
+            mixture=None,
             adapter=False,
             dtype="bfloat16",
             command="python -m ceeh.export runs/brief out",
@@ -90,13 +91,9 @@ def test_the_licence_is_the_bases_or_left_out(tiny_model_dir: Path, tmp_path: Pa
 
 def test_every_figure_of_the_summary_is_in_the_card(tmp_path: Path, summary: dict) -> None:
     text = card(tmp_path, HUB, summary=summary).text
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in text.splitlines()
-        if line.startswith("|")
-    ]
-    for _, policy, cells in summary_cells(summary)[1]:
-        assert any(row[1:] == [policy, *cells] for row in rows), (policy, cells)
+    lines = text.splitlines()
+    for row in summary_grid(summary).rows:
+        assert f"| {' | '.join(row)} |" in lines
     assert "64 held-out questions (32 easy, 32 hard), 4 samples each, 95 % intervals" in text
     assert "![Accuracy against tokens of base and tuned, with 95 % intervals](pareto.png)" in text
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
@@ -111,7 +108,7 @@ def test_a_subset_without_questions_is_left_out_of_the_picture(
         for policy in ("base", "tuned", "difference")
     }
     text = card(tmp_path, HUB, summary=summary | changed).text
-    assert re.search(r"\| hard \(32\) \| base \| - \| - \| - \| - \|", text)
+    assert "| hard | base | - | - | - | - |" in text
 
 
 def test_weights_that_were_not_measured_have_no_figures(tmp_path: Path) -> None:
@@ -189,10 +186,36 @@ def test_what_looks_like_an_id_of_the_hub(tiny_model_dir: Path) -> None:
 
 def test_a_system_prompt_is_in_the_code_as_the_model_saw_it(tmp_path: Path) -> None:
     chat = ["prompts.chat_template=true", r"prompts.system_prompt='put it in \boxed{}'"]
+    chat.append("prompts.instruction=Think.")
     text = card(tmp_path, [*HUB, *chat]).text
     assert r'{"role": "system", "content": ' + repr(r"put it in \boxed{}") in text
+    assert r'"content": question.rstrip() + ' + repr("\n\nThink.") in text
     assert "tokenize=False, add_generation_prompt=True)" in text
     assert "add_special_tokens=False" in text
+
+
+def test_a_mixture_is_told_by_what_it_drew_and_left_out(tmp_path: Path) -> None:
+    part = {
+        "name": "mine",
+        "source": {
+            "class_path": "ceeh.data.sources.Table",
+            "init_args": {"path": "/home/me/a.json"},
+        },
+        "read": 90,
+        "duplicates": 7,
+        "contaminated": {"math500": 2, "aime24": 1},
+        "clean": 80,
+        "drawn": 50,
+    }
+    mixture = {"parts": [part], "benchmarks": {"math500": 500}, "ngram": 8, "coverage": 0.5}
+    text = card(tmp_path, HUB, mixture=mixture).text
+    assert (
+        "| training questions | mine: 50 of 90, `ceeh.data.sources.Table` (path: a.json), without 7 "
+        "duplicates and 3 that repeat a benchmark's; compared with math500 by 8-grams over 50% of a "
+        "question |"
+    ) in text
+    text = card(tmp_path, HUB, mixture=mixture | {"benchmarks": {}}).text
+    assert "not compared with any benchmark |" in text
 
 
 @pytest.mark.parametrize("options", [[], ["--adapter"]], ids=["merged", "adapter"])

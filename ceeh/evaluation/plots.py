@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 
 from ceeh.evaluation.comparison import AVERAGE, shown_parts
 from ceeh.evaluation.results import Results
-from ceeh.plot_style import PALETTE, dress, missing, new_figure
+from ceeh.pareto import pareto_point
+from ceeh.plot_style import PALETTE, arms, dress, missing, new_figure
 
 Figures = Mapping[str, Any]
 Labelled = Mapping[str, Results]
@@ -53,18 +54,7 @@ def _pareto(axes: Axes, averages: Mapping[str, Figures], colours: Mapping[str, s
     """Up and to the left is better; bars are 95 % intervals."""
     dress(axes, "Accuracy against length", "accuracy, %")
     for label, figures in averages.items():
-        x, y = figures["tokens"], figures["accuracy"]
-        axes.errorbar(
-            x["value"],
-            100 * y["value"],
-            xerr=_arms(x, 1.0),
-            yerr=_arms(y, 100.0),
-            fmt="o",
-            markersize=8,
-            color=colours[label],
-            capsize=3,
-            label=label,
-        )
+        pareto_point(axes, figures, colours[label], label=label)
     axes.set_xlabel("mean tokens")
     axes.margins(0.15)
     axes.legend(frameon=False, fontsize=9)
@@ -135,13 +125,13 @@ def _levels(
     for number, (label, result) in enumerate(results.items()):
         found = [result.record["benchmarks"][name]["levels"][level]["figures"] for level in levels]
         points = [each[figure] for each in found]
-        arms = np.concatenate([_arms(point, scale) for point in points], 1)
+        bars = np.concatenate([arms(point, scale) for point in points], 1)
         axes.bar(
             np.arange(len(levels)) + (number - (len(results) - 1) / 2) * width,
             [scale * point["value"] for point in points],
             width=0.92 * width,
             color=colours[label],
-            yerr=arms,
+            yerr=bars,
             error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"},
             label=label,
         )
@@ -166,7 +156,7 @@ def _changes(axes: Axes, comparison: Mapping[str, Any] | None, colours: Mapping[
         axes.errorbar(
             [100 * point["value"] for point in points],
             np.arange(len(names)) + shift,
-            xerr=np.concatenate([_arms(point, 100.0) for point in points], 1),
+            xerr=np.concatenate([arms(point, 100.0) for point in points], 1),
             fmt="o",
             color=colours[label],
             capsize=3,
@@ -179,9 +169,3 @@ def _changes(axes: Axes, comparison: Mapping[str, Any] | None, colours: Mapping[
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(f"points against {comparison['base']}; shaded: {margin:g} either way")
     axes.legend(frameon=False, fontsize=9)
-
-
-def _arms(figure: Mapping[str, float], scale: float) -> np.ndarray:
-    """Below and above the value [2, 1]; a percentile interval need not hold it, an arm is never negative."""
-    below, above = figure["value"] - figure["low"], figure["high"] - figure["value"]
-    return np.maximum([[scale * below], [scale * above]], 0)
