@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ceeh.component import ConfigError
 from ceeh.evaluation.comparison import AVERAGE, compare, points
-from ceeh.evaluation.page import comparison_grids, write_page
 from ceeh.evaluation.results import Results, read_results
+from ceeh.reporting.evaluation_page import comparison_grids, write_page
 
 
 def labelled(places: Sequence[str]) -> dict[str, Results]:

@@ -18,7 +18,6 @@ from ceeh.base_model import load_tokenizer
 from ceeh.component import ConfigError
 from ceeh.data.benchmarks import Benchmark, benchmark_files
 from ceeh.data.engine import RolloutEngine
-from ceeh.evaluation.page import results_grids, write_page
 from ceeh.evaluation.protocol import Protocol, load_protocol
 from ceeh.evaluation.results import FILE, Results, flat_figures, write_results
 from ceeh.evaluation.runner import Task, build_task, sample_task
@@ -26,6 +25,7 @@ from ceeh.evaluation.store import SampleStore
 from ceeh.fit import RUN_ID_FILE, quieten
 from ceeh.provenance import weights_digest
 from ceeh.ranks import from_rank_zero, is_rank_zero, join_processes, say, wait_for_all
+from ceeh.reporting.evaluation_page import results_grids, write_page
 from ceeh.tracking import GuardedMLFlowLogger
 from ceeh.trained import Trained, load_policy, open_trained
 

@@ -15,7 +15,7 @@ from ceeh.evaluation.samples import COLUMNS, SampleTable
 from ceeh.evaluation.summary import summarise
 from ceeh.modules.module import CEEHModule
 from ceeh.ranks import from_rank_zero, is_rank_zero, say
-from ceeh.report import summary_grid, write_report
+from ceeh.reporting.run_page import summary_grid, write_report
 from ceeh.run_folder import RunFolder
 from ceeh.tracking import GuardedMLFlowLogger
 from ceeh.types import Prompt

@@ -7,7 +7,7 @@ import torch
 
 from ceeh.data.engine import Sampling
 from ceeh.data.vllm_engine import VLLMEngine
-from ceeh.export import main
+from ceeh.export.__main__ import main
 from ceeh.trained import load_policy, open_trained
 from tests.conftest import FinishedRun
 from tests.data.test_vllm_engine import TOLERANCE, prompts_of

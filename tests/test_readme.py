@@ -10,7 +10,7 @@ import yaml
 from ceeh.compare import main as compare
 from ceeh.config import load
 from ceeh.evaluate import main as evaluate
-from ceeh.export import main as export
+from ceeh.export.__main__ import main as export
 from ceeh.fit import main as fit
 from ceeh.types import GroupOutcome
 

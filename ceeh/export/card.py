@@ -11,10 +11,10 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ceeh.config import Component, Config, to_yaml
-from ceeh.model_card_usage import usage
-from ceeh.pareto import write_pareto
+from ceeh.export.card_usage import usage
 from ceeh.provenance import provenance, redact
-from ceeh.report import summary_grid
+from ceeh.reporting.pareto import write_pareto
+from ceeh.reporting.run_page import summary_grid
 
 SETTINGS, PICTURE = "ceeh.yaml", "pareto.png"
 METHODS = {"me": "CEEH-ME", "ea": "CEEH-EA"}

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ceeh.evaluation.comparison import AVERAGE, points, shown_parts
-from ceeh.evaluation.grid import Grid, cell
-from ceeh.evaluation.plots import write_figure
 from ceeh.evaluation.results import Results
-from ceeh.report import CAUTION, STYLE
+from ceeh.reporting.evaluation_figure import write_figure
+from ceeh.reporting.grid import Grid, cell
+from ceeh.reporting.run_page import CAUTION, STYLE
 
 FIGURES = (
     ("accuracy", "accuracy %", 100.0, 1),

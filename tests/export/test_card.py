@@ -10,12 +10,12 @@ from huggingface_hub import ModelCard
 
 from ceeh.component import Component
 from ceeh.config import load
-from ceeh.export import main
-from ceeh.model_card import Export, hub_id, licence, method, public, write_card
-from ceeh.report import summary_grid
+from ceeh.export.__main__ import main
+from ceeh.export.card import Export, hub_id, licence, method, public, write_card
+from ceeh.reporting.run_page import summary_grid
 from tests.conftest import FinishedRun
+from tests.reporting.test_run_page import held_out
 from tests.test_fit import SHIPPED
-from tests.test_report import held_out
 
 HUB = ["model.path=some-user/some-model", "model.lora.rank=8"]
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ceeh.evaluation.samples import SampleTable
-from ceeh.plot_style import BASE, EASY, HARD, OTHER, TUNED, dress, missing, new_figure
+from ceeh.reporting.style import BASE, EASY, HARD, OTHER, TUNED, dress, missing, new_figure
 
 Rows = Sequence[Mapping[str, Any]]
 Lines = Sequence[tuple[str, str, str, float]]

@@ -14,8 +14,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from ceeh.base_model import first_line, load_tokenizer
 from ceeh.component import ConfigError
-from ceeh.export_source import mixture_of, open_run, rollout_step, summary_of, with_weights_for
-from ceeh.model_card import Export, public, write_card
+from ceeh.export.card import Export, public, write_card
+from ceeh.export.source import mixture_of, open_run, rollout_step, summary_of, with_weights_for
 from ceeh.provenance import redact
 from ceeh.run_folder import RunFolder
 from ceeh.trained import load_policy

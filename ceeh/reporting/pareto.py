@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ceeh.plot_style import BASE, TUNED, arms, dress
+from ceeh.reporting.style import BASE, TUNED, arms, dress
 
 MARKERS = {"easy": "^", "all": "o", "hard": "s"}
 

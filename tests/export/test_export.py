@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from ceeh import export as command
-from ceeh.export import main
+from ceeh.export.__main__ import main
 from tests.conftest import FinishedRun
 
 FP32 = 1e-6  # nats; float32 both, another path through the same model

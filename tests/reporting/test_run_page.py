@@ -10,8 +10,8 @@ import torch
 
 from ceeh.evaluation.samples import SampleTable
 from ceeh.evaluation.summary import summarise
-from ceeh.plots import ACCURACY, ENTROPY, SIGNALS, TOKENS, series
-from ceeh.report import summary_grid, write_report
+from ceeh.reporting.run_figure import ACCURACY, ENTROPY, SIGNALS, TOKENS, series
+from ceeh.reporting.run_page import summary_grid, write_report
 from tests.evaluation.tables import sample_table
 
 LEVELS = [1 + i % 8 for i in range(64)]
@@ -125,7 +125,7 @@ def test_report_is_one_page_with_the_figure_inside(tmp_path, summary, tables):
 @pytest.mark.parametrize("given", ["nothing", "tables", "levels"])
 def test_report_is_written_whatever_is_missing(tmp_path, summary, tables, given, monkeypatch):
     said = []
-    monkeypatch.setattr("ceeh.plots.missing", lambda axes, names: said.extend(names))
+    monkeypatch.setattr("ceeh.reporting.run_figure.missing", lambda axes, names: said.extend(names))
     options = {"nothing": {}, "tables": {"tables": tables}, "levels": {"levels": LEVELS}}
     write_report(tmp_path, summary, "run", **options[given])
     assert (tmp_path / "report.png").is_file()

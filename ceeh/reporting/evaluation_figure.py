@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 
 from ceeh.evaluation.comparison import AVERAGE, shown_parts
 from ceeh.evaluation.results import Results
-from ceeh.pareto import pareto_point
-from ceeh.plot_style import PALETTE, arms, dress, missing, new_figure
+from ceeh.reporting.pareto import pareto_point
+from ceeh.reporting.style import PALETTE, arms, dress, missing, new_figure
 
 Figures = Mapping[str, Any]
 Labelled = Mapping[str, Results]
