@@ -54,7 +54,7 @@ def test_every_configuration_file_and_key_of_the_commands_exists() -> None:
 def test_every_method_and_benchmark_is_in_the_documents() -> None:
     method, protocol = ((ROOT / "docs" / name).read_text() for name in ("method.md", "protocol.md"))
     methods = {file.stem for file in (ROOT / "configs/methods").glob("*.yaml")}
-    assert {name for name in methods if f"{name}.yaml" not in method} == set()
+    assert {name for name in methods if f"`{name}`" not in method} == set()
     benchmarks = {file.stem for file in (ROOT / "configs/benchmarks").glob("*.yaml")}
     assert {name for name in benchmarks if f"`{name}`" not in protocol} == set()
 
