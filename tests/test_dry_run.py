@@ -74,13 +74,16 @@ def test_a_config_json_alone_is_enough_for_a_plan_of_other_devices(
 def test_missing_data_are_an_error_after_the_plan(
     devices: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["prompts.train.class_path=ceeh.data.sources.Jsonl"]
+    given = ["prompts.train.class_path=ceeh.data.sources.Table"]
     given += ["prompts.train.init_args={path: none.jsonl}"]
     assert main([*SHIPPED, *given, "--dry-run", *devices]) == 2
     printed = capsys.readouterr()
     assert "wrong: see the error below" in printed.out
     assert "yes: " in printed.out
-    assert "error: prompts.train (ceeh.data.sources.Jsonl): no file 'none.jsonl'" in printed.err
+    assert (
+        "error: prompts.train (ceeh.data.sources.Table): no file or folder 'none.jsonl'"
+        in printed.err
+    )
 
 
 def test_a_verifier_that_fails_is_an_error(

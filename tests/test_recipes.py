@@ -89,7 +89,7 @@ def test_the_command_of_a_header_names_files_that_are_there(overlay: Path) -> No
     )
     files = re.findall(r"--config (\S+)", comment)
     assert f"configs/{overlay.parent.name}/{overlay.name}" in files
-    # The training data of the paper are an overlay of their own.
-    named = [CONFIGS.parent / file for file in files if file != "configs/data/paper_mixture.yaml"]
     overrides = re.findall(r"\b(?:model|prompts)\.\S+=\S+", comment)
-    assert load(named, overrides).rollouts.prompts_per_step == 512
+    config = load([CONFIGS.parent / file for file in files], overrides)
+    assert config.rollouts.prompts_per_step == 512
+    assert config.prompts.train.class_path.endswith(".Mixture")

@@ -209,6 +209,9 @@ class VLLMEngine:
 
     def _wake(self, tag: str) -> None:
         if tag in self._asleep:
+            # vLLM maps device memory, of which the trainer's allocator keeps what it once used; not
+            # every version asks for it back.
+            torch.cuda.empty_cache()
             self._live().wake_up(tags=[tag])
             self._asleep.discard(tag)
 

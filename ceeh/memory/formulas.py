@@ -33,9 +33,9 @@ def adamw_states(shapes: ModelShapes) -> int:
 def adamw_workspace(shapes: ModelShapes, *, cuda: bool) -> int:
     """4 P_trained on CUDA, where torch steps all weights at once and takes a root of all moments.
 
-    torch.optim.AdamW, argument `foreach`. Elsewhere twice the largest weight, one at a time.
+    torch.optim.AdamW, argument `foreach`. Elsewhere a weight at a time: three of the largest.
     """
-    return FP32 * (shapes.trainable if cuda else 2 * shapes.largest_trainable)
+    return FP32 * (shapes.trainable if cuda else 3 * shapes.largest_trainable)
 
 
 def reference_copy(shapes: ModelShapes, *, kl_coefficient: float) -> int:
@@ -99,12 +99,14 @@ def layer_workspace(shapes: ModelShapes, tokens: int, *, compute: int) -> int:
 
     All weights trained: gradients of the MLP's two factors, 2 c I, and of the residual stream with
     the norm's output, 8 D. LoRA: down_proj's input in fp32 and cast, (4 + c) I, with 12 D of results
-    not yet added; in fp32 the gradients by both paths, 8 I + 8 D.
+    not yet added, and with dropout 4 I of what it let through; in fp32 the gradients by both paths,
+    8 I + 8 D.
     """
     if not shapes.rank:
         return tokens * (2 * compute * shapes.mlp_width + 2 * FP32 * shapes.width)
     if compute < FP32:
-        return tokens * ((FP32 + compute) * shapes.mlp_width + 3 * FP32 * shapes.width)
+        casts = FP32 + compute + (FP32 if shapes.dropout else 0)
+        return tokens * (casts * shapes.mlp_width + 3 * FP32 * shapes.width)
     return tokens * 2 * FP32 * (shapes.mlp_width + shapes.width)
 
 

@@ -64,13 +64,13 @@ class ModelShapes:
         """The same model under a LoRA of `rank` on all matrices of its layers, where it has none."""
         if self.rank or not rank:
             return self
-        adapters = [rank * (inputs + outputs) for inputs, outputs in self.projections.values()]
-        trainable = self.layers * sum(adapters)
+        sizes = self.projections.values()
+        trainable = self.layers * sum(rank * sum(size) for size in sizes)
         return replace(
             self,
             parameters=self.parameters + trainable,
             trainable=trainable,
-            largest_trainable=max(adapters),
+            largest_trainable=rank * max(max(size) for size in sizes),
             adapted=PROJECTIONS,
             rank=rank,
         )
@@ -113,14 +113,15 @@ def shapes_of(model: PreTrainedModel, lora: LoRA) -> ModelShapes:
     heads = config.num_attention_heads
     norms = [name for name, module in layer.named_modules() if "Norm" in type(module).__name__]
     head_norms = [name for name in norms if name.endswith(("q_norm", "k_norm"))]
-    base = sum(weight.numel() for weight in model.parameters())
-    adapters = adapter_elements(model, lora)
+    weights = [weight.numel() for weight in model.parameters()]
+    adapted = adapted_matrices(model, lora)
+    adapters = sum(lora.rank * sum(size) for size in adapted.values())
     return ModelShapes(
-        parameters=base + sum(adapters.values()),
-        trainable=sum(adapters.values()) if lora.rank else base,
-        largest_trainable=max(adapters.values())
-        if lora.rank
-        else max(weight.numel() for weight in model.parameters()),
+        parameters=sum(weights) + adapters,
+        trainable=adapters if adapted else sum(weights),
+        largest_trainable=max(lora.rank * max(size) for size in adapted.values())
+        if adapted
+        else max(weights),
         layers=layers,
         width=config.hidden_size,
         vocabulary=head.weight.shape[0],
@@ -134,7 +135,7 @@ def shapes_of(model: PreTrainedModel, lora: LoRA) -> ModelShapes:
         norms=len(norms) - len(head_norms),
         head_norms=bool(head_norms),
         adapted=tuple(
-            name for name in PROJECTIONS if any(key.endswith(f".{name}") for key in adapters)
+            name for name in PROJECTIONS if any(key.endswith(f".{name}") for key in adapted)
         ),
         rank=lora.rank,
         dropout=lora.dropout > 0,
@@ -152,17 +153,17 @@ def first_layer(model: PreTrainedModel) -> tuple[nn.Module, int]:
     return layers[0], len(layers)
 
 
-def adapter_elements(model: PreTrainedModel, lora: LoRA) -> dict[str, int]:
-    """Elements of the adapter, r (inputs + outputs), of each matrix that `lora` names.
+def adapted_matrices(model: PreTrainedModel, lora: LoRA) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of each matrix that `lora` adapts, by its path; none without LoRA.
 
     PEFT's rule: `all-linear` is every nn.Linear but the output head, any other name is that of the
-    matrix or the end of its path. Raises ConfigError when nothing is named.
+    matrix or the end of its path. Raises ConfigError when nothing is named, and for the output head.
     """
     if not lora.rank:
         return {}
     head, names = model.get_output_embeddings(), lora.target_modules
-    adapters = {
-        name: lora.rank * (module.in_features + module.out_features)
+    adapted = {
+        name: (module.in_features, module.out_features)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and (
@@ -171,17 +172,17 @@ def adapter_elements(model: PreTrainedModel, lora: LoRA) -> dict[str, int]:
             else any(name == target or name.endswith(f".{target}") for target in names)
         )
     }
-    if any(module is head and name in adapters for name, module in model.named_modules()):
+    if any(module is head and name in adapted for name, module in model.named_modules()):
         raise ConfigError(
             "model.lora.target_modules must not name the output head; leave it out, or use "
             "['all-linear']"
         )
-    if not adapters:
+    if not adapted:
         raise ConfigError(
             f"model.lora.target_modules: {type(model).__name__} has no {', '.join(names)}; use "
             f"['all-linear'], or names among {', '.join(PROJECTIONS)}"
         )
-    return adapters
+    return adapted
 
 
 def unknown(model: PreTrainedModel, why: str) -> ConfigError:

@@ -145,15 +145,18 @@ def test_a_forward_pass_without_gradient_is_within_6_percent(
 
 
 @pytest.mark.parametrize("case", ["full", "lora"])
-def test_the_optimiser_on_the_cpu_works_within_its_workspace(tmp_path: Path, case: str) -> None:
+def test_the_optimiser_on_the_cpu_takes_at_most_three_of_the_largest_weight(
+    tmp_path: Path, case: str
+) -> None:
     model = measured(tmp_path, case, "32-true", width=4)
     optimizer = AdamW(model.policy.trainable)
     optimizer.step()
     states = [value for state in optimizer.state.values() for value in state.values()]
     with LiveMemory([*model.there, *states]) as live:
         optimizer.step()
+    # Two, and a third where the weight before it was as large.
     planned = formulas.adamw_workspace(model.shapes, cuda=False)
-    assert planned / 2 < live.peak <= planned
+    assert 2 / 3 * planned <= live.peak <= planned
 
 
 def test_the_optimiser_for_all_weights_at_once_takes_as_much_as_they(tmp_path: Path) -> None:
