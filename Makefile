@@ -7,6 +7,8 @@ DEVICE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/n
 # PyTorch's CPU builds live on its own index; asked for this one package only, since an index that
 # cannot be reached costs seconds for every package of a call.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# Two cores are the least machine; each process builds engines of its own.
+TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
 
 .PHONY: env fit test lint lock clean
@@ -31,7 +33,7 @@ fit: env
 	$(BIN)/python -m ceeh.fit --config configs/ceeh.yaml
 
 test: env
-	$(BIN)/python -m pytest --cov=ceeh --cov-report=term
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --cov=ceeh --cov-report=term
 
 lint: env
 	$(BIN)/ruff check .
