@@ -1,6 +1,7 @@
 """The MLflow run of a training, which can never stop it."""
 
 import logging
+import math
 import os
 import time
 import warnings
@@ -82,9 +83,9 @@ class GuardedMLFlowLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, int | float], step: int | None = None) -> None:
-        """Sends `metrics` at their `rollout/step`, or at the last one seen."""
+        """Sends `metrics` at their `rollout/step`, or at the last one seen; undefined ones stay out."""
         self._rollout_step = int(metrics.get(ROLLOUT_STEP, self._rollout_step))
-        named = {stable_name(name): value for name, value in metrics.items()}
+        named = {stable_name(n): value for n, value in metrics.items() if not math.isnan(value)}
         at = self._rollout_step
         self._send(lambda client, run_id: self._lightning().log_metrics(named, at))
 

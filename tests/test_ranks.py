@@ -11,7 +11,7 @@ import pytest
 from ceeh.component import ConfigError
 from ceeh.config import load
 from ceeh.fit import fit
-from ceeh.modules.step_metrics import over_ranks
+from ceeh.modules.step_metrics import over_ranks, row_means
 from tests.test_fit import SHIPPED, SMALL, rows
 
 ROOT = Path(__file__).parent.parent
@@ -56,13 +56,17 @@ def test_shares_that_do_not_divide_are_refused(
 
 def test_numbers_of_ranks_are_joined_by_their_kind() -> None:
     ranks = [
-        {"rollout/accuracy": 0.75, "rollout/tokens_max": 9.0, "rollout/tokens_wrong": 8.0},
-        {"rollout/accuracy": 0.5, "rollout/tokens_max": 7.0, "rollout/tokens_wrong": 5.0},
-        {"rollout/accuracy": 1.0, "rollout/tokens_max": 8.0, "reward/outcome_ok": 4.0},
+        {"rollout/accuracy": 0.75, "rollout/tokens_max": 9.0, "reward/outcome_ok": 3.0},
+        {"rollout/accuracy": 0.5, "rollout/tokens_max": 7.0, "reward/outcome_ok": 4.0},
+        {"rollout/accuracy": 1.0, "rollout/tokens_max": 8.0, "reward/outcome_ok": 0.0},
     ]
     assert over_ranks(ranks) == {
         "rollout/accuracy": 0.75,
         "rollout/tokens_max": 9.0,
-        "rollout/tokens_wrong": 6.0,  # (1/4 * 8 + 1/2 * 5) / (3/4)
-        "reward/outcome_ok": 4.0,
+        "reward/outcome_ok": 7.0,
+    }
+    # One wrong response of 8 tokens, two of 5, none: (8 + 10) / 3.
+    wrong = [(8.0, 1), (10.0, 2), (0.0, 0)]
+    assert row_means([{"rollout/tokens_wrong": each} for each in wrong]) == {
+        "rollout/tokens_wrong": 6.0
     }

@@ -20,7 +20,8 @@ from torch import Tensor
 def row_weights(mask: Bool[Tensor, "R T"], kind: str) -> Float[Tensor, " R"]:
     """w_i: 1 / |y_i| for `sequence_mean`, 1 for the others; |y_i| is at least 1.
 
-    sequence_mean: GRPO eq. 3, https://arxiv.org/abs/2402.03300.
+    sequence_mean: GRPO eq. 3, https://arxiv.org/abs/2402.03300, whose mean over the responses of a
+    question, averaged over questions, it is for groups of one size.
     """
     lengths = mask.sum(1).clamp(min=1).double()
     return 1 / lengths if kind == "sequence_mean" else torch.ones_like(lengths)

@@ -28,7 +28,7 @@ from ceeh.modules.objective import entropy_anneal, policy_objective
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import learning_rate_scale, optimizer_steps, set_hyperparameters
 from ceeh.modules.shaping import MeasuredShaping, ShapingInputs, build_shaping
-from ceeh.modules.step_metrics import RankNumbers, add_to, joined, rollout_metrics, row_sums
+from ceeh.modules.step_metrics import RankNumbers, add_to, joined
 from ceeh.ranks import gather_objects
 from ceeh.types import RolloutBatch
 
@@ -222,11 +222,8 @@ class CEEHModule(LightningModule):
         updates: int,
     ) -> None:
         """Logs the step's numbers over all ranks."""
-        seconds = {f"time/{name}": value for name, value in batch.timings.items()}
         own = self.shaping.metrics(inputs) if isinstance(self.shaping, MeasuredShaping) else {}
-        numbers = RankNumbers(
-            batch=rollout_metrics(batch, rewards) | seconds, rows=row_sums(own), tokens=sums
-        )
+        numbers = RankNumbers.of(batch, rewards, own, sums)
         metrics = joined(gather_objects(self.trainer, numbers), updates)
         metrics["rollout/step"] = float(self.rollout_step)
         metrics["optimizer/lr"] = self.lr_schedulers().get_last_lr()[0]  # type: ignore[union-attr]

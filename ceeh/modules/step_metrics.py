@@ -1,8 +1,8 @@
 """Numbers of one rollout step, named once: `rollout/` and `reward/` of the batch, `loss/`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import mul
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,21 @@ class RankNumbers:
     rows: Mapping[str, tuple[float, int]]
     tokens: Mapping[str, float]
 
+    @classmethod
+    def of(
+        cls,
+        batch: RolloutBatch,
+        rewards: Float[Tensor, " R"],
+        shaping: Mapping[str, Float[Tensor, " R"]],
+        tokens: Mapping[str, float],
+    ) -> "RankNumbers":
+        """`shaping` are the numbers that a shaping has of its own, `tokens` the objective's sums."""
+        seconds = {f"time/{name}": value for name, value in batch.timings.items()}
+        rows = lengths_by_outcome(batch) | {f"reward/{name}": shaping[name] for name in shaping}
+        return cls(
+            batch=rollout_metrics(batch, rewards) | seconds, rows=row_sums(rows), tokens=tokens
+        )
+
 
 def joined(ranks: Sequence[RankNumbers], updates: int) -> dict[str, float]:
     """The step's figures over all ranks: each kind joined so that the number of ranks does not show."""
@@ -30,7 +45,7 @@ def joined(ranks: Sequence[RankNumbers], updates: int) -> dict[str, float]:
     total["grad_norm"] = ranks[0].tokens["grad_norm"]
     return (
         over_ranks([rank.batch for rank in ranks])
-        | row_means([rank.rows for rank in ranks], "reward/")
+        | row_means([rank.rows for rank in ranks])
         | objective_metrics(total, updates)
     )
 
@@ -56,9 +71,6 @@ def rollout_metrics(batch: RolloutBatch, rewards: Tensor) -> dict[str, float]:
         "reward/mean": float(rewards.mean()),
         "reward/shaping": float((rewards - batch.scores).mean()),
     }
-    for name, selected in (("correct", batch.correct), ("wrong", ~batch.correct)):
-        if bool(selected.any()):
-            metrics[f"rollout/tokens_{name}"] = float(lengths[selected].mean())
     counts = outcome_counts(batch.groups)
     return metrics | {f"reward/outcome_{name}": float(count) for name, count in counts.items()}
 
@@ -66,13 +78,11 @@ def rollout_metrics(batch: RolloutBatch, rewards: Tensor) -> dict[str, float]:
 def over_ranks(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """One number per name: extremes, counts and throughput as such, the rest as means over the ranks.
 
-    Ranks hold as many rows each, of which a share `rollout/accuracy` is correct: means over correct
-    or wrong responses are weighted by it.
+    Ranks hold as many rows each.
     """
     joined = {}
-    for name in dict.fromkeys(name for rank in metrics for name in rank):
-        having = [rank for rank in metrics if name in rank]
-        values = [rank[name] for rank in having]
+    for name in metrics[0]:
+        values = [rank[name] for rank in metrics]
         if name.endswith("_min"):
             joined[name] = min(values)
         elif name.endswith("_max"):
@@ -82,13 +92,17 @@ def over_ranks(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
         ):
             joined[name] = sum(values)
         else:
-            weights = [1.0] * len(values)
-            if name == "rollout/tokens_correct":
-                weights = [rank["rollout/accuracy"] for rank in having]
-            elif name == "rollout/tokens_wrong":
-                weights = [1 - rank["rollout/accuracy"] for rank in having]
-            joined[name] = sum(map(mul, weights, values)) / sum(weights)
+            joined[name] = sum(values) / len(values)
     return joined
+
+
+def lengths_by_outcome(batch: RolloutBatch) -> dict[str, Float[Tensor, " R"]]:
+    """`rollout/tokens_correct` and `rollout/tokens_wrong`: each row's length in one, NaN in the other."""
+    lengths = batch.lengths.float()
+    return {
+        "rollout/tokens_correct": torch.where(batch.correct, lengths, torch.nan),
+        "rollout/tokens_wrong": torch.where(batch.correct, torch.nan, lengths),
+    }
 
 
 def row_sums(values: Mapping[str, Float[Tensor, " R"]]) -> dict[str, tuple[float, int]]:
@@ -98,21 +112,23 @@ def row_sums(values: Mapping[str, Float[Tensor, " R"]]) -> dict[str, tuple[float
     }
 
 
-def row_means(ranks: Iterable[Mapping[str, tuple[float, int]]], prefix: str) -> dict[str, float]:
-    """Means over the rows of all ranks of what `row_sums` gave; a mean over no row is left out."""
-    totals: dict[str, tuple[float, int]] = {}
-    for rank in ranks:
-        for name, (total, count) in rank.items():
-            so_far, rows = totals.get(name, (0.0, 0))
-            totals[name] = (so_far + total, rows + count)
-    return {f"{prefix}{name}": total / rows for name, (total, rows) in totals.items() if rows}
+def row_means(ranks: Sequence[Mapping[str, tuple[float, int]]]) -> dict[str, float]:
+    """Means over the rows of all ranks of what `row_sums` gave; NaN for a mean over no row.
+
+    NaN and not left out: Lightning would log a name that is missing with its value of the step before.
+    """
+    means = {}
+    for name in ranks[0]:
+        total, count = (sum(rank[name][part] for rank in ranks) for part in (0, 1))
+        means[name] = total / count if count else math.nan
+    return means
 
 
 def objective_metrics(sums: Mapping[str, float], updates: int) -> dict[str, float]:
-    """`loss/` means per response token of the sums that `policy_objective` returned.
+    """`loss/` means per response token, by any aggregation, of the sums that `policy_objective` returned.
 
     Entropies (nats) are means over their own tokens: all, hard and easy questions'. Clipping is a share
-    of tokens. A mean over no token (no hard question in the step) is left out.
+    of tokens. A mean over no token (no hard question in the step) is NaN.
     """
     tokens = sums["tokens"]
     metrics = {
@@ -126,8 +142,8 @@ def objective_metrics(sums: Mapping[str, float], updates: int) -> dict[str, floa
     for name in ("clipped_high", "clipped_low", "dual_clipped", "importance_truncated"):
         metrics[f"loss/{name}_fraction"] = sums[name] / tokens
     for part in ("hard", "easy"):
-        if sums[f"tokens_{part}"] > 0:
-            metrics[f"loss/entropy_{part}"] = sums[f"entropy_{part}"] / sums[f"tokens_{part}"]
+        count = sums[f"tokens_{part}"]
+        metrics[f"loss/entropy_{part}"] = sums[f"entropy_{part}"] / count if count else math.nan
     return metrics
 
 

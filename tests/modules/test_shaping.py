@@ -161,11 +161,12 @@ def test_gate_and_penalty_are_logged_as_means_over_the_rows_of_all_ranks():
     )
     # Open on the three rows of prompt 0. Right responses: 0, -0.05 and, behind the gate, 0.
     numbers = OptimalLengthPenalty().metrics(given)
-    whole = row_means([row_sums(numbers)], "reward/")
-    assert whole == pytest.approx({"reward/gate_open": 0.75, "reward/length_penalty": -0.05 / 3})
+    whole = row_means([row_sums(numbers)])
+    assert whole == pytest.approx({"gate_open": 0.75, "length_penalty": -0.05 / 3})
     # Of unequal shares of the rows, the second without a right response.
     shares = [{name: rows[part] for name, rows in numbers.items()} for part in ([0, 1, 3], [2])]
-    assert row_means(map(row_sums, shares), "reward/") == pytest.approx(whole)
+    assert row_means([row_sums(share) for share in shares]) == pytest.approx(whole)
+    assert math.isnan(row_means([row_sums(shares[1])])["length_penalty"])
 
 
 def test_a_prompt_never_solved_before_is_not_shaped():
