@@ -124,6 +124,17 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
         assert torch.equal(value, weights(again)[name]), name
 
 
+@pytest.mark.parametrize("steps", [1, 3])  # before the first checkpoint is due, and between two
+def test_a_run_leaves_a_checkpoint_of_its_end_from_which_a_longer_one_goes_on(
+    tiny_model_dir: Path, tmp_path: Path, steps: int
+) -> None:
+    folder = fit(small(tiny_model_dir, tmp_path, f"rollouts.steps={steps}"))
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["rollout_step"] == steps
+    fit(small(tiny_model_dir, tmp_path, "ckpt_path=last"))
+    assert [row["rollout_step"] for row in rows(folder) if "loss/policy" in row] == [1, 2, 3, 4]
+
+
 def test_a_model_that_cannot_be_trained_leaves_no_folder(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:

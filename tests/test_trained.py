@@ -19,6 +19,7 @@ BF16 = 0.2  # nats; measured: 0.05, weights of 8 bits under logits far from unif
 def difference(trained: Trained, run: FinishedRun) -> float:
     """Largest distance in nats between a policy's log-probs and the trainer's."""
     policy = load_policy(trained, temperature=0.7)
+    assert not policy.training  # dropout would make noise of it
     logprobs = policy(run.token_ids, run.response_mask)[0].detach()
     return float((logprobs - run.logprobs).abs().max())
 
