@@ -20,7 +20,7 @@ def config(folder: Path, train: list[str], held_out: list[str], *overrides: str)
     return load(
         [SHIPPED],
         [
-            *(f"prompts.{n}.class_path=ceeh.data.sources.Jsonl" for n in ("train", "held_out")),
+            *(f"prompts.{n}.class_path=ceeh.data.sources.Table" for n in ("train", "held_out")),
             *(f"prompts.{n}.init_args.path={folder}/{n}.jsonl" for n in ("train", "held_out")),
             "verifier.class_path=ceeh.data.verify.MathAnswer",
             "rollouts.prompts_per_step=2",
