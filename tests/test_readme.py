@@ -103,8 +103,8 @@ def test_a_users_signal_from_his_own_file_steers_a_run_with_the_real_engine(
     assert len(steps) == 5
     # Cut at 40 tokens, most questions' groups run into the limit once they are seen again; until
     # then nothing is known of them and nothing is hard.
-    assert "loss/entropy_easy" in steps[0]
-    assert "loss/entropy_hard" not in steps[0]
+    assert steps[0]["loss/entropy_easy"] > 0
+    assert steps[0]["loss/entropy_hard"] is None
 
 
 @pytest.mark.engine
