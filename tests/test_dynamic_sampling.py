@@ -60,7 +60,8 @@ def test_two_processes_resume_to_their_own_numbers(tiny_model_dir: Path, tmp_pat
     """Only rank 0's loader is in the checkpoint: on equal streams alone do both ranks go on as before."""
 
     def launch(output: Path, *overrides: str) -> Path:
-        program = ["-m", "ceeh.fit", "--config", str(SHIPPED), *given(tiny_model_dir, output)]
+        once = [*given(tiny_model_dir, output), "rollouts.steps=3"]
+        program = ["-m", "ceeh.fit", "--config", str(SHIPPED), *once]
         done = subprocess.run(
             [*LAUNCH, *program, *overrides],
             capture_output=True,
