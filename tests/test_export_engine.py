@@ -1,4 +1,4 @@
-"""The real engine opens a merged export as it opens any model, and samples what the trainer would."""
+"""The real engine opens an export as it opens any model, and samples what the trainer would."""
 
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from tests.data.test_vllm_engine import TOLERANCE, prompts_of
 pytestmark = pytest.mark.engine
 
 
-def test_the_engine_on_a_merged_export_agrees_with_the_trainer(
-    lora_run: FinishedRun, tmp_path: Path
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_the_engine_on_an_export_agrees_with_the_trainer(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    assert main([str(lora_run.path), str(tmp_path / "out"), "--dtype", "float32"]) == 0
-    checkpoint = lora_run.path / "checkpoints" / "last.ckpt"
+    run: FinishedRun = request.getfixturevalue(f"{kind}_run")
+    assert main([str(run.path), str(tmp_path / "out"), "--dtype", "float32"]) == 0
+    checkpoint = run.path / "checkpoints" / "last.ckpt"
     policy = load_policy(open_trained(str(checkpoint)), temperature=0.7)
     sampling = Sampling(completions=4, temperature=0.7, max_tokens=24, seed=3)
     with VLLMEngine(str(tmp_path / "out"), max_model_len=128, kv_cache_gib=0.25) as engine:
@@ -33,5 +35,5 @@ def test_the_engine_on_a_merged_export_agrees_with_the_trainer(
             expected = policy(ids, mask)[0].detach()[mask]
             difference = (torch.tensor(completion.logprobs) - expected).abs().max()
             largest = max(largest, float(difference))
-    print(f"largest difference between engine and trainer: {largest:.1e} nats")
+    print(f"{kind}: largest difference between engine and trainer: {largest:.1e} nats")
     assert largest < TOLERANCE
