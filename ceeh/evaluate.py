@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 
 from ceeh.assembly import DTYPE, resolve_accelerator, resolve_precision
 from ceeh.base_model import load_tokenizer
-from ceeh.component import ConfigError
+from ceeh.component import Component, ConfigError
 from ceeh.data.benchmarks import Benchmark, benchmark_files
 from ceeh.data.engine import RolloutEngine
 from ceeh.evaluation.protocol import Protocol, load_protocol
@@ -28,6 +28,8 @@ from ceeh.ranks import from_rank_zero, is_rank_zero, join_processes, say, wait_f
 from ceeh.reporting.evaluation_page import results_grids, write_page
 from ceeh.tracking import GuardedMLFlowLogger
 from ceeh.trained import Trained, load_policy, open_trained
+
+DEVICE_SHARE = 0.9
 
 
 def evaluate(
@@ -124,7 +126,7 @@ def open_engine(
     longest = max(
         task.benchmark.max_prompt_tokens + task.benchmark.max_response_tokens for task in tasks
     )
-    engine: RolloutEngine = protocol.engine.build(
+    engine: RolloutEngine = engine_alone(protocol.engine, accelerator).build(
         "engine",
         model_path=trained.model_path,
         max_model_len=longest,
@@ -136,6 +138,17 @@ def open_engine(
     if trained.checkpoint or trained.adapter:
         engine.load_weights(load_policy(trained).engine_weights(), policy_version=0)
     return engine
+
+
+def engine_alone(component: Component, accelerator: str) -> Component:
+    """vLLM with the whole device to itself: no trainer is beside it, unlike in a run."""
+    given = component.init_args
+    options = given.get("options") or {}
+    sized = "kv_cache_gib" in given or "gpu_memory_utilization" in options
+    if accelerator != "cuda" or sized or component.class_path != Protocol().engine.class_path:
+        return component
+    alone = {"gpu_memory_utilization": DEVICE_SHARE} | options
+    return replace(component, init_args=given | {"options": alone})
 
 
 def track(trained: Trained, protocol: Protocol, results: Results) -> None:

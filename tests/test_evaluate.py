@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ceeh.evaluate import main
+from ceeh.component import Component
+from ceeh.evaluate import engine_alone, main
 from ceeh.evaluation.results import read_results
 from ceeh.evaluation.store import SCHEMA
 from ceeh.fit import fit
@@ -34,15 +35,6 @@ SMALL = [
 def run(model: Path | str, output: Path, *more: str, benchmarks: str = "starter") -> int:
     given = [str(model), "--benchmarks", benchmarks, "--output", str(output)]
     return main([*given, *SMALL, *more])
-
-
-def second_benchmark(folder: Path) -> Path:
-    """A benchmark file of the user's own: other questions of the starter task, without levels."""
-    text = (ROOT / "configs/benchmarks/starter.yaml").read_text()
-    file = folder / "other.yaml"
-    file.write_text(text.replace("seed: 0", "seed: 1").replace("level: level", "level: null"))
-    assert file.read_text().count("seed: 1") == 1
-    return file
 
 
 def test_an_evaluation_leaves_samples_figures_and_a_report(
@@ -78,79 +70,26 @@ def test_an_evaluation_leaves_samples_figures_and_a_report(
     assert starter["settings"]["samples"] == 3
     assert found["versions"]["version.torch"]
     assert (tmp_path / "out" / "report.png").stat().st_size > 10_000
-    assert not (tmp_path / "out" / "parts").exists()
-
-
-def test_an_interrupted_evaluation_goes_on_to_the_same_results(
-    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run(tiny_model_dir, tmp_path / "whole") == 0
-    generate, batches = TorchEngine.generate, []
-
-    def stopping(self: TorchEngine, prompts, sampling):
-        batches.append(len(prompts))
-        if len(batches) == 2:
-            raise KeyboardInterrupt
-        return generate(self, prompts, sampling)
-
-    monkeypatch.setattr(TorchEngine, "generate", stopping)
-    assert run(tiny_model_dir, tmp_path / "stopped") == 130
-    assert not (tmp_path / "stopped" / "results.json").exists()
-    assert run(tiny_model_dir, tmp_path / "stopped") == 0
-    assert batches == [4, 4, 4, 2], "the first batch was sampled once"
-    one, other = ((tmp_path / name / "results.json").read_bytes() for name in ("whole", "stopped"))
-    assert one == other
-    tables = [pq.read_table(tmp_path / name / "samples.parquet") for name in ("whole", "stopped")]
-    assert tables[0].equals(tables[1])
-
-
-def test_a_finished_evaluation_is_not_sampled_again_and_takes_another_benchmark(
-    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, other = tmp_path / "out", second_benchmark(tmp_path)
-    assert run(tiny_model_dir, out) == 0
-    first = json.loads((out / "results.json").read_text())
-    TorchEngine.events.clear()
-    assert run(tiny_model_dir, out) == 0
-    assert TorchEngine.events == []
-    assert json.loads((out / "results.json").read_text()) == first
-    assert run(tiny_model_dir, out, benchmarks=f"starter,{other}") == 0
-    assert TorchEngine.events == ["generate -1"] * 3
-    both = json.loads((out / "results.json").read_text())
-    assert both["benchmarks"]["starter"] == first["benchmarks"]["starter"]
-    assert both["benchmarks"]["other"]["levels"] == {}
-    accuracies = [told["figures"]["accuracy"]["value"] for told in both["benchmarks"].values()]
-    assert both["average"]["accuracy"]["value"] == pytest.approx(sum(accuracies) / 2)
+    assert not list((tmp_path / "out" / "parts").iterdir())
 
 
 @pytest.mark.parametrize(
-    ("change", "what"),
+    ("init_args", "accelerator", "share"),
     [
-        ("temperature=0.5", "temperature: there 1.0, now 0.5"),
-        ("seed=3", "seed: there 0, now 3"),
-        ("limit=5", "questions_digest: there"),
+        ({}, "cuda", 0.9),
+        ({}, "cpu", None),
+        ({"kv_cache_gib": 4}, "cuda", None),
+        ({"options": {"gpu_memory_utilization": 0.5, "max_num_seqs": 8}}, "cuda", 0.5),
+        ({"options": {"max_num_seqs": 8}}, "cuda", 0.9),
     ],
 )
-def test_samples_drawn_otherwise_are_not_mixed(
-    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, what: str
+def test_an_engine_without_a_trainer_takes_the_device(
+    init_args: dict, accelerator: str, share: float | None
 ) -> None:
-    assert run(tiny_model_dir, tmp_path / "out", "limit=4") == 0
-    assert run(tiny_model_dir, tmp_path / "out", "limit=4", change) == 2
-    message = capsys.readouterr().err
-    assert "holds samples of starter that were drawn otherwise" in message
-    assert what in message
-
-
-def test_another_model_under_the_same_path_is_noticed(
-    tiny_model_dir: Path, untied_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = tmp_path / "model"
-    model.symlink_to(tiny_model_dir)
-    assert run(model, tmp_path / "out", "limit=4") == 0
-    model.unlink()
-    model.symlink_to(untied_model_dir)
-    assert run(model, tmp_path / "out", "limit=4") == 2
-    assert "model.weights_digest: there" in capsys.readouterr().err
+    component = Component("ceeh.data.vllm_engine.VLLMEngine", init_args)
+    options = engine_alone(component, accelerator).init_args.get("options", {})
+    assert options.get("gpu_memory_utilization") == share
+    assert options.get("max_num_seqs") == init_args.get("options", {}).get("max_num_seqs")
 
 
 def test_a_run_is_evaluated_in_its_folder_and_a_checkpoint_through_a_push(

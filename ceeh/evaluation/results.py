@@ -62,12 +62,14 @@ def write_results(
     protocol: Mapping[str, Any],
     benchmarks: Mapping[str, Mapping[str, Any]],
 ) -> Results:
-    """results.json of the samples in `store`.
+    """results.json of the samples in `store`, with the benchmarks that it told of before.
 
     `benchmarks` holds the settings and the skipped questions of each benchmark by name.
     """
     draws, seed = protocol["bootstrap_draws"], protocol["seed"]
+    benchmarks = _told_before(store.folder) | dict(benchmarks)
     samples = {key: value for key, value in store.read() if key in benchmarks}
+    benchmarks = {key: benchmarks[key] for key in samples}
     found, of_benchmarks = {}, []
     for key, told in benchmarks.items():
         drawn = benchmark_estimates(samples[key], key, draws=draws, seed=seed)
@@ -138,6 +140,17 @@ def flat_figures(record: Mapping[str, Any]) -> dict[str, float]:
         for key, figures in parts
         for name, figure in figures.items()
         if figure is not None
+    }
+
+
+def _told_before(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Settings and skipped questions of the benchmarks in the folder's results.json, if there is one."""
+    file = folder / FILE
+    if not file.is_file():
+        return {}
+    told = json.loads(file.read_text())["benchmarks"]
+    return {
+        name: {key: each[key] for key in ("settings", "skipped")} for name, each in told.items()
     }
 
 

@@ -64,14 +64,17 @@ class SampleStore:
     def open(self, settings: Mapping[str, Mapping[str, Any]]) -> None:
         """Prepares the folder for benchmarks with these `settings`.
 
-        Raises ConfigError when it holds samples of a benchmark that were drawn otherwise.
+        Raises ConfigError when it holds samples of one of them that were drawn otherwise, or samples
+        of another model: a folder's results are one model's.
         """
         kept = json.loads(self._settings.read_text()) if self._settings.is_file() else {}
-        for benchmark, wanted in settings.items():
-            if benchmark in kept and kept[benchmark] != wanted:
+        model = {"model": next(iter(settings.values())).get("model")}
+        for benchmark, there in kept.items():
+            wanted = settings.get(benchmark, there | model)
+            if there != wanted:
                 what = "; ".join(
-                    f"{name}: there {there!r}, now {now!r}"
-                    for name, there, now in _different(kept[benchmark], wanted)
+                    f"{name}: there {was!r}, now {now!r}"
+                    for name, was, now in _different(there, wanted)
                 )
                 raise ConfigError(
                     f"{self.folder} holds samples of {benchmark} that were drawn otherwise ({what}); give "
@@ -114,7 +117,8 @@ class SampleStore:
         temporary = self.file.with_suffix(".tmp")
         pq.write_table(pa.concat_tables(tables), temporary)
         os.replace(temporary, self.file)
-        shutil.rmtree(self.folder / "parts", ignore_errors=True)
+        for benchmark in benchmarks:  # the parts of others may be half of an evaluation
+            shutil.rmtree(self.folder / "parts" / benchmark, ignore_errors=True)
 
     def read(self) -> Iterator[tuple[str, BenchmarkSamples]]:
         """Each benchmark of samples.parquet with its samples, in the file's order.
