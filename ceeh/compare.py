@@ -21,7 +21,7 @@ def labelled(places: Sequence[str]) -> dict[str, Results]:
         raise ConfigError("give at least two results; the first is the one to compare against")
     found: dict[str, Results] = {}
     for place in places:
-        label, equals, folder = place.partition("=")
+        label, equals, folder = ("", "", place) if Path(place).exists() else place.partition("=")
         results = read_results(folder if equals else place)
         name = label if equals else results.name
         if name in found:

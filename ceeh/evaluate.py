@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from ceeh.assembly import DTYPE, resolve_accelerator, resolve_precision
 from ceeh.base_model import load_tokenizer
 from ceeh.component import Component, ConfigError
+from ceeh.config import Tracking
 from ceeh.data.benchmarks import Benchmark, benchmark_files
 from ceeh.data.engine import RolloutEngine
 from ceeh.evaluation.protocol import Protocol, load_protocol
@@ -54,11 +54,22 @@ def evaluate(
         for task in tasks:
             stack.callback(task.verifier.close)
         precision = resolve_precision(protocol.hardware, accelerator)
-        model = described(trained, DTYPE[precision])
+        weights = weights_of(trained, DTYPE[precision])
         store = SampleStore(folder)
-        drawn = {"seed": protocol.seed, "questions_per_batch": protocol.questions_per_batch}
-        settings = {task.name: task.settings | drawn | {"model": model} for task in tasks}
-        from_rank_zero(lambda: store.open(settings))
+        drawn = {
+            "seed": protocol.seed,
+            "limit": protocol.limit,
+            "questions_per_batch": protocol.questions_per_batch,
+        }
+        wanted = {
+            task.name: {
+                "settings": task.settings | drawn,
+                "skipped": task.skipped,
+                "model": weights,
+            }
+            for task in tasks
+        }
+        from_rank_zero(lambda: store.open(wanted))
         finished = store.finished()
         missing = [task for task in tasks if task.name not in finished]
         for task in tasks:
@@ -80,14 +91,9 @@ def evaluate(
     if not is_rank_zero():
         return None
     store.finish([task.name for task in tasks])
+    places = {"path": trained.model_path, "over_it": _text(trained.checkpoint or trained.adapter)}
     results = write_results(
-        store,
-        name=trained.name,
-        model=model,
-        protocol=asdict(protocol),
-        benchmarks={
-            task.name: {"settings": task.settings, "skipped": task.skipped} for task in tasks
-        },
+        store, name=trained.name, model=places | weights, protocol=asdict(protocol)
     )
     write_page(folder, {trained.name: results}, title=f"{trained.name}: evaluation")
     track(trained, protocol, results)
@@ -108,15 +114,18 @@ def task_line(task: Task) -> str:
     )
 
 
-def described(trained: Trained, dtype: str) -> dict[str, Any]:
-    """The model in results.json: its name, where it came from, a digest of its weights."""
-    weights = trained.checkpoint or trained.adapter
+def weights_of(trained: Trained, dtype: str) -> dict[str, str | None]:
+    """What tells one model from another, wherever its files lie."""
+    over_it = trained.checkpoint or trained.adapter
     return {
-        "path": trained.model_path,
-        "weights_over_it": None if weights is None else str(weights),
-        "weights_digest": weights_digest(weights or trained.model_path),
+        "digest": weights_digest(trained.model_path),
+        "digest_over_it": None if over_it is None else weights_digest(over_it),
         "dtype": dtype,
     }
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def open_engine(
@@ -152,26 +161,36 @@ def engine_alone(component: Component, accelerator: str) -> Component:
 
 
 def track(trained: Trained, protocol: Protocol, results: Results) -> None:
-    """The figures to MLflow: into the run that made the model, or a run of their own."""
-    tracking = trained.config.tracking if trained.config else protocol.tracking
-    if not protocol.tracking.mlflow:
+    """The figures to MLflow: into the run whose final model this is, or a run of their own.
+
+    A server or experiment that the command names is taken in place of the run's.
+    """
+    tracking = protocol.tracking
+    if not tracking.mlflow:
         return
-    run_id_file = trained.run.path / RUN_ID_FILE if trained.run else None
-    known = run_id_file is not None and run_id_file.is_file()
+    run_id = None
+    if trained.config and replace(tracking, mlflow=True) == Tracking():
+        tracking = trained.config.tracking
+        run_id = None if trained.checkpoint else _run_id(trained)
     mlflow = GuardedMLFlowLogger(
         uri=tracking.mlflow_uri,
         experiment=tracking.experiment,
         run_name=f"evaluation of {trained.name}",
         folder=results.folder,
-        run_id=run_id_file.read_text() if known and run_id_file else None,
+        run_id=run_id,
     )
-    if not known:
+    if run_id is None:
         record = {name: results.record[name] for name in ("model", "protocol")}
         mlflow.log_config(yaml.safe_dump(record | {"seed": protocol.seed}), {})
     mlflow.log_metrics(flat_figures(results.record))
     for name in (FILE, "report.html", "report.png"):
         mlflow.log_file(results.folder / name, "evaluation")
     mlflow.finalize()
+
+
+def _run_id(trained: Trained) -> str | None:
+    file = trained.run.path / RUN_ID_FILE if trained.run else None
+    return file.read_text() if file is not None and file.is_file() else None
 
 
 def default_output(trained: Trained) -> Path:

@@ -25,22 +25,29 @@ def write(
     benchmarks: tuple[str, ...] = ("sums", "proofs"),
     questions: int = 60,
     seed: int = 0,
+    samples: int = 4,
+    silent: bool = False,
+    level: str | None = None,
     name: str | None = None,
     **settings: object,
 ) -> Results:
-    """An evaluation in `folder`: each question right with about `chance`, about `length` tokens."""
+    """An evaluation in `folder`: each question right with about `chance`, about `length` tokens.
+
+    `silent`: no response has an answer; `level`: of every question.
+    """
     store = SampleStore(folder)
+    common = {"temperature": 1.0, "seed": seed} | settings
     told = {
-        key: {"settings": {"title": TITLES[key], "temperature": 1.0} | settings, "skipped": {}}
+        key: {"settings": {"title": TITLES[key]} | common, "skipped": {}, "model": {}}
         for key in benchmarks
     }
-    store.open({key: {"seed": seed} for key in benchmarks})
+    store.open(told)
     generator = torch.Generator().manual_seed(seed)
     for key in benchmarks:
         ease = torch.rand(questions, generator=torch.Generator().manual_seed(99)) * 0.4 - 0.2
         rows = []
         for question in range(questions):
-            for sample in range(4):
+            for sample in range(samples):
                 right = bool(torch.rand((), generator=generator) < chance + ease[question])
                 tokens = int(length * (0.5 + torch.rand((), generator=generator)))
                 rows.append(
@@ -48,7 +55,7 @@ def write(
                         "benchmark": key,
                         "index": question,
                         "uid": f"{key}-{question}",
-                        "level": str(1 + question % 3) if key == "sums" else None,
+                        "level": level or (str(1 + question % 3) if key == "sums" else None),
                         "question": "?",
                         "reference": "1",
                         "sample": sample,
@@ -58,16 +65,14 @@ def write(
                         "score": float(right),
                         "correct": right,
                         "outcome": "ok",
-                        "answer": "1" if right else "2",
+                        "answer": None if silent else "1" if right else "2",
                         "entropy": 0.1,
                     }
                 )
         store.write(key, 0, rows)
     store.finish(benchmarks)
     protocol = {"bootstrap_draws": 200, "seed": 0}
-    return write_results(
-        store, name=name or folder.name, model={}, protocol=protocol, benchmarks=told
-    )
+    return write_results(store, name=name or folder.name, model={}, protocol=protocol)
 
 
 @pytest.fixture
@@ -179,6 +184,53 @@ def test_other_settings_and_benchmarks_left_out_are_told(
     assert "note: sums: temperature is 1.0 for base and 0.6 for hot" in printed
     assert "note: proofs of base left out: not in all results" in printed
     assert "average" not in printed, "of one benchmark there is none"
+
+
+def test_policies_of_other_sample_counts_are_shown_at_a_size_that_both_have(
+    tmp_path: Path, base: Path
+) -> None:
+    write(tmp_path / "few", 0.6, 50, samples=2, seed=1)
+    compared(tmp_path, str(base), str(tmp_path / "few"))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "pass@2 %" in page
+    assert "pass@4 %" not in page
+    assert "4 or 2 samples each" in page
+
+
+@pytest.mark.parametrize("order", [("base", "silent"), ("silent", "base")])
+def test_a_policy_that_never_answers_is_compared_like_any_other(
+    tmp_path: Path, base: Path, order: tuple[str, str]
+) -> None:
+    write(tmp_path / "silent", 0.0, 50, silent=True)
+    compared(tmp_path, *(str(tmp_path / name) for name in order))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "maj@4 %" in page
+
+
+def test_levels_that_only_one_has_are_left_out(tmp_path: Path, base: Path) -> None:
+    write(tmp_path / "other", 0.6, 50, level="2")
+    compared(tmp_path, str(base), str(tmp_path / "other"))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert '<td class="label">2</td>' in page
+    assert '<td class="label">3</td>' not in page
+
+
+def test_two_benchmarks_of_one_title_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TITLES, "proofs", "Sums")
+    for name, chance in (("a", 0.6), ("b", 0.7)):
+        write(tmp_path / name, chance, 50)
+    compared(tmp_path, str(tmp_path / "a"), str(tmp_path / "b"))
+    assert re.search(
+        r"^policy +Sums \(sums\) +Sums \(proofs\) +average$", capsys.readouterr().out, re.MULTILINE
+    )
+
+
+def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path: Path, base: Path) -> None:
+    write(tmp_path / "lr=0.1", 0.6, 50)
+    found = compared(tmp_path, str(base), str(tmp_path / "lr=0.1"))
+    assert list(found["average"]["models"]) == ["base", "lr=0.1"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.test_evaluate import ROOT, run
+from ceeh.evaluate import main
+from tests.test_evaluate import ROOT, SMALL, run
 from tests.torch_engine import TorchEngine
 
 
@@ -93,15 +94,15 @@ def test_another_model_is_refused_for_another_benchmark_too(
     assert run(tiny_model_dir, tmp_path / "out", "limit=4") == 0
     other = str(second_benchmark(tmp_path))
     assert run(untied_model_dir, tmp_path / "out", "limit=4", benchmarks=other) == 2
-    assert "model.path: there" in capsys.readouterr().err
+    assert "model.digest: there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ("temperature=0.5", "temperature: there 1.0, now 0.5"),
-        ("seed=3", "seed: there 0, now 3"),
-        ("limit=5", "questions_digest: there"),
+        ("temperature=0.5", "settings.temperature: there 1.0, now 0.5"),
+        ("seed=3", "settings.seed: there 0, now 3"),
+        ("limit=5", "settings.limit: there 4, now 5"),
     ],
 )
 def test_samples_drawn_otherwise_are_not_mixed(
@@ -123,4 +124,43 @@ def test_another_model_under_the_same_path_is_noticed(
     model.unlink()
     model.symlink_to(untied_model_dir)
     assert run(model, tmp_path / "out", "limit=4") == 2
-    assert "model.weights_digest: there" in capsys.readouterr().err
+    assert "model.digest: there" in capsys.readouterr().err
+
+
+def test_the_same_model_under_another_path_goes_on(tiny_model_dir: Path, tmp_path: Path) -> None:
+    assert run(tiny_model_dir, tmp_path / "out", "limit=4") == 0
+    (tmp_path / "link").symlink_to(tiny_model_dir)
+    TorchEngine.events.clear()
+    assert run(tmp_path / "link", tmp_path / "out", "limit=4") == 0
+    assert TorchEngine.events == []
+
+
+def test_settings_of_an_evaluation_that_drew_nothing_bind_nobody(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: TorchEngine, *arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchEngine, "generate", broken)
+        assert run(tiny_model_dir, tmp_path / "out", "limit=4") == 130
+    assert run(tiny_model_dir, tmp_path / "out", "limit=4", "max_response_tokens=6") == 0
+
+
+def test_a_corrected_reference_is_judged_anew(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ["questions.class_path=ceeh.data.sources.Table", "level=null"]
+    file = tmp_path / "q.jsonl"
+    more = [*source, f"questions.init_args={{path: {file}}}"]
+    for answer, code in (("1", 0), ("2", 2)):
+        file.write_text(json.dumps({"question": "1+1?", "answer": answer}) + "\n")
+        assert (
+            main(
+                [str(tiny_model_dir), "--benchmarks", "starter", "--output", str(tmp_path / "out")]
+                + [word for word in SMALL if not word.startswith("questions.")]
+                + more
+            )
+            == code
+        )
+    assert "settings.questions_digest: there" in capsys.readouterr().err

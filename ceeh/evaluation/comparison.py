@@ -14,6 +14,8 @@ from ceeh.evaluation.samples import COLUMNS, SampleTable
 from ceeh.evaluation.store import BenchmarkSamples
 
 AVERAGE = "average"
+UNTOLD = ("questions", "questions_digest", "questions_per_batch", "seed", "title")
+"""Settings that may differ without a word: where the questions lie, how the samples were drawn."""
 
 
 def compare(
@@ -81,7 +83,11 @@ def change(before: Estimates, after: Estimates, margin: float) -> dict[str, Any]
 
 def shown_parts(comparison: Mapping[str, Any]) -> dict[str, Any]:
     """What tables and figures show, by title: the benchmarks and, of several, their average."""
-    parts = {told["title"]: told for told in comparison["benchmarks"].values()}
+    titles = [told["title"] for told in comparison["benchmarks"].values()]
+    parts = {
+        told["title"] if titles.count(told["title"]) == 1 else f"{told['title']} ({name})": told
+        for name, told in comparison["benchmarks"].items()
+    }
     return parts if len(parts) == 1 else parts | {AVERAGE: comparison[AVERAGE]}
 
 
@@ -150,8 +156,7 @@ def notes(results: Mapping[str, Results], shared: Sequence[str]) -> list[str]:
             found += [
                 f"{name}: {key} is {one[key]!r} for {base} and {other.get(key)!r} for {label}"
                 for key in one
-                if one[key] != other.get(key)
-                and key not in ("questions", "questions_digest", "title")
+                if one[key] != other.get(key) and key not in UNTOLD
             ]
     for label, result in results.items():
         if left := [name for name in result.benchmarks if name not in shared]:

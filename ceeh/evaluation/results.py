@@ -54,32 +54,31 @@ def by_level(samples: BenchmarkSamples) -> dict[str, Bool[Tensor, " Q"]]:
     }
 
 
-def write_results(
-    store: SampleStore,
-    *,
-    name: str,
-    model: Mapping[str, Any],
-    protocol: Mapping[str, Any],
-    benchmarks: Mapping[str, Mapping[str, Any]],
-) -> Results:
-    """results.json of the samples in `store`, with the benchmarks that it told of before.
+def shared_levels(results: Mapping[str, Results], name: str) -> list[str]:
+    """Levels of a benchmark that all results have, in the first one's order."""
+    of_each = [result.record["benchmarks"][name]["levels"] for result in results.values()]
+    return [level for level in of_each[0] if all(level in levels for levels in of_each)]
 
-    `benchmarks` holds the settings and the skipped questions of each benchmark by name.
-    """
-    draws, seed = protocol["bootstrap_draws"], protocol["seed"]
-    benchmarks = _told_before(store.folder) | dict(benchmarks)
-    samples = {key: value for key, value in store.read() if key in benchmarks}
-    benchmarks = {key: benchmarks[key] for key in samples}
+
+def write_results(
+    store: SampleStore, *, name: str, model: Mapping[str, Any], protocol: Mapping[str, Any]
+) -> Results:
+    """results.json of all samples in `store`, whichever command drew them."""
+    draws, told = protocol["bootstrap_draws"], store.told()
+    samples = dict(store.read())
     found, of_benchmarks = {}, []
-    for key, told in benchmarks.items():
-        drawn = benchmark_estimates(samples[key], key, draws=draws, seed=seed)
+    for key, drawn_samples in samples.items():
+        settings = told[key]["settings"]
+        drawn = benchmark_estimates(drawn_samples, key, draws=draws, seed=settings["seed"])
         of_benchmarks.append(drawn)
-        found[key] = dict(told) | {
-            "questions": samples[key].table.questions,
-            "samples": samples[key].table.samples,
-            "outcomes": samples[key].outcomes,
+        found[key] = {
+            "settings": settings,
+            "skipped": told[key]["skipped"],
+            "questions": drawn_samples.table.questions,
+            "samples": drawn_samples.table.samples,
+            "outcomes": drawn_samples.outcomes,
             "figures": intervals(drawn),
-            "levels": _levels(samples[key], key, draws=draws, seed=seed),
+            "levels": _levels(drawn_samples, key, draws=draws, seed=settings["seed"]),
         }
     record = {
         "format": FORMAT,
@@ -140,17 +139,6 @@ def flat_figures(record: Mapping[str, Any]) -> dict[str, float]:
         for key, figures in parts
         for name, figure in figures.items()
         if figure is not None
-    }
-
-
-def _told_before(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """Settings and skipped questions of the benchmarks in the folder's results.json, if there is one."""
-    file = folder / FILE
-    if not file.is_file():
-        return {}
-    told = json.loads(file.read_text())["benchmarks"]
-    return {
-        name: {key: each[key] for key in ("settings", "skipped")} for name, each in told.items()
     }
 
 

@@ -46,8 +46,16 @@ class Task:
     def settings(self) -> dict[str, Any]:
         """All that the samples depend on, but the model."""
         return asdict(self.benchmark) | {
-            "questions_digest": f"{derived_seed(*(p.token_ids for p in self.prompts)):016x}"
+            "questions_digest": f"{derived_seed(*map(self._judged, self.prompts)):016x}"
         }
+
+    def level(self, prompt: Prompt) -> str | None:
+        level = self.benchmark.level and prompt.metadata.get(self.benchmark.level)
+        return None if level is None else str(level)
+
+    def _judged(self, prompt: Prompt) -> tuple[object, ...]:
+        """What of a question decides its samples, their verdicts and where they are shown."""
+        return prompt.uid, prompt.token_ids, prompt.answer, self.level(prompt)
 
 
 def build_task(
@@ -107,12 +115,11 @@ def sample_task(
 def sample_rows(task: Task, scored: ScoredGroup) -> list[dict[str, Any]]:
     """A row of `ceeh.evaluation.store.SCHEMA` per completion."""
     prompt = scored.group.prompt
-    level = task.benchmark.level and prompt.metadata.get(task.benchmark.level)
     shared = {
         "benchmark": task.name,
         "index": prompt.metadata["held_out_index"],
         "uid": prompt.uid,
-        "level": None if level is None else str(level),
+        "level": task.level(prompt),
         "question": prompt.text,
         "reference": prompt.answer,
     }

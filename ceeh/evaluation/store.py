@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkSamples:
-    """The samples of one benchmark: `uids` and `levels` (None where there are none) per question."""
+    """The samples of one benchmark: `uids` and `levels` (None without any) per question."""
 
     table: SampleTable
     uids: tuple[str, ...]
@@ -53,7 +53,8 @@ class BenchmarkSamples:
 class SampleStore:
     """`<folder>/samples.parquet` and, until it is written, `<folder>/parts/<benchmark>/`.
 
-    `<folder>/settings.json` holds for each benchmark what its samples depend on.
+    `<folder>/settings.json` says of each benchmark what its samples depend on (`settings`, `model`)
+    and what was left out (`skipped`).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,27 +62,34 @@ class SampleStore:
         self.file = folder / "samples.parquet"
         self._settings = folder / "settings.json"
 
-    def open(self, settings: Mapping[str, Mapping[str, Any]]) -> None:
-        """Prepares the folder for benchmarks with these `settings`.
+    def told(self) -> dict[str, Any]:
+        """What settings.json says of the benchmarks of which there are samples."""
+        told = json.loads(self._settings.read_text()) if self._settings.is_file() else {}
+        finished = self.finished()
+        begun = {path.parent.name for path in (self.folder / "parts").glob("*/*.parquet")}
+        return {name: each for name, each in told.items() if name in finished | begun}
+
+    def open(self, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+        """Prepares the folder for benchmarks of which settings.json is to say what is `wanted`.
 
         Raises ConfigError when it holds samples of one of them that were drawn otherwise, or samples
         of another model: a folder's results are one model's.
         """
-        kept = json.loads(self._settings.read_text()) if self._settings.is_file() else {}
-        model = {"model": next(iter(settings.values())).get("model")}
+        kept = self.told()
+        model = {"model": next(iter(wanted.values()))["model"]}
         for benchmark, there in kept.items():
-            wanted = settings.get(benchmark, there | model)
-            if there != wanted:
+            now = wanted.get(benchmark, there | model)
+            if there != now:
                 what = "; ".join(
-                    f"{name}: there {was!r}, now {now!r}"
-                    for name, was, now in _different(there, wanted)
+                    f"{name}: there {one!r}, now {other!r}"
+                    for name, one, other in _different(there, now)
                 )
                 raise ConfigError(
                     f"{self.folder} holds samples of {benchmark} that were drawn otherwise ({what}); give "
                     "another --output, or remove that folder"
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(kept | dict(settings), indent=2) + "\n"
+        text = json.dumps(kept | dict(wanted), indent=2) + "\n"
         _replace(self._settings, text.encode())
 
     def finished(self) -> set[str]:
@@ -156,6 +164,8 @@ def _samples(columns: Mapping[str, list]) -> BenchmarkSamples:
     )
     levels = tuple(row[0] for row in grid["level"])
     outcomes = columns["outcome"]
+    if any(level is not None for level in levels):
+        levels = tuple("none" if level is None else level for level in levels)
     return BenchmarkSamples(
         table=table,
         uids=tuple(row[0] for row in grid["uid"]),

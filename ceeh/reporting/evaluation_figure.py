@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ceeh.evaluation.comparison import AVERAGE, shown_parts
-from ceeh.evaluation.results import Results
+from ceeh.evaluation.results import Results, shared_levels
 from ceeh.reporting.pareto import pareto_point
 from ceeh.reporting.style import PALETTE, arms, dress, missing, new_figure
 
@@ -37,9 +37,7 @@ def write_figure(path: Path, results: Labelled, comparison: Mapping[str, Any] | 
     _pareto(axes[0, 0], averages, colours)
     _pass_at_k(axes[0, 1], averages, colours)
     _lengths(axes[0, 2], results, shared, colours)
-    levelled = next(
-        (n for n in shared if next(iter(results.values())).benchmarks[n].levels is not None), None
-    )
+    levelled = next((name for name in shared if shared_levels(results, name)), None)
     _levels(axes[1, 0], results, levelled, colours, "accuracy", "accuracy, %", 100.0)
     _levels(axes[1, 1], results, levelled, colours, "tokens", "mean tokens", 1.0)
     _changes(axes[1, 2], comparison, colours)
@@ -120,7 +118,7 @@ def _levels(
         return
     first = next(iter(results.values()))
     dress(axes, f"{first.title(name)}: {figure} by level", unit)
-    levels = list(first.record["benchmarks"][name]["levels"])
+    levels = shared_levels(results, name)
     width = 0.8 / len(results)
     for number, (label, result) in enumerate(results.items()):
         found = [result.record["benchmarks"][name]["levels"][level]["figures"] for level in levels]
@@ -131,7 +129,7 @@ def _levels(
             [scale * point["value"] for point in points],
             width=0.92 * width,
             color=colours[label],
-            yerr=bars,
+            yerr=bars.tolist(),
             error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"},
             label=label,
         )

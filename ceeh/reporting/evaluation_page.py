@@ -3,12 +3,12 @@
 import base64
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ceeh.evaluation.comparison import AVERAGE, points, shown_parts
-from ceeh.evaluation.results import Results
+from ceeh.evaluation.results import Results, shared_levels
 from ceeh.reporting.evaluation_figure import write_figure
 from ceeh.reporting.grid import Grid, cell
 from ceeh.reporting.run_page import CAUTION, STYLE
@@ -29,20 +29,26 @@ def results_grids(results: Mapping[str, Results]) -> list[Grid]:
     for name in _benchmarks(results):
         first = next(iter(results.values()))
         told = first.record["benchmarks"][name]
-        rows = [_row("all", label, each, name) for label, each in results.items()]
-        for level in told["levels"]:
-            rows += [_row(level, label, each, name) for label, each in results.items()]
-        pass_at, maj_at = (
-            _largest(told["figures"], "pass_at_"),
-            _largest(told["figures"], "maj_at_"),
+        sizes = {prefix: _shared_size(results, name, prefix) for prefix in ("pass", "maj")}
+        shown = [f"{prefix}_at_{size}" for prefix, size in sizes.items() if size]
+        samples = dict.fromkeys(
+            str(each.record["benchmarks"][name]["samples"]) for each in results.values()
         )
-        more = [f"pass@{pass_at} %", *([f"maj@{maj_at} %"] if maj_at else [])]
         grids.append(
             Grid(
-                title=f"{first.title(name)}: {told['questions']} questions, {told['samples']} samples "
-                "each, 95 % intervals",
-                header=["level", "policy", *(words for _, words, *_ in FIGURES), *more],
-                rows=rows,
+                title=f"{first.title(name)}: {told['questions']} questions, {' or '.join(samples)} "
+                "samples each, 95 % intervals",
+                header=[
+                    "level",
+                    "policy",
+                    *(words for _, words, *_ in FIGURES),
+                    *(f"{figure.replace('_at_', '@')} %" for figure in shown),
+                ],
+                rows=[
+                    _row(level, label, each, name, shown)
+                    for level in ("all", *shared_levels(results, name))
+                    for label, each in results.items()
+                ],
                 labels=2,
             )
         )
@@ -127,14 +133,20 @@ def write_page(
     return report
 
 
-def _row(level: str, label: str, result: Results, name: str) -> list[str]:
+def _row(level: str, label: str, result: Results, name: str, shown: Sequence[str]) -> list[str]:
     told = result.record["benchmarks"][name]
     figures = told["figures"] if level == "all" else told["levels"][level]["figures"]
     cells = [cell(figures[key], scale=scale, digits=digits) for key, _, scale, digits in FIGURES]
-    for prefix in ("pass_at_", "maj_at_"):
-        if largest := _largest(told["figures"], prefix):
-            cells.append(cell(figures.get(f"{prefix}{largest}"), scale=100.0))
-    return [level, label, *cells]
+    return [level, label, *cells, *(cell(figures.get(key), scale=100.0) for key in shown)]
+
+
+def _shared_size(results: Mapping[str, Results], name: str, prefix: str) -> int:
+    """The largest k for which all policies that have the figure have it; 0 when none has."""
+    sizes = [
+        {int(k) for kind, _, k in (key.partition("_at_") for key in figures) if kind == prefix}
+        for figures in (each.record["benchmarks"][name]["figures"] for each in results.values())
+    ]
+    return max(set.intersection(*filter(None, sizes)), default=0) if any(sizes) else 0
 
 
 def _change_cells(change: Mapping[str, Any], k: int) -> list[str]:
