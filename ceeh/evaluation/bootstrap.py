@@ -31,7 +31,8 @@ def estimates(table: SampleTable, *, draws: int, seed: int) -> Estimates:
 
     Two tables of the same questions drawn with one `seed` draw the same questions: differences of
     their estimates are paired, whatever their numbers of samples. Figures of samples (accuracy,
-    tokens) draw samples within each drawn question too. Figures of questions (pass@k, maj@k,
+    tokens) draw samples within each drawn question too, which counts the noise of the samples twice:
+    their intervals are on the safe side. Figures of questions (pass@k, maj@k,
     entropy) draw questions alone: a resampled group repeats samples, so its pass@k is too low (one
     right of 8 counts 1 at k = 8, resampled 1 - (7/8)^8 = 0.66), and drawing questions already
     carries the noise of their samples.
