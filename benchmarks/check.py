@@ -1,0 +1,48 @@
+"""python -m benchmarks.check: which figures are worse than the ones to keep in baseline.json."""
+
+import json
+import sys
+from pathlib import Path
+
+from benchmarks.harness import RESULTS
+
+BASELINE = Path(__file__).parent / "baseline.json"
+
+
+def worse(kept: dict[str, dict[str, dict[str, float]]], results: Path) -> list[str]:
+    """A line for each figure that is missing or beyond its bound.
+
+    `kept` maps benchmark -> figure -> {"at_least": x} or {"at_most": x}.
+    """
+    lines = []
+    for benchmark, figures in kept.items():
+        file = results / f"{benchmark}.json"
+        if not file.is_file():
+            lines.append(f"{benchmark}: not measured; run make bench")
+            continue
+        measured = {
+            figure["name"]: figure["value"] for figure in json.loads(file.read_text())["figures"]
+        }
+        for name, bound in figures.items():
+            if name not in measured:
+                lines.append(f"{benchmark}: '{name}' was not measured; run make bench")
+                continue
+            value = measured[name]
+            if value < bound.get("at_least", value) or value > bound.get("at_most", value):
+                words = ", ".join(f"{kind.replace('_', ' ')} {limit:g}" for kind, limit in bound.items())
+                lines.append(f"{benchmark}: {name} is {value:.4g}, to keep is {words}")
+    return lines
+
+
+def main() -> int:
+    kept = json.loads(BASELINE.read_text())
+    lines = worse(kept, RESULTS)
+    for line in lines:
+        print(line)
+    if not lines:
+        print(f"all {sum(map(len, kept.values()))} figures kept")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""What every benchmark shares: ours and the reference by turns, medians, a table, a file of results."""
+
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from ceeh.provenance import provenance
+
+RESULTS = Path(__file__).parent / "results"
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One number of a benchmark, and what it should be: `limit` is a bound from below or above.
+
+    `ours` and `reference` are the two medians where the figure is a ratio, in `unit`.
+    """
+
+    name: str
+    value: float
+    at_least: float | None = None
+    at_most: float | None = None
+    ours: float | None = None
+    reference: float | None = None
+    unit: str = ""
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the bound holds; None without one."""
+        if self.at_least is not None:
+            return self.value >= self.at_least
+        return None if self.at_most is None else self.value <= self.at_most
+
+    @property
+    def bound(self) -> str:
+        if self.at_least is not None:
+            return f">= {self.at_least:g}"
+        return "" if self.at_most is None else f"<= {self.at_most:g}"
+
+
+def by_turns(
+    contestants: Mapping[str, Callable[[], object]], *, repeats: int, warmups: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each call. One of each in turn, in alternating order, so that a slow minute of a
+    shared machine falls on all of them."""
+    for _ in range(warmups):
+        for call in contestants.values():
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for repeat in range(repeats):
+        order = list(contestants) if repeat % 2 == 0 else list(contestants)[::-1]
+        for name in order:
+            seconds[name].append(timed(contestants[name]))
+    return seconds
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of one call, a GPU's work included."""
+    synchronise()
+    begin = time.perf_counter()
+    call()
+    synchronise()
+    return time.perf_counter() - begin
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """Median of the ratios of neighbours in time: what a change of the machine's speed disturbs least."""
+    return median(one / other for one, other in zip(numerators, denominators, strict=True))
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[float]]:
+    """Bytes that the block needed at most beyond what was in use when it began, as `[bytes]`.
+
+    On a GPU what torch allocated. On the CPU the resident memory as the kernel counts it, with its
+    high-water mark set back first; where that is not allowed it is sampled every millisecond.
+    """
+    peak = [0.0]
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated() - before
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        with _sampled(peak):
+            yield peak
+        return
+    before = _status("VmRSS")
+    yield peak
+    peak[0] = _status("VmHWM") - before
+
+
+@contextmanager
+def _sampled(peak: list[float]) -> Iterator[None]:
+    before, ended = _status("VmRSS"), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.001):
+            peak[0] = max(peak[0], _status("VmRSS") - before)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _status(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return float(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}; the benchmarks need Linux")
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    cpu = [line for line in _cpuinfo() if line.startswith("model name")]
+    described = {
+        "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.processor(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+    }
+    if torch.cuda.is_available():
+        described["gpu"] = torch.cuda.get_device_name()
+    return described
+
+
+def _cpuinfo() -> list[str]:
+    file = Path("/proc/cpuinfo")
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+def report(
+    benchmark: str,
+    figures: Sequence[Figure],
+    *,
+    settings: Mapping[str, object],
+    versions: Mapping[str, str] | None = None,
+    details: Mapping[str, object] | None = None,
+) -> None:
+    """Prints the figures as a table and writes `results/<benchmark>.json` with versions and machine.
+
+    `settings` say what was measured, `versions` those of a reference in another environment,
+    `details` are single repetitions and whatever else explains a figure.
+    """
+    print(table(benchmark, figures))
+    RESULTS.mkdir(exist_ok=True)
+    content = {
+        "benchmark": benchmark,
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "versions": provenance() | dict(versions or {}),
+        "settings": dict(settings),
+        "figures": [asdict(figure) for figure in figures],
+        "details": dict(details or {}),
+    }
+    (RESULTS / f"{benchmark}.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def table(benchmark: str, figures: Sequence[Figure]) -> str:
+    """name, figure, bound, whether it holds, and the two medians behind a ratio."""
+    marks = {True: "reached", False: "MISSED", None: ""}
+    rows = [(benchmark, "figure", "bound", "", "ours", "reference")]
+    for figure in figures:
+        sides = [
+            "" if side is None else f"{side:,.4g} {figure.unit}".strip()
+            for side in (figure.ours, figure.reference)
+        ]
+        value = f"{figure.value:,.4g}" + ("" if figure.ours is not None else f" {figure.unit}")
+        rows.append((figure.name, value, figure.bound, marks[figure.reached], *sides))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,120 @@
+"""Models and batches to measure on: random weights, ragged lengths, no data set and no network."""
+
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from ceeh.data.collate import collate
+from ceeh.starter.model import build_tokenizer
+from ceeh.types import (
+    Completion,
+    Finish,
+    Outcome,
+    Prompt,
+    RolloutBatch,
+    RolloutGroup,
+    ScoredGroup,
+    Verdict,
+)
+
+SIZES = {
+    # name: width, layers, heads, key-value heads, inner width, vocabulary
+    "tiny": (128, 2, 4, 4, 384, 4096),
+    "small": (256, 4, 4, 2, 768, 16384),
+    "medium": (512, 8, 8, 4, 1536, 32768),
+    "1.5b": (1536, 28, 12, 2, 8960, 151936),
+}
+
+
+def random_model(folder: Path, size: str, *, dtype: torch.dtype = torch.float32) -> Path:
+    """A Qwen2 of random weights in `folder`, with the starter's tokenizer beside it; kept if there."""
+    if (folder / "config.json").is_file():
+        return folder
+    width, layers, heads, kv_heads, inner, vocabulary = SIZES[size]
+    config = Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        eos_token_id=1,
+        pad_token_id=0,
+        bos_token_id=None,
+        use_cache=False,
+    )
+    transformers_logging.disable_progress_bar()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen2ForCausalLM(config).to(dtype)
+    model.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def log_normal_lengths(
+    rows: int, *, median: float, sigma: float, shortest: int, longest: int, seed: int
+) -> list[int]:
+    """Lengths of responses in tokens as reasoning models give them: many short ones, a long tail."""
+    generator = random.Random(seed)
+    drawn = (generator.lognormvariate(math.log(median), sigma) for _ in range(rows))
+    return [min(longest, max(shortest, round(length))) for length in drawn]
+
+
+def scored_groups(
+    lengths: Sequence[int], *, group_size: int, prompt_tokens: int, vocabulary: int, seed: int
+) -> list[ScoredGroup]:
+    """Groups of random tokens, `group_size` responses of the given lengths to each prompt.
+
+    Every second response is right, so that no group is without an advantage.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(2, vocabulary, (count,), generator=generator).tolist())
+
+    groups = []
+    for index, start in enumerate(range(0, len(lengths), group_size)):
+        prompt = Prompt(
+            uid=f"question-{index}", text="?", answer="0", token_ids=tokens(prompt_tokens)
+        )
+        completions = tuple(
+            Completion(
+                text="",
+                token_ids=tokens(length),
+                logprobs=(-math.log(vocabulary),) * length,
+                finish=Finish.STOP,
+            )
+            for length in lengths[start : start + group_size]
+        )
+        verdicts = tuple(
+            Verdict(score=float(row % 2 == 0), outcome=Outcome.OK) for row in range(len(completions))
+        )
+        group = RolloutGroup(prompt=prompt, completions=completions, policy_version=0)
+        groups.append(ScoredGroup(group=group, verdicts=verdicts))
+    return groups
+
+
+def ragged_batch(
+    lengths: Sequence[int], *, group_size: int, prompt_tokens: int, vocabulary: int, seed: int = 0
+) -> RolloutBatch:
+    """`scored_groups` collated, with the two signals of CEEH."""
+    groups = scored_groups(
+        lengths,
+        group_size=group_size,
+        prompt_tokens=prompt_tokens,
+        vocabulary=vocabulary,
+        seed=seed,
+    )
+    batch = collate(groups, pad_token_id=0)
+    prompts = batch.num_prompts
+    batch.signals["hard"] = (torch.arange(prompts) % 2).float()
+    batch.signals["optimal_length"] = torch.full((prompts,), float(min(lengths)))
+    return batch
