@@ -28,7 +28,7 @@ class Model:
     trust_remote_code: bool = False
     attention: str = one_of("sdpa", "eager", "flash_attention_2")
     gradient_checkpointing: bool = False
-    head_chunk_tokens: int = positive(1024)
+    head_chunk_tokens: int = positive(128)
     lora: LoRA = field(default_factory=LoRA)
 
 
@@ -109,6 +109,7 @@ class Optimizer:
     max_grad_norm: float = positive(1.0)
     prompts_per_minibatch: int = positive(32)
     tokens_per_microbatch: int = positive(16384)
+    max_skipped_updates: int = positive(3)
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class Config:
     seed: int = at_least(0, 0)
     output: str = "runs"
     ckpt_path: str | None = None
+    profile: bool = False
     model: Model = field(default_factory=Model)
     prompts: Prompts = field(default_factory=Prompts)
     rollouts: Rollouts = field(default_factory=Rollouts)

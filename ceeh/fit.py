@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ceeh.assembly import CANARY_TOLERANCE, Inputs, build_engine, gather_inputs
 from ceeh.callbacks.console import Console
+from ceeh.callbacks.profiler import Profiler
 from ceeh.callbacks.rng_state import RNGState
 from ceeh.callbacks.rollout_log import RolloutLog
 from ceeh.callbacks.run_checkpoint import RunCheckpoint
@@ -187,8 +188,9 @@ def build_trainer(
             keep=config.checkpoints.keep,
         ),
     ]
-    if config.tracking.rollouts_every_n_steps:
-        callbacks.append(RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps))
+    callbacks.append(RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps))
+    if config.profile:
+        callbacks.append(Profiler(folder.path, steps=rollouts.steps))
     return Trainer(
         accelerator=inputs.accelerator,
         devices=processes_here(),

@@ -81,7 +81,7 @@ def write_results(
         for file in (report, report.with_suffix(".png"), folder.path / "metrics.jsonl"):
             mlflow.log_file(file)
         mlflow.log_folder(folder.model, "model")
-        if rollouts := sorted(folder.rollouts.glob("*.parquet")):
+        if rollouts := sorted(folder.rollouts.glob("step-*.parquet")):
             mlflow.log_file(rollouts[-1], "rollouts")
         mlflow.finalize()
 

@@ -42,7 +42,7 @@ def small(model: Path, output: Path, *overrides: str) -> Config:
 def rows(folder: Path) -> list[dict]:
     """Lines of metrics.jsonl without what a clock wrote."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    clock = ("time/", "rollout/tokens_per_second")
+    clock = ("time/", "rollout/tokens_per_second", "optimizer/tokens_per_second")
     return [{k: v for k, v in line.items() if not k.startswith(clock)} for line in lines]
 
 

@@ -32,16 +32,19 @@ COLUMNS: dict[str, pa.DataType] = {
 
 
 class RolloutLog(Callback):
-    """Writes `step-000123.parquet` into `folder` after every `every_n_steps`-th rollout step.
+    """Writes `step-000123.parquet` into `folder` after every `every_n_steps`-th rollout step (0: none).
+
+    Rows whose update was skipped, its loss or gradient not finite, are written after every step, as
+    `skipped-000123.parquet`.
 
     Columns: those of `COLUMNS` (`length` in tokens, `reward` after shaping, `metadata` as JSON) and
     `signal_<name>` for each signal. Rank 0 writes its own rows. Rewards and advantages are what
-    `training_step` returns: {"rewards": [R], "advantages": [R]} in the batch's row order.
+    `training_step` returns: {"rewards": [R], "advantages": [R], "skipped": [R]} in the batch's row order.
     """
 
     def __init__(self, folder: Path, every_n_steps: int) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        if every_n_steps < 0:
+            raise ValueError(f"every_n_steps must be at least 0, got {every_n_steps}")
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
 
@@ -53,14 +56,20 @@ class RolloutLog(Callback):
         batch: RolloutBatch,
         batch_idx: int,
     ) -> None:
-        rollout_step = batch_idx + 1
-        if trainer.is_global_zero and rollout_step % self.every_n_steps == 0:
-            self.write(rollout_step, rollout_table(rollout_step, batch, outputs))
+        rollout_step, skipped = batch_idx + 1, outputs["skipped"].cpu()
+        due = self.every_n_steps and rollout_step % self.every_n_steps == 0
+        if not trainer.is_global_zero or not (due or skipped.any()):
+            return
+        table = rollout_table(rollout_step, batch, outputs)
+        if due:
+            self.write(f"step-{rollout_step:06d}", table)
+        if skipped.any():
+            self.write(f"skipped-{rollout_step:06d}", table.filter(pa.array(skipped.tolist())))
 
-    def write(self, rollout_step: int, table: pa.Table) -> None:
+    def write(self, name: str, table: pa.Table) -> None:
         """Whole or not at all: a run killed meanwhile leaves no broken file of that name."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{rollout_step:06d}.parquet"
+        path = self.folder / f"{name}.parquet"
         unfinished = path.with_suffix(".unfinished")
         pq.write_table(table, unfinished)
         os.replace(unfinished, path)

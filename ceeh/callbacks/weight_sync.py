@@ -49,9 +49,13 @@ class WeightSync(Callback):
         batch: RolloutBatch,
         batch_idx: int,
     ) -> None:
+        assert isinstance(pl_module, CEEHModule)
         begin = time.perf_counter()
-        difference = self.push(trainer, pl_module)
-        pl_module.log("time/push", time.perf_counter() - begin, batch_size=1)
+        with torch.profiler.record_function("ceeh/push"):
+            difference = self.push(trainer, pl_module)
+        seconds = time.perf_counter() - begin
+        pl_module.clock.phases.add("push", seconds)
+        pl_module.log("time/push", seconds, batch_size=1)
         pl_module.log("engine/canary_difference", difference, batch_size=1)
 
     def push(self, trainer: Trainer, pl_module: LightningModule) -> float:

@@ -1,5 +1,6 @@
 """Scored groups to tensors: one RolloutBatch per rollout step."""
 
+import time
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,6 +15,7 @@ def collate(
 
     Raises ValueError when the groups were sampled by different policy versions or one has no completion.
     """
+    begin = time.perf_counter()
     versions = {scored.group.policy_version for scored in groups}
     if len(versions) != 1:
         raise ValueError(f"one batch must come from one policy version, got {sorted(versions)}")
@@ -34,6 +36,7 @@ def collate(
         token_ids[row, :stop] = torch.tensor(prompt + completion.token_ids)
         response_mask[row, start:stop] = True
         engine_logprobs[row, start:stop] = torch.tensor(completion.logprobs)
+    now = time.perf_counter()
     return RolloutBatch(
         token_ids=token_ids,
         response_mask=response_mask,
@@ -44,5 +47,6 @@ def collate(
         lengths=response_mask.sum(1),
         groups=tuple(groups),
         policy_version=versions.pop(),
-        timings=timings or {},
+        timings=dict(timings or {}) | {"collate": now - begin},
+        ready_at=now,
     )

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch.profiler import record_function
+
 from ceeh.config import DynamicSampling
 from ceeh.data.collate import collate
 from ceeh.data.engine import RolloutEngine, Sampling
@@ -30,9 +32,11 @@ def rollout(
 ) -> tuple[Sequence[ScoredGroup], dict[str, float]]:
     """Generates and scores; the groups, and the seconds that each took."""
     begin = time.perf_counter()
-    groups = engine.generate(prompts, sampling)
+    with record_function("ceeh/generate"):
+        groups = engine.generate(prompts, sampling)
     generated = time.perf_counter()
-    scored = verifier(groups)
+    with record_function("ceeh/score"):
+        scored = verifier(groups)
     return scored, {"generate": generated - begin, "score": time.perf_counter() - generated}
 
 

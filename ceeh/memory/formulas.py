@@ -11,6 +11,7 @@ cache of casts: each product casts its own copy of its input and of its weight.
 """
 
 from ceeh.memory.shapes import ATTENTION_INPUTS, MLP_INPUTS, PROJECTIONS, ModelShapes
+from ceeh.modules.head import BLOCKS
 
 FP32 = 4
 
@@ -138,32 +139,37 @@ def backward_workspace(
 
 
 def head_kept(shapes: ModelShapes, tokens: int) -> int:
-    """What the last norm and the head keep: 4 D + 4 per token (4 D more if trained), and 4 D of
-    hidden states gathered for the response tokens, at most all of them."""
-    return tokens * (FP32 * shapes.width * (2 if shapes.rank else 3) + FP32)
+    """What the last norm and the head keep: 4 D + 4 per token (4 D more if trained), the gradient of
+    the response tokens' hidden states, 4 D of at most all of them, and that of a trained head, 4 V D."""
+    own = 0 if shapes.rank else FP32 * shapes.vocabulary * shapes.width
+    return tokens * (FP32 * shapes.width * (2 if shapes.rank else 3) + FP32) + own
 
 
 def head_workspace(shapes: ModelShapes, tokens: int, *, chunk_tokens: int) -> int:
-    """What the head's backward pass makes: 8 C V + 4 D T (+ 4 V D if trained).
+    """What the head holds at work beyond what it keeps: 4 C V + 4 D T, and one block's probabilities.
 
-    Two buffers of C x V in fp32: log-probs, with the gradient in their place, and probabilities.
-    Hidden states get a gradient. That of a trained head stands beside earlier micro-batches' sum.
+    One buffer of C x V in fp32: logits, log-probs and the gradient in each other's place. The hidden
+    states whose gradient it makes live as long.
     """
-    own = 0 if shapes.rank else FP32 * shapes.vocabulary * shapes.width
+    return head_buffers(shapes, tokens, chunk_tokens=chunk_tokens) + tokens * FP32 * shapes.width
+
+
+def head_buffers(shapes: ModelShapes, tokens: int, *, chunk_tokens: int) -> int:
+    """4 V (C + B): a chunk's logits, and probabilities of B = C / 16 of its tokens."""
     chunk = min(chunk_tokens, tokens)
-    return 2 * FP32 * chunk * shapes.vocabulary + tokens * FP32 * shapes.width + own
+    return FP32 * shapes.vocabulary * (chunk + -(-chunk // BLOCKS))
 
 
 def forward_workspace(shapes: ModelShapes, tokens: int, *, compute: int, chunk_tokens: int) -> int:
     """A forward pass without gradient: the larger of one layer's MLP and the head.
 
     The MLP: its factors and their product, 3 c I, or with LoRA 4 c I (result, adapter's share and
-    both's sum), and 17 D or 19 D of residual stream, norms and results. The head: 8 C V, hidden
-    states and the response tokens' copy, 8 D.
+    both's sum), and 17 D or 19 D of residual stream, norms and results. The head: `head_buffers`,
+    hidden states and the response tokens' copy, 8 D.
     """
     mlp = (4 if shapes.rank else 3) * compute * shapes.mlp_width
     layer = tokens * (mlp + (19 if shapes.rank else 17) * shapes.width)
-    head = 2 * FP32 * min(chunk_tokens, tokens) * shapes.vocabulary
+    head = head_buffers(shapes, tokens, chunk_tokens=chunk_tokens)
     return max(layer, head + tokens * 2 * FP32 * shapes.width)
 
 

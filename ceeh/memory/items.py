@@ -136,22 +136,21 @@ def engine_items(shapes: ModelShapes, devices: Devices, engine: EngineSettings) 
 def update_items(
     config: Config, shapes: ModelShapes, devices: Devices, *, compute: int
 ) -> list[Item]:
-    """One micro-batch at its budget, with the step's batch; then the optimiser's own workspace."""
+    """One micro-batch at its budget, with the step's batch; then the optimiser's own workspace.
+
+    The reference pass comes before the policy's own and needs less.
+    """
     checkpointing = config.model.gradient_checkpointing
     rollouts, longest = config.rollouts, longest_row(config)
     rows = rollouts.prompts_per_step // devices.count * rollouts.completions_per_prompt
     tokens = microbatch_tokens(config, config.optimizer.prompts_per_minibatch // devices.count)
     chunk = config.model.head_chunk_tokens
-    kept = formulas.head_kept(shapes, tokens)
-    head = kept + formulas.head_workspace(shapes, tokens, chunk_tokens=chunk)
+    head = formulas.head_kept(shapes, tokens) + formulas.head_workspace(
+        shapes, tokens, chunk_tokens=chunk
+    )
     layer = formulas.backward_workspace(
         shapes, tokens, compute=compute, gradient_checkpointing=checkpointing
     )
-    reference = 0
-    if config.objective.kl_coefficient > 0:
-        reference = kept + formulas.forward_workspace(
-            shapes, tokens, compute=compute, chunk_tokens=chunk
-        )
     batch = formulas.rollout_batch(
         rows, longest, recomputed_logprobs=config.objective.old_logprobs == "trainer"
     )
@@ -173,10 +172,10 @@ def update_items(
         ),
         Item(
             name="forward, backward",
-            size=max(head, layer, reference),
+            size=max(head, layer),
             phases=(UPDATE,),
-            words=f"one layer {layer / GIB:.2f}, head {head / GIB:.2f} (2 x {min(chunk, tokens):,} x "
-            f"{shapes.vocabulary:,} logits), reference {reference / GIB:.2f}: the largest",
+            words=f"one layer {layer / GIB:.2f}, head {head / GIB:.2f} ({min(chunk, tokens):,} x "
+            f"{shapes.vocabulary:,} logits): the larger",
         ),
         Item(
             name="AdamW at work",

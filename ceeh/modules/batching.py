@@ -1,10 +1,23 @@
 """A rollout batch cut for the optimiser: mini-batches of whole prompts, micro-batches of a token budget."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ceeh.types import RolloutBatch
+OVERHEAD_TOKENS = 128
+"""What a micro-batch costs beside its tokens, in tokens: less padding is not worth another one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Microbatch:
+    """Rows that go through the model at once, cut to `width` tokens, the longest one's total."""
+
+    rows: Int[Tensor, " m"]
+    width: int
 
 
 def minibatches(
@@ -19,24 +32,44 @@ def minibatches(
 
 def microbatches(
     totals: Int[Tensor, " R"], rows: Int[Tensor, " M"], max_tokens: int
-) -> list[Int[Tensor, " m"]]:
+) -> list[Microbatch]:
     """Cuts `rows`, longest first, so that rows x longest row <= `max_tokens` (at least one row each).
 
-    Rows of similar length share a micro-batch, which keeps padding small; the longest come first, so
-    that a budget too large for the device fails at once.
+    Of all such cuts the one with the fewest tokens, padding and OVERHEAD_TOKENS per micro-batch
+    included. The longest come first, so that a budget too large for the device fails at once.
     """
     order = rows[torch.argsort(totals[rows], descending=True, stable=True)]
-    cuts, longest = [0], int(totals[order[0]])
-    for position, length in enumerate(totals[order].tolist()):
-        if position > cuts[-1] and (position - cuts[-1] + 1) * longest > max_tokens:
-            cuts.append(position)
-            longest = length
-    return [order[start:stop] for start, stop in zip(cuts, [*cuts[1:], len(order)], strict=True)]
+    lengths = totals[order].tolist()
+    cuts = cheapest_cuts(lengths, max_tokens)
+    return [
+        Microbatch(rows=order[start:stop], width=max(1, lengths[start]))
+        for start, stop in zip([0, *cuts], cuts, strict=False)
+    ]
 
 
-def padding_fraction(batch: RolloutBatch, micro: list[Int[Tensor, " m"]]) -> float:
+def cheapest_cuts(lengths: Sequence[int], max_tokens: int) -> list[int]:
+    """Where each micro-batch of the `lengths`, descending, ends; the last end is their number.
+
+    From the back: best[i] = min_j lengths[i] (j - i) + OVERHEAD_TOKENS + best[j].
+    """
+    count = len(lengths)
+    best, end = np.zeros(count + 1), [0] * count
+    sizes = np.arange(1, count + 1)
+    for first in range(count - 1, -1, -1):
+        longest = max(1, lengths[first])  # an aborted row may have no token
+        most = max(1, min(count - first, max_tokens // longest))
+        costs = longest * sizes[:most] + best[first + 1 : first + 1 + most]
+        chosen = int(costs.argmin())
+        best[first], end[first] = costs[chosen] + OVERHEAD_TOKENS, first + 1 + chosen
+    cuts, reached = [], 0
+    while reached < count:
+        reached = end[reached]
+        cuts.append(reached)
+    return cuts
+
+
+def padding_fraction(totals: Int[Tensor, " R"], micro: Sequence[Microbatch]) -> float:
     """Share of the tokens that go through the model which are padding."""
-    totals = batch.totals
-    used = sum(int(totals[rows].sum()) for rows in micro)
-    paid = sum(len(rows) * int(totals[rows].max()) for rows in micro)
+    used = sum(int(totals[cut.rows].sum()) for cut in micro)
+    paid = sum(len(cut.rows) * cut.width for cut in micro)
     return 1 - used / paid

@@ -5,13 +5,12 @@ per-token objective [R T] and its gradient. Manual optimisation; numbers do not 
 """
 
 import math
-import time
 from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from lightning import LightningModule
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
@@ -23,16 +22,17 @@ from ceeh.evaluation.figures import figures
 from ceeh.evaluation.samples import SampleMetric
 from ceeh.modules.advantages import group_advantages
 from ceeh.modules.aggregation import denominator_shares
-from ceeh.modules.batching import microbatches, minibatches, padding_fraction
-from ceeh.modules.objective import entropy_anneal, policy_objective
+from ceeh.modules.batching import Microbatch, microbatches, minibatches, padding_fraction
+from ceeh.modules.objective import entropy_anneal
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import learning_rate_scale, optimizer_steps, set_hyperparameters
 from ceeh.modules.shaping import MeasuredShaping, ShapingInputs, build_shaping
 from ceeh.modules.step_metrics import RankNumbers, add_to, joined
+from ceeh.modules.step_time import StepClock
+from ceeh.modules.update import UpdateInputs, accumulate_gradients
 from ceeh.ranks import gather_objects
 from ceeh.types import RolloutBatch
 
-MAX_BAD_UPDATES = 3
 EVAL_FIGURES = ("accuracy", "tokens", "truncated_fraction", "entropy")
 
 
@@ -49,20 +49,21 @@ class CEEHModule(LightningModule):
         self.held_out = SampleMetric()
         self.bad_updates = 0
         self.rollout_step = 0
-        self.step_ended = time.perf_counter()
+        self.clock = StepClock()
 
     def on_train_start(self) -> None:
-        self.step_ended = time.perf_counter()
+        self.clock.start()
         # A checkpoint restores its optimiser's settings; those of the configuration hold.
         schedule = cast(LambdaLR, self.lr_schedulers())
         set_hyperparameters(self.optimizers(), self.config.optimizer, schedule)
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Tensor]:
-        """All optimiser steps of one rollout step. Returns the rows' rewards and advantages.
+        """All optimiser steps of one rollout step.
 
+        Returns the rows' rewards and advantages, and which rows made an update that was skipped.
         Raises ValueError for a batch that other weights than the present ones have sampled.
         """
-        begin = time.perf_counter()
+        self.clock.update_begins()
         if batch.policy_version != self.trainer.global_step:
             raise ValueError(
                 f"rollout step {self.rollout_step}: sampled by policy version {batch.policy_version}, "
@@ -80,17 +81,21 @@ class CEEHModule(LightningModule):
         old_logprobs = self.old_logprobs(batch)
         sums: dict[str, float] = {}
         padding = []
+        skipped = torch.zeros_like(batch.correct)
         share = self.config.optimizer.prompts_per_minibatch // self.trainer.world_size
-        rows_of_steps = minibatches(batch.group, batch.num_prompts, share)
+        totals = batch.totals.cpu()
+        rows_of_steps = minibatches(batch.group.cpu(), batch.num_prompts, share)
         for rows in rows_of_steps:
-            micro = microbatches(batch.totals, rows, self.config.optimizer.tokens_per_microbatch)
-            padding.append(padding_fraction(batch, micro))
-            add_to(sums, self.update(batch, micro, old_logprobs, advantages, anneal))
+            micro = microbatches(totals, rows, self.config.optimizer.tokens_per_microbatch)
+            padding.append(padding_fraction(totals, micro))
+            step_sums, bad = self.update(batch, micro, old_logprobs, advantages, anneal)
+            add_to(sums, step_sums)
+            skipped |= bad
         self.rollout_step += 1
         self.log_step(batch, rewards, inputs, sums, len(rows_of_steps))
         self.log("optimizer/padding_fraction", sum(padding) / len(padding), batch_size=1)
-        self.log("time/update", time.perf_counter() - begin, batch_size=1)
-        return {"rewards": rewards, "advantages": advantages}
+        self.log("time/update", self.clock.update_ends(), batch_size=1)
+        return {"rewards": rewards, "advantages": advantages, "skipped": skipped}
 
     def old_logprobs(self, batch: RolloutBatch) -> Float[Tensor, "R T"]:
         """What the ratio divides by: the engine's own log-probs, or the trainer's before any step."""
@@ -105,10 +110,10 @@ class CEEHModule(LightningModule):
         """Log-probs and entropy (nats) of every row's response tokens, without gradient, in fp32."""
         logprobs = torch.zeros_like(batch.engine_logprobs)
         entropy = torch.zeros_like(batch.engine_logprobs)
-        everything = torch.arange(len(batch.group), device=batch.group.device)
+        totals = batch.totals.cpu()
         limit = self.config.optimizer.tokens_per_microbatch
-        for rows in microbatches(batch.totals, everything, limit):
-            width = int(batch.totals[rows].max())
+        for cut in microbatches(totals, torch.arange(len(totals)), limit):
+            rows, width = cut.rows, cut.width
             token_ids, mask = batch.token_ids[rows, :width], batch.response_mask[rows, :width]
             for filled, values in zip(
                 (logprobs, entropy), self.policy(token_ids, mask), strict=True
@@ -119,81 +124,65 @@ class CEEHModule(LightningModule):
     def update(
         self,
         batch: RolloutBatch,
-        micro: list[Tensor],
+        micro: list[Microbatch],
         old_logprobs: Tensor,
         advantages: Tensor,
         anneal: float,
-    ) -> dict[str, float]:
-        """Gradients of all micro-batches over one denominator, clipped, applied unless not finite."""
-        settings, optimizer = self.config.objective, self.optimizers()
-        hard = self.hard(batch)
+    ) -> tuple[dict[str, float], Bool[Tensor, " R"]]:
+        """Gradients of all micro-batches over one denominator, clipped, applied unless not finite.
+
+        Returns the sums over tokens, and the rows to blame where the update was skipped.
+        """
+        settings = self.config.objective
+        rows = torch.cat([cut.rows for cut in micro])
         shares = denominator_shares(
-            batch.lengths[torch.cat(micro)],
+            batch.lengths[rows],
             settings.aggregation,
             max_response_tokens=self.config.rollouts.max_response_tokens,
         )
-        denominator = self.total(shares.sum())
-        world_size = self.trainer.world_size
-        sums: dict[str, float] = {}
-        loss_sum = 0.0
-        optimizer.zero_grad()  # type: ignore[union-attr]
-        for index, rows in enumerate(micro):
-            width = int(batch.totals[rows].max())
-            token_ids, mask = batch.token_ids[rows, :width], batch.response_mask[rows, :width]
-            logprobs, entropy = self.policy(token_ids, mask)
-            reference = (
-                self.policy.reference_logprobs(token_ids, mask)
-                if settings.kl_coefficient > 0
-                else None
-            )
-            terms = policy_objective(
-                logprobs,
-                entropy,
-                old_logprobs=old_logprobs[rows, :width],
-                engine_logprobs=batch.engine_logprobs[rows, :width],
-                reference_logprobs=reference,
-                advantages=advantages[rows],
-                hard=hard[rows],
-                mask=mask,
-                denominator=denominator,
-                settings=settings,
-                anneal=anneal,
-            )
-            last = index == len(micro) - 1
-            hold = (
-                nullcontext()
-                if last or world_size == 1
-                else cast(ParallelStrategy, self.trainer.strategy).block_backward_sync()
-            )
-            with hold:
-                self.manual_backward(terms.loss * world_size)  # DDP averages over ranks
-            loss_sum += float(terms.loss.detach())
-            add_to(sums, {name: float(value) for name, value in terms.metrics.items()})
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.policy.trainable, self.config.optimizer.max_grad_norm
+        inputs = UpdateInputs(
+            old_logprobs=old_logprobs,
+            advantages=advantages,
+            hard=self.hard(batch),
+            denominator=self.total(shares.sum()),
+            settings=settings,
+            anneal=anneal,
         )
-        self.apply_update(
-            float(norm), float(self.total(torch.tensor(loss_sum, device=denominator.device)))
+        self.optimizers().zero_grad()  # type: ignore[union-attr]
+        found = accumulate_gradients(
+            self.policy, batch, micro, inputs, backward=self.backward_of, phases=self.clock.phases
         )
-        return sums | {"grad_norm": float(norm)}
-
-    def apply_update(self, norm: float, loss: float) -> None:
-        """The optimiser's step, skipped and counted when loss or gradient is not finite.
-
-        Raises ValueError after three such updates in a row.
-        """
-        optimizer, schedule = self.optimizers(), self.lr_schedulers()
-        finite = math.isfinite(norm) and math.isfinite(loss)
+        with self.clock.phases("optimiser"):
+            norm = torch.nn.utils.clip_grad_norm_(
+                self.policy.trainable, self.config.optimizer.max_grad_norm
+            )
+            loss = self.total(torch.tensor(found.loss, device=self.device))
+            finite = math.isfinite(float(norm)) and math.isfinite(float(loss))
+            self.apply_update(finite)
+        bad = torch.zeros_like(batch.correct)
         if not finite:
-            self.bad_updates += 1
+            blamed = found.not_finite | ~torch.isfinite(advantages)
+            own = torch.zeros_like(bad).index_fill(0, rows.to(bad.device), True)
+            bad = blamed & own if (blamed & own).any() else own
+        return found.sums | {"grad_norm": float(norm)}, bad
+
+    def backward_of(self, loss: Tensor, last: bool) -> None:
+        """A micro-batch's backward pass; gradients are joined over ranks with the last one's."""
+        world_size = self.trainer.world_size
+        hold = (
+            nullcontext()
+            if last or world_size == 1
+            else cast(ParallelStrategy, self.trainer.strategy).block_backward_sync()
+        )
+        with hold:
+            self.manual_backward(loss * world_size)  # DDP averages over ranks
+
+    def apply_update(self, finite: bool) -> None:
+        """The optimiser's step, skipped and counted when loss or gradient is not finite."""
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        self.bad_updates = 0 if finite else self.bad_updates + 1
+        if not finite:
             optimizer.zero_grad()  # type: ignore[union-attr]
-            if self.bad_updates >= MAX_BAD_UPDATES:
-                raise ValueError(
-                    f"loss {loss} and gradient norm {norm} were not finite {MAX_BAD_UPDATES} times in a row; "
-                    "lower optimizer.lr or objective.entropy.coefficient and resume with ckpt_path=last"
-                )
-        else:
-            self.bad_updates = 0
         # With the gradients gone the step changes nothing but the counters, which must go on.
         optimizer.step()  # type: ignore[union-attr]
         schedule.step()  # type: ignore[union-attr]
@@ -228,12 +217,20 @@ class CEEHModule(LightningModule):
         metrics["rollout/step"] = float(self.rollout_step)
         metrics["optimizer/lr"] = self.lr_schedulers().get_last_lr()[0]  # type: ignore[union-attr]
         metrics["optimizer/skipped_in_a_row"] = float(self.bad_updates)
+        self.clock.tokens = metrics["rollout/tokens_total"]
         self.log_dict(metrics, batch_size=1)
 
     def on_train_batch_end(self, outputs: Any, batch: RolloutBatch, batch_idx: int) -> None:
-        now = time.perf_counter()
-        self.log("time/step", now - self.step_ended, batch_size=1)
-        self.step_ended = now
+        """Raises ValueError when too many updates in a row were not finite."""
+        reference = self.config.objective.kl_coefficient > 0
+        self.log_dict(self.clock.step_ended(batch, self.policy, reference=reference), batch_size=1)
+        if self.bad_updates >= self.config.optimizer.max_skipped_updates:
+            raise ValueError(
+                f"loss or gradient was not finite in {self.bad_updates} updates in a row, as many as "
+                "optimizer.max_skipped_updates allows; none of them was applied. Their rows are in "
+                "rollouts/skipped-*.parquet; lower optimizer.lr or objective.entropy.coefficient "
+                "and resume with ckpt_path=last"
+            )
 
     def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
         """Held-out questions: correctness and lengths as sampled, entropy by the policy's own forward."""
@@ -251,7 +248,7 @@ class CEEHModule(LightningModule):
         )
 
     def on_validation_end(self) -> None:
-        self.step_ended = time.perf_counter()  # an evaluation is not part of the next step
+        self.clock.start()  # an evaluation is not part of the next step
 
     def on_validation_epoch_end(self) -> None:
         self.held_out_table = self.held_out.compute()

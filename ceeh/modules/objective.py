@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ceeh.config import Objective
-from ceeh.modules.aggregation import reduce_tokens, row_weights
+from ceeh.modules.aggregation import reduce_tokens
 
 MAX_LOG_RATIO = 20.0
 """Nats. Beyond it a ratio is a broken row; an infinite one turns a clipped 0 gradient to NaN."""
@@ -147,14 +147,17 @@ def policy_objective(
     reference_logprobs: Float[Tensor, "R T"] | None,
     advantages: Float[Tensor, " R"],
     hard: Float[Tensor, " R"],
+    weights: Float[Tensor, " R"],
     mask: Bool[Tensor, "R T"],
     denominator: Float[Tensor, ""] | float,
     settings: Objective,
     anneal: float,
 ) -> ObjectiveTerms:
-    """w * clipped loss + kl_coefficient * k3 - lambda H per token, made a loss by `aggregation`.
+    """w * clipped loss + kl_coefficient * k3 - lambda H per token, made a loss by `reduce_tokens`.
 
-    `denominator` is the sum of `denominator_shares` over all rows of the optimiser step, on all ranks.
+    `weights` are the rows' `row_weights`, `denominator` is the sum of `denominator_shares` over all
+    rows of the optimiser step, on all ranks. Terms are per token: cut rows into rows of single tokens,
+    and nothing changes but the order of summation.
     ME and `uniform` set lambda, EA enters the advantages. w is the truncated importance weight
     where `old_logprobs` are the trainer's; where they are the engine's the ratio corrects, w = 1.
     `reference_logprobs` are given exactly when kl_coefficient > 0.
@@ -170,14 +173,16 @@ def policy_objective(
     bonus = settings.entropy
     entropy = torch.where(mask, entropy, 0.0)
     per_token = advantages[:, None].expand_as(entropy)
-    weights = torch.zeros_like(hard)
+    bonus_weights = torch.zeros_like(hard)
     if bonus.method == "ea":
         per_token = ea_advantages(
             advantages, entropy, hard, alpha=bonus.advantage_alpha, kappa=bonus.advantage_kappa
         )
     elif bonus.method in ("me", "uniform"):
         factor = bonus.hard_factor if bonus.method == "me" else 1.0
-        weights = me_weights(hard, coefficient=bonus.coefficient, hard_factor=factor, anneal=anneal)
+        bonus_weights = me_weights(
+            hard, coefficient=bonus.coefficient, hard_factor=factor, anneal=anneal
+        )
     policy_loss = clipped_policy_loss(
         logprobs,
         old_logprobs,
@@ -196,13 +201,12 @@ def policy_objective(
         )
         policy_loss = importance * policy_loss
         truncated = importance >= settings.importance_cap
-    terms = policy_loss - weights[:, None] * entropy
+    terms = policy_loss - bonus_weights[:, None] * entropy
     measured = {"policy_loss": policy_loss}
     if reference_logprobs is not None:
         measured["kl"] = k3_kl(logprobs, reference_logprobs, mask)
         terms = terms + settings.kl_coefficient * measured["kl"]
-    by_row = row_weights(mask, settings.aggregation)
-    loss = reduce_tokens(terms, mask, by_row, denominator=denominator)
+    loss = reduce_tokens(terms, mask, weights, denominator=denominator)
     with torch.no_grad():
         ratio = masked_log_ratio(logprobs, old_logprobs, mask).clamp(max=MAX_LOG_RATIO).exp()
         measured |= clipping(ratio, advantages, settings)
@@ -215,7 +219,7 @@ def policy_objective(
             "entropy": entropy,
             "entropy_hard": on_hard * entropy,
             "entropy_easy": (1 - on_hard) * entropy,
-            "entropy_bonus": weights[:, None] * entropy + added,
+            "entropy_bonus": bonus_weights[:, None] * entropy + added,
             "ratio": ratio,
             "mismatch_kl": mismatch_kl(trainer_logprobs, engine_logprobs, mask),
             "importance_truncated": truncated.to(entropy),

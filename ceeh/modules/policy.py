@@ -20,7 +20,11 @@ from transformers import (
 
 from ceeh.component import ConfigError
 from ceeh.config import Model
-from ceeh.modules.head import chunked_logprobs_and_entropy
+from ceeh.modules.head import (
+    TokenObjective,
+    chunked_logprobs_and_entropy,
+    chunked_objective,
+)
 from ceeh.modules.shards import MAX_SHARD_BYTES, write_shards
 
 LOGIT_TRANSFORMS = (
@@ -102,15 +106,33 @@ class Policy(nn.Module):
         wrapped: Any = self.model
         return wrapped.get_base_model() if self.lora else wrapped
 
+    @torch.no_grad()
     def forward(
         self, token_ids: Int[Tensor, "R T"], response_mask: Bool[Tensor, "R T"]
     ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
         """Log-prob of each response token and entropy (nats) of the distribution it was drawn from.
 
-        Both are at the sampling temperature and zero outside `response_mask`. Rows are padded on the
-        right, so that causal attention alone keeps padding out.
+        Both are at the sampling temperature and zero outside `response_mask`; neither has a gradient.
+        Rows are padded on the right, so that causal attention alone keeps padding out.
         """
         return self._evaluate(self.causal_lm, token_ids, response_mask)
+
+    def loss(
+        self,
+        token_ids: Int[Tensor, "R T"],
+        response_mask: Bool[Tensor, "R T"],
+        objective: TokenObjective,
+    ) -> Float[Tensor, ""]:
+        """The sum of `objective` over all response tokens, chunk by chunk in the mask's order."""
+        hidden, head, targets = self._predicting(self.causal_lm, token_ids, response_mask)
+        return chunked_objective(
+            hidden,
+            head,
+            targets,
+            objective,
+            temperature=self.temperature,
+            chunk_tokens=self.chunk_tokens,
+        )
 
     @torch.no_grad()
     def reference_logprobs(
@@ -128,13 +150,8 @@ class Policy(nn.Module):
     def _evaluate(
         self, model: PreTrainedModel, token_ids: Tensor, response_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        hidden = model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
-        predicting = response_mask[:, 1:]
-        head: Any = model.get_output_embeddings()
         logprobs, entropy = chunked_logprobs_and_entropy(
-            hidden[:, :-1][predicting],
-            head.weight,
-            token_ids[:, 1:][predicting],
+            *self._predicting(model, token_ids, response_mask),
             temperature=self.temperature,
             chunk_tokens=self.chunk_tokens,
         )
@@ -143,6 +160,16 @@ class Policy(nn.Module):
             empty.masked_scatter(response_mask, logprobs),
             empty.masked_scatter(response_mask, entropy),
         )
+
+    @staticmethod
+    def _predicting(
+        model: PreTrainedModel, token_ids: Tensor, response_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states that predict the N response tokens [N D], the head's weight, the tokens [N]."""
+        hidden = model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+        predicting = response_mask[:, 1:]
+        head: Any = model.get_output_embeddings()
+        return hidden[:, :-1][predicting], head.weight, token_ids[:, 1:][predicting]
 
     @torch.no_grad()
     def engine_weights(self) -> Iterator[tuple[str, Tensor]]:

@@ -134,6 +134,7 @@ def objective_metrics(sums: Mapping[str, float], updates: int) -> dict[str, floa
     metrics = {
         "loss/policy": sums["policy_loss"] / tokens,
         "optimizer/grad_norm": sums["grad_norm"] / updates,
+        "rollout/tokens_total": tokens,
     }
     metrics["engine/mismatch_kl"] = sums["mismatch_kl"] / tokens
     for name in ("kl", "ratio", "entropy", "entropy_bonus"):

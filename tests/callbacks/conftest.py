@@ -122,7 +122,11 @@ class TinyModule(LightningModule):
         optimizer.step()
         self.log_dict(self.values, batch_size=1)
         rewards = batch.scores - 0.01 * batch.lengths
-        return {"rewards": rewards, "advantages": rewards - rewards.mean()}
+        return {
+            "rewards": rewards,
+            "advantages": rewards - rewards.mean(),
+            "skipped": torch.zeros_like(batch.correct),
+        }
 
     def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
         self.log("eval/accuracy", batch.correct.float().mean(), batch_size=1)

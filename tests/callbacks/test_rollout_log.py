@@ -96,11 +96,15 @@ def test_a_ranks_other_than_zero_writes_nothing(batch, tmp_path):
         is_global_zero = False
 
     log, step = RolloutLog(tmp_path, 1), batch(("a", ROWS_B))
-    outputs = {"rewards": torch.zeros(1), "advantages": torch.zeros(1)}
+    outputs = {
+        "rewards": torch.zeros(1),
+        "advantages": torch.zeros(1),
+        "skipped": torch.zeros(1).bool(),
+    }
     log.on_train_batch_end.__wrapped__(log, OtherRank(), None, outputs, step, 0)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_period_below_one_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
-        RolloutLog(tmp_path, 0)
+def test_a_negative_period_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="every_n_steps must be at least 0, got -1"):
+        RolloutLog(tmp_path, -1)

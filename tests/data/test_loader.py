@@ -67,7 +67,7 @@ def test_nothing_is_generated_before_it_is_asked_for() -> None:
     assert len(engine.asked) == 1
     assert batch.policy_version == 3
     assert batch.correct.all()
-    assert set(batch.timings) == {"generate", "score"}
+    assert set(batch.timings) == {"generate", "score", "collate"}
 
 
 def test_every_step_has_its_own_seed_which_follows_from_the_runs() -> None:

@@ -95,12 +95,16 @@ def test_a_tied_head_holds_its_gradient_to_the_end() -> None:
     assert more[1] - more[0] == 4 * 100 * 8
 
 
-@pytest.mark.parametrize(("chunk_tokens", "held"), [(4, 4), (64, 10)])
-def test_the_head_holds_two_chunks_of_logits(chunk_tokens: int, held: int) -> None:
-    work = formulas.head_workspace(LORA, 10, chunk_tokens=chunk_tokens)
-    assert work == 2 * 4 * held * 100 + 10 * 32
-    trained = formulas.head_workspace(FULL, 10, chunk_tokens=chunk_tokens)
-    assert trained - work == 4 * 100 * 8
+@pytest.mark.parametrize(("chunk_tokens", "held", "block"), [(4, 4, 1), (32, 32, 2), (64, 40, 3)])
+def test_the_head_holds_one_chunk_of_logits(chunk_tokens: int, held: int, block: int) -> None:
+    work = formulas.head_workspace(LORA, 40, chunk_tokens=chunk_tokens)
+    assert work == 4 * (held + block) * 100 + 40 * 32
+
+
+def test_a_trained_heads_gradient_is_kept() -> None:
+    # Three 4 D + 4 a token and 4 V D, against two 4 D + 4 with LoRA.
+    assert formulas.head_kept(FULL, 10) == 10 * (3 * 32 + 4) + 4 * 100 * 8
+    assert formulas.head_kept(LORA, 10) == 10 * (2 * 32 + 4)
 
 
 def test_a_rollout_batch_is_ids_mask_and_logprobs() -> None:

@@ -46,13 +46,16 @@ class Measured:
         self.there: list[Tensor] = [self.token_ids, self.mask, *self.policy.parameters()]
         self.there += [*self.policy.buffers(), *(g for g in gradients if g is not None)]
 
-    def forward(self) -> tuple[Tensor, Tensor]:
+    def forward(self) -> Tensor:
+        """The loss of one micro-batch; without gradient the evaluation's log-probs."""
         # As Lightning's bf16-mixed: no cache of casts.
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16, cache_enabled=False):
-            return self.policy(self.token_ids, self.mask)
+            if not torch.is_grad_enabled():
+                return self.policy(self.token_ids, self.mask)[0]
+            return self.policy.loss(self.token_ids, self.mask, lambda a, b, _: a.sum() + b.sum())
 
-    def backward(self, outputs: tuple[Tensor, Tensor]) -> None:
-        (outputs[0].sum() + outputs[1].sum()).backward()
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
 
 
 def measured(
@@ -109,10 +112,10 @@ def check_activations(
     shapes, tokens = model.shapes, model.tokens
     compute = 2 if precision == "bf16-mixed" else 4
     with kept_for_backward(model.there) as kept:
-        outputs = model.forward()
+        loss = model.forward()
     kept_bytes = kept()
-    model.backward(outputs)
-    del outputs, kept
+    model.backward(loss)
+    del loss, kept
     with LiveMemory(model.there) as live:
         model.backward(model.forward())
     layers = formulas.layers_kept(

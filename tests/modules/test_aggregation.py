@@ -98,7 +98,13 @@ def test_policy_loss_kl_and_entropy_bonus_all_get_the_gradient_of_their_rows_wei
         leaves = [given[name].requires_grad_() for name in ("logprobs", "entropy")]
         logprobs, entropy = given.pop("logprobs"), given.pop("entropy")
         terms = policy_objective(
-            logprobs, entropy, **given, denominator=1.0, settings=chosen, anneal=1.0
+            logprobs,
+            entropy,
+            **given,
+            weights=row_weights(given["mask"], chosen.aggregation),
+            denominator=1.0,
+            settings=chosen,
+            anneal=1.0,
         )
         gradients.append(torch.autograd.grad(terms.loss, leaves))
     mask = rollouts(6)["mask"]

@@ -9,7 +9,7 @@ from live_memory import LiveMemory
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ceeh.modules.head import chunked_logprobs_and_entropy
+from ceeh.modules.head import chunked_logprobs_and_entropy, chunked_objective
 
 
 def reference_logprobs_and_entropy(
@@ -69,23 +69,104 @@ def test_agrees_with_a_slow_loop_whatever_the_chunk(temperature: float, chunk_to
     torch.testing.assert_close(entropy.tolist(), expected[1])
 
 
-@pytest.mark.parametrize("chunk_tokens", [2, 5])
-def test_gradients_of_both_outputs_in_both_inputs_are_exact(chunk_tokens: int):
-    hidden, weight, targets = random_head(5)
-    assert torch.autograd.gradcheck(
-        lambda h, w: chunked_logprobs_and_entropy(
-            h, w, targets, temperature=0.7, chunk_tokens=chunk_tokens
-        ),
-        (hidden, weight),
+def weighted(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    a: float | Tensor = 1.0,
+    b: float | Tensor = 1.0,
+    temperature: float = 1.0,
+    chunk_tokens: int = 4,
+) -> Tensor:
+    """sum_n a_n log p_n + b_n H_n through the chunked head."""
+    by_logprob, by_entropy = (torch.as_tensor(each).expand(len(hidden)) for each in (a, b))
+
+    def objective(logprobs: Tensor, entropy: Tensor, tokens: slice) -> Tensor:
+        return (by_logprob[tokens] * logprobs + by_entropy[tokens] * entropy).sum()
+
+    return chunked_objective(
+        hidden, weight, targets, objective, temperature=temperature, chunk_tokens=chunk_tokens
     )
+
+
+@pytest.mark.parametrize("chunk_tokens", [2, 5])
+def test_gradients_of_any_objective_in_both_inputs_are_exact(chunk_tokens: int):
+    hidden, weight, targets = random_head(5)
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.randn(2, 5, generator=generator, dtype=torch.float64)
+
+    def value() -> Tensor:
+        return weighted(
+            hidden, weight, targets, a=a, b=b, temperature=0.7, chunk_tokens=chunk_tokens
+        )
+
+    step = 1e-6
+    for input, gradient in zip(
+        (hidden, weight), torch.autograd.grad(value(), (hidden, weight)), strict=True
+    ):
+        slopes = torch.empty_like(gradient)
+        for place in range(input.numel()):
+            sides = []
+            for shift in (step, -step):
+                with torch.no_grad():
+                    input.view(-1)[place] += shift
+                    sides.append(value().item())
+                    input.view(-1)[place] -= shift
+            slopes.view(-1)[place] = (sides[0] - sides[1]) / (2 * step)
+        torch.testing.assert_close(gradient, slopes, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 3, 100])
+def test_an_objective_that_mixes_both_outputs_equals_autograd_on_full_logits(chunk_tokens: int):
+    hidden, weight, targets = random_head(11)
+
+    def mixed(logprobs: Tensor, entropy: Tensor) -> Tensor:
+        return (logprobs.exp() * entropy - 0.3 * entropy**2).sum()
+
+    loss = chunked_objective(
+        hidden,
+        weight,
+        targets,
+        lambda logprobs, entropy, _: mixed(logprobs, entropy),
+        temperature=0.6,
+        chunk_tokens=chunk_tokens,
+    )
+    expected = mixed(*plain(hidden, weight, targets, 0.6))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(3 * loss, (hidden, weight)),
+        torch.autograd.grad(3 * expected, (hidden, weight)),
+    )
+
+
+def test_the_objective_sees_every_token_once_with_the_values_of_the_evaluation():
+    hidden, weight, targets = random_head(11)
+    seen: list[tuple[int, float, float]] = []
+
+    def objective(logprobs: Tensor, entropy: Tensor, tokens: slice) -> Tensor:
+        places = range(11)[tokens]
+        seen.extend(zip(places, logprobs.tolist(), entropy.tolist(), strict=True))
+        return logprobs.sum()
+
+    chunked_objective(hidden, weight, targets, objective, temperature=0.7, chunk_tokens=4)
+    values = chunked_logprobs_and_entropy(hidden, weight, targets, temperature=0.7, chunk_tokens=4)
+    expected = zip(range(11), values[0].tolist(), values[1].tolist(), strict=True)
+    assert seen == list(expected)
+
+
+def test_a_second_backward_pass_is_refused_rather_than_wrong():
+    hidden, weight, targets = random_head(4)
+    loss = weighted(hidden, weight, targets)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_entropy_alone_has_the_gradient_of_the_entropy():
     hidden, weight, targets = random_head(4)
-    _, entropy = chunked_logprobs_and_entropy(
-        hidden, weight, targets, temperature=0.6, chunk_tokens=3
-    )
-    got = torch.autograd.grad(entropy.sum(), (hidden, weight))
+    loss = weighted(hidden, weight, targets, a=0.0, temperature=0.6, chunk_tokens=3)
+    got = torch.autograd.grad(loss, (hidden, weight))
     expected = torch.autograd.grad(plain(hidden, weight, targets, 0.6)[1].sum(), (hidden, weight))
     torch.testing.assert_close(got, expected)
     assert min(gradient.abs().max().item() for gradient in got) > 1e-3
@@ -94,11 +175,8 @@ def test_entropy_alone_has_the_gradient_of_the_entropy():
 def test_a_frozen_weight_gets_no_gradient_and_costs_none():
     hidden, weight, targets = random_head(6)
     frozen = weight.detach()
-    logprobs, entropy = chunked_logprobs_and_entropy(
-        hidden, frozen, targets, temperature=1.0, chunk_tokens=2
-    )
     with LargestTensor() as seen:
-        (logprobs.sum() + entropy.sum()).backward()
+        weighted(hidden, frozen, targets, chunk_tokens=2).backward()
     expected = torch.autograd.grad(torch.cat(plain(hidden, frozen, targets, 1.0)).sum(), hidden)
     torch.testing.assert_close(hidden.grad, expected[0])
     assert frozen.grad is None
@@ -107,10 +185,7 @@ def test_a_frozen_weight_gets_no_gradient_and_costs_none():
 
 def test_a_frozen_hidden_leaves_the_weights_gradient_whole():
     hidden, weight, targets = random_head(6)
-    logprobs, _ = chunked_logprobs_and_entropy(
-        hidden.detach(), weight, targets, temperature=1.0, chunk_tokens=4
-    )
-    logprobs.sum().backward()
+    weighted(hidden.detach(), weight, targets, b=0.0).backward()
     expected = torch.autograd.grad(plain(hidden, weight, targets, 1.0)[0].sum(), weight)
     torch.testing.assert_close(weight.grad, expected[0])
 
@@ -133,10 +208,8 @@ def test_forward_and_backward_never_hold_more_than_a_chunk_of_logits():
     tokens, vocabulary, chunk = 64, 33, 8
     hidden, weight, targets = random_head(tokens, width=4, vocabulary=vocabulary)
     with LargestTensor() as seen:
-        logprobs, entropy = chunked_logprobs_and_entropy(
-            hidden, weight, targets, temperature=1.0, chunk_tokens=chunk
-        )
-        (logprobs.sum() + entropy.sum()).backward()
+        weighted(hidden, weight, targets, chunk_tokens=chunk).backward()
+        chunked_logprobs_and_entropy(hidden, weight, targets, temperature=1.0, chunk_tokens=chunk)
     sizes = [math.prod(shape) for shape in seen.made if vocabulary in shape]
     assert max(sizes) == chunk * vocabulary
 
@@ -147,37 +220,35 @@ def test_no_tokens_give_empty_outputs_and_zero_gradients():
         hidden, weight, targets, temperature=1.0, chunk_tokens=4
     )
     assert logprobs.shape == entropy.shape == (0,)
-    (logprobs.sum() + entropy.sum()).backward()
+    loss = weighted(hidden, weight, targets)
+    assert loss.item() == 0
+    loss.backward()
     assert hidden.grad is not None
     assert hidden.grad.shape == (0, 5)
     torch.testing.assert_close(weight.grad, torch.zeros(7, 5, dtype=torch.float64))
 
 
-def test_two_chunks_of_logits_live_at_once_and_no_more():
-    # Log-probs (in their place the gradient) and probabilities; those of the chunk before are gone.
-    tokens, width, vocabulary, chunk = 64, 4, 500, 16
+def test_one_chunk_of_logits_lives_at_once_and_intermediates_of_a_sixteenth():
+    tokens, width, vocabulary, chunk = 128, 4, 500, 32
     hidden, weight, targets = random_head(tokens, width, vocabulary, dtype=torch.float32)
+    logits = 4 * chunk * vocabulary
+    small = 4 * (2 * vocabulary * width + 8 * tokens * width) + 4 * logits / 16
     with LiveMemory([hidden, weight, targets]) as live:
-        logprobs, entropy = chunked_logprobs_and_entropy(
-            hidden, weight, targets, temperature=1.0, chunk_tokens=chunk
-        )
-        forward = live.peak
-        (logprobs.sum() + entropy.sum()).backward()
-    logits, rest = 4 * chunk * vocabulary, 4 * (vocabulary * width + 8 * tokens * width)
-    assert 2 * logits < forward < 2 * logits + rest
-    assert 2 * logits < live.peak < 2 * logits + rest
+        chunked_logprobs_and_entropy(hidden, weight, targets, temperature=1.0, chunk_tokens=chunk)
+    assert logits < live.peak < logits + small
+    with LiveMemory([hidden, weight, targets]) as live:
+        weighted(hidden, weight, targets, chunk_tokens=chunk).backward()
+    assert logits < live.peak < logits + small
 
 
 def test_bf16_autocast_computes_in_fp32_forward_and_backward():
     exact_hidden, exact_weight, targets = random_head(9, dtype=torch.float32)
-    exact = chunked_logprobs_and_entropy(
-        exact_hidden, exact_weight, targets, temperature=0.6, chunk_tokens=4
-    )
+    exact = weighted(exact_hidden, exact_weight, targets, temperature=0.6)
     hidden, weight, _ = random_head(9, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        got = chunked_logprobs_and_entropy(hidden, weight, targets, temperature=0.6, chunk_tokens=4)
-        (got[0] + got[1]).sum().backward()
-    (exact[0] + exact[1]).sum().backward()
+        got = weighted(hidden, weight, targets, temperature=0.6)
+        got.backward()
+    exact.backward()
     torch.testing.assert_close(got, exact, rtol=0, atol=0)
     torch.testing.assert_close(hidden.grad, exact_hidden.grad, rtol=0, atol=0)
     torch.testing.assert_close(weight.grad, exact_weight.grad, rtol=0, atol=0)
@@ -185,12 +256,10 @@ def test_bf16_autocast_computes_in_fp32_forward_and_backward():
 
 def test_bf16_inputs_give_fp32_outputs_of_those_inputs_and_bf16_gradients():
     hidden, weight, targets = random_head(9, dtype=torch.bfloat16)
-    logprobs, entropy = chunked_logprobs_and_entropy(
-        hidden, weight, targets, temperature=0.6, chunk_tokens=4
-    )
+    outputs = chunked_logprobs_and_entropy(hidden, weight, targets, temperature=0.6, chunk_tokens=4)
     expected = plain(hidden.float(), weight.float(), targets, 0.6)
-    torch.testing.assert_close((logprobs, entropy), expected)
-    (logprobs + entropy).sum().backward()
+    torch.testing.assert_close(outputs, expected)
+    weighted(hidden, weight, targets, temperature=0.6).backward()
     assert hidden.grad is not None
     assert hidden.grad.dtype == torch.bfloat16
     gradient = torch.autograd.grad((expected[0] + expected[1]).sum(), weight)[0]
@@ -200,13 +269,10 @@ def test_bf16_inputs_give_fp32_outputs_of_those_inputs_and_bf16_gradients():
 def test_logits_far_apart_stay_finite():
     # Logits 0 and 500: p = 1 for one, underflow for the other; H = 0, and its gradient too.
     hidden = torch.tensor([[1.0]], requires_grad=True)
+    weight, targets = torch.tensor([[0.0], [500.0]]), torch.tensor([0])
     logprobs, entropy = chunked_logprobs_and_entropy(
-        hidden,
-        torch.tensor([[0.0], [500.0]]),
-        torch.tensor([0]),
-        temperature=1.0,
-        chunk_tokens=1,
+        hidden, weight, targets, temperature=1.0, chunk_tokens=1
     )
     assert (logprobs.item(), entropy.item()) == (-500.0, 0.0)
-    entropy.sum().backward()
+    weighted(hidden, weight, targets, a=0.0).backward()
     torch.testing.assert_close(hidden.grad, torch.zeros(1, 1))

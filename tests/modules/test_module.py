@@ -1,13 +1,16 @@
 """CEEHModule in a real fit: stale batches, broken numbers, entropy with gradient, schedules."""
 
+import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.config import Config, load
 from ceeh.fit import fit
+from ceeh.modules import head
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import learning_rate_scale
@@ -81,26 +84,53 @@ def test_the_bonus_raises_entropy_and_its_absence_does_not(
 def test_broken_updates_are_skipped_and_counted_and_three_stop_the_run(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, calls = Policy.forward, []
+    evaluate, calls = head.evaluate_, []
 
-    def broken(self: Policy, *arguments):
-        logprobs, entropy = forward(self, *arguments)
-        if torch.is_grad_enabled():
+    def broken(*arguments):
+        logprobs, entropy = evaluate(*arguments)
+        if sys._getframe(1).f_code.co_name == "forward":  # of the objective, not of an evaluation
             calls.append(None)
             if len(calls) in broken_calls:
-                logprobs = logprobs * float("nan")
+                logprobs[-1] = float("nan")
         return logprobs, entropy
 
-    monkeypatch.setattr(Policy, "forward", broken)
+    monkeypatch.setattr(head, "evaluate_", broken)
     broken_calls = {2}
     folder = fit(small(tiny_model_dir, tmp_path / "one"))
     skipped = [row["optimizer/skipped_in_a_row"] for row in rows(folder) if "loss/policy" in row]
     assert skipped == [1.0, 0.0]
     assert all(value.isfinite().all() for value in weights(folder).values())
+    # The second of the first step's two updates; the one row whose log-prob was not a number.
+    (file,) = folder.glob("rollouts/skipped-*.parquet")
+    assert file.name == "skipped-000001.parquet"
+    assert len(pq.read_table(file)) == 1
     calls.clear()
     broken_calls = set(range(1, 9))
-    with pytest.raises(ValueError, match=r"were not finite 3 times in a row; lower optimizer\.lr"):
-        fit(small(tiny_model_dir, tmp_path / "three"))
+    message = r"not finite in 4 updates in a row, as many as optimizer\.max_skipped_updates allows"
+    with pytest.raises(ValueError, match=message):
+        fit(small(tiny_model_dir, tmp_path / "four", "optimizer.max_skipped_updates=4"))
+    assert len(list((tmp_path / "four").glob("starter/rollouts/skipped-*.parquet"))) == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_reward_that_is_no_number_skips_the_update_and_names_the_rows(
+    tiny_model_dir: Path, tmp_path: Path, value: float
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "class Mine:\n    reads = ()\n    def __call__(self, inputs):\n"
+        "        rewards = inputs.scores.clone()\n"
+        f"        rewards[0] = float('{value}')\n        return rewards\n"
+    )
+    shaping = f"objective.shaping.class_path={file}:Mine"
+    folder = fit(small(tiny_model_dir, tmp_path, shaping, "rollouts.steps=1"))
+    (table,) = map(pq.read_table, folder.glob("rollouts/skipped-*.parquet"))
+    # The rewards' group shares their mean, so that all of its advantages are broken.
+    assert len(table) == 3
+    assert len(set(table["uid"].to_pylist())) == 1
+    (step,) = (row for row in rows(folder) if "loss/policy" in row)
+    assert step["optimizer/skipped_in_a_row"] == 0  # the other update of the step was good
+    assert all(value.isfinite().all() for value in weights(folder).values())
 
 
 def test_a_users_own_shaping_decides_the_rewards(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ceeh.config import Entropy, Objective
+from ceeh.modules.aggregation import row_weights
 from ceeh.modules.objective import ObjectiveTerms, policy_objective
 
 TOKENS = 37.0
@@ -56,8 +57,15 @@ def rollouts(seed: int, rows: int = 8, tokens: int = 7) -> dict[str, Tensor]:
 def objective(given: dict[str, Tensor], chosen: Objective) -> ObjectiveTerms:
     given = dict(given)
     logprobs, entropy = given.pop("logprobs"), given.pop("entropy")
+    weights = row_weights(given["mask"], chosen.aggregation)
     return policy_objective(
-        logprobs, entropy, **given, denominator=TOKENS, settings=chosen, anneal=ANNEAL
+        logprobs,
+        entropy,
+        **given,
+        weights=weights,
+        denominator=TOKENS,
+        settings=chosen,
+        anneal=ANNEAL,
     )  # type: ignore[arg-type]
 
 
@@ -135,6 +143,7 @@ def test_literal_case():
             reference_logprobs=None,
             advantages=torch.tensor([0.5]),
             hard=torch.tensor([1.0]),
+            weights=torch.tensor([1.0]),
             mask=torch.tensor([[True]]),
             denominator=torch.tensor(4.0),
             settings=settings(method, kl_coefficient=0.0),

@@ -1,0 +1,113 @@
+"""python -m benchmarks.head: log-prob and entropy without logits against with, forward and backward.
+
+The reference is what one writes first: logits of all tokens, log_softmax, gather, entropy, autograd.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import MIB, Figure, by_turns, median_ratio, peak_memory, report
+from ceeh.modules.head import chunked_logprobs_and_entropy
+
+TEMPERATURE = 0.7
+
+
+def full_logits(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, chunk_tokens: int
+) -> tuple[Tensor, Tensor]:
+    log_p = torch.log_softmax((hidden @ weight.T).float() / temperature, dim=-1)
+    return log_p.gather(1, targets[:, None]).squeeze(1), -(log_p.exp() * log_p).sum(1)
+
+
+def step(head: Callable, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    """Forward and backward; the gradient of the hidden states."""
+    hidden.grad = weight.grad = None
+    logprobs, entropy = head(hidden, weight, targets, temperature=TEMPERATURE, chunk_tokens=chunk)
+    (logprobs.sum() + 0.01 * entropy.sum()).backward()
+    assert hidden.grad is not None
+    return hidden.grad
+
+
+def gradient_error(tokens: int, width: int, vocabulary: int, chunk: int) -> float:
+    """Largest relative difference of the two gradients of both inputs, in float64."""
+    torch.manual_seed(1)
+    hidden = torch.randn(tokens, width, dtype=torch.float64, requires_grad=True)
+    weight = (0.1 * torch.randn(vocabulary, width, dtype=torch.float64)).requires_grad_()
+    targets = torch.randint(vocabulary, (tokens,))
+    gradients = []
+    for head in (chunked_logprobs_and_entropy, full_logits_float64):
+        step(head, hidden, weight, targets, chunk)
+        assert hidden.grad is not None
+        assert weight.grad is not None
+        gradients.append((hidden.grad.clone(), weight.grad.clone()))
+    return max(
+        float((ours - theirs).abs().max() / theirs.abs().max())
+        for ours, theirs in zip(*gradients, strict=True)
+    )
+
+
+def full_logits_float64(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, chunk_tokens: int
+) -> tuple[Tensor, Tensor]:
+    log_p = torch.log_softmax(hidden @ weight.T / temperature, dim=-1)
+    return log_p.gather(1, targets[:, None]).squeeze(1), -(log_p.exp() * log_p).sum(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--width", type=int, default=1536)
+    parser.add_argument("--vocabulary", type=int, default=151_936)
+    parser.add_argument("--chunk", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    hidden = torch.randn(given.tokens, given.width, device=device, requires_grad=True)
+    weight = 0.02 * torch.randn(given.vocabulary, given.width, device=device)
+    targets = torch.randint(given.vocabulary, (given.tokens,), device=device)
+    figures, details = [], {}
+    for kind in ("frozen", "trained"):
+        weight.requires_grad_(kind == "trained")
+        calls = {
+            name: partial(step, head, hidden, weight, targets, given.chunk)
+            for name, head in (("ours", chunked_logprobs_and_entropy), ("full", full_logits))
+        }
+        peaks = {}
+        for name, call in calls.items():
+            hidden.grad = weight.grad = None
+            with peak_memory() as peak:
+                call()
+            peaks[name] = peak[0] / MIB
+        seconds = by_turns(calls, repeats=given.repeats, warmups=0)
+        details[kind] = seconds
+        figures += [
+            Figure(
+                name=f"memory, {kind} head",
+                value=peaks["ours"] / peaks["full"],
+                at_most=1 / 6,
+                ours=peaks["ours"],
+                reference=peaks["full"],
+                unit="MiB",
+            ),
+            Figure(
+                name=f"time, {kind} head",
+                value=median_ratio(seconds["ours"], seconds["full"]),
+                at_most=1.15,
+                ours=median(seconds["ours"]),
+                reference=median(seconds["full"]),
+                unit="s",
+            ),
+        ]
+    error = gradient_error(64, 128, 5000, 16)
+    figures.append(Figure(name="gradient error in float64", value=error, at_most=1e-12))
+    report("head", figures, settings=vars(given), details=details)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The gradient of an optimiser step: chunks and micro-batches against full logits and one backward pass."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from ceeh.config import Entropy, LoRA, Model, Objective
+from ceeh.modules.aggregation import denominator_shares, row_weights
+from ceeh.modules.batching import microbatches
+from ceeh.modules.objective import policy_objective
+from ceeh.modules.policy import Policy
+from ceeh.modules.update import Found, UpdateInputs, accumulate_gradients
+from ceeh.phases import Phases
+from ceeh.types import RolloutBatch
+
+TEMPERATURE, MOST = 0.7, 16
+
+
+def ragged(seed: int = 0) -> RolloutBatch:
+    """Five rows of two prompts, of 3 to 12 tokens, in no order of length."""
+    generator = torch.Generator().manual_seed(seed)
+    prompt, total = torch.tensor([2, 2, 3, 3, 3]), torch.tensor([9, 3, 12, 5, 7])
+    places = torch.arange(12)
+    mask = (places >= prompt[:, None]) & (places < total[:, None])
+    logprobs = -torch.rand(5, 12, generator=generator) - 2
+    return RolloutBatch(
+        token_ids=torch.randint(2, 60, (5, 12), generator=generator) * (places < total[:, None]),
+        response_mask=mask,
+        engine_logprobs=torch.where(mask, logprobs, 0.0),
+        group=torch.tensor([0, 0, 1, 1, 1]),
+        scores=torch.zeros(5),
+        correct=torch.zeros(5).bool(),
+        lengths=mask.sum(1),
+        groups=(),
+        policy_version=0,
+    )
+
+
+def inputs(batch: RolloutBatch, settings: Objective) -> UpdateInputs:
+    shares = denominator_shares(batch.lengths, settings.aggregation, max_response_tokens=MOST)
+    return UpdateInputs(
+        old_logprobs=batch.engine_logprobs + 0.1 * batch.response_mask,
+        advantages=torch.tensor([0.7, -0.4, 1.2, -0.9, 0.3]),
+        hard=torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0]),
+        denominator=shares.sum().float(),
+        settings=settings,
+        anneal=0.5,
+    )
+
+
+def make(folder: Path, rank: int, chunk_tokens: int) -> Policy:
+    torch.manual_seed(0)
+    settings = Model(lora=LoRA(rank=rank), head_chunk_tokens=chunk_tokens)
+    policy = Policy(settings, str(folder), temperature=TEMPERATURE, keep_reference=True)
+    with torch.no_grad():
+        for weight in policy.trainable:
+            weight.add_(0.02 * torch.randn(weight.shape))
+    return policy
+
+
+def updated(
+    policy: Policy, batch: RolloutBatch, settings: Objective, budget: int
+) -> tuple[Found, list[Tensor]]:
+    micro = microbatches(batch.totals, torch.arange(5), budget)
+    found = accumulate_gradients(
+        policy,
+        batch,
+        micro,
+        inputs(batch, settings),
+        backward=lambda loss, last: loss.backward(),
+        phases=Phases(),
+    )
+    return found, [weight.grad for weight in policy.trainable if weight.grad is not None]
+
+
+def reference_update(
+    policy: Policy, start: Path, batch: RolloutBatch, settings: Objective
+) -> tuple[dict[str, float], list[Tensor]]:
+    """All logits of all rows at once, the objective on [R, T], one backward pass."""
+    mask, ids = batch.response_mask, batch.token_ids
+
+    def log_softmax(model: torch.nn.Module) -> Tensor:
+        return (model(input_ids=ids).logits[:, :-1] / TEMPERATURE).log_softmax(-1)
+
+    def of_tokens(log_p: Tensor) -> Tensor:
+        chosen = log_p.gather(-1, ids[:, 1:, None])[..., 0]
+        return torch.cat([torch.zeros(5, 1), chosen], 1)
+
+    log_p = log_softmax(policy.model)
+    entropy = torch.cat([torch.zeros(5, 1), -(log_p.exp() * log_p).sum(-1)], 1)
+    with torch.no_grad():
+        reference = of_tokens(log_softmax(AutoModelForCausalLM.from_pretrained(start)))
+    given = inputs(batch, settings)
+    terms = policy_objective(
+        of_tokens(log_p),
+        entropy,
+        old_logprobs=given.old_logprobs,
+        engine_logprobs=batch.engine_logprobs,
+        reference_logprobs=reference if settings.kl_coefficient > 0 else None,
+        advantages=given.advantages,
+        hard=given.hard,
+        weights=row_weights(mask, settings.aggregation),
+        mask=mask,
+        denominator=given.denominator,
+        settings=settings,
+        anneal=given.anneal,
+    )
+    terms.loss.backward()
+    gradients = [weight.grad for weight in policy.trainable if weight.grad is not None]
+    sums = {name: float(value) for name, value in terms.metrics.items()}
+    return sums | {"loss": float(terms.loss.detach())}, gradients
+
+
+OBJECTIVES = {
+    "me": Objective(entropy=Entropy(method="me", coefficient=0.05), kl_coefficient=0.1),
+    "ea": Objective(entropy=Entropy(method="ea"), kl_coefficient=0.0),
+    "grpo": Objective(
+        entropy=Entropy(method="none"), aggregation="sequence_mean", kl_coefficient=0.1
+    ),
+    "constant, trainer's": Objective(
+        entropy=Entropy(method="uniform"), aggregation="constant", old_logprobs="trainer"
+    ),
+}
+
+
+@pytest.mark.parametrize("rank", [0, 2], ids=["full", "lora"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_chunks_and_micro_batches_give_the_gradient_of_full_logits(
+    tiny_model_dir: Path, name: str, rank: int
+) -> None:
+    batch, settings = ragged(), OBJECTIVES[name]
+    expected, gradients = reference_update(
+        make(tiny_model_dir, rank, 99), tiny_model_dir, batch, settings
+    )
+    assert max(gradient.abs().max() for gradient in gradients) > 1e-4
+    for budget, chunk_tokens in ((1000, 1000), (24, 5), (12, 1)):
+        found, got = updated(make(tiny_model_dir, rank, chunk_tokens), batch, settings, budget)
+        torch.testing.assert_close(got, gradients, rtol=1e-4, atol=1e-6)
+        sums = found.sums | {"loss": found.loss}
+        assert sums == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert not found.not_finite.any()
+
+
+def test_rows_whose_numbers_are_not_finite_are_named(tiny_model_dir: Path) -> None:
+    batch = ragged()
+    engine_logprobs = batch.engine_logprobs.clone()
+    engine_logprobs[3, 4] = float("nan")
+    broken = replace(batch, engine_logprobs=engine_logprobs)
+    policy = make(tiny_model_dir, 0, 4)
+    found, _ = updated(policy, broken, Objective(kl_coefficient=0.0), budget=24)
+    assert found.not_finite.tolist() == [False, False, False, True, False]
+
+
+def test_each_micro_batch_is_one_backward_pass_and_the_last_is_told(tiny_model_dir: Path) -> None:
+    batch, told = ragged(), []
+    phases = Phases()
+    accumulate_gradients(
+        make(tiny_model_dir, 0, 4),
+        batch,
+        microbatches(batch.totals, torch.arange(5), 12),
+        inputs(batch, Objective(kl_coefficient=0.0)),
+        backward=lambda loss, last: told.append(last),
+        phases=phases,
+    )
+    assert told == [False, False, False, True]  # 12, 9, 7, and 5 with 3
+    assert set(phases.take()) == {"forward", "backward"}
