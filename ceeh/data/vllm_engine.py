@@ -20,7 +20,7 @@ from ceeh.data.vllm_process import (
     process_kept,
     release_process_groups,
 )
-from ceeh.data.vllm_weights import checked, repack_heads, weight_shapes
+from ceeh.data.vllm_weights import checked, release_packed, repack_heads, weight_shapes
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup
 
 REFUSED = {
@@ -167,6 +167,7 @@ class VLLMEngine:
             "is_checkpoint_format": True,
         }
         try:
+            llm.apply_model(release_packed)
             llm.collective_rpc("reload_weights", kwargs=arguments)
             llm.apply_model(repack_heads)
             if llm.reset_prefix_cache() is False:

@@ -52,6 +52,17 @@ def checked(
         )
 
 
+def release_packed(model: nn.Module) -> None:
+    """Drops the packed matrices of the weights that are about to be replaced: CPU builds only.
+
+    They would live on beside the new ones, the head's until the push is over. Nothing can be
+    generated before the push has made new ones.
+    """
+    for module in model.modules():
+        if "cpu_linear" in vars(module):
+            module.cpu_linear = None
+
+
 def repack_heads(model: nn.Module) -> None:
     """Packs anew, from their plain weights, the matrices that vLLM keeps in both forms on the CPU.
 

@@ -1,0 +1,103 @@
+"""python -m benchmarks.push: a weight push into the engine against a plain copy of the same bytes."""
+
+import argparse
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
+
+import torch
+
+from benchmarks.harness import MIB, Figure, by_turns, median_ratio, peak_memory, report
+from benchmarks.workload import SIZES, random_model
+from ceeh.config import LoRA, Model
+from ceeh.data.vllm_engine import VLLMEngine
+from ceeh.modules.policy import Policy
+
+GB = 1e9
+
+
+def pack(weights: list[torch.Tensor]) -> None:
+    """What vLLM's CPU build does with every matrix on its way into the engine: oneDNN's layout."""
+    from vllm import _custom_ops as ops
+
+    for weight in weights:
+        if weight.dim() == 2:
+            ops.create_onednn_mm(weight.t(), 32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="medium")
+    parser.add_argument("--lora-rank", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=9)
+    given = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(random_model(Path(folder) / "model", given.size))
+        settings = Model(lora=LoRA(rank=given.lora_rank))
+        policy = Policy(settings, path, temperature=1.0, keep_reference=False).to(device)
+        weights = dict(policy.engine_weights())
+        size, largest = (
+            measure(weight.nbytes for weight in weights.values()) for measure in (sum, max)
+        )
+        copies = {name: torch.empty_like(weight) for name, weight in weights.items()}
+
+        def copy() -> None:
+            for name, weight in weights.items():
+                copies[name].copy_(weight)
+
+        with VLLMEngine(path, 256) as engine:
+
+            def push() -> None:
+                engine.load_weights(policy.engine_weights(), policy_version=0)
+
+            push()
+            with peak_memory() as peak:
+                push()
+            contestants = {"push": push, "copy": copy}
+            if device == "cpu":
+                contestants["pack"] = partial(pack, list(weights.values()))
+            seconds = by_turns(contestants, repeats=given.repeats)
+    per_gb = {name: [each / size * GB for each in values] for name, values in seconds.items()}
+    figures = [
+        Figure(
+            name="push / copy",
+            value=median_ratio(per_gb["push"], per_gb["copy"]),
+            at_most=3,
+            ours=median(per_gb["push"]),
+            reference=median(per_gb["copy"]),
+            unit="s/GB",
+        ),
+        *(
+            Figure(
+                name="packing alone / copy (vLLM's CPU build packs what it loads)",
+                value=median_ratio(per_gb["pack"], per_gb["copy"]),
+                ours=median(per_gb["pack"]),
+                reference=median(per_gb["copy"]),
+                unit="s/GB",
+            )
+            for _ in range("pack" in per_gb)
+        ),
+        Figure(
+            name="extra memory / largest tensor",
+            value=peak[0] / largest,
+            at_most=1.5,
+            ours=peak[0] / MIB,
+            reference=largest / MIB,
+            unit="MiB",
+        ),
+    ]
+    report(
+        "push",
+        figures,
+        settings=vars(given) | {"bytes": size, "tensors": len(weights)},
+        details=seconds,
+    )
+
+
+if __name__ == "__main__":
+    main()
