@@ -117,9 +117,14 @@ class Answers(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         measured = self.watch.stop()
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.orders.answer(
             **measured,
-            **{name: float(value) for name, value in trainer.callback_metrics.items()},
+            loss=logged["loss/policy"],
+            grad_norm=logged["optimizer/grad_norm"],
+            padding_fraction=logged["optimizer/padding_fraction"],
+            lengths=sorted(batch.lengths.tolist()),
+            logged=logged,
         )
 
 

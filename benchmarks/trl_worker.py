@@ -89,7 +89,8 @@ class Answers(TrainerCallback):
             lengths=sorted(trainer.lengths),
             loss=sum(trainer.losses),
             grad_norm=trainer.grad_norm,
-            versions={name: version(name) for name in PACKAGES},
+            gpu=torch.cuda.is_available(),
+            versions={f"reference {name}": version(name) for name in PACKAGES},
         )
 
 

@@ -25,6 +25,7 @@ from ceeh.types import (
 SIZES = {
     # name: width, layers, heads, key-value heads, inner width, vocabulary
     "tiny": (128, 2, 4, 4, 384, 4096),
+    "balanced": (128, 4, 4, 4, 384, 2048),  # the head a quarter of the weights, as at half a billion
     "small": (256, 4, 4, 2, 768, 16384),
     "medium": (512, 8, 8, 4, 1536, 32768),
     "1.5b": (1536, 28, 12, 2, 8960, 151936),
