@@ -8,6 +8,7 @@ prepared to the end of the optimiser step. Job `step`: generation, rewards and u
 import time
 from functools import partial
 from importlib.metadata import version
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from benchmarks.reward import even_length
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.worker import Orders
 
@@ -120,10 +122,10 @@ def settings(job: dict[str, Any], rows: int) -> GRPOConfig:
         gradient_checkpointing=False,
         bf16=gpu,
         use_cpu=not gpu,
-        use_vllm=job.get("vllm", False),
+        use_vllm=job["generation"] == "vllm",
         vllm_mode="colocate",
         vllm_gpu_memory_utilization=0.3,
-        use_transformers_continuous_batching=job.get("continuous_batching", False),
+        use_transformers_continuous_batching=job["generation"] == "continuous",
         shuffle_dataset=False,
         report_to="none",
         save_strategy="no",
@@ -144,22 +146,39 @@ def given_rollouts(job: dict[str, Any]) -> Any:
 
 def force_lengths(trainer: MeasuredTrainer, job: dict[str, Any]) -> None:
     """Rows end at the job's lengths, in whichever way the trainer generates."""
-    lengths, end = job["lengths"], trainer.processing_class.eos_token_id
-    if job.get("continuous_batching"):
+    lengths = job["lengths"]
+    if job["generation"] == "vllm":
+        generate = trainer.vllm_generation.llm.generate
+
+        def forced_params(prompts: Any, sampling_params: Any, **given: Any) -> Any:
+            params = [sampling_params.clone() for _ in lengths]
+            for one, length in zip(params, lengths, strict=True):
+                one.max_tokens, one.ignore_eos = length, True
+            return generate(prompts, sampling_params=params, **given)
+
+        trainer.vllm_generation.llm.generate = forced_params
+    elif job["generation"] == "continuous":
         from transformers.generation.continuous_batching import ContinuousBatchingManager
 
         add = ContinuousBatchingManager.add_request
-        count = iter(range(10**9))
+        length = cycle(lengths)
 
-        def forced(self: Any, *arguments: Any, **given: Any) -> Any:
-            given["max_new_tokens"] = lengths[next(count) % len(lengths)]
-            return add(self, *arguments, **given)
+        def forced_request(self: Any, *arguments: Any, **given: Any) -> Any:
+            return add(self, *arguments, **(given | {"max_new_tokens": next(length)}))
 
-        ContinuousBatchingManager.add_request = forced
+        ContinuousBatchingManager.add_request = forced_request
         trainer.generation_config.eos_token_id = -1
-        return
-    processor = ForcedLengths(lengths, end, job["prompt_tokens"])
-    trainer.model.generate = partial(trainer.model.generate, logits_processor=[processor])
+    else:
+        end = trainer.processing_class.eos_token_id
+        processor = ForcedLengths(lengths, end, job["prompt_tokens"])
+        trainer.model.generate = partial(trainer.model.generate, logits_processor=[processor])
+
+
+def rewards(job: dict[str, Any]) -> Any:
+    """The job's scores where it has some, else those of the function that ours asks, too."""
+    if "scores" in job:
+        return lambda completions, **given: job["scores"]
+    return lambda completions, **given: [even_length(None, text) for text in completions]
 
 
 def main() -> None:
@@ -167,12 +186,11 @@ def main() -> None:
     job = orders.job
     torch.set_num_threads(job["threads"])
     tokenizer = AutoTokenizer.from_pretrained(job["model"], padding_side="left")
-    prompts, scores = job["prompts"], job["scores"]
     trainer = MeasuredTrainer(
         model=AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32),
-        reward_funcs=lambda completions, **given: scores,
-        args=settings(job, len(scores)),
-        train_dataset=Dataset.from_dict({"prompt": prompts}),
+        reward_funcs=rewards(job),
+        args=settings(job, len(job["prompts"]) * job["group_size"]),
+        train_dataset=Dataset.from_dict({"prompt": job["prompts"]}),
         processing_class=tokenizer,
         rollout_func=given_rollouts(job) if job["kind"] == "update" else None,
     )

@@ -22,7 +22,13 @@ class Worker:
     """
 
     def __init__(
-        self, python: str | Path, module: str, job: Mapping[str, Any], *, log: Path, threads: int = 1
+        self,
+        python: str | Path,
+        module: str,
+        job: Mapping[str, Any],
+        *,
+        log: Path,
+        threads: int = 1,
     ) -> None:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,14 @@ from ceeh.types import (
 SIZES = {
     # name: width, layers, heads, key-value heads, inner width, vocabulary
     "tiny": (128, 2, 4, 4, 384, 4096),
-    "balanced": (128, 4, 4, 4, 384, 2048),  # the head a quarter of the weights, as at half a billion
+    "balanced": (
+        128,
+        4,
+        4,
+        4,
+        384,
+        2048,
+    ),  # the head a quarter of the weights, as at half a billion
     "small": (256, 4, 4, 2, 768, 16384),
     "medium": (512, 8, 8, 4, 1536, 32768),
     "1.5b": (1536, 28, 12, 2, 8960, 151936),
@@ -96,7 +103,8 @@ def scored_groups(
             for length in lengths[start : start + group_size]
         )
         verdicts = tuple(
-            Verdict(score=float(row % 2 == 0), outcome=Outcome.OK) for row in range(len(completions))
+            Verdict(score=float(row % 2 == 0), outcome=Outcome.OK)
+            for row in range(len(completions))
         )
         group = RolloutGroup(prompt=prompt, completions=completions, policy_version=0)
         groups.append(ScoredGroup(group=group, verdicts=verdicts))
