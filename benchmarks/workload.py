@@ -56,7 +56,6 @@ def random_model(folder: Path, size: str, *, dtype: torch.dtype = torch.float32)
         eos_token_id=1,
         pad_token_id=0,
         bos_token_id=None,
-        use_cache=False,
     )
     transformers_logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
