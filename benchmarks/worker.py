@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,10 @@ class Worker:
     def close(self) -> None:
         """Ends the process: it sees the end of its orders."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        assert self.process.stdout is not None
+        with suppress(BrokenPipeError):  # it may have ended before
+            self.process.stdin.close()
+        self.process.stdout.close()
         try:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
@@ -90,6 +94,7 @@ class Orders:
     def wait(self) -> None:
         """Returns when a step is asked for; ends the process when no more will be."""
         if not sys.stdin.readline():
+            sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
 
