@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.harness import Figure, by_turns, median_ratio, report
-from benchmarks.update import column, ours, trl
+from benchmarks.update import column, ours, spent, trl
 from benchmarks.workload import SIZES, log_normal_lengths, random_model
 
 
@@ -109,9 +109,7 @@ def main() -> None:
             ),
             Figure(
                 name="processor time",
-                value=median_ratio(
-                    column(reference, "processor_seconds"), column(measured, "processor_seconds")
-                ),
+                value=median_ratio(*spent(reference, measured)),
                 ours=median(column(measured, "processor_seconds")),
                 reference=median(column(reference, "processor_seconds")),
                 unit="s",
