@@ -11,7 +11,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
 
-.PHONY: env fit test lint lock clean
+.PHONY: env fit test lint lock clean bench-env
 
 env: $(VENV)/.ready-$(DEVICE)
 
@@ -32,6 +32,18 @@ $(VENV)/.ready-cuda: pyproject.toml
 fit: env
 	$(BIN)/python -m ceeh.fit --config configs/ceeh.yaml
 
+# The reference of `python -m benchmarks.update` and `.step`: TRL in an environment of its own. The same
+# torch as ours comes first, so that no dependency asks for the CUDA build.
+bench-env: .venv-trl/.ready
+
+.venv-trl/.ready: benchmarks/requirements.txt requirements/cpu.in
+	$(PYTHON) -m venv .venv-trl
+	@echo "installing TRL into .venv-trl: a minute or two ..."
+	.venv-trl/bin/python -m pip install --disable-pip-version-check -q --no-deps \
+	  "$$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements/cpu.in)" --extra-index-url $(TORCH_CPU_INDEX)
+	.venv-trl/bin/python -m pip install --disable-pip-version-check -q -r benchmarks/requirements.txt
+	@touch $@
+
 test: env
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --cov=ceeh --cov-report=term
 
@@ -47,4 +59,4 @@ lock:
 	sed -i '/^torch==/d; /never/d' requirements/cpu.txt
 
 clean:
-	rm -rf $(VENV) runs mlflow.db mlartifacts
+	rm -rf $(VENV) .venv-trl runs mlflow.db mlartifacts

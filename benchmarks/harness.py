@@ -3,10 +3,8 @@
 import json
 import os
 import platform
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -16,7 +14,6 @@ import torch
 from ceeh.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
-MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,55 +78,6 @@ def synchronise() -> None:
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
     """Median of the ratios of neighbours in time: what a change of the machine's speed disturbs least."""
     return median(one / other for one, other in zip(numerators, denominators, strict=True))
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[float]]:
-    """Bytes that the block needed at most beyond what was in use when it began, as `[bytes]`.
-
-    On a GPU what torch allocated. On the CPU the resident memory as the kernel counts it, with its
-    high-water mark set back first; where that is not allowed it is sampled every millisecond.
-    """
-    peak = [0.0]
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield peak
-        peak[0] = torch.cuda.max_memory_allocated() - before
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        with _sampled(peak):
-            yield peak
-        return
-    before = _status("VmRSS")
-    yield peak
-    peak[0] = _status("VmHWM") - before
-
-
-@contextmanager
-def _sampled(peak: list[float]) -> Iterator[None]:
-    before, ended = _status("VmRSS"), threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.001):
-            peak[0] = max(peak[0], _status("VmRSS") - before)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _status(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return float(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}; the benchmarks need Linux")
 
 
 def machine() -> dict[str, str]:

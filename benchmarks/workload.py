@@ -25,6 +25,14 @@ from ceeh.types import (
 SIZES = {
     # name: width, layers, heads, key-value heads, inner width, vocabulary
     "tiny": (128, 2, 4, 4, 384, 4096),
+    "balanced": (
+        128,
+        4,
+        4,
+        4,
+        384,
+        2048,
+    ),  # the head a quarter of the weights, as at half a billion
     "small": (256, 4, 4, 2, 768, 16384),
     "medium": (512, 8, 8, 4, 1536, 32768),
     "wide": (1536, 4, 12, 2, 8960, 32768),
@@ -49,7 +57,6 @@ def random_model(folder: Path, size: str, *, dtype: torch.dtype = torch.float32)
         eos_token_id=1,
         pad_token_id=0,
         bos_token_id=None,
-        use_cache=False,
     )
     transformers_logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):

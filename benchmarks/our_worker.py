@@ -1,0 +1,243 @@
+"""ceeh's own training step, one whenever it is asked: a real `Trainer.fit` whose loader waits for orders.
+
+Job `update`: the rollouts come from the job, and the clock runs over the training step. Job `step`:
+generation, rewards, update and the push of the weights into the engine, the canary included.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from benchmarks.stopwatch import Stopwatch
+from benchmarks.worker import Orders
+from ceeh.assembly import CANARY_TOLERANCE, DTYPE
+from ceeh.base_model import load_tokenizer
+from ceeh.callbacks.weight_sync import WeightSync
+from ceeh.config import Config, load
+from ceeh.data.collate import collate
+from ceeh.data.engine import Sampling
+from ceeh.data.loader import RolloutLoader, derived_seed
+from ceeh.data.prompts import PromptStream
+from ceeh.data.verify import RewardFunction
+from ceeh.data.vllm_engine import VLLMEngine
+from ceeh.fit import quieten
+from ceeh.modules.module import CEEHModule
+from ceeh.modules.policy import Policy
+from ceeh.types import (
+    Completion,
+    Finish,
+    Outcome,
+    Prompt,
+    RolloutBatch,
+    RolloutGroup,
+    ScoredGroup,
+    Verdict,
+)
+
+STEPS = 10_000
+
+
+def settings(job: dict[str, Any]) -> Config:
+    """The same objective and optimiser as the reference: token mean, clip-higher, no KL, AdamW."""
+    return load(
+        [],
+        [
+            f"model.path={job['model']}",
+            f"rollouts.steps={STEPS}",
+            f"rollouts.prompts_per_step={len(job['prompts'])}",
+            f"rollouts.completions_per_prompt={job['group_size']}",
+            f"rollouts.max_response_tokens={job['max_response_tokens']}",
+            f"rollouts.seeds={job.get('seeds', 'request')}",
+            f"prompts.max_prompt_tokens={job['prompt_tokens']}",
+            "objective.shaping.class_path=ceeh.modules.shaping.NoShaping",
+            "objective.advantage=group_mean",
+            "objective.aggregation=token_mean",
+            "objective.entropy.method=none",
+            "objective.dual_clip=null",
+            "objective.kl_coefficient=0",
+            f"objective.clip_low={job['clip_low']}",
+            f"objective.clip_high={job['clip_high']}",
+            f"optimizer.lr={job['lr']}",
+            "optimizer.schedule=constant",
+            f"optimizer.max_grad_norm={job['max_grad_norm']}",
+            f"optimizer.prompts_per_minibatch={len(job['prompts'])}",
+            f"optimizer.tokens_per_microbatch={job['tokens_per_microbatch']}",
+        ],
+    )
+
+
+def given_batch(job: dict[str, Any]) -> RolloutBatch:
+    """The job's rows, collated as the loader does."""
+    size = job["group_size"]
+    groups = []
+    for index, text in enumerate(job["prompts"]):
+        rows = range(index * size, (index + 1) * size)
+        completions = tuple(
+            Completion(
+                text="",
+                token_ids=tuple(job["completion_ids"][row]),
+                logprobs=tuple(job["logprobs"][row]),
+                finish=Finish.STOP,
+            )
+            for row in rows
+        )
+        verdicts = tuple(Verdict(score=job["scores"][row], outcome=Outcome.OK) for row in rows)
+        prompt = Prompt(
+            uid=str(index), text=text, answer="", token_ids=tuple(job["prompt_ids"][rows[0]])
+        )
+        group = RolloutGroup(prompt=prompt, completions=completions, policy_version=0)
+        groups.append(ScoredGroup(group=group, verdicts=verdicts))
+    return collate(groups, pad_token_id=0)
+
+
+class ForcedLengths(VLLMEngine):
+    """Each row as long as `lengths` says, whatever random weights sample; a request of its own each."""
+
+    def __init__(self, lengths: Sequence[int], **given: Any) -> None:
+        super().__init__(**given)
+        self.lengths = lengths
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
+        rows = [prompt for prompt in prompts for _ in range(sampling.completions)]
+        params = [
+            self._params(
+                temperature=sampling.temperature,
+                max_tokens=length,
+                ignore_eos=True,
+                seed=derived_seed(sampling.seed, row) if sampling.seeds == "request" else None,
+            )
+            for row, length in enumerate(self.lengths)
+        ]
+        sampled = self._run([prompt.token_ids for prompt in rows], params, sampling.seed)
+        finished = [replace(completion, finish=Finish.STOP) for (completion,) in sampled]
+        size = sampling.completions
+        return [
+            RolloutGroup(
+                prompt=prompt,
+                completions=tuple(finished[index * size : (index + 1) * size]),
+                policy_version=self.policy_version,
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+
+
+def sampled_batches(job: dict[str, Any], config: Config, engine: VLLMEngine) -> RolloutLoader:
+    """The run's own loader: prompts from a stream, generation, rewards, collation."""
+    tokenizer = load_tokenizer(job["model"], False)
+    prompts = [
+        Prompt(uid=str(index), text=text, answer="", token_ids=tuple(tokenizer(text)["input_ids"]))
+        for index, text in enumerate(job["prompts"])
+    ]
+    rollouts = config.rollouts
+    return RolloutLoader(
+        engine=engine,
+        verifier=RewardFunction("benchmarks.reward.even_length"),
+        stream=PromptStream(prompts, seed=0, prompts_per_step=rollouts.prompts_per_step),
+        sampling=Sampling(
+            completions=rollouts.completions_per_prompt,
+            temperature=rollouts.temperature,
+            max_tokens=rollouts.max_response_tokens,
+            seeds="step" if rollouts.seeds == "step" else "request",
+        ),
+        steps=STEPS,
+        pad_token_id=0,
+        dynamic=rollouts.dynamic_sampling,
+        gather=lambda value: [value],
+    )
+
+
+class OrderedLoader:
+    """Hands on a batch when one is asked for, and not before; the clock of a whole step starts then."""
+
+    def __init__(self, batches: Iterable[RolloutBatch], orders: Orders, watch: Stopwatch) -> None:
+        self.batches = batches
+        self.orders = orders
+        self.watch = watch
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __iter__(self) -> Iterator[RolloutBatch]:
+        batches = iter(self.batches)
+        while True:
+            self.orders.wait()
+            self.watch.start()
+            yield next(batches)
+
+
+class Answers(Callback):
+    """Stops the clock: last of the callbacks, so that a whole step includes the push of the weights."""
+
+    def __init__(self, orders: Orders, watch: Stopwatch, *, update_alone: bool) -> None:
+        self.orders = orders
+        self.watch = watch
+        self.update_alone = update_alone
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.update_alone:
+            self.watch.stop()
+            self.watch.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        measured = self.watch.stop()
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.orders.answer(
+            **measured,
+            loss=logged["loss/policy"],
+            grad_norm=logged["optimizer/grad_norm"],
+            padding_fraction=logged["optimizer/padding_fraction"],
+            lengths=sorted(batch.lengths.tolist()),
+            parts={**batch.timings, "update": logged["time/update"]}
+            | ({"push": logged["time/push"]} if "time/push" in logged else {}),
+        )
+
+
+def main() -> None:
+    orders, watch = Orders(), Stopwatch()
+    job = orders.job
+    torch.set_num_threads(job["threads"])
+    quieten()
+    config = settings(job)
+    policy = Policy(config.model, job["model"], temperature=1.0, keep_reference=False)
+    module = CEEHModule(config, policy)
+    whole_step = job["kind"] == "step"
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = "bf16-mixed" if accelerator == "cuda" else "32-true"
+    callbacks: list[Callback] = [Answers(orders, watch, update_alone=not whole_step)]
+    if whole_step:
+        engine = ForcedLengths(
+            job["lengths"],
+            model_path=job["model"],
+            max_model_len=job["prompt_tokens"] + job["max_response_tokens"],
+            accelerator=accelerator,
+            dtype=DTYPE[precision],
+        )
+        batches: Iterable[RolloutBatch] = sampled_batches(job, config, engine)
+        tolerance = CANARY_TOLERANCE[precision]
+        callbacks.insert(0, WeightSync(engine, tolerance=tolerance, temperature=1.0))
+    else:
+        batch = given_batch(job)
+        batches = (replace(batch, policy_version=step) for step in range(STEPS))
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+    )
+    trainer.fit(module, OrderedLoader(batches, orders, watch))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""A contestant in a process of its own, in its own environment: asked for a step, it answers with figures.
+
+One line of JSON on stdin asks for a step, one on stdout answers. A worker that waits blocks in a
+read, so it takes no processor time from the other. Imports nothing of ceeh and not torch.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+class Worker:
+    """The parent's side. `module` is run by `python` with `job` as a file; its stderr goes to `log`.
+
+    Raises RuntimeError with the end of the log when the process ends instead of answering.
+    """
+
+    def __init__(
+        self,
+        python: str | Path,
+        module: str,
+        job: Mapping[str, Any],
+        *,
+        log: Path,
+        threads: int = 1,
+    ) -> None:
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = log.with_suffix(".json")
+        file.write_text(json.dumps(job))
+        count = str(threads)
+        with log.open("w") as errors:
+            self.process = subprocess.Popen(
+                [str(python), "-m", module, str(file)],
+                cwd=ROOT,
+                env=os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def step(self) -> dict[str, Any]:
+        """Has one step made; what the worker measured."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write("step\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self.process.wait()
+            end = "\n".join(self.log.read_text().splitlines()[-30:])
+            raise RuntimeError(f"the worker ended; the last lines of {self.log}:\n{end}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Ends the process: it sees the end of its orders."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with suppress(BrokenPipeError):  # it may have ended before
+            self.process.stdin.close()
+        self.process.stdout.close()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Orders:
+    """The worker's side. What libraries print goes to stderr: stdout is for answers alone."""
+
+    def __init__(self) -> None:
+        self.answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        self.job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
+
+    def wait(self) -> None:
+        """Returns when a step is asked for; ends the process when no more will be."""
+        if not sys.stdin.readline():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
+    def answer(self, **measured: Any) -> None:
+        self.answers.write(json.dumps(measured) + "\n")
+        self.answers.flush()
