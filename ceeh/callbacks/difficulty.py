@@ -1,5 +1,6 @@
 """RollingDifficulty: which questions are hard for the policy as it stands, by their history."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,14 +50,14 @@ class RollingDifficulty(SignalCallback):
         self._mean = None
 
     def read(self, uid: str) -> Mapping[str, float]:
-        known = uid in self.history
-        accuracy = self.history[uid] if known else self.first.get(uid, float("nan"))
+        accuracy = self.history[uid]
+        if math.isnan(accuracy):
+            accuracy = self.first.get(uid, math.nan)
         return {"accuracy_history": accuracy, "hard": float(accuracy < self.threshold)}
 
     def observe(self, outcome: GroupOutcome) -> None:
-        accuracy = outcome.accuracy
-        if outcome.uid in self.history:
-            history = self.history[outcome.uid]
+        accuracy, history = outcome.accuracy, self.history[outcome.uid]
+        if not math.isnan(history):
             rate = self.rise if accuracy > history else self.fall
             accuracy = (1 - rate) * history + rate * accuracy
         self.history[outcome.uid] = accuracy

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import compress
+from operator import and_
 from statistics import median
 from typing import Any, Literal
 
@@ -12,9 +14,8 @@ from ceeh.types import GroupOutcome
 
 def shortest_correct(outcome: GroupOutcome) -> float:
     """Tokens of the group's shortest response that is correct and finished; NaN without one."""
-    rows = zip(outcome.correct, outcome.lengths, outcome.finished, strict=True)
-    lengths = [length for correct, length, finished in rows if correct and finished]
-    return float(min(lengths)) if lengths else math.nan
+    counted = map(and_, outcome.correct, outcome.finished)
+    return float(min(compress(outcome.lengths, counted), default=math.nan))
 
 
 class OptimalLength(SignalCallback):
@@ -73,9 +74,11 @@ class OptimalLength(SignalCallback):
     def observe(self, outcome: GroupOutcome) -> None:
         shortest = shortest_correct(outcome)
         length = self.length[outcome.uid]
-        self.length[outcome.uid] = (
-            length if math.isnan(shortest) else self.updated(outcome.uid, length, shortest)
-        )
+        updated = length
+        if not math.isnan(shortest):
+            updated = self.updated(outcome.uid, length, shortest)
+        if updated != length:  # also where both are NaN: the question is then known as seen
+            self.length[outcome.uid] = updated
 
     def updated(self, uid: str, length: float, shortest: float) -> float:
         """L_x after a group whose shortest correct response had `shortest` tokens."""

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
@@ -218,14 +219,14 @@ class PromptStream:
             "position": self.position,
             "deferred": list(self.deferred),
             "seed": self.seed,
-            "digest": self._digest(),
+            "digest": self.digest,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where `state` was taken. Raises ConfigError for other prompts or seed."""
-        if state["digest"] != self._digest():
+        if state["digest"] != self.digest:
             raise ConfigError(
-                f"prompts.train is not the data set of the checkpoint (digest {self._digest()},"
+                f"prompts.train is not the data set of the checkpoint (digest {self.digest},"
                 f" there {state['digest']}); resume with the same questions, or start anew without"
                 " ckpt_path"
             )
@@ -234,12 +235,15 @@ class PromptStream:
                 f"seed is {self.seed}, but the checkpoint's prompts were drawn with"
                 f" {state['seed']}; resume with that seed, or start anew without ckpt_path"
             )
+        if state["epoch"] != self.epoch:
+            self._order = self._permutation(state["epoch"])
         self.epoch, self.position = state["epoch"], state["position"]
         self.deferred = list(state["deferred"])
-        self._order = self._permutation(self.epoch)
 
     def _permutation(self, epoch: int) -> list[str]:
         return sorted(self.prompts, key=lambda uid: stable_hash(f"{self.seed}/{epoch}/{uid}"))
 
-    def _digest(self) -> str:
+    @cached_property
+    def digest(self) -> str:
+        """What tells one set of prompts from another, whatever their order."""
         return stable_hash("\0".join(sorted(self.prompts))).hex()

@@ -135,8 +135,8 @@ def test_a_large_table_costs_no_pass_in_python_and_sixty_bytes_a_question(outcom
 
     def loaded(questions: int) -> RollingDifficulty:
         signal = RollingDifficulty()
-        values = torch.rand(questions, dtype=torch.float64)
-        signal.load_state_dict({"uids": uids[:questions], "values": values})
+        for uid, value in zip(uids[:questions], torch.rand(questions).tolist(), strict=True):
+            signal.history[uid] = value
         return signal
 
     def step(signal: RollingDifficulty) -> None:

@@ -1,0 +1,106 @@
+"""python -m benchmarks.tables: what a million questions cost a step, a checkpoint and a resume.
+
+A checkpoint here holds what the tables and the prompt stream keep: the model's share is its own.
+"""
+
+import argparse
+import random
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from benchmarks.harness import Figure, report, timed
+from ceeh.callbacks.difficulty import RollingDifficulty
+from ceeh.callbacks.optimal_length import OptimalLength
+from ceeh.callbacks.signal import SignalCallback
+from ceeh.data.prompts import PromptStream
+from ceeh.types import GroupOutcome, Prompt
+
+MB = 1e6
+
+
+def outcomes(uids: list[str], completions: int, generator: random.Random) -> list[GroupOutcome]:
+    return [
+        GroupOutcome(
+            uid=uid,
+            correct=tuple(generator.random() < 0.5 for _ in range(completions)),
+            lengths=tuple(generator.randint(10, 4000) for _ in range(completions)),
+            finished=(True,) * completions,
+        )
+        for uid in uids
+    ]
+
+
+def step(signals: list[SignalCallback], seen: list[GroupOutcome]) -> None:
+    """What the signals do in one step: read every prompt, observe every group, say their figures."""
+    for signal in signals:
+        signal.before_step(seen)
+        for outcome in seen:
+            signal._checked_reading(outcome.uid)
+    for signal in signals:
+        for outcome in seen:
+            signal.observe(outcome)
+        signal.metrics()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--questions", type=int, default=1_000_000)
+    parser.add_argument("--prompts", type=int, default=512, help="per step")
+    parser.add_argument("--completions", type=int, default=12, help="per prompt")
+    parser.add_argument("--repeats", type=int, default=9)
+    given = parser.parse_args()
+    generator = random.Random(0)
+    uids = [f"{generator.getrandbits(64):016x}" for _ in range(given.questions)]
+    signals: list[SignalCallback] = [RollingDifficulty(), OptimalLength()]
+    for start in range(0, given.questions, 10_000):
+        for outcome in outcomes(uids[start : start + 10_000], 2, generator):
+            for signal in signals:
+                signal.observe(outcome)
+    prompts = [Prompt(uid=uid, text="", answer="", token_ids=()) for uid in uids]
+
+    def stream() -> PromptStream:
+        return PromptStream(prompts, seed=0, prompts_per_step=given.prompts)
+
+    began = timed(stream)
+    drawn = stream()
+    per_step = []
+    for _ in range(given.repeats):
+        seen = outcomes(generator.sample(uids, given.prompts), given.completions, generator)
+        per_step.append(1000 * timed(lambda seen=seen: step(signals, seen)))
+    draws = [1000 * timed(drawn.next_step) for _ in range(given.repeats)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tables.ckpt"
+
+        def save() -> None:
+            state = {type(signal).__name__: signal.state_dict() for signal in signals}
+            torch.save(state | {"stream": drawn.state_dict()}, file)
+
+        def resume() -> None:
+            state = torch.load(file, weights_only=True)
+            for signal in (RollingDifficulty(), OptimalLength()):
+                signal.load_state_dict(state[type(signal).__name__])
+            drawn.load_state_dict(state["stream"])
+
+        saves = [timed(save) for _ in range(3)]
+        size = file.stat().st_size / MB
+        resumes = [timed(resume) for _ in range(3)]
+    report(
+        "tables",
+        [
+            Figure(name="read and observe a step", value=median(per_step), at_most=5, unit="ms"),
+            Figure(name="draw a step's prompts", value=median(draws), unit="ms"),
+            Figure(name="checkpoint", value=median(saves), at_most=2, unit="s"),
+            Figure(name="checkpoint's size", value=size, at_most=60, unit="MB"),
+            Figure(name="resume", value=median(resumes), unit="s"),
+            Figure(name="first order of the prompts", value=began, unit="s"),
+        ],
+        settings=vars(given),
+        details={"step": per_step, "checkpoint": saves, "resume": resumes},
+    )
+
+
+if __name__ == "__main__":
+    main()
