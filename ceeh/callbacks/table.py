@@ -52,26 +52,25 @@ class QuestionTable:
         return int(torch.count_nonzero(self._view() < threshold)) / self.num_known
 
     def state_dict(self) -> dict[str, Any]:
-        """Two tensors: the uids' UTF-8, NUL between them, and the floats [N].
+        """Two tensors: the uids' UTF-8, a NUL after each, and the floats [N].
 
         A checkpoint writes a million names as one buffer in a tenth of the time that a list takes.
         Raises ValueError for a uid that holds a NUL itself.
         """
-        values = self._view().clone() if self.values else torch.empty(0, dtype=torch.float64)
-        text = SEPARATOR.join(self.index)
-        if text.count(SEPARATOR) != max(0, len(self.index) - 1):
+        text = SEPARATOR.join([*self.index, ""])
+        if text.count(SEPARATOR) != len(self.index):
             bad = next(uid for uid in self.index if SEPARATOR in uid)
             raise ValueError(f"the uid {bad!r} holds a NUL character, which no checkpoint can keep")
-        uids = torch.frombuffer(
-            bytearray(text.encode("utf-8", "surrogatepass") or b"\0"), dtype=torch.uint8
-        )
-        return {"uids": uids, "values": values}
+        if not self.index:
+            return {"uids": torch.empty(0).byte(), "values": torch.empty(0).double()}
+        uids = torch.frombuffer(bytearray(text.encode("utf-8", "surrogatepass")), dtype=torch.uint8)
+        return {"uids": uids, "values": self._view().clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.values = array("d")
         self.values.frombytes(state["values"].numpy().tobytes())
         text = state["uids"].numpy().tobytes().decode("utf-8", "surrogatepass")
-        uids = text.split(SEPARATOR) if self.values else []
+        uids = text.split(SEPARATOR)[:-1]
         self.index = dict(zip(uids, range(len(self.values)), strict=True))
         self.num_known = int((~state["values"].isnan()).sum())
 

@@ -38,7 +38,7 @@ def test_a_loaded_table_is_the_saved_one(entries: dict[str, float]) -> None:
 def test_the_state_is_two_tensors_that_the_safe_loader_takes(tmp_path: Path) -> None:
     torch.save(filled({"a": 0.5, "bc": math.nan}).state_dict(), tmp_path / "state")
     state = torch.load(tmp_path / "state", weights_only=True)
-    assert bytes(state["uids"].tolist()) == b"a\0bc"
+    assert bytes(state["uids"].tolist()) == b"a\0bc\0"
     assert state["values"].tolist()[0] == 0.5
 
 
