@@ -29,7 +29,9 @@ def worse(kept: dict[str, dict[str, dict[str, float]]], results: Path) -> list[s
                 continue
             value = measured[name]
             if value < bound.get("at_least", value) or value > bound.get("at_most", value):
-                words = ", ".join(f"{kind.replace('_', ' ')} {limit:g}" for kind, limit in bound.items())
+                words = ", ".join(
+                    f"{kind.replace('_', ' ')} {limit:g}" for kind, limit in bound.items()
+                )
                 lines.append(f"{benchmark}: {name} is {value:.4g}, to keep is {words}")
     return lines
 

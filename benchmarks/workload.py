@@ -95,7 +95,8 @@ def scored_groups(
             for length in lengths[start : start + group_size]
         )
         verdicts = tuple(
-            Verdict(score=float(row % 2 == 0), outcome=Outcome.OK) for row in range(len(completions))
+            Verdict(score=float(row % 2 == 0), outcome=Outcome.OK)
+            for row in range(len(completions))
         )
         group = RolloutGroup(prompt=prompt, completions=completions, policy_version=0)
         groups.append(ScoredGroup(group=group, verdicts=verdicts))
