@@ -63,7 +63,7 @@ def loop(
         calls.append(time.perf_counter() - told)
     return {
         "seconds": sum(spent),
-        "median_step": statistics.median(spent),
+        "median_step_seconds": statistics.median(spent),
         "cpu_seconds": time.process_time() - cpu,
         "logging_percent": 100 * sum(calls) / sum(spent),
         "longest_call_seconds": max(calls),
@@ -79,7 +79,7 @@ def values_lacking(uri: str, folder: Path, steps: int) -> int:
         return steps * len(NAMES)
     lacking = 0
     for n, name in enumerate(NAMES):
-        history = MlflowClient(uri).get_metric_history(run_id, name, max_results=10 * steps)
+        history = MlflowClient(uri).get_metric_history(run_id, name)
         has = {metric.step: metric.value for metric in history}
         lacking += sum(has.get(s) != s + n / 100 for s in range(1, steps + 1))
     return lacking
@@ -95,12 +95,14 @@ def case(
     at: dict[int, Callable[[], None]],
 ) -> dict[str, Any]:
     """One run. A run whose server is no use gives what it kept to `server` afterwards."""
+    plain = loop(step, steps, None, {})  # just before it: others use the machine too
     logger = GuardedMLFlowLogger(uri=uri, experiment="drill", run_name=name, folder=folder / name)
     logger.log_config("seed: 0\n", {})
-    plain = loop(step, steps, None, {})  # beside it, since others use the machine too
     result = loop(step, steps, logger, at)
-    result["plain_seconds"], result["plain_median_step"] = plain["seconds"], plain["median_step"]
-    result["overhead_percent"] = 100 * (result["median_step"] / plain["median_step"] - 1)
+    result |= {f"plain_{name}": plain[name] for name in ("seconds", "median_step_seconds")}
+    result["overhead_percent"] = 100 * (
+        result["median_step_seconds"] / plain["median_step_seconds"] - 1
+    )
     begin = time.perf_counter()
     logger.finish()
     result["finish_seconds"] = time.perf_counter() - begin
