@@ -61,8 +61,6 @@ def test_what_goes_wrong_in_it_stops_the_run_with_its_name_and_the_cure(
     monkeypatch, change, message
 ):
     monkeypatch.setattr(Own, "change", staticmethod(change))
-    own = build_verifier(Component("tests.data.test_verify_checked.Own"))
-    with pytest.raises(
-        ConfigError, match=rf"verifier: tests.data.test_verify_checked.Own .*{message}"
-    ):
+    own = CheckedVerifier(Own(), "mine.Own")
+    with pytest.raises(ConfigError, match=rf"verifier: mine.Own .*{message}"):
         own([group("55", "so 55", uid="a"), group("54", "so 54", uid="b")])
