@@ -11,6 +11,8 @@ from ceeh.outbox import Outbox
 from ceeh.provenance import redact
 
 CLOSE_SECONDS, FLUSH_SECONDS = 0.8, 15.0
+PACE_SECONDS = 1.0
+"""Between one sending and the next: what was logged meanwhile goes in one call."""
 UPLOAD_BYTES_PER_SECOND = 5e6
 """What a server is at least expected to take when a run waits for its last files."""
 
@@ -67,6 +69,8 @@ class Sender:
             thread = self._thread
             if thread is None:
                 return
+            self._hurry = True
+            self._change.notify_all()
             if not self._failing:
                 self._change.wait_for(lambda: self.outbox.is_empty or self._failing, CLOSE_SECONDS)
             self._thread = None
@@ -83,7 +87,7 @@ class Sender:
         # In the caller's thread: an import is not to be raced, and its failure is no server's fault.
         import mlflow  # noqa: F401
 
-        self._retry_at, self._failing = 0.0, False
+        self._retry_at, self._failing, self._hurry = 0.0, False, False
         self._thread = threading.Thread(target=self._loop, name="mlflow-sender", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -112,6 +116,7 @@ class Sender:
             while wanted() and (entries := self.outbox.read()):
                 self._send(self._run, entries, wanted)
             self._failing = False
+            self._retry_at = time.monotonic() + PACE_SECONDS
         except Exception as error:  # an outside service: whatever it raises, the training goes on
             self._retry_at = time.monotonic() + self.retry_seconds
             self._failures, self._failing, self._hurry = self._failures + 1, True, False

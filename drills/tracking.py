@@ -23,6 +23,7 @@ from ceeh.tracking import GuardedMLFlowLogger
 from ceeh.tracking import main as send_later
 from drills.servers import MLflowServer, SilentServer, free_port
 
+TURN = 5
 NAMES = [f"metric/{n}" for n in range(60)]
 
 
@@ -44,28 +45,35 @@ def work(seconds: float) -> Callable[[], None]:
 def loop(
     step: Callable[[], None],
     steps: int,
-    logger: GuardedMLFlowLogger | None,
+    logger: GuardedMLFlowLogger,
     at: dict[int, Callable[[], None]],
-) -> dict[str, Any]:
-    """Times the steps and the logging calls; what `at` a step is done stays out of both."""
-    spent, calls = [], []
-    cpu = time.process_time()
+) -> dict[str, float]:
+    """Times the steps with their logging calls, and as many without, TURN and TURN about: what others do
+    on the machine meets both. What `at` a step is done stays out."""
+    plain, logged, calls = [], [], []
     for number in range(1, steps + 1):
         if number in at:
             at[number]()
+        if number % TURN == 1:
+            for _ in range(TURN):
+                begin = time.perf_counter()
+                step()
+                plain.append(time.perf_counter() - begin)
         begin = time.perf_counter()
         step()
         told = time.perf_counter()
-        if logger is not None:
-            metrics = {name: number + n / 100 for n, name in enumerate(NAMES)}
-            logger.log_metrics(metrics | {"rollout/step": float(number)}, step=number - 1)
-        spent.append(time.perf_counter() - begin)
-        calls.append(time.perf_counter() - told)
+        metrics = {name: number + n / 100 for n, name in enumerate(NAMES)}
+        logger.log_metrics(metrics | {"rollout/step": float(number)}, step=number - 1)
+        ended = time.perf_counter()
+        logged.append(ended - begin)
+        calls.append(ended - told)
     return {
-        "seconds": sum(spent),
-        "median_step_seconds": statistics.median(spent),
-        "cpu_seconds": time.process_time() - cpu,
-        "logging_percent": 100 * sum(calls) / sum(spent),
+        "plain_seconds_a_step": statistics.mean(plain),
+        "seconds_a_step": statistics.mean(logged),
+        "overhead_percent_of_means": 100 * (statistics.mean(logged) / statistics.mean(plain) - 1),
+        "overhead_percent_of_medians": 100
+        * (statistics.median(logged) / statistics.median(plain) - 1),
+        "logging_percent": 100 * sum(calls) / sum(logged),
         "longest_call_seconds": max(calls),
     }
 
@@ -95,14 +103,9 @@ def case(
     at: dict[int, Callable[[], None]],
 ) -> dict[str, Any]:
     """One run. A run whose server is no use gives what it kept to `server` afterwards."""
-    plain = loop(step, steps, None, {})  # just before it: others use the machine too
     logger = GuardedMLFlowLogger(uri=uri, experiment="drill", run_name=name, folder=folder / name)
     logger.log_config("seed: 0\n", {})
-    result = loop(step, steps, logger, at)
-    result |= {f"plain_{name}": plain[name] for name in ("seconds", "median_step_seconds")}
-    result["overhead_percent"] = 100 * (
-        result["median_step_seconds"] / plain["median_step_seconds"] - 1
-    )
+    result: dict[str, Any] = dict(loop(step, steps, logger, at))
     begin = time.perf_counter()
     logger.finish()
     result["finish_seconds"] = time.perf_counter() - begin
