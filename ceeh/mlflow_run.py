@@ -50,9 +50,9 @@ class MLflowRun:
         """The outbox's run on its server, begun when there is none; then all entries are to be sent."""
         state = outbox.state
         if state["uri"].startswith("http"):
-            # By default a dead server blocks each call for about four minutes.
+            # By default a dead server blocks each call for about four minutes, and tells each retry.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
         from mlflow import MlflowClient
 
