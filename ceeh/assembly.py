@@ -16,6 +16,7 @@ from ceeh.data.engine import RolloutEngine
 from ceeh.data.prompts import PromptBuilder, load_prompts
 from ceeh.data.questions import Question
 from ceeh.data.verify import Verifier
+from ceeh.data.verify_checked import CheckedVerifier
 from ceeh.modules.shaping import build_shaping
 from ceeh.ranks import from_rank_zero, join_processes, world_size
 from ceeh.types import Prompt
@@ -99,7 +100,9 @@ def build_verifier(component: Component) -> Verifier:
             " called and has answer, unreadable and close; a function of prompt and response goes"
             " through ceeh.data.verify.RewardFunction"
         )
-    return verifier
+    if type(verifier).__module__ == Verifier.__module__:
+        return verifier
+    return CheckedVerifier(verifier, component.class_path)
 
 
 def readable(prompts: Sequence[Prompt], verifier: Verifier, place: str) -> list[Prompt]:

@@ -24,8 +24,9 @@ from ceeh.memory.items import PHASES, count
 from ceeh.memory.plan import Plan, make_plan
 from ceeh.memory.shapes import ModelShapes, read_shapes
 from ceeh.modules.schedule import optimizer_steps
+from ceeh.prompt import Prompt
 from ceeh.ranks import say
-from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup
+from ceeh.types import FAILURES, Completion, Finish, RolloutGroup
 
 FITS, FITS_NOT = 0, 3
 
@@ -144,7 +145,7 @@ def asked(inputs: Inputs) -> str:
     )
     group = RolloutGroup(prompt=prompt, completions=(answer,), policy_version=0)
     verdict = inputs.verifier([group])[0].verdicts[0]
-    if verdict.outcome in (Outcome.ERROR, Outcome.TIMEOUT):
+    if verdict.outcome in FAILURES:
         raise ConfigError(
             f"verifier: asked about the answer of question '{prompt.uid}' it ended in "
             f"{verdict.outcome.value}; check verifier.class_path and verifier.init_args"

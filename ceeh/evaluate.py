@@ -22,7 +22,8 @@ from ceeh.evaluation.protocol import Protocol, load_protocol
 from ceeh.evaluation.results import FILE, Results, flat_figures, write_results
 from ceeh.evaluation.runner import Task, build_task, sample_task
 from ceeh.evaluation.store import SampleStore
-from ceeh.fit import RUN_ID_FILE, quieten
+from ceeh.fit import quieten
+from ceeh.outbox import read_state
 from ceeh.provenance import weights_digest
 from ceeh.ranks import from_rank_zero, is_rank_zero, join_processes, say, wait_for_all
 from ceeh.reporting.evaluation_page import results_grids, write_page
@@ -185,12 +186,11 @@ def track(trained: Trained, protocol: Protocol, results: Results) -> None:
     mlflow.log_metrics(flat_figures(results.record))
     for name in (FILE, "report.html", "report.png"):
         mlflow.log_file(results.folder / name, "evaluation")
-    mlflow.finalize()
+    mlflow.finish()
 
 
 def _run_id(trained: Trained) -> str | None:
-    file = trained.run.path / RUN_ID_FILE if trained.run else None
-    return file.read_text() if file is not None and file.is_file() else None
+    return read_state(trained.run.path).get("run_id") if trained.run else None
 
 
 def default_output(trained: Trained) -> Path:

@@ -46,8 +46,6 @@ from ceeh.run_folder import RunFolder
 from ceeh.tracking import GuardedMLFlowLogger
 from ceeh.whole_folder import whole_folder
 
-RUN_ID_FILE = "mlflow_run_id"
-
 
 def fit(config: Config) -> Path:
     """Runs `config` from its inputs to its report; returns the run folder.
@@ -148,16 +146,12 @@ def build_loggers(
         jsonl.resume_from_step(read_checkpoint(checkpoint)["rollout_step"])
     if not config.tracking.mlflow:
         return jsonl, None
-    run_id_file = folder.path / RUN_ID_FILE
     mlflow = GuardedMLFlowLogger(
         uri=config.tracking.mlflow_uri,
         experiment=config.tracking.experiment,
         run_name=folder.path.name,
         folder=folder.path,
-        run_id=run_id_file.read_text() if run_id_file.is_file() else None,
     )
-    if run_id := mlflow.start():
-        run_id_file.write_text(run_id)
     mlflow.log_config(to_yaml(config), {})
     return jsonl, mlflow
 

@@ -83,7 +83,7 @@ def write_results(
         mlflow.log_folder(folder.model, "model")
         if rollouts := sorted(folder.rollouts.glob("step-*.parquet")):
             mlflow.log_file(rollouts[-1], "rollouts")
-        mlflow.finalize()
+        mlflow.finish()
 
 
 def split_off_hard(base: SampleTable, split_samples: int) -> tuple[SampleTable, torch.Tensor]:

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ceeh.prompt import Prompt
+
 
 class Finish(StrEnum):
     """Why a completion ended: its own end token, the token limit, or the engine gave it up."""
@@ -25,26 +27,25 @@ class Finish(StrEnum):
 class Outcome(StrEnum):
     """How the verifier fared with one completion, apart from whether the answer was right.
 
-    OK: judged. NO_ANSWER: unfinished, or nothing where the answer belongs. TIMEOUT: given up as too
-    slow. ERROR: the judging failed. UNREADABLE: the reference cannot be read, so nothing is right.
+    OK: judged. NO_ANSWER: unfinished, or nothing where the answer belongs. UNREADABLE: the reference
+    cannot be read, so nothing is right. The rest are FAILURES of the judging, with score 0. TIMEOUT:
+    given up as too slow. ERROR: it raised an exception. INVALID: it returned no number in [0, 1].
+    DIED: its process ended. MEMORY: it wanted more than it may have.
     """
 
     OK = "ok"
     NO_ANSWER = "no_answer"
     TIMEOUT = "timeout"
     ERROR = "error"
+    INVALID = "invalid"
+    DIED = "died"
+    MEMORY = "memory"
     UNREADABLE = "unreadable"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """A question ready for the engine. `uid` is stable across runs: the key of every table."""
-
-    uid: str
-    text: str
-    answer: str
-    token_ids: tuple[int, ...]
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+FAILURES = frozenset(
+    (Outcome.TIMEOUT, Outcome.ERROR, Outcome.INVALID, Outcome.DIED, Outcome.MEMORY)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

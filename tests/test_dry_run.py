@@ -95,7 +95,7 @@ def test_a_verifier_that_fails_is_an_error(
         f"verifier.init_args.class_path={tmp_path}/broken.py:reward",
     ]
     assert main([*SHIPPED, *FEW, *given, "--dry-run"]) == 2
-    assert "it ended in error; check verifier.class_path" in capsys.readouterr().err
+    assert "it ended in invalid; check verifier.class_path" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from ceeh.config import Config, load
 from ceeh.data.vllm_engine import VLLMEngine
 from ceeh.fit import fit
+from ceeh.outbox import read_state
 from tests.test_fit import SHIPPED, rows
 
 pytestmark = pytest.mark.engine
@@ -51,11 +52,11 @@ def test_a_stopped_and_resumed_run_gives_the_numbers_of_one_that_was_not(
             fit(small(tmp_path / "stopped"))
     folder = tmp_path / "stopped" / "starter"
     assert not (folder / "summary.json").exists()
-    run_id = (folder / "mlflow_run_id").read_text()
+    run_id = read_state(folder)["run_id"]
     resumed = fit(small(tmp_path / "stopped", "ckpt_path=last"))
 
     assert resumed == folder
-    assert (folder / "mlflow_run_id").read_text() == run_id
+    assert read_state(folder)["run_id"] == run_id
     assert rows(resumed) == rows(whole)
     one, other = (
         torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, resumed)

@@ -1,13 +1,10 @@
 """The MLflow logger: everything arrives, secrets do not, and no server stops a run."""
 
 import os
-import socket
-import time
 from pathlib import Path
 
 import mlflow
 import pytest
-from mlflow.exceptions import MlflowException
 
 from ceeh.provenance import redact
 from ceeh.tracking import GuardedMLFlowLogger
@@ -57,14 +54,19 @@ def store(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("store")
 
 
-def tracked(store: Path, run_id: str | None = None, **options) -> GuardedMLFlowLogger:
-    settings = {
-        "uri": f"sqlite:///{store}/mlflow.db",
-        "experiment": "exp",
-        "run_name": "run",
-        "folder": store / "runs" / "run",
-    }
-    return GuardedMLFlowLogger(**(settings | options), run_id=run_id)
+@pytest.fixture
+def tracked(store, tmp_path):
+    """Builds loggers; a folder of its own for each test, and each is closed."""
+    made = []
+
+    def build(folder: Path = tmp_path / "run", **options) -> GuardedMLFlowLogger:
+        settings = {"uri": f"sqlite:///{store}/mlflow.db", "experiment": "exp", "run_name": "run"}
+        made.append(GuardedMLFlowLogger(**(settings | options), folder=folder))
+        return made[-1]
+
+    yield build
+    for logger in made:
+        logger.close()
 
 
 CONFIG = "seed: 3\nrollouts: {steps: 60, note: NOTE}\nhub_token: hf_secret\n".replace(
@@ -72,11 +74,12 @@ CONFIG = "seed: 3\nrollouts: {steps: 60, note: NOTE}\nhub_token: hf_secret\n".re
 )
 
 
-def test_a_run_holds_metrics_configuration_and_artefacts(store, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_run_holds_metrics_configuration_and_artefacts(store, tracked, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_text("w")
-    logger = tracked(store)
+    logger = tracked()
     assert logger.run_id is None
     logger.log_config(CONFIG, tags={"data": "https://u:p@host/d"})
     logger.log_metrics({"rollout/step": 5.0, "eval/pass@8": 0.5}, step=4)
@@ -85,9 +88,9 @@ def test_a_run_holds_metrics_configuration_and_artefacts(store, tmp_path, monkey
     logger.log_file(tmp_path / "model" / "weights", "loose")
     figure = {"value": 0.75, "low": 0.7, "high": 0.8}
     logger.log_summary({"tuned": {"hard": {"accuracy": figure}, "easy": {"accuracy": None}}})
-    logger.finalize("success")
+    logger.finish()
 
-    client = mlflow.MlflowClient(logger.uri)
+    client = mlflow.MlflowClient(f"sqlite:///{store}/mlflow.db")
     run = client.get_run(logger.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["rollouts.steps"] == "60"
@@ -107,108 +110,128 @@ def test_a_run_holds_metrics_configuration_and_artefacts(store, tmp_path, monkey
     saved = (store / "mlartifacts" / logger.run_id / "artifacts" / "config.yaml").read_text()
     assert "hf_secret" not in saved
     assert "n" * 900 in saved
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]  # nothing in the working folder
+    assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_a_resumed_run_goes_on_in_the_same_run(store):
-    first = tracked(store)
+def client_of(logger: GuardedMLFlowLogger) -> mlflow.MlflowClient:
+    """A client that sees what the logger's server has by now: the logger is flushed."""
+    assert logger.sender.flush()
+    return mlflow.MlflowClient(logger.outbox.state["uri"])
+
+
+def history(logger: GuardedMLFlowLogger, name: str) -> list[tuple[int, float]]:
+    metrics = client_of(logger).get_metric_history(logger.run_id, name)
+    return [(metric.step, metric.value) for metric in metrics]
+
+
+def test_a_resumed_run_goes_on_in_the_same_run(tracked):
+    first = tracked()
     first.log_config(CONFIG, tags={})
     first.log_metrics({"rollout/step": 1.0, "a": 1.0}, step=0)
     first.finalize("failed")
-    second = tracked(store, run_id=first.run_id)
+    assert client_of(first).get_run(first.run_id).info.status == "FAILED"
+    first.close()
+    second = tracked()
     second.log_config(
         CONFIG.replace("60", "90"), tags={}
     )  # a parameter cannot change: the YAML does
     second.log_metrics({"rollout/step": 2.0, "a": 2.0}, step=1)
-    client = mlflow.MlflowClient(first.uri)
+    client = client_of(second)
     assert second.run_id == first.run_id
     assert client.get_run(first.run_id).info.status == "RUNNING"
-    assert [m.step for m in client.get_metric_history(first.run_id, "a")] == [1, 2]
-    second.finalize("success")
+    assert history(second, "a") == [(1, 1.0), (2, 2.0)]
+    second.finish()
     assert client.get_run(first.run_id).info.status == "FINISHED"
 
 
-def test_a_run_is_running_again_when_it_logs_after_lightning_ended_it(store):
-    logger = tracked(store)
+def test_a_run_is_running_again_when_it_logs_after_lightning_ended_it(tracked):
+    logger = tracked()
     status = []
     for step in range(2):
         logger.log_metrics({"a": 1.0}, step=step)
-        status.append(mlflow.MlflowClient(logger.uri).get_run(logger.run_id).info.status)
+        status.append(client_of(logger).get_run(logger.run_id).info.status)
         logger.finalize("success")
-        status.append(mlflow.MlflowClient(logger.uri).get_run(logger.run_id).info.status)
+        status.append(client_of(logger).get_run(logger.run_id).info.status)
     assert status == ["RUNNING", "FINISHED", "RUNNING", "FINISHED"]
 
 
-def test_a_run_that_the_store_lost_is_begun_anew_with_a_warning(store):
-    logger = tracked(store, run_id="0" * 32)
-    with pytest.warns(UserWarning, match="no run 0000.* to continue; a new one is begun"):
+def test_what_a_killed_process_had_not_sent_is_sent_by_the_one_that_resumes(tracked, tmp_path):
+    killed = tracked()
+    killed.log_metrics({"rollout/step": 1.0, "a": 1.0}, step=0)
+    assert killed.sender.flush()
+    killed.close()
+    killed.sender.wake = lambda: None  # as one that dies before its thread comes to it
+    killed.log_metrics({"rollout/step": 2.0, "a": 2.0}, step=1)
+    with (tmp_path / "run" / "mlflow.jsonl").open("a") as file:
+        file.write('{"metrics": {"a": 3')  # and in the middle of a line
+    resumed = tracked()
+    resumed.log_metrics({"rollout/step": 3.0, "a": 3.0}, step=2)
+    assert history(resumed, "a") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert resumed.run_id == killed.run_id
+
+
+def test_a_run_whose_number_was_not_noted_is_found_again(tracked, monkeypatch):
+    created = []
+    create = mlflow.MlflowClient.create_run
+
+    def lost(self, *args, **kwargs):
+        created.append(create(self, *args, **kwargs).info.run_id)
+        raise OSError("the answer was lost")
+
+    logger = tracked(retry_seconds=0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "create_run", lost)
         logger.log_metrics({"a": 1.0}, step=0)
-    assert logger.run_id not in (None, "0" * 32)
+        assert not logger.sender.flush()
+    assert history(logger, "a") == [(0, 1.0)]
+    assert [logger.run_id] == created
 
 
-def test_a_call_that_the_server_refuses_is_dropped_and_the_next_one_sent(store):
-    logger = tracked(store)
-    with pytest.warns(UserWarning, match="refused a call, which is dropped"):
-        logger.log_metrics({"x" * 300: 1.0}, step=0)  # names have at most 250 characters
+def test_a_run_that_the_store_lost_is_begun_anew_with_everything(tracked, store, caplog):
+    logger = tracked()
     logger.log_metrics({"a": 1.0}, step=0)
-    assert mlflow.MlflowClient(logger.uri).get_run(logger.run_id).data.metrics == {"a": 1.0}
+    lost = logger.run_id if logger.sender.flush() else None
+    logger.close()
+    client_of(logger).delete_run(lost)
+    logger.close()
+    again = tracked()
+    again.log_metrics({"rollout/step": 1.0, "a": 2.0}, step=1)
+    assert history(again, "a") == [(0, 1.0), (1, 2.0)]
+    assert again.run_id != lost
+    assert f"has no run {lost} to continue; a new one is begun" in caplog.text
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def test_another_server_gets_everything(tracked, store):
+    first = tracked()
+    first.log_metrics({"a": 1.0}, step=0)
+    assert first.sender.flush()
+    first.close()
+    other = tracked(uri=f"sqlite:///{store}/./mlflow.db", experiment="other")
+    other.log_metrics({"rollout/step": 1.0, "a": 2.0}, step=1)
+    assert history(other, "a") == [(0, 1.0), (1, 2.0)]
 
 
-def test_a_server_that_is_down_warns_once_and_stops_nothing(store, recwarn):
-    uri = f"http://me:hunter2@127.0.0.1:{closed_port()}"
-    logger = tracked(store, uri=uri, retry_seconds=0.0)
-    logger.log_config(CONFIG, tags={})
-    for step in range(3):
-        logger.log_metrics({"rollout/step": float(step)}, step=step)
-    logger.finalize("success")
-    assert logger.run_id is None
-    (warning,) = [str(w.message) for w in recwarn if "MLflow" in str(w.message)]
-    assert "does not answer, will be tried again" in warning
-    assert str(store / "runs" / "run") in warning
-    assert "hunter2" not in warning
-    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+def test_what_the_server_refuses_is_dropped_alone(tracked, caplog):
+    logger = tracked()
+    # Names have at most 250 characters.
+    logger.log_metrics({"a": 1.0, "x" * 300: 1.0, "b": 2.0, "y" * 300: 1.0}, step=0)
+    logger.log_file(logger.folder / "nothing")
+    logger.log_metrics({"c": 3.0}, step=0)
+    metrics = client_of(logger).get_run(logger.run_id).data.metrics
+    assert metrics == {"a": 1.0, "b": 2.0, "c": 3.0}
+    refused, gone = [record.getMessage() for record in caplog.records]
+    assert "refused something, which is dropped" in refused
+    assert "there is no file" in gone
 
 
-def test_what_a_dead_server_missed_is_sent_in_order_when_it_is_back(store, monkeypatch):
-    logger = tracked(store, retry_seconds=0.05)
-    logger.log_metrics({"rollout/step": 1.0, "a": 1.0}, step=0)
-    with monkeypatch.context() as outage:
-
-        def down(*args, **kwargs):
-            raise MlflowException("connection refused")
-
-        outage.setattr(mlflow.MlflowClient, "log_batch", down)
-        with pytest.warns(UserWarning, match="does not answer"):
-            logger.log_metrics({"rollout/step": 2.0, "a": 2.0}, step=1)
-        logger.log_metrics({"rollout/step": 3.0, "a": 3.0}, step=2)
-    time.sleep(0.1)
-    logger.log_metrics({"rollout/step": 4.0, "a": 4.0}, step=3)
-    history = mlflow.MlflowClient(logger.uri).get_metric_history(logger.run_id, "a")
-    assert [(metric.step, metric.value) for metric in history] == [
-        (s, float(s)) for s in range(1, 5)
-    ]
-
-
-def test_a_server_that_answers_slowly_with_an_error_is_left_alone_for_a_while(store, monkeypatch):
-    calls = []
-
-    def down(self):
-        calls.append(None)
-        raise OSError("no route")
-
-    monkeypatch.setattr(GuardedMLFlowLogger, "_connect", down)
-    logger = tracked(store, retry_seconds=60.0)
-    with pytest.warns(UserWarning, match="no route"):
-        logger.log_metrics({"a": 1.0}, step=0)
-    for step in range(5):
-        logger.log_metrics({"a": 1.0}, step=step)
-    assert len(calls) == 1
+def test_a_forked_process_says_nothing(tracked):
+    logger = tracked()
+    logger.log_metrics({"a": 1.0}, step=0)
+    assert logger.sender.flush()
+    size = logger.outbox.path.stat().st_size
+    logger._pid += 1  # what a fork of this process finds
+    logger.log_metrics({"a": 2.0}, step=0)
+    assert logger.outbox.path.stat().st_size == size
 
 
 def test_usage_reports_are_off():

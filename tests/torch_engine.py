@@ -81,11 +81,6 @@ class TorchEngine:
         self.closed += 1
 
 
-def even_length(prompt: Prompt, response: str) -> float:
-    """A reward that a random model earns about half the time."""
-    return float(len(response) % 2 == 0)
-
-
 class NoReward:
     """A shaping under which nothing is better than anything else: every advantage is 0."""
 

@@ -21,6 +21,7 @@ class RollingDifficulty(SignalCallback):
     """
 
     writes = ("accuracy_history", "hard")
+    may_be_undefined = ("accuracy_history",)
 
     def __init__(self, rise: float = 0.2, fall: float = 0.05) -> None:
         for name, rate in (("rise", rise), ("fall", fall)):

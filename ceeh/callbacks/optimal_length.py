@@ -33,6 +33,7 @@ class OptimalLength(SignalCallback):
     """
 
     writes = ("optimal_length",)
+    may_be_undefined = ("optimal_length",)
 
     def __init__(
         self,

@@ -4,8 +4,12 @@ A prompt is judged by its history, not by the rollouts being judged: every signa
 step and observes after it. That order lives here and nowhere else. Axis: P prompts.
 """
 
+import math
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +26,7 @@ WRITERS = {
     "optimal_length": "ceeh.callbacks.optimal_length.OptimalLength",
     "target_length": "ceeh.callbacks.difficulty_targets.DifficultyTargets",
 }
+RESUME = "; correct it and continue with ckpt_path=last"
 PLAIN = (bool, int, float, str, type(None), Tensor)
 
 
@@ -30,12 +35,18 @@ class SignalCallback(Callback, ABC):
 
     A subclass declares `writes`, the names that `read` returns, and `state`, the attributes that a
     checkpoint keeps (plain containers; or it overrides `state_dict` and `load_state_dict`), and
-    implements `read` and `observe`. All ranks observe the outcomes of all ranks in the same order,
-    so their tables agree. Raises TypeError when a subclass lacks a declaration.
+    implements `read` and `observe`. `may_be_undefined` are those of its signals that are NaN for a
+    question of which nothing is known, which whoever reads them must understand; others must be
+    finite. All ranks observe the outcomes of all ranks in the same order, so their tables agree.
+    Raises TypeError when a subclass lacks a declaration.
+
+    A signal is state: where a method fails, or returns what it may not, the run stops with a
+    ConfigError rather than going on from a history with a hole. The last checkpoint is from before.
     """
 
     writes: tuple[str, ...]
     state: tuple[str, ...]
+    may_be_undefined: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -73,7 +84,8 @@ class SignalCallback(Callback, ABC):
         # take every question for a hard one.
         sampled = [*batch.outcomes, *batch.dropped]
         self._outcomes = [outcome for rank in gather_objects(trainer, sampled) for outcome in rank]
-        self.before_step(self._outcomes)
+        with self._told("before_step"):
+            self.before_step(self._outcomes)
         readings = [self._checked_reading(scored.group.prompt.uid) for scored in batch.groups]
         for name in self.writes:
             if name in batch.signals:
@@ -95,8 +107,10 @@ class SignalCallback(Callback, ABC):
         batch_idx: int,
     ) -> None:
         for outcome in self._outcomes:
-            self.observe(outcome)
-        values = {f"signal/{name}": float(value) for name, value in self.metrics().items()}
+            with self._told("observe", outcome.uid):
+                self.observe(outcome)
+        with self._told("metrics"):
+            values = {f"signal/{name}": float(value) for name, value in self.metrics().items()}
         pl_module.log_dict(values, batch_size=1)
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,13 +132,39 @@ class SignalCallback(Callback, ABC):
             setattr(self, name, state_dict[name])
 
     def _checked_reading(self, uid: str) -> Mapping[str, float]:
-        reading = self.read(uid)
-        if reading.keys() != set(self.writes):
-            raise ValueError(
-                f"{type(self).__name__}.read('{uid}') returned {sorted(reading)}, but the class "
-                f"declares writes = {self.writes}; the two must name the same signals"
+        with self._told("read", uid):
+            reading = self.read(uid)
+        place = f"{type(self).__name__}.read('{uid}')"
+        if not isinstance(reading, Mapping) or reading.keys() != set(self.writes):
+            names = sorted(map(str, reading)) if isinstance(reading, Mapping) else repr(reading)
+            raise ConfigError(
+                f"{place} returned {names}, but the class declares writes = {self.writes}; the two "
+                f"must name the same signals{RESUME}"
             )
-        return {name: float(value) for name, value in reading.items()}
+        values = {}
+        for name, value in reading.items():
+            with self._told("read", uid):
+                number = values[name] = float(value)
+            undefined = math.isnan(number) and name in self.may_be_undefined
+            if not math.isfinite(number) and not undefined:
+                raise ConfigError(
+                    f"{place} returned {number} for '{name}', which must be a finite number; a signal "
+                    f"that is NaN where nothing is known says may_be_undefined = ('{name}',){RESUME}"
+                )
+        return values
+
+    @contextmanager
+    def _told(self, method: str, uid: str = "") -> Iterator[None]:
+        """What the user's method raises, with its place in his file, as one sentence."""
+        try:
+            yield
+        except Exception as error:
+            call = f"{type(self).__name__}.{method}({repr(uid) if uid else ''})"
+            *_, last = traceback.extract_tb(error.__traceback__)
+            place = f"{Path(last.filename).name}, line {last.lineno}"
+            raise ConfigError(
+                f"{call} failed with {type(error).__name__}: {error} ({place}){RESUME}"
+            ) from error
 
 
 def check_signals(callbacks: Iterable[Callback], needed: Mapping[str, str]) -> None:

@@ -3,26 +3,27 @@
 An unfinished response is wrong whatever it holds: a parser would pick a lucky intermediate result.
 """
 
-import logging
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from importlib.util import find_spec
-from numbers import Real
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
-from ceeh.component import Component, ConfigError
+from ceeh.component import ConfigError
 from ceeh.data.answers import boxed_answer, last_box, squeezed
 from ceeh.data.plain import canonical, same
 from ceeh.data.reading import Reading, reading
 from ceeh.data.units import same_unit
-from ceeh.data.verify_pool import FAILED, RIGHT, UNREADABLE, WRONG, WorkerPool
+from ceeh.data.verify_pool import WorkerPool
+from ceeh.data.verify_tasks import RIGHT, UNREADABLE, WRONG
+from ceeh.data.verify_user import FailureWatch, RewardPool, check_limits, import_path
 from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
 
 NO_ANSWER = Verdict(score=0.0, outcome=Outcome.NO_ANSWER)
 
-logger = logging.getLogger(__name__)
+MATH_JUDGE = Path(__file__).with_name("verify_math.py")
 
 
 @runtime_checkable
@@ -45,7 +46,7 @@ class Verifier(Protocol):
 
 
 def outcome_counts(scored: Iterable[ScoredGroup]) -> dict[str, int]:
-    """Completions per outcome, every outcome named: ok, no_answer, timeout, error, unreadable."""
+    """Completions per outcome, every outcome named."""
     counts = Counter(verdict.outcome for group in scored for verdict in group.verdicts)
     return {outcome.value: counts[outcome] for outcome in Outcome}
 
@@ -132,25 +133,14 @@ class MathAnswer:
         memory_mib: int = 1024,
         stall_seconds: float = 30,
     ) -> None:
-        for name, seconds in (
-            ("timeout_seconds", timeout_seconds),
-            ("stall_seconds", stall_seconds),
-        ):
-            if not 0 < seconds < math.inf:
-                raise ConfigError(f"{name} must be greater than 0, got {seconds}")
-        if workers < 1:
-            raise ConfigError(f"workers must be at least 1, got {workers}")
-        if memory_mib < 256:
-            raise ConfigError(
-                f"memory_mib must be at least 256 (sympy alone takes 100), got {memory_mib}"
-            )
+        check_limits(workers, memory_mib, 256, timeout=timeout_seconds, stall=stall_seconds)
         if find_spec("math_verify") is None:
             raise ConfigError(
                 "math-verify is not installed; pip install 'math-verify[antlr4_13_2]>=0.9,<0.10'"
             )
         self.stall_seconds = stall_seconds
         self.pool = WorkerPool(
-            workers=workers, timeout_seconds=timeout_seconds, memory_mib=memory_mib
+            MATH_JUDGE, {}, workers=workers, timeout_seconds=timeout_seconds, memory_mib=memory_mib
         )
 
     def __call__(self, groups: Sequence[RolloutGroup]) -> list[ScoredGroup]:
@@ -222,21 +212,55 @@ def _reference(prompt: Prompt) -> Reading | None:
 class RewardFunction:
     """A user's `(prompt: Prompt, response: str) -> float` in [0, 1], asked of finished responses.
 
-    `class_path` is `package.module.function` or `path/to/file.py:function`. An exception, or
-    anything but a finite number in [0, 1], is an error with score 0; the first one is logged.
+    `class_path` is `package.module.function` or `path/to/file.py:function`, called with `init_args` as
+    further keywords; or a class, made of `init_args`, whose instances are called. A function given in
+    Python must be found again by its module and name. It is imported in the worker processes alone,
+    `workers` of `memory_mib` each (None: no limit, for what reserves more address space than it uses,
+    such as CUDA). What it keeps between answers is each process's own and may go at any time; what it
+    prints goes nowhere.
+
+    An exception, anything but one finite number in [0, 1], more than `timeout_seconds` of processor time
+    or three times as many by the clock, too much memory and the end of its process cost this one answer:
+    it scores 0 and is counted by kind, the first of each kind is logged. Where more than
+    `max_failed_fraction` of the last answers failed (a call's, at least 256) the run ends.
+    A call lasts no longer than MathAnswer's with `stall_seconds`.
+    Raises ConfigError where there is nothing to import, or it takes more than `start_seconds`.
     """
 
-    def __init__(self, class_path: str) -> None:
-        self.class_path = class_path
-        self.function: Callable[[Prompt, str], object] = Component(class_path)._import("init_args")
-        if not callable(self.function):
-            raise ConfigError(
-                f"init_args.class_path: '{class_path}' must be a function of prompt and response"
-            )
-        self._logged = False
+    def __init__(
+        self,
+        class_path: str | Callable[..., object],
+        init_args: dict[str, Any] | None = None,
+        workers: int = 2,
+        timeout_seconds: float = 5,
+        memory_mib: int | None = 4096,
+        stall_seconds: float = 30,
+        start_seconds: float = 120,
+        max_failed_fraction: float = 0.2,
+    ) -> None:
+        self.class_path = class_path if isinstance(class_path, str) else import_path(class_path)
+        seconds = {"timeout": timeout_seconds, "stall": stall_seconds, "start": start_seconds}
+        check_limits(workers, memory_mib, 64, **seconds)
+        self.stall_seconds = stall_seconds
+        self.watch = FailureWatch(self.class_path, max_failed_fraction)
+        self.pool = RewardPool(
+            self.class_path, init_args or {}, workers, timeout_seconds, memory_mib, start_seconds
+        )
+        with closing(self.pool):  # rollouts are a model's start away
+            self.pool.check()
 
     def __call__(self, groups: Sequence[RolloutGroup]) -> list[ScoredGroup]:
-        return _score(groups, self._judge)
+        tasks = [
+            (group.prompt, completion.text)
+            for group in groups
+            for completion in group.completions
+            if completion.finish is Finish.STOP
+        ]
+        verdicts = self.pool.judge(tasks, self.stall_seconds)
+        faults = sorted(self.pool.faults.items(), key=lambda fault: fault[1])
+        self.watch.see(verdicts, {kind: (tasks[n][0].uid, words) for kind, (n, words) in faults})
+        judged = iter(verdicts)
+        return _score(groups, lambda prompt, response: next(judged))
 
     def answer(self, completion: Completion) -> str | None:
         """None: the function scores whole responses and tells no answers, so there is no vote."""
@@ -246,26 +270,7 @@ class RewardFunction:
         return []
 
     def close(self) -> None:
-        pass
-
-    def _judge(self, prompt: Prompt, response: str) -> Verdict:
-        try:
-            score = self.function(prompt, response)
-            if not isinstance(score, Real) or not 0 <= float(score) <= 1:
-                kind = type(score).__name__
-                raise ValueError(f"the score must be a number in [0, 1], got {kind} {score!r:.40}")
-            return Verdict(score=float(score), outcome=Outcome.OK)
-        except Exception:  # the user's code: one faulty score must not end the run
-            if not self._logged:
-                logger.warning(
-                    "verifier: %s failed on prompt '%s'; this and later failures score 0 and count"
-                    " as errors",
-                    self.class_path,
-                    prompt.uid,
-                    exc_info=True,
-                )
-            self._logged = True
-            return FAILED
+        self.pool.close()
 
 
 def _plain(answer: str) -> str:

@@ -1,17 +1,23 @@
-"""Worker processes that judge mathematical answers, each killed and replaced when late or dead."""
+"""Worker processes that judge answers, each killed and replaced when late or dead."""
 
 import json
 import math
 import os
+import pickle
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
+from ceeh.component import ConfigError
+from ceeh.data.verify_tasks import Tasks
 from ceeh.types import Outcome, Verdict
 
 SCRIPT = Path(__file__).with_name("verify_worker.py")
@@ -20,152 +26,153 @@ WALL_FACTOR = 10
 FREE_FRACTION = 0.1
 MAX_FAILED_STARTS = 3
 
-RIGHT = Verdict(score=1.0, outcome=Outcome.OK)
-WRONG = Verdict(score=0.0, outcome=Outcome.OK)
-TIMED_OUT = Verdict(score=0.0, outcome=Outcome.TIMEOUT)
-FAILED = Verdict(score=0.0, outcome=Outcome.ERROR)
-UNREADABLE = Verdict(score=0.0, outcome=Outcome.UNREADABLE)
-# The worker's bytes; it is not imported here, for that would bring sympy into the trainer.
-READY = b"+"
-VERDICTS = {b"1": RIGHT, b"0": WRONG, b"r": UNREADABLE, b"e": FAILED}
-
 
 class Worker:
-    """One process and the task it has; `deadline` and `since` are monotonic times in seconds."""
+    """One process and the tasks it has; `deadline` and `since` are monotonic times in seconds.
 
-    def __init__(self, timeout_seconds: float, memory_mib: int, *, replaces: bool) -> None:
-        # Run by its path with -P: found from any working directory, and no module beside it shadows
-        # a library's.
+    The process leads a session of its own, so that what it starts ends with it.
+    """
+
+    def __init__(self, command: Sequence[str], start_seconds: float, *, replaces: bool) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(SCRIPT), str(timeout_seconds), str(memory_mib)],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
+            start_new_session=True,
         )
-        self.task: int | None = None
-        self.started = self.ready = False
+        self.tasks: deque[int] = deque()
+        self.started = self.ready = self.leaving = False
         self.replaces = replaces
         self.since = time.monotonic()
-        self.deadline = self.since + START_SECONDS
+        self.deadline = self.since + start_seconds
+        self._heard = b""
 
     def fileno(self) -> int:
         assert self.process.stdout is not None
         return self.process.stdout.fileno()
 
-    def send(self, task: int, line: bytes, wall_seconds: float) -> bool:
-        """Hands a task over; False when the process is gone and the task is still to be done."""
+    def send(self, numbers: Sequence[int], content: bytes, wall_seconds: float) -> bool:
+        """Hands tasks over; False when the process is gone and the tasks are still to be done."""
         assert self.process.stdin is not None
         self.ready = False
         try:
-            left = memoryview(line)
+            left = memoryview(content)
             while left:
                 left = left[os.write(self.process.stdin.fileno(), left) :]
         except BrokenPipeError:
             return False
-        self.task, self.since = task, time.monotonic()
+        self.tasks.extend(numbers)
+        self.since = time.monotonic()
         self.deadline = self.since + wall_seconds
         return True
 
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+    def hear(self) -> list[list[Any]] | None:
+        """The messages that are there; None when there will be no more."""
+        heard = os.read(self.fileno(), 2**16)
+        if not heard:
+            return None
+        *lines, self._heard = (self._heard + heard).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def kill(self) -> int:
+        """Ends the process and all of its session; the status it had ended with, if it had."""
+        # Before the wait, which frees the number. A process that ended keeps the status it has.
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        status = self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             pipe.close()
-
-
-class Tasks:
-    """What is still to be judged, and the verdicts; a task is the index of its pair.
-
-    Questions take turns, and those that had a slow answer come last.
-    """
-
-    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
-        self.references = [reference for reference, _ in pairs]
-        self.lines = [json.dumps(pair).encode() + b"\n" for pair in pairs]
-        self.verdicts: dict[int, Verdict] = {}
-        self.slow: set[str] = set()
-        seen: Counter[str] = Counter()
-        turns = []
-        for reference in self.references:
-            turns.append(seen[reference])
-            seen[reference] += 1
-        self.waiting = deque(sorted(range(len(pairs)), key=turns.__getitem__))
-        self.postponed: deque[int] = deque()
-
-    @property
-    def num_waiting(self) -> int:
-        return len(self.waiting) + len(self.postponed)
-
-    @property
-    def num_open(self) -> int:
-        return len(self.lines) - len(self.verdicts)
-
-    def next(self) -> int:
-        while self.waiting and self.references[self.waiting[0]] in self.slow:
-            self.postponed.append(self.waiting.popleft())
-        return (self.waiting or self.postponed).popleft()
-
-    def give_up(self) -> None:
-        while self.num_waiting:
-            self.verdicts[self.next()] = TIMED_OUT
+        return status
 
 
 class WorkerPool:
-    """At most `workers` processes of `memory_mib` each, started when first needed.
+    """At most `workers` processes of `memory_mib` each (None: no limit), started when first needed.
 
-    `timeout_seconds` per answer are processor time, kept by the worker itself; one that has not
-    replied after WALL_FACTOR times as long by the clock is killed from here.
+    `judge` is a file whose `build(**arguments)` makes the function that is called with a task and
+    answers [outcome, score or words]; it is run in the workers alone. `timeout_seconds` per answer are
+    processor time, kept by the worker itself; one that has not replied after `wall_factor` times as
+    long by the clock is killed from here. `max_chunk` tasks are handed over at a time, fewer towards
+    the end: that saves time where an answer takes less than a millisecond.
+    `question` tells which tasks belong together. `faults` are those of the last call, as in `Tasks`.
     """
 
-    def __init__(self, *, workers: int, timeout_seconds: float, memory_mib: int) -> None:
+    def __init__(
+        self,
+        judge: Path,
+        arguments: Mapping[str, Any],
+        *,
+        workers: int,
+        timeout_seconds: float,
+        memory_mib: int | None,
+        wall_factor: float = WALL_FACTOR,
+        start_seconds: float = START_SECONDS,
+        max_chunk: int = 1,
+        question: Callable[[tuple[Any, ...]], Hashable] = lambda task: task[0],
+    ) -> None:
         self.size = workers
         self.timeout_seconds = timeout_seconds
-        self.memory_mib = memory_mib
+        self.wall_factor = wall_factor
+        self.start_seconds = start_seconds
+        self.max_chunk = max_chunk
+        self.question = question
+        self.settings = {
+            "judge": str(judge),
+            "arguments": dict(arguments),
+            "timeout_seconds": timeout_seconds,
+            "memory_mib": memory_mib,
+        }
         self.workers: list[Worker] = []
+        self.faults: dict[Outcome, tuple[int, str]] = {}
         self._failed_starts = 0
         self._killed = 0
         self._stalled = 0.0
 
+    @property
+    def command(self) -> list[str]:
+        # Run by its path with -P: found from any working directory, and no module beside it shadows
+        # a library's.
+        settings = json.dumps(self.settings | {"parent": os.getpid()})
+        return [sys.executable, "-P", str(SCRIPT), settings]
+
+    def check(self) -> None:
+        """Returns when a worker could be started. Raises as `judge` does."""
+        tasks = Tasks([], self.question)
+        while not any(worker.started for worker in self.workers):
+            if not self.workers:
+                self._start()
+            self._listen(tasks)
+
     def judge(
-        self, pairs: Sequence[tuple[str, str]], stall_seconds: float = math.inf
+        self, tasks: Sequence[tuple[Any, ...]], stall_seconds: float = math.inf
     ) -> list[Verdict]:
-        """A verdict per (reference, answer), in order.
+        """A verdict per task, in order.
 
         An answer stalls by the clock's seconds beyond FREE_FRACTION of its limit, and by the start of
         the worker that takes the place of one it ended. Once the workers have stalled for
         `stall_seconds` on average, what is open counts as timed out.
-        Raises RuntimeError when workers stop before they are ready.
+        Raises ConfigError where there is no judge to be had, RuntimeError when workers stop before
+        they are ready.
         """
-        tasks = Tasks(pairs)
+        book = Tasks(tasks, self.question)
         self._stalled = 0.0
-        while tasks.num_open:
+        while book.num_open:
             if self._stall() >= stall_seconds * self.size:
-                tasks.give_up()
-                for worker in [w for w in self.workers if w.task is not None]:
-                    self._finish(worker, TIMED_OUT, tasks)
+                words = f"slow answers had spent the call's {stall_seconds:g} s"
+                for worker in [w for w in self.workers if w.tasks]:
+                    self._finish(worker, Outcome.TIMEOUT, words, book)
+                book.give_up(words)
                 continue
-            while len(self.workers) < min(self.size, tasks.num_open):
+            while len(self.workers) < min(self.size, book.num_open):
                 self._start()
-            for worker in [w for w in self.workers if w.ready][: tasks.num_waiting]:
-                task = tasks.next()
-                if not worker.send(task, tasks.lines[task], WALL_FACTOR * self.timeout_seconds):
-                    tasks.waiting.appendleft(task)
-                    self._drop(worker)
-            busy = [worker for worker in self.workers if not worker.ready]
-            if not busy:
-                continue
-            patience = min(worker.deadline for worker in busy) - time.monotonic()
-            patience = min(patience, self.timeout_seconds)  # to look at the stall again
-            by_pipe = {worker.fileno(): worker for worker in busy}
-            for pipe in wait(by_pipe, max(0.0, patience)):
-                assert isinstance(pipe, int)
-                self._hear(by_pipe[pipe], tasks)
-            now = time.monotonic()
-            for worker in [w for w in self.workers if not w.ready and w.deadline <= now]:
-                self._finish(worker, TIMED_OUT, tasks)
-        return [tasks.verdicts[task] for task in range(len(pairs))]
+            for worker in [w for w in self.workers if w.ready]:
+                if book.num_waiting:
+                    self._hand_over(worker, book)
+            self._listen(book)
+        self.faults = book.faults
+        return [book.verdicts[task] for task in range(len(tasks))]
 
     def close(self) -> None:
         """Kills the workers. Harmless when called twice; a later call starts new ones."""
@@ -179,51 +186,98 @@ class WorkerPool:
 
     def _stall(self) -> float:
         """Seconds that all workers together have stalled in this call."""
-        return self._stalled + sum(self._stalled_by(w) for w in self.workers if w.task is not None)
+        return self._stalled + sum(self._stalled_by(w) for w in self.workers if w.tasks)
 
     def _start(self) -> None:
         replaces = self._killed > 0
         self._killed -= replaces
-        self.workers.append(Worker(self.timeout_seconds, self.memory_mib, replaces=replaces))
+        self.workers.append(Worker(self.command, self.start_seconds, replaces=replaces))
 
-    def _hear(self, worker: Worker, tasks: Tasks) -> None:
-        message = os.read(worker.fileno(), 1)
-        if message == READY:
-            if worker.replaces and not worker.started:
-                self._stalled += time.monotonic() - worker.since
-            worker.ready = worker.started = True
-            self._failed_starts = 0
-        elif message in VERDICTS and worker.task is not None:
-            self._settle(worker, VERDICTS[message], tasks)
-        else:
-            late = worker.process.wait() == -signal.SIGPROF
-            self._finish(worker, TIMED_OUT if late else FAILED, tasks)
+    def _hand_over(self, worker: Worker, book: Tasks) -> None:
+        count = max(1, min(self.max_chunk, book.num_waiting // (2 * self.size)))
+        numbers = [book.next() for _ in range(count)]
+        content = pickle.dumps([book.tasks[number] for number in numbers])
+        if not worker.send(numbers, content, self.wall_factor * self.timeout_seconds):
+            book.put_back(numbers)
+            self._drop(worker)
 
-    def _settle(self, worker: Worker, verdict: Verdict, tasks: Tasks) -> None:
-        """Takes the verdict for the worker's task and counts the time it took."""
-        assert worker.task is not None
-        tasks.verdicts[worker.task] = verdict
+    def _listen(self, book: Tasks) -> None:
+        """Waits for the next messages, and ends the workers that are late."""
+        busy = {worker.fileno(): worker for worker in self.workers if not worker.ready}
+        if not busy:
+            return
+        patience = min(worker.deadline for worker in busy.values()) - time.monotonic()
+        patience = min(patience, self.timeout_seconds)  # to look at the stall again
+        for pipe in wait(busy, max(0.0, patience)):
+            assert isinstance(pipe, int)
+            self._hear(busy[pipe], book)
+        now = time.monotonic()
+        for worker in [w for w in self.workers if not w.ready and w.deadline <= now]:
+            limit = self.wall_factor * self.timeout_seconds
+            self._finish(
+                worker, Outcome.TIMEOUT, f"no verdict after {limit:g} s by the clock", book
+            )
+
+    def _hear(self, worker: Worker, book: Tasks) -> None:
+        messages = worker.hear()
+        if messages is None:
+            self._finish(worker, Outcome.DIED, "", book)
+            return
+        for kind, *said in messages:
+            if kind == "ready":
+                if worker.replaces and not worker.started:
+                    self._stalled += time.monotonic() - worker.since
+                worker.ready = worker.started = True
+                self._failed_starts = 0
+            elif kind == "full":
+                worker.leaving = True
+            elif kind == "broken":
+                self._drop(worker)
+                raise ConfigError(said[0])
+            else:
+                self._settle(worker, Outcome(kind), said[0] if said else "", book)
+
+    def _settle(self, worker: Worker, outcome: Outcome, said: Any, book: Tasks) -> None:
+        """Takes the verdict for the first of the worker's tasks and counts the time it took."""
+        task = worker.tasks.popleft()
+        book.settle(task, outcome, said)
         if (stalled := self._stalled_by(worker)) > 0:
             self._stalled += stalled
-            tasks.slow.add(tasks.references[worker.task])
-        worker.task, worker.since = None, time.monotonic()
-        worker.deadline = worker.since + START_SECONDS
+            book.slow.add(book.questions[task])
+        worker.since = time.monotonic()
+        limit = self.wall_factor * self.timeout_seconds if worker.tasks else self.start_seconds
+        worker.deadline = worker.since + limit
 
-    def _finish(self, worker: Worker, verdict: Verdict, tasks: Tasks) -> None:
-        """Ends a dead or late worker; `verdict` is for the task it had, if it had one."""
-        if worker.task is not None:
-            self._settle(worker, verdict, tasks)
+    def _finish(self, worker: Worker, outcome: Outcome, words: str, book: Tasks) -> None:
+        """Ends a dead or late worker; the first of its tasks ended it, the others are still to do."""
+        status = worker.kill()
+        self.workers.remove(worker)
+        if worker.tasks and not worker.leaving:
+            if outcome is Outcome.DIED and status == -signal.SIGPROF:
+                outcome = Outcome.TIMEOUT
+                words = f"more than {self.timeout_seconds:g} s of processor time"
+            elif outcome is Outcome.DIED:
+                words = f"its process ended with {ending(status)}"
+            self._settle(worker, outcome, words, book)
             self._killed += 1
-        elif not worker.started:
-            self._failed_starts += 1
-        self._drop(worker)
-        if self._failed_starts == MAX_FAILED_STARTS:
+        book.put_back(worker.tasks)
+        if worker.started:
+            return
+        self._failed_starts += 1
+        late = outcome is Outcome.TIMEOUT
+        if late or self._failed_starts == MAX_FAILED_STARTS:
+            number, limit = self._failed_starts, f" after {self.start_seconds:g} s" if late else ""
+            self._failed_starts = 0
             raise RuntimeError(
-                f"{MAX_FAILED_STARTS} verification workers stopped before they were ready;"
-                f" run '{sys.executable} -P {SCRIPT} {self.timeout_seconds} {self.memory_mib}'"
-                " to see why"
+                f"{number} verification worker{'s' if number > 1 else ''} stopped before they were"
+                f" ready{limit}; run '{shlex.join(self.command)}' to see why"
             )
 
     def _drop(self, worker: Worker) -> None:
         self.workers.remove(worker)
         worker.kill()
+
+
+def ending(status: int) -> str:
+    """Of a process, from its return code: `SIGKILL`, `exit status 3`."""
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"

@@ -131,6 +131,78 @@ def test_a_reading_other_than_declared_is_refused(fit, batch):
         fit([Misspelt()], [batch(("a", [DONE]))])
 
 
+def failing(method, body):
+    """OftenTruncated whose `method` is `body`."""
+    return type("Failing", (OftenTruncated,), {method: body, "writes": ("often_truncated",)})()
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "message"),
+    [
+        (
+            "read",
+            lambda self, uid: {}[uid],
+            "read('a') failed with KeyError: 'a' (test_signal.py, ",
+        ),
+        ("observe", lambda self, outcome: 1 / 0, "observe('a') failed with ZeroDivisionError: div"),
+        ("before_step", lambda self, outcomes: outcomes[9], "before_step() failed with IndexError"),
+        ("metrics", lambda self: {"x": "many"}, "metrics() failed with ValueError: could not conv"),
+        ("read", lambda self, uid: 0.5, "read('a') returned 0.5, but the class declares writes"),
+        ("read", lambda self, uid: None, "read('a') returned None, but the class declares writes"),
+        (
+            "read",
+            lambda self, uid: {"often_truncated": None},
+            "read('a') failed with TypeError: float() argument",
+        ),
+        (
+            "read",
+            lambda self, uid: {"often_truncated": float("nan")},
+            "read('a') returned nan for 'often_truncated', which must be a finite number; a signal",
+        ),
+        (
+            "read",
+            lambda self, uid: {"often_truncated": float("inf")},
+            "read('a') returned inf for 'often_truncated', which must be a finite number",
+        ),
+    ],
+)
+def test_what_goes_wrong_in_a_signal_stops_the_run_and_is_told_with_its_place(
+    fit, batch, method, body, message
+):
+    with pytest.raises(ConfigError) as error:
+        fit([failing(method, body)], [batch(("a", [DONE]))])
+    assert str(error.value).startswith(f"Failing.{message}")
+    assert str(error.value).endswith("; correct it and continue with ckpt_path=last")
+
+
+def test_a_signal_that_may_be_undefined_is_nan_in_the_batch(fit, batch):
+    signal = failing("read", lambda self, uid: {"often_truncated": float("nan")})
+    type(signal).may_be_undefined = ("often_truncated",)
+    _, module = fit([signal], [batch(("a", [DONE]))])
+    assert module.batch.signals["often_truncated"].isnan().all()
+
+
+def test_a_run_goes_on_from_before_the_step_in_which_a_signal_failed(
+    fit, batch, tmp_path, monkeypatch
+):
+    def batches():
+        return [batch(("a", [CUT])), batch(("b", [DONE])), batch(("a", [DONE]))]
+
+    def observe(self, outcome):
+        self.share[outcome.uid] = 7.0  # half of what it does, and then
+        if outcome.uid == "b":
+            raise OSError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OftenTruncated, "observe", observe)
+        with pytest.raises(ConfigError, match=r"observe\('b'\) failed with OSError: no room"):
+            fit([OftenTruncated()], batches(), checkpoints=tmp_path)
+    signal = OftenTruncated()
+    _, resumed = fit([signal], batches(), checkpoints=tmp_path, resume=True)
+    assert len(resumed.seen) == 2
+    assert signal.share == {"a": 0.0, "b": 0.0}  # of the second step nothing is left
+
+
 @pytest.mark.parametrize("writes", [None, "hard", ("a", 1)])
 def test_a_class_without_a_proper_declaration_is_refused_when_it_is_defined(writes):
     body = {"state": ()} if writes is None else {"state": (), "writes": writes}

@@ -11,9 +11,9 @@ def completion(text, finish=Finish.STOP):
     return Completion(text=text, token_ids=(1,), logprobs=(0.0,), finish=finish)
 
 
-def group(answer, *responses, finish=Finish.STOP):
+def group(answer, *responses, finish=Finish.STOP, uid="p"):
     return RolloutGroup(
-        prompt=prompt(answer),
+        prompt=prompt(answer, uid),
         completions=tuple(completion(text, finish) for text in responses),
         policy_version=0,
     )
@@ -25,5 +25,5 @@ def verdict(verifier, answer, response, finish=Finish.STOP):
 
 
 RIGHT, WRONG = (1.0, Outcome.OK), (0.0, Outcome.OK)
-NO_ANSWER, TIMEOUT, ERROR = (0.0, Outcome.NO_ANSWER), (0.0, Outcome.TIMEOUT), (0.0, Outcome.ERROR)
+NO_ANSWER, DIED = (0.0, Outcome.NO_ANSWER), (0.0, Outcome.DIED)
 UNREADABLE = (0.0, Outcome.UNREADABLE)

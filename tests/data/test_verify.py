@@ -1,16 +1,10 @@
 """Verifiers: right, wrong, no answer, late, broken, hostile."""
 
-import logging
-
 import pytest
 
-from ceeh.component import Component, ConfigError
-from ceeh.data.verify import (
-    ExactAnswer,
-    RewardFunction,
-    outcome_counts,
-)
-from ceeh.types import Finish, Outcome
+from ceeh.component import ConfigError
+from ceeh.data.verify import ExactAnswer, RewardFunction, outcome_counts
+from ceeh.types import Finish
 from tests.data.scoring import (
     NO_ANSWER,
     RIGHT,
@@ -70,73 +64,9 @@ def test_a_group_that_took_no_part_in_the_match_is_no_answer():
 
 @pytest.mark.parametrize("finish", [Finish.LENGTH, Finish.ABORT])
 def test_an_unfinished_response_is_no_answer_for_every_verifier(finish, mathematics):
-    reward = RewardFunction("builtins.max")
+    reward = RewardFunction("drills.faults.reward")
     for verifier in (ExactAnswer(), mathematics, reward):
         assert verdict(verifier, "481", r"\boxed{481} so 481", finish) == NO_ANSWER
-
-
-@pytest.fixture
-def reward(tmp_path):
-    path = tmp_path / "mine.py"
-
-    def reward(body):
-        path.write_text(f"def score(prompt, response):\n    {body}\n")
-        return RewardFunction(f"{path}:score")
-
-    return reward
-
-
-def test_a_users_function_scores_the_prompt_and_the_response(reward):
-    half = reward("return 0.5 * (prompt.answer in response) + 0.5 * response.endswith('.')")
-    (scored,) = half([group("7", "7", "7.", "8", ".")])
-    assert [(v.score, v.outcome) for v in scored.verdicts] == [
-        (0.5, Outcome.OK),
-        (1.0, Outcome.OK),
-        (0.0, Outcome.OK),
-        (0.5, Outcome.OK),
-    ]
-    assert scored.outcome.correct == (False, True, False, False)
-    assert verdict(reward("return response == '7'"), "7", "7") == RIGHT
-
-
-@pytest.mark.parametrize(
-    ("body", "told"),
-    [
-        ("return 1.5", r"a number in [0, 1], got float 1.5"),
-        ("return -0.1", "got float -0.1"),
-        ("return float('nan')", "got float nan"),
-        ("return None", "got NoneType None"),
-        ("return [1.0, 0.0]", "got list [1.0, 0.0]"),
-        ("return '1'", "got str '1'"),
-        ("raise KeyError('gold')", "KeyError: 'gold'"),
-    ],
-)
-def test_a_users_faulty_score_is_an_error_logged_once(reward, caplog, body, told):
-    verifier = reward(body)
-    with caplog.at_level(logging.WARNING):
-        scored = verifier([group("7", "a", "b"), group("7", "c")])
-    assert outcome_counts(scored) == {
-        "ok": 0,
-        "no_answer": 0,
-        "timeout": 0,
-        "error": 3,
-        "unreadable": 0,
-    }
-    assert all(v.score == 0 for s in scored for v in s.verdicts)
-    (record,) = caplog.records
-    assert "mine.py:score failed on prompt 'p'" in record.getMessage()
-    assert told in caplog.text
-    assert "Traceback" in caplog.text
-
-
-def test_a_reward_function_that_is_not_there_is_refused(tmp_path):
-    build = Component("ceeh.data.verify.RewardFunction", {"class_path": "ceeh.types.none"}).build
-    with pytest.raises(
-        ConfigError, match=r"^verifier .*init_args.class_path: 'ceeh.types' has no 'none'"
-    ):
-        build("verifier")
-    with pytest.raises(ConfigError, match="must be a function of prompt and response"):
-        RewardFunction("ceeh.data.verify.NO_ANSWER")
 
 
 def test_answers_for_a_vote_are_what_the_pattern_found_and_a_reward_function_has_none():
@@ -144,14 +74,14 @@ def test_answers_for_a_vote_are_what_the_pattern_found_and_a_reward_function_has
     assert exact.answer(completion("so 54;so 07")) == "7"
     assert exact.answer(completion("so 54", Finish.LENGTH)) is None
     assert exact.answer(completion("54")) is None
-    assert RewardFunction("builtins.max").answer(completion("so 54")) is None
+    assert RewardFunction("drills.faults.reward").answer(completion("so 54")) is None
 
 
 def test_only_an_empty_reference_cannot_be_matched_exactly():
     prompts = [prompt("7"), prompt(" "), prompt("")]
     assert ExactAnswer().unreadable(prompts) == prompts[1:]
     assert verdict(ExactAnswer("so(.*)"), " ", "so ") == UNREADABLE
-    assert RewardFunction("builtins.max").unreadable(prompts) == []
+    assert RewardFunction("drills.faults.reward").unreadable(prompts) == []
 
 
 def test_outcomes_are_counted_with_every_name():
@@ -161,6 +91,9 @@ def test_outcomes_are_counted_with_every_name():
         "no_answer": 1,
         "timeout": 0,
         "error": 0,
+        "invalid": 0,
+        "died": 0,
+        "memory": 0,
         "unreadable": 0,
     }
     assert outcome_counts([]) == {
@@ -168,5 +101,8 @@ def test_outcomes_are_counted_with_every_name():
         "no_answer": 0,
         "timeout": 0,
         "error": 0,
+        "invalid": 0,
+        "died": 0,
+        "memory": 0,
         "unreadable": 0,
     }

@@ -1,20 +1,22 @@
 """Worker processes: killed, dead, late or unable to start, and what that costs."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from ceeh.data.verify import outcome_counts
-from ceeh.data.verify_pool import SCRIPT, Tasks, WorkerPool
+from ceeh.data.verify import MATH_JUDGE, outcome_counts
+from ceeh.data.verify_pool import WorkerPool
+from ceeh.data.verify_tasks import Tasks
 from ceeh.types import Outcome
-from tests.data.scoring import ERROR, RIGHT, WRONG, group, verdict
+from tests.data.scoring import DIED, RIGHT, WRONG, group, verdict
 
 
 def test_a_killed_worker_costs_only_its_answer():
-    pool = WorkerPool(workers=1, timeout_seconds=30, memory_mib=512)
+    pool = WorkerPool(MATH_JUDGE, {}, workers=1, timeout_seconds=30, memory_mib=512)
     assert pool.judge([("x", "x")])[0].score == 1
     (worker,) = pool.workers
     send = worker.send
@@ -26,13 +28,13 @@ def test_a_killed_worker_costs_only_its_answer():
 
     worker.send = send_and_kill
     verdicts = pool.judge([(r"\sqrt2", "9^{9^9}"), ("x", "x"), ("x", "y")])
-    assert [(v.score, v.outcome) for v in verdicts] == [ERROR, RIGHT, WRONG]
+    assert [(v.score, v.outcome) for v in verdicts] == [DIED, RIGHT, WRONG]
     assert pool.workers[0] is not worker
     pool.close()
 
 
 def test_a_worker_that_died_while_idle_costs_nothing():
-    pool = WorkerPool(workers=1, timeout_seconds=30, memory_mib=512)
+    pool = WorkerPool(MATH_JUDGE, {}, workers=1, timeout_seconds=30, memory_mib=512)
     assert pool.judge([("x", "x")])[0].score == 1
     pool.workers[0].process.kill()
     pool.workers[0].process.wait()
@@ -50,28 +52,25 @@ def test_close_ends_the_workers_and_a_later_call_starts_new_ones(mathematics):
     assert verdict(mathematics, "x+1", r"\boxed{1+x}") == RIGHT
 
 
-@pytest.mark.parametrize(
-    ("task", "status"), [(b"", 0), (b'["\\\\sqrt2", "9^{9^9}"]\n', -signal.SIGPROF)]
-)
-def test_a_worker_ends_without_its_parent_idle_or_in_c_code(task, status):
-    with subprocess.Popen(
-        [sys.executable, "-P", str(SCRIPT), "0.5", "512"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as worker:
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        assert worker.stdout.read(1) == b"+"
-        worker.stdin.write(task)
-        worker.stdin.close()  # as the kernel does when the parent dies
-        assert worker.wait(60) == status
+def test_a_worker_ends_when_its_tasks_do_and_in_c_code():
+    pool = WorkerPool(MATH_JUDGE, {}, workers=1, timeout_seconds=0.5, memory_mib=512)
+    for task, status in ((b"", 0), (pickle.dumps([(r"\sqrt2", "9^{9^9}")]), -signal.SIGPROF)):
+        with subprocess.Popen(
+            pool.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as worker:
+            assert worker.stdin is not None
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == b'["ready"]\n'
+            worker.stdin.write(task)
+            worker.stdin.close()
+            assert worker.wait(60) == status
 
 
 def test_a_worker_that_neither_works_nor_replies_is_killed_by_the_clock(monkeypatch, tmp_path):
     asleep = tmp_path / "asleep.py"
-    asleep.write_text("import os, time; os.write(1, b'+'); time.sleep(600)")
+    asleep.write_text("import os, time; os.write(1, b'[\"ready\"]\\n'); time.sleep(600)")
     monkeypatch.setattr("ceeh.data.verify_pool.SCRIPT", asleep)
-    pool = WorkerPool(workers=2, timeout_seconds=0.02, memory_mib=512)
+    pool = WorkerPool(MATH_JUDGE, {}, workers=2, timeout_seconds=0.02, memory_mib=512)
     assert [v.outcome for v in pool.judge([("x", "x"), ("x", "y")])] == [Outcome.TIMEOUT] * 2
     assert pool.workers == []
 
@@ -80,9 +79,9 @@ def test_workers_that_cannot_start_are_an_error_that_says_how_to_look(monkeypatc
     broken = tmp_path / "broken.py"
     broken.write_text("raise SystemExit(1)")
     monkeypatch.setattr("ceeh.data.verify_pool.SCRIPT", broken)
-    pool = WorkerPool(workers=2, timeout_seconds=1, memory_mib=512)
+    pool = WorkerPool(MATH_JUDGE, {}, workers=2, timeout_seconds=1, memory_mib=512)
     with pytest.raises(
-        RuntimeError, match=r"3 verification workers stopped .* run '.*broken.py 1 512'"
+        RuntimeError, match=r"3 verification workers stopped .* run '.*broken.py .*512"
     ):
         pool.judge([("x", "x")])
     pool.close()
@@ -115,19 +114,24 @@ def test_equal_answers_are_judged_once(mathematics, monkeypatch):
 
 
 def test_questions_take_turns_and_those_with_a_slow_answer_come_last():
-    tasks = Tasks([("a", "1"), ("a", "2"), ("a", "3"), ("b", "1"), ("b", "2"), ("c", "1")])
+    tasks = Tasks(
+        [("a", "1"), ("a", "2"), ("a", "3"), ("b", "1"), ("b", "2"), ("c", "1")],
+        lambda task: task[0],
+    )
     order = [tasks.next(), tasks.next()]
     tasks.slow.add("a")
     order += [tasks.next() for _ in range(tasks.num_waiting)]
     assert order == [0, 3, 5, 4, 1, 2]  # a1 b1, then c1 b2 before what is left of a
 
 
-SLOW = """
-import json, os, sys, time
-os.write(1, b"+")
-for line in sys.stdin:
-    time.sleep(float(json.loads(line)[1]))
-    os.write(1, b"0+")
+SLOW = r"""
+import os, pickle, sys, time
+os.write(1, b'["ready"]\n')
+while True:
+    for _, seconds in pickle.load(sys.stdin.buffer):
+        time.sleep(float(seconds))
+        os.write(1, b'["ok", 0.0]\n')
+    os.write(1, b'["ready"]\n')
 """
 
 
@@ -137,7 +141,7 @@ def sleepers(monkeypatch, tmp_path):
     script = tmp_path / "slow.py"
     script.write_text(SLOW)
     monkeypatch.setattr("ceeh.data.verify_pool.SCRIPT", script)
-    pool = WorkerPool(workers=2, timeout_seconds=600, memory_mib=512)
+    pool = WorkerPool(MATH_JUDGE, {}, workers=2, timeout_seconds=600, memory_mib=512)
     yield pool
     pool.close()
 
@@ -158,32 +162,23 @@ def test_quick_answers_do_not_stall_however_many(sleepers):
 
 
 GREEDY = """
-import sys
-sys.path.insert(0, {root!r})
-from ceeh.data import verify_worker as worker
-judge = worker.judge
-worker.judge = lambda reference, answer: judge(reference, bytes(2**20 * int(answer)) and "x")
-worker.main(float(sys.argv[1]), int(sys.argv[2]))
+def build():
+    return lambda mebi, _: ["ok", float(bool(bytes(2**20 * mebi)))]
 """
 
 
-def test_a_worker_over_its_memory_costs_only_its_answer(monkeypatch, tmp_path):
-    script = tmp_path / "greedy.py"
-    # The first judgement, before any task, is of "x".
-    text = GREEDY.format(root=str(SCRIPT.parents[2])).replace(
-        "int(answer)", "int('0' + answer[1:])"
-    )
-    script.write_text(text)
-    monkeypatch.setattr("ceeh.data.verify_pool.SCRIPT", script)
-    pool = WorkerPool(workers=1, timeout_seconds=60, memory_mib=512)
-    outcomes = [v.outcome for v in pool.judge([("x", "x1"), ("x", "x2048"), ("x", "x1")])]
-    assert outcomes == [Outcome.OK, Outcome.ERROR, Outcome.OK]
+def test_a_worker_over_its_memory_costs_only_its_answer(tmp_path):
+    judge = tmp_path / "greedy.py"
+    judge.write_text(GREEDY)
+    pool = WorkerPool(judge, {}, workers=1, timeout_seconds=60, memory_mib=512)
+    outcomes = [v.outcome for v in pool.judge([(1, 0), (2048, 1), (1, 2)])]
+    assert outcomes == [Outcome.OK, Outcome.MEMORY, Outcome.OK]
     pool.close()
 
 
 def test_a_worker_imports_no_heavy_library():
     program = (
-        "import sys, ceeh.data.verify_worker;"
+        "import sys, ceeh.data.verify_worker, ceeh.data.verify_math, ceeh.data.verify_reward, ceeh.prompt;"
         "print({'torch', 'vllm', 'transformers'} & set(sys.modules))"
     )
     printed = subprocess.run(
