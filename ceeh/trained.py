@@ -76,16 +76,17 @@ def _open_run(run: RunFolder, trust_remote_code: bool) -> Trained:
             config=config,
             trust_remote_code=trust_remote_code,
         )
-    if not run.last_checkpoint.is_file():
+    newest = run.newest_checkpoint()
+    if newest is None:
         raise ConfigError(
             f"the run '{run.path}' ended before its first checkpoint and has no model/; start it again, "
             f"or give {KINDS}"
         )
     say(
         f"run '{run.path}' stopped at rollout step {last or 0} of {steps}; "
-        f"taking its last checkpoint, {run.last_checkpoint}"
+        f"taking its newest checkpoint, {newest}"
     )
-    return replace(_open_checkpoint(run.last_checkpoint, trust_remote_code), name=name)
+    return replace(_open_checkpoint(newest, trust_remote_code), name=name)
 
 
 def _open_checkpoint(file: Path, trust_remote_code: bool) -> Trained:

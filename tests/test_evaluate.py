@@ -101,7 +101,7 @@ def test_a_run_is_evaluated_in_its_folder_and_a_checkpoint_through_a_push(
     TorchEngine.events.clear()
     assert main([str(folder), *more]) == 0
     assert TorchEngine.events == ["generate -1"]
-    assert main([str(folder / "checkpoints" / "last.ckpt"), *more]) == 0
+    assert main([str(folder / "checkpoints" / "step-000002.ckpt"), *more]) == 0
     assert TorchEngine.events == ["generate -1", "load 0", "generate 0"]
     merged, pushed = (
         pq.read_table(place / "samples.parquet")
