@@ -49,7 +49,7 @@ class WholeCheckpointIO(CheckpointIO):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             with whole_file(file) as target:
                 stream = Stream(target)
-                torch.save(checkpoint, stream)
+                torch.save(checkpoint, stream)  # type: ignore[arg-type]  # it needs write and flush alone
                 stream.close()
         except OSError as error:
             self.failure = Failure(

@@ -19,7 +19,7 @@ def minibatches(
 
 def microbatches(
     totals: Int[Tensor, " R"], rows: Int[Tensor, " M"], max_tokens: int
-) -> list[Int[Tensor, " m"]]:
+) -> list[Int[Tensor, " _"]]:
     """Cuts `rows`, longest first, so that rows x longest row <= `max_tokens` (at least one row each).
 
     Rows of similar length share a micro-batch, which keeps padding small; the longest come first, so
@@ -34,7 +34,7 @@ def microbatches(
     return [order[start:stop] for start, stop in zip(cuts, [*cuts[1:], len(order)], strict=True)]
 
 
-def padding_fraction(batch: RolloutBatch, micro: list[Int[Tensor, " m"]]) -> float:
+def padding_fraction(batch: RolloutBatch, micro: list[Int[Tensor, " _"]]) -> float:
     """Share of the tokens that go through the model which are padding."""
     totals = batch.totals
     used = sum(int(totals[rows].sum()) for rows in micro)
