@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ceeh.base_model import first_line, resolve_model
-from ceeh.checkpoint import policy_weights, read_checkpoint
+from ceeh.checkpoint import fault, policy_weights, read_checkpoint
 from ceeh.component import ConfigError
 from ceeh.config import Config, Model, load
 from ceeh.modules.policy import Policy
@@ -46,7 +46,10 @@ def open_trained(place: str, *, trust_remote_code: bool = False) -> Trained:
     """
     path = Path(place).expanduser()
     if path.suffix == ".ckpt":
-        return _open_checkpoint(path, trust_remote_code)
+        trained = _open_checkpoint(path, trust_remote_code)
+        if words := fault(path):
+            raise ConfigError(f"the checkpoint '{path}' cannot be taken: {words}")
+        return trained
     if (path / "config.yaml").is_file():
         return _open_run(RunFolder(path), trust_remote_code)
     if (path / "adapter_config.json").is_file():
