@@ -60,5 +60,5 @@ def check_space(checkpoints: Path, one: int, keep: int) -> None:
 def readable(size: float) -> str:
     """`size` bytes in the largest unit of which it is at least one."""
     units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
-    power = min(max(int(size), 1).bit_length() // 10, len(units) - 1)
+    power = min((max(int(size), 1).bit_length() - 1) // 10, len(units) - 1)
     return f"{size / 2 ** (10 * power):.{min(power, 1)}f} {units[power]}"
