@@ -1,7 +1,7 @@
 """After a kill, a full disk or damage a run goes on to the numbers of one that never stopped."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,14 @@ def killing(
 def differing(one: Path, other: Path) -> list[str]:
     """Python's own generator aside: beartype draws from it while it checks the tests' types."""
     return [words for words in differences(one, other) if "rng_states[0].python" not in words]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_figures() -> Iterator[None]:
+    """Drawing is half the time of such a short run, and no part of what is tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ceeh.measure.write_report", lambda folder, *_, **__: folder / "report.html")
+        yield
 
 
 @pytest.fixture(scope="module")
