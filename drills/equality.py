@@ -9,22 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ceeh.checkpoint import checkpoint_files, fault, read_checkpoint
+from ceeh.checkpoint import fault, read_checkpoint
 
 CLOCK = ("time/", "rollout/tokens_per_second", "train_seconds")
 
 
-def differences(whole: Path, other: Path) -> list[str]:
-    """Empty when the run in `other` left just what the uninterrupted one in `whole` left."""
-    return list(_differences(whole, other))
+def differences(whole: Path, other: Path, *, common: bool = False) -> list[str]:
+    """Empty when the run in `other` left just what the uninterrupted one in `whole` left.
+
+    With `common` files that only one of them has are no difference.
+    """
+    return list(_differences(whole, other, common))
 
 
-def _differences(whole: Path, other: Path) -> Iterator[str]:
+def _differences(whole: Path, other: Path, common: bool) -> Iterator[str]:
     names = [file_names(folder) for folder in (whole, other)]
-    if names[0] != names[1]:
+    if names[0] != names[1] and not common:
         yield f"files: {sorted(names[0] ^ names[1])}"
         return
-    for name in sorted(names[0]):
+    for name in sorted(names[0] & names[1]):
         one, two = whole / name, other / name
         if name.endswith(".ckpt"):
             if words := fault(two):
@@ -42,7 +45,7 @@ def _differences(whole: Path, other: Path) -> Iterator[str]:
             yield from unequal(*lines, name)
         elif name.startswith(("rollouts/", "model/")) and one.read_bytes() != two.read_bytes():
             yield f"{name}: other bytes"
-    if not checkpoint_files(whole / "checkpoints"):
+    if not any(name.endswith(".ckpt") for name in names[0] & names[1]):
         yield "no checkpoints to compare"
 
 

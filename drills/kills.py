@@ -5,9 +5,7 @@ run is over, and its folder is held against that of an uninterrupted run.
 """
 
 import argparse
-import gc
 import json
-import os
 import random
 import shutil
 import signal
@@ -15,44 +13,21 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch.utilities.seed import isolate_rng
-
-from ceeh import fit
-from ceeh.data.vllm_process import import_vllm, process_kept
 from ceeh.provenance import provenance
 from drills.equality import differences
 from drills.killing import PHASES, Killer, arm
-
-CONFIG = Path(__file__).parent.parent / "configs" / "ceeh.yaml"
-RUN = (
-    "ckpt_path=last",
-    "rollouts.steps=8",
-    "rollouts.prompts_per_step=16",
-    "rollouts.completions_per_prompt=4",
-    "rollouts.max_response_tokens=64",
-    "optimizer.prompts_per_minibatch=8",
-    "checkpoints.every_n_steps=2",
-    "evaluation.questions=16",
-    "evaluation.samples=2",
-    "evaluation.split_samples=1",
-    "evaluation.bootstrap_draws=100",
-    "evaluation.every_n_steps=3",  # with a checkpoint at step 6, without at step 3
-    "tracking.rollouts_every_n_steps=1",
-    "tracking.mlflow=false",
-    "hardware.accelerator=cpu",
-    "engine.init_args.kv_cache_gib=0.25",
-)
+from drills.process import attempt, import_everything
 
 
 def drill(kills: int, per_run: int, seed: int, work: Path) -> dict[str, Any]:
     """Kills `kills` times, at most `per_run` times a run; returns what was hit and what differed."""
     begin, dice, hits, runs = time.monotonic(), random.Random(seed), [], []
     phases: list[str] = []
-    status = attempt(work / "whole", None)
+    status = attempt(work / "whole", work / "whole.log")
     if status != 0:
         raise RuntimeError(f"the uninterrupted run ended with {status}; see {work / 'whole.log'}")
     while len(hits) < kills:
@@ -64,12 +39,16 @@ def drill(kills: int, per_run: int, seed: int, work: Path) -> dict[str, Any]:
             phase = phases[-1] if here < per_run and len(hits) < kills else None
             note = output.with_name(f"{output.name}.note")
             note.unlink(missing_ok=True)
-            killer = phase and Killer(dice.randint(1, PHASES[phase]), dice.random(), note)
-            status = attempt(output, (phase, killer) if phase and killer else None)
+            log = output.with_name(f"{output.name}.log")
+            if phase is None:
+                status = attempt(output, log)
+            else:
+                killer = Killer(dice.randint(1, PHASES[phase]), dice.random(), note)
+                status = attempt(output, log, meddle=partial(arm, phase, killer))
             if status == 0:
                 break
             if status != -signal.SIGKILL or not note.is_file():
-                raise RuntimeError(f"run {len(runs)} ended with {status}; see {output}.log")
+                raise RuntimeError(f"run {len(runs)} ended with {status}; see {log}")
             hits.append({"run": len(runs), "phase": phases.pop(), "moment": note.read_text()})
             here += 1
             print(
@@ -78,7 +57,6 @@ def drill(kills: int, per_run: int, seed: int, work: Path) -> dict[str, Any]:
         found = differences(work / "whole" / "starter", output / "starter")
         runs.append({"kills": here, "differences": found})
         print(f"run {len(runs) - 1}: {here} kills, {len(found)} differences", flush=True)
-        shutil.copy(output / "starter" / "metrics.jsonl", work / f"{output.name}.jsonl")
     lost = {index for index, run in enumerate(runs) if run["differences"]}
     return {
         "kills": len(hits),
@@ -90,30 +68,6 @@ def drill(kills: int, per_run: int, seed: int, work: Path) -> dict[str, Any]:
         "seed": seed,
         "versions": provenance(),
     }
-
-
-def attempt(output: Path, deadly: tuple[str, Killer] | None) -> int:
-    """The command once, in a process of its own; its exit status, negative for a signal."""
-    process = os.fork()
-    if process == 0:
-        with output.with_name(f"{output.name}.log").open("a") as log:
-            os.dup2(log.fileno(), sys.stdout.fileno())
-            os.dup2(log.fileno(), sys.stderr.fileno())
-            if deadly is not None:
-                arm(*deadly)
-            status = fit.main(["--config", str(CONFIG), *RUN, f"output={output}"])
-            sys.stdout.flush()
-        os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
-def import_everything() -> None:
-    """What each attempt would import anew, half of its time; nothing is started by it."""
-    with isolate_rng(), process_kept():
-        vllm = import_vllm()
-        assert vllm.LLM
-        assert vllm.SamplingParams
-    gc.freeze()  # what is shared with the forks stays shared
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -128,7 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--kills and --per-run must be at least 1")
     shutil.rmtree(given.work, ignore_errors=True)
     given.work.mkdir(parents=True)
-    torch.set_num_threads(1)  # a pool of threads would not outlive a fork
     import_everything()
     figures = drill(given.kills, given.per_run, given.seed, given.work)
     if given.output:
