@@ -1,6 +1,9 @@
-"""Checkpoints as they are read back: never by running what is in them."""
+"""Checkpoints as they are named, checked and read back: never by running what is in them."""
 
-import pickle
+import math
+import re
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +12,109 @@ from torch import Tensor
 
 from ceeh.base_model import first_line
 from ceeh.component import ConfigError
+from ceeh.ranks import say
 
 PREFIX = "policy."
 """Of the policy's weights among those of the LightningModule."""
 
 
-def read_checkpoint(file: Path) -> dict[str, Any]:
-    """What a checkpoint holds, tensors left on disk until they are used.
+def checkpoint_file(folder: Path, rollout_step: int) -> Path:
+    return folder / f"step-{rollout_step:06d}.ckpt"
+
+
+def checkpoint_files(folder: Path) -> dict[int, Path]:
+    """Rollout step -> file, the newest first."""
+    found = {
+        int(match[1]): file
+        for file in folder.glob("step-*.ckpt")
+        if (match := re.fullmatch(r"step-(\d+)\.ckpt", file.name))
+    }
+    return dict(sorted(found.items(), reverse=True))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest that is neither damaged nor poisoned, None where there is no checkpoint at all.
+
+    Says in one line which it passed over and why. Raises ConfigError when none is left.
+    """
+    skipped = []
+    for file in checkpoint_files(folder).values():
+        if (words := fault(file)) is None:
+            if skipped:
+                say(f"taking {file.name}, the newest good checkpoint; not {'; not '.join(skipped)}")
+            return file
+        skipped.append(f"{file.name}: {words}")
+    if skipped:
+        raise ConfigError(
+            f"no checkpoint in '{folder}' can be taken; {'; '.join(skipped)}. Put a copy back if there is "
+            "one, or start anew without ckpt_path"
+        )
+    return None
+
+
+def fault(file: Path) -> str | None:
+    """Why a checkpoint must not be taken; None for a good one. Reads all of it.
+
+    The checksums are those that torch writes into its archives, a CRC-32 of each record.
+    """
+    try:
+        state = read_checkpoint(file)
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    except ConfigError as error:
+        return str(error)
+    # What zipfile raises for an archive with wrong bytes in its directory.
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+    ) as error:
+        return f"it is damaged ({first_line(error)})"
+    if damaged is not None:
+        return f"it is damaged (wrong checksum of {damaged})"
+    if name := not_finite(state):
+        return f"it holds numbers that are not finite, in {name} the first"
+    return None
+
+
+def not_finite(state: dict[str, Any]) -> str | None:
+    """The first of a checkpoint's weights and optimiser numbers that is NaN or infinite."""
+    # Not of the tables: a question of which nothing is known is NaN there.
+    for part in ("state_dict", "optimizer_states"):
+        for name, value in tensors(state.get(part), part):
+            if value.is_floating_point() and value.numel():
+                # Propagates NaN, and makes no copy as isfinite would.
+                low, high = value.aminmax()
+                if not (math.isfinite(float(low)) and math.isfinite(float(high))):
+                    return name
+    return None
+
+
+def tensors(node: Any, place: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in nested containers, with their places."""
+    if isinstance(node, Tensor):
+        yield place, node
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from tensors(value, f"{place}.{key}")
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from tensors(value, f"{place}[{index}]")
+
+
+def read_checkpoint(file: Path, *, mmap: bool = True) -> dict[str, Any]:
+    """What a checkpoint holds; with `mmap` tensors are left on disk until they are used.
 
     Raises ConfigError for a file that is damaged, or that only running code could read.
     """
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+    except (
+        Exception
+    ) as error:  # a foreign file: on wrong bytes torch's unpickler raises whatever it stumbles on
         raise ConfigError(
             f"'{file}' cannot be read as a checkpoint of a run: it is damaged, or foreign and would run "
             f"code; nothing in it was run ({first_line(error)}); give another file of checkpoints/"

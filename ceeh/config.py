@@ -135,7 +135,8 @@ class Evaluation:
 @dataclass(frozen=True)
 class Checkpoints:
     every_n_steps: int = positive(10)
-    keep: int = at_least(1, 2)
+    keep: int = at_least(2, 2)
+    max_failures: int = positive(3)
 
 
 @dataclass(frozen=True)

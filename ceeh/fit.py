@@ -20,21 +20,22 @@ from ceeh.callbacks.console import Console
 from ceeh.callbacks.profiler import Profiler
 from ceeh.callbacks.rng_state import RNGState
 from ceeh.callbacks.rollout_log import RolloutLog
-from ceeh.callbacks.run_checkpoint import RunCheckpoint
+from ceeh.callbacks.run_checkpoint import METRICS, RunCheckpoint
 from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.checkpoint import read_checkpoint
+from ceeh.checkpoint_io import WholeCheckpointIO
 from ceeh.component import ConfigError
 from ceeh.config import Config, load, to_yaml
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.data.engine import RolloutEngine
 from ceeh.data.mixture import Mixture
+from ceeh.disk_space import check_space, checkpoint_bytes, free_bytes, readable
 from ceeh.dry_run import dry_run
 from ceeh.jsonl import JSONLLogger
 from ceeh.measure import measure_base, measure_tuned, write_results
 from ceeh.memory.devices import parse_devices
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
-from ceeh.modules.schedule import optimizer_steps
 from ceeh.ranks import (
     from_rank_zero,
     is_rank_zero,
@@ -44,6 +45,7 @@ from ceeh.ranks import (
 )
 from ceeh.run_folder import RunFolder
 from ceeh.tracking import GuardedMLFlowLogger
+from ceeh.whole_file import write_whole
 from ceeh.whole_folder import whole_folder
 
 
@@ -64,7 +66,9 @@ def fit(config: Config) -> Path:
         keep_reference=config.objective.kl_coefficient > 0,
     )
     module = CEEHModule(config, policy)
-    folder, checkpoint = from_rank_zero(lambda: open_folder(config, inputs))
+    folder, checkpoint = from_rank_zero(
+        lambda: open_folder(config, inputs, checkpoint_bytes(policy))
+    )
     jsonl, mlflow = build_loggers(config, folder, checkpoint)
     say(f"run folder {folder.path}; starting the engine ...")
     with closing(inputs.verifier), closing(build_engine(config, inputs)) as engine:
@@ -86,13 +90,23 @@ def fit(config: Config) -> Path:
                 ckpt_path=checkpoint,
                 weights_only=True if checkpoint else None,
             )
-            if is_rank_zero():
-                with whole_folder(folder.model) as model:
-                    policy.save(model, inputs.tokenizer)
+            from_rank_zero(lambda: write_model(policy, folder, inputs))
             tuned = measure_tuned(trainer, module, datamodule, folder)
     if is_rank_zero():
         write_results(config, folder, base, tuned, inputs.held_out_prompts, mlflow)
     return folder.path
+
+
+def write_model(policy: Policy, folder: RunFolder, inputs: Inputs) -> None:
+    try:
+        with whole_folder(folder.model) as model:
+            policy.save(model, inputs.tokenizer)
+    except OSError as error:
+        raise ConfigError(
+            f"output: '{folder.model}' cannot be written ({error.strerror or error}), "
+            f"{readable(free_bytes(folder.path))} are free there; make room and continue with "
+            "ckpt_path=last"
+        ) from error
 
 
 @contextmanager
@@ -110,29 +124,29 @@ def quieten() -> None:
     """Silences what Lightning and transformers print and what does not apply to us."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     disable_progress_bar()
-    # We save after the optimiser step on purpose: the checkpoint continues with the next rollouts.
-    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
-    # A resumed run writes into the folder of the run that it continues.
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # Our held-out figures are joined over ranks before they are logged, and the engine opens a process
     # group of one, which Lightning takes for ranks to join.
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log.'eval/")
-    # Nor does the path matter that the folder had when the checkpoint was written.
-    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     # Lightning 2.6 under torch 2.13 and its own loader that has no workers.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 
 
-def open_folder(config: Config, inputs: Inputs) -> tuple[RunFolder, Path | None]:
+def open_folder(
+    config: Config, inputs: Inputs, checkpoint_size: int
+) -> tuple[RunFolder, Path | None]:
     """A new run folder, or the one to resume and its checkpoint.
 
-    The configuration is written into it, and what a mixture drew and left out.
+    The configuration is written into it, and what a mixture drew and left out. Raises ConfigError
+    when there is no space for one checkpoint of `checkpoint_size` bytes.
     """
     if config.ckpt_path is None:
+        check_space(Path(config.output), checkpoint_size, config.checkpoints.keep)
         folder, checkpoint = RunFolder.create(config.output, config.name), None
     else:
         folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
-    (folder.path / "config.yaml").write_text(to_yaml(config))
+        folder.drop_after(read_checkpoint(checkpoint)["rollout_step"] if checkpoint else 0)
+        check_space(folder.checkpoints, checkpoint_size, config.checkpoints.keep)
+    write_whole(folder.path / "config.yaml", to_yaml(config))
     if isinstance(inputs.train_source, Mixture):
         inputs.train_source.report.write(folder.path)
     return folder, checkpoint
@@ -142,8 +156,8 @@ def build_loggers(
     config: Config, folder: RunFolder, checkpoint: Path | None
 ) -> tuple[JSONLLogger, GuardedMLFlowLogger | None]:
     jsonl = JSONLLogger(folder.path)
-    if checkpoint is not None:
-        jsonl.resume_from_step(read_checkpoint(checkpoint)["rollout_step"])
+    kept = read_checkpoint(checkpoint) if checkpoint else {}
+    jsonl.resume_from_step(kept.get("rollout_step", 0), kept.get(METRICS))
     if not config.tracking.mlflow:
         return jsonl, None
     mlflow = GuardedMLFlowLogger(
@@ -160,8 +174,7 @@ def build_trainer(
     config: Config, inputs: Inputs, folder: RunFolder, engine: RolloutEngine, loggers: list
 ) -> Trainer:
     """Lightning's Trainer with the callbacks that every run has around those of the configuration."""
-    rollouts = config.rollouts
-    updates = optimizer_steps(config)
+    rollouts, checkpoint_io = config.rollouts, WholeCheckpointIO()
     callbacks: list[Callback] = [
         *inputs.signals.values(),
         WeightSync(
@@ -176,10 +189,13 @@ def build_trainer(
         ),
         RunCheckpoint(
             folder.checkpoints,
+            checkpoint_io,
+            loggers[0],
             steps=rollouts.steps,
             every_n_steps=config.checkpoints.every_n_steps,
-            updates=updates,
+            evaluate_every_n_steps=config.evaluation.every_n_steps,
             keep=config.checkpoints.keep,
+            max_failures=config.checkpoints.max_failures,
         ),
     ]
     callbacks.append(RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps))
@@ -198,6 +214,7 @@ def build_trainer(
         log_every_n_steps=1,
         logger=loggers,
         callbacks=callbacks,
+        plugins=[checkpoint_io],
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,

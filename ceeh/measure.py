@@ -4,11 +4,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from lightning import Trainer
 
+from ceeh.base_model import first_line
 from ceeh.config import Config
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.evaluation.samples import COLUMNS, SampleTable
@@ -19,6 +21,7 @@ from ceeh.reporting.run_page import summary_grid, write_report
 from ceeh.run_folder import RunFolder
 from ceeh.tracking import GuardedMLFlowLogger
 from ceeh.types import Prompt
+from ceeh.whole_file import whole_file, write_whole
 
 
 def measure_base(
@@ -63,7 +66,7 @@ def write_results(
     )
     summary["rollout_step"] = config.rollouts.steps
     summary["train_seconds"] = train_seconds(folder)
-    (folder.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     levels: list[Any] = [prompt.metadata.get("level") for prompt in prompts]
     report = write_report(
         folder.path,
@@ -106,7 +109,8 @@ def write_table(file: Path, table: SampleTable, prompts: Sequence[Prompt]) -> No
     """The samples of `prompts`, with their uids, as one .npz."""
     file.parent.mkdir(exist_ok=True)
     columns = {column: getattr(table, column).numpy() for column in ("index", *COLUMNS)}
-    np.savez_compressed(file, uid=np.array([prompt.uid for prompt in prompts]), **columns)
+    with whole_file(file) as target:
+        np.savez_compressed(target, uid=np.array([prompt.uid for prompt in prompts]), **columns)
 
 
 def read_table(file: Path) -> SampleTable:
@@ -119,7 +123,11 @@ def kept_table(file: Path, prompts: Sequence[Prompt], samples: int) -> SampleTab
     """The table in `file` if it holds `samples` of just these prompts, else None."""
     if not file.is_file():
         return None
-    table, uids = read_table(file), np.load(file)["uid"].tolist()
+    try:
+        table, uids = read_table(file), np.load(file)["uid"].tolist()
+    except (BadZipFile, OSError, ValueError, EOFError, KeyError) as error:
+        say(f"{file} is damaged ({first_line(error)}); measuring again")
+        return None
     if uids == [prompt.uid for prompt in prompts] and table.correct.shape[1] == samples:
         return table
     say(f"{file} was measured on other questions or with other samples; measuring again")

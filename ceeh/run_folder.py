@@ -5,7 +5,10 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from ceeh.checkpoint import checkpoint_files, fault, newest_checkpoint
 from ceeh.component import ConfigError
+from ceeh.ranks import say
+from ceeh.whole_file import remove_partial
 
 
 class RunFolder:
@@ -26,9 +29,9 @@ class RunFolder:
     def model(self) -> Path:
         return self.path / "model"
 
-    @property
-    def last_checkpoint(self) -> Path:
-        return self.checkpoints / "last.ckpt"
+    def newest_checkpoint(self) -> Path | None:
+        """See `ceeh.checkpoint.newest_checkpoint`."""
+        return newest_checkpoint(self.checkpoints)
 
     def last_rollout_step(self) -> int | None:
         """The last step that the run has measured, None without its metrics.jsonl."""
@@ -56,16 +59,24 @@ class RunFolder:
         return folder
 
     @classmethod
-    def resume(cls, output: str, name: str, ckpt_path: str) -> tuple["RunFolder", Path]:
+    def resume(cls, output: str, name: str, ckpt_path: str) -> tuple["RunFolder", Path | None]:
         """The folder and checkpoint of `ckpt_path`: a file, or `last` for the newest run called `name`.
 
-        Raises ConfigError when there is no such checkpoint.
+        `last` is the newest good checkpoint. A run that was stopped before its first one begins again
+        in its folder, and one that never began begins: the checkpoint is None then.
+        Raises ConfigError when there is no such file or it is damaged, and for a finished run without
+        checkpoints.
         """
         if ckpt_path != "last":
             file = Path(ckpt_path)
             if not file.is_file():
                 raise ConfigError(
                     f"ckpt_path: no checkpoint '{ckpt_path}'; give a .ckpt file or 'last'"
+                )
+            if words := fault(file):
+                raise ConfigError(
+                    f"ckpt_path: '{ckpt_path}' cannot be taken, {words}; ckpt_path=last takes the newest "
+                    "good one of a run"
                 )
             return cls(file.resolve().parent.parent), file
         pattern = re.compile(re.escape(name) + r"(-(\d+))?")
@@ -75,15 +86,36 @@ class RunFolder:
             for path in (parent.iterdir() if parent.is_dir() else ())
             if not path.is_symlink() and (match := pattern.fullmatch(path.name))
         ]
-        for _, path in sorted(numbered, reverse=True):
-            folder = cls(path)
-            if folder.last_checkpoint.is_file():
-                folder.point_latest()
-                return folder, folder.last_checkpoint
-        raise ConfigError(
-            f"ckpt_path=last: no run called '{name}' under '{output}' has a checkpoint; "
-            "start it without ckpt_path, or name a .ckpt file"
-        )
+        if not numbered:
+            say(
+                f"ckpt_path=last: there is no run called '{name}' under '{output}' yet; this is its start"
+            )
+            return cls.create(output, name), None
+        folder = cls(max(numbered)[1])
+        checkpoint = folder.newest_checkpoint()
+        if checkpoint is None and folder.model.exists():
+            raise ConfigError(
+                f"ckpt_path=last: the run '{folder.path}' is finished and has no checkpoint left to go on "
+                "from; start another without ckpt_path"
+            )
+        if checkpoint is None:
+            say(f"ckpt_path=last: '{folder.path}' has no checkpoint yet; it begins again at step 1")
+        folder.point_latest()
+        return folder, checkpoint
+
+    def drop_after(self, rollout_step: int) -> None:
+        """Clears away what the run wrote after `rollout_step`, from which it goes on, and half files.
+
+        Later checkpoints stay as `*.abandoned` until the run has written one that is newer than its
+        start.
+        """
+        remove_partial(self.path)
+        for step, file in checkpoint_files(self.checkpoints).items():
+            if step > rollout_step:
+                file.rename(file.with_name(f"{file.name}.abandoned"))
+        for file in self.rollouts.glob("*-*.parquet"):  # step-000012, skipped-000012
+            if int(file.stem.rpartition("-")[2]) > rollout_step:
+                file.unlink()
 
     def point_latest(self) -> None:
         """Atomically, so that a reader never finds it missing."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ceeh.base_model import first_line, resolve_model
-from ceeh.checkpoint import policy_weights, read_checkpoint
+from ceeh.checkpoint import fault, policy_weights, read_checkpoint
 from ceeh.component import ConfigError
 from ceeh.config import Config, Model, load
 from ceeh.modules.policy import Policy
@@ -46,7 +46,10 @@ def open_trained(place: str, *, trust_remote_code: bool = False) -> Trained:
     """
     path = Path(place).expanduser()
     if path.suffix == ".ckpt":
-        return _open_checkpoint(path, trust_remote_code)
+        trained = _open_checkpoint(path, trust_remote_code)
+        if words := fault(path):
+            raise ConfigError(f"the checkpoint '{path}' cannot be taken: {words}")
+        return trained
     if (path / "config.yaml").is_file():
         return _open_run(RunFolder(path), trust_remote_code)
     if (path / "adapter_config.json").is_file():
@@ -76,16 +79,17 @@ def _open_run(run: RunFolder, trust_remote_code: bool) -> Trained:
             config=config,
             trust_remote_code=trust_remote_code,
         )
-    if not run.last_checkpoint.is_file():
+    newest = run.newest_checkpoint()
+    if newest is None:
         raise ConfigError(
             f"the run '{run.path}' ended before its first checkpoint and has no model/; start it again, "
             f"or give {KINDS}"
         )
     say(
         f"run '{run.path}' stopped at rollout step {last or 0} of {steps}; "
-        f"taking its last checkpoint, {run.last_checkpoint}"
+        f"taking its newest checkpoint, {newest}"
     )
-    return replace(_open_checkpoint(run.last_checkpoint, trust_remote_code), name=name)
+    return replace(_open_checkpoint(newest, trust_remote_code), name=name)
 
 
 def _open_checkpoint(file: Path, trust_remote_code: bool) -> Trained:

@@ -1,1 +1,1 @@
-"""Drills: what goes wrong on purpose, and what it costs; each is a module, `python -m drills.NAME`."""
+"""Drills: what a run is said to survive, done to a real one, and the figures; `python -m drills.NAME`."""

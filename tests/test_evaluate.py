@@ -101,11 +101,11 @@ def test_a_run_is_evaluated_in_its_folder_and_a_checkpoint_through_a_push(
     TorchEngine.events.clear()
     assert main([str(folder), *more]) == 0
     assert TorchEngine.events == ["generate -1"]
-    assert main([str(folder / "checkpoints" / "last.ckpt"), *more]) == 0
+    assert main([str(folder / "checkpoints" / "step-000004.ckpt"), *more]) == 0
     assert TorchEngine.events == ["generate -1", "load 0", "generate 0"]
     merged, pushed = (
         pq.read_table(place / "samples.parquet")
-        for place in (folder / "evaluation", tmp_path / "evaluations" / "starter--last")
+        for place in (folder / "evaluation", tmp_path / "evaluations" / "starter--step-000004")
     )
     # The same weights, merged in the file's dtype (fp32 here) or pushed: the same samples.
     assert merged["response"].equals(pushed["response"])

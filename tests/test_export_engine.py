@@ -21,7 +21,7 @@ def test_the_engine_on_an_export_agrees_with_the_trainer(
 ) -> None:
     run: FinishedRun = request.getfixturevalue(f"{kind}_run")
     assert main([str(run.path), str(tmp_path / "out"), "--dtype", "float32"]) == 0
-    checkpoint = run.path / "checkpoints" / "last.ckpt"
+    checkpoint = run.path / "checkpoints" / "step-000002.ckpt"
     policy = load_policy(open_trained(str(checkpoint)), temperature=0.7)
     sampling = Sampling(completions=4, temperature=0.7, max_tokens=24, seed=3)
     with VLLMEngine(str(tmp_path / "out"), max_model_len=128, kv_cache_gib=0.25) as engine:

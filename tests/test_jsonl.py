@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ceeh.jsonl import JSONLLogger
+from tests.limits import largest_file
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -124,3 +125,35 @@ def test_lightning_writes_step_callback_and_validation_metrics_into_one_line(tmp
     assert [row["rollout_step"] for row in rows] == [1, 2, 3]
     assert [row["global_step"] for row in rows] == [0, 1, 2]
     assert all(row["signal/late"] == 1.0 and row["eval/accuracy"] == 0.5 for row in rows)
+
+
+def test_a_line_that_the_run_was_killed_before_is_taken_from_the_checkpoint(tmp_path):
+    log_steps(JSONLLogger(tmp_path / "whole"), range(1, 4))
+    stopped = JSONLLogger(tmp_path / "stopped")
+    log_steps(stopped, range(1, 2))
+    row = stopped.row(
+        {"rollout/step": 2.0, "reward/mean": 0.2}, 1
+    )  # in the checkpoint, never written
+    resumed = JSONLLogger(tmp_path / "stopped")
+    resumed.resume_from_step(2, row)
+    resumed.log_metrics({"eval/accuracy": 0.02}, step=1)
+    log_steps(resumed, range(3, 4))
+    paths = [tmp_path / name / "metrics.jsonl" for name in ("stopped", "whole")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    # A line that is there is kept: it may know more.
+    JSONLLogger(tmp_path / "stopped").resume_from_step(3, {"rollout_step": 3})
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_lines_that_a_full_disk_does_not_take_are_written_when_it_has_room(tmp_path):
+    log_steps(JSONLLogger(tmp_path / "whole"), range(1, 6))
+    logger, path = JSONLLogger(tmp_path / "full"), tmp_path / "full" / "metrics.jsonl"
+    log_steps(logger, range(1, 2))
+    with (
+        largest_file(path.stat().st_size + 50),
+        pytest.warns(UserWarning, match=r"cannot be written \(File too large\)") as told,
+    ):
+        log_steps(logger, range(2, 5))
+    assert len(told) == 1
+    log_steps(logger, range(5, 6))
+    assert path.read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()

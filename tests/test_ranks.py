@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,27 @@ def test_two_processes_give_the_numbers_of_one(tiny_model_dir: Path, tmp_path: P
     base = [json.loads((folder / "summary.json").read_text())["base"] for folder in (one, two)]
     assert base[1]["all"]["accuracy"] == base[0]["all"]["accuracy"]
     assert base[1]["all"]["tokens"] == base[0]["all"]["tokens"]
+
+
+def test_saves_that_fail_on_rank_zero_stop_all_ranks(tiny_model_dir: Path, tmp_path: Path) -> None:
+    given = ["rollouts.steps=3", "checkpoints.every_n_steps=1", "checkpoints.max_failures=2"]
+    program = ["-m", "ceeh.fit", "--config", str(SHIPPED), *SMALL, *given]
+    # Of a checkpoint's 480 thousand bytes; everything else that the run writes is smaller.
+    limit = f"ulimit -f 300; exec {shlex.join([*LAUNCH, *program])} model.path={tiny_model_dir}"
+    done = subprocess.run(
+        ["bash", "-c", f"{limit} output={tmp_path}/two"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        timeout=300,  # of a hang
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("the checkpoint of rollout step 1 was not written") == 1
+    # Both ranks end by the same error, neither because the other was gone.
+    assert done.stderr.count("error: the checkpoint of rollout step 2 was not written") == 2
+    assert "That was failure 2 in a row (checkpoints.max_failures)" in done.stderr
+    assert not list((tmp_path / "two" / "starter" / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize("key", ["rollouts.prompts_per_step", "optimizer.prompts_per_minibatch"])

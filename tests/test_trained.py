@@ -29,10 +29,10 @@ def test_a_checkpoint_gives_the_trainers_logprobs(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
     run: FinishedRun = request.getfixturevalue(f"{kind}_run")
-    checkpoint = run.path / "checkpoints" / "last.ckpt"
+    checkpoint = run.path / "checkpoints" / "step-000002.ckpt"
     trained = open_trained(str(checkpoint))
     assert trained.checkpoint == checkpoint
-    assert trained.name == "starter/last"
+    assert trained.name == "starter/step-000002"
     assert trained.config is not None
     assert trained.model_path == trained.config.model.path
     assert difference(trained, run) <= FP32
@@ -52,8 +52,8 @@ def test_a_run_that_stopped_is_its_last_checkpoint_and_says_so(
     run = lora_run.copy(tmp_path)
     shutil.rmtree(run / "model")
     trained = open_trained(str(run))
-    assert "stopped at rollout step 2 of 2; taking its last checkpoint" in capsys.readouterr().out
-    assert trained.checkpoint == run / "checkpoints" / "last.ckpt"
+    assert "stopped at rollout step 2 of 2; taking its newest checkpoint" in capsys.readouterr().out
+    assert trained.checkpoint == run / "checkpoints" / "step-000002.ckpt"
     assert difference(trained, lora_run) <= FP32
 
 
@@ -65,7 +65,7 @@ def test_the_model_of_a_run_that_went_on_is_not_taken_for_its_end(
     (run / "config.yaml").write_text(config.replace("steps: 2\n", "steps: 9\n", 1))
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"rollout_step": 3}\n{"rollout_st')  # killed while it wrote
-    assert open_trained(str(run)).checkpoint == run / "checkpoints" / "last.ckpt"
+    assert open_trained(str(run)).checkpoint == run / "checkpoints" / "step-000002.ckpt"
     assert "stopped at rollout step 3 of 9" in capsys.readouterr().out
 
 
@@ -118,9 +118,9 @@ def test_what_is_no_model_is_answered_with_what_is_there(tmp_path: Path) -> None
 def test_a_checkpoint_outside_a_run_folder_is_refused(
     full_run: FinishedRun, tmp_path: Path
 ) -> None:
-    shutil.copy(full_run.path / "checkpoints" / "last.ckpt", tmp_path / "last.ckpt")
+    shutil.copy(full_run.path / "checkpoints" / "step-000002.ckpt", tmp_path / "step-000002.ckpt")
     with pytest.raises(ConfigError, match=r"outside a run folder: there is no .*config\.yaml"):
-        open_trained(str(tmp_path / "last.ckpt"))
+        open_trained(str(tmp_path / "step-000002.ckpt"))
 
 
 def test_a_run_whose_base_is_gone_is_answered_with_the_place_to_correct(
@@ -130,7 +130,7 @@ def test_a_run_whose_base_is_gone_is_answered_with_the_place_to_correct(
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("path: /", "path: /gone/", 1))
     with pytest.raises(ConfigError, match=r"no folder '/gone/.*correct it in .*config\.yaml"):
-        open_trained(str(run / "checkpoints" / "last.ckpt"))
+        open_trained(str(run / "checkpoints" / "step-000002.ckpt"))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ class Evil:
 
 def test_a_checkpoint_that_would_run_code_does_not(full_run: FinishedRun, tmp_path: Path) -> None:
     run, victim = full_run.copy(tmp_path), tmp_path / "victim"
-    state = read_checkpoint(full_run.path / "checkpoints" / "last.ckpt")
+    state = read_checkpoint(full_run.path / "checkpoints" / "step-000002.ckpt")
     evil = run / "checkpoints" / "evil.ckpt"
     torch.save({"state_dict": state["state_dict"], "rollout_step": Evil(victim)}, evil)
     with pytest.raises(ConfigError, match=r"evil\.ckpt' cannot be read .* nothing in it was run"):
@@ -182,12 +182,12 @@ def test_damaged_and_foreign_checkpoints_are_refused(
 ) -> None:
     run = full_run.copy(tmp_path)
     folder = run / "checkpoints"
-    whole = (folder / "last.ckpt").read_bytes()
+    whole = (folder / "step-000002.ckpt").read_bytes()
     (folder / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.ckpt").write_bytes(b"")
     torch.save({"weights": {}}, folder / "other.ckpt")
-    shutil.copy(lora_run.path / "checkpoints" / "last.ckpt", folder / "lora.ckpt")
-    state = read_checkpoint(folder / "last.ckpt")
+    shutil.copy(lora_run.path / "checkpoints" / "step-000002.ckpt", folder / "lora.ckpt")
+    state = read_checkpoint(folder / "step-000002.ckpt")
     name = "policy.model.model.norm.weight"
     for file, values in (
         ("shape.ckpt", {name: torch.zeros(3)}),

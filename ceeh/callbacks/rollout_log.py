@@ -1,7 +1,7 @@
 """RolloutLog: the rollouts themselves, a parquet file per logged step, one row per completion."""
 
 import json
-import os
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ceeh.types import RolloutBatch
+from ceeh.whole_file import whole_file
 
 COLUMNS: dict[str, pa.DataType] = {
     "rollout_step": pa.int64(),
@@ -67,12 +68,18 @@ class RolloutLog(Callback):
             self.write(f"skipped-{rollout_step:06d}", table.filter(pa.array(skipped.tolist())))
 
     def write(self, name: str, table: pa.Table) -> None:
-        """Whole or not at all: a run killed meanwhile leaves no broken file of that name."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Whole or not at all; a disk that does not take it is warned of, and the training goes on."""
         path = self.folder / f"{name}.parquet"
-        unfinished = path.with_suffix(".unfinished")
-        pq.write_table(table, unfinished)
-        os.replace(unfinished, path)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as file:
+                pq.write_table(table, file)
+        except OSError as error:
+            warnings.warn(
+                f"the rollouts were not written to '{path}' "
+                f"({error.strerror or error}); training goes on without them",
+                stacklevel=2,
+            )
 
 
 def rollout_table(

@@ -60,7 +60,7 @@ def release_packed(model: nn.Module) -> None:
     """
     for module in model.modules():
         if "cpu_linear" in vars(module):
-            module.cpu_linear = None
+            vars(module).update(cpu_linear=None)
 
 
 def repack_heads(model: nn.Module) -> None:

@@ -68,8 +68,8 @@ def with_weights_for(
     if not adapter and (dtype in (None, stored) or stored == torch.float32):
         return trained
     wanted = "--adapter" if adapter else f"--dtype {str(dtype).removeprefix('torch.')}"
-    if run.last_checkpoint.is_file():
-        last = open_trained(str(run.last_checkpoint), trust_remote_code=trained.trust_remote_code)
+    if newest := run.newest_checkpoint():
+        last = open_trained(str(newest), trust_remote_code=trained.trust_remote_code)
         if rollout_step(last, config) == config.rollouts.steps:
             return replace(last, name=trained.name)
     raise ConfigError(

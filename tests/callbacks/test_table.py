@@ -28,7 +28,7 @@ def test_a_loaded_table_is_the_saved_one(entries: dict[str, float]) -> None:
     assert list(loaded.index.items()) == list(table.index.items())
     assert (len(loaded), loaded.num_known) == (len(table), table.num_known)
     assert all(
-        loaded[uid] == value or math.isnan(loaded[uid]) and math.isnan(value)
+        loaded[uid] == value or (math.isnan(loaded[uid]) and math.isnan(value))
         for uid, value in entries.items()
     )
     loaded["new"] = 0.5  # it goes on from there

@@ -110,7 +110,7 @@ def test_an_earlier_checkpoint_is_exported_as_not_measured(
     full_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = full_run.copy(tmp_path)
-    file = run / "checkpoints" / "last.ckpt"
+    file = run / "checkpoints" / "step-000002.ckpt"
     state = torch.load(file, weights_only=True) | {"rollout_step": 1}
     torch.save(state, run / "checkpoints" / "step-000001.ckpt")
     arguments = [str(run), str(tmp_path / "out"), "--checkpoint", "step-000001.ckpt"]
@@ -174,9 +174,9 @@ def test_an_export_that_fails_leaves_the_older_one(
         (["{run}", "{run}/config.yaml/x"], "is inside the run folder"),
         (["{run}", "{tmp}/file"], "is a file; give a folder"),
         (["{run}", "{tmp}/out", "--adapter"], "trained all weights .* leave out --adapter"),
-        (["{run}", "{tmp}/out", "--checkpoint", "x.ckpt"], r"those of '.*': last\.ckpt, step-"),
+        (["{run}", "{tmp}/out", "--checkpoint", "x.ckpt"], r"those of '.*': step-000002\.ckpt"),
         (
-            ["{run}", "{tmp}/out", "--checkpoint", "{lora}/checkpoints/last.ckpt"],
+            ["{run}", "{tmp}/out", "--checkpoint", "{lora}/checkpoints/step-000002.ckpt"],
             "is not of the run",
         ),
         (["{run}", "{tmp}/out", "--push-to-hub", "a/b/c"], "'a/b/c' is no hub id"),
@@ -219,7 +219,7 @@ def test_more_than_the_model_folder_holds_needs_the_checkpoint_of_the_end(
     lora_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = lora_run.copy(tmp_path)
-    (run / "checkpoints" / "last.ckpt").unlink()
+    (run / "checkpoints" / "step-000002.ckpt").unlink()
     for option in (["--adapter"], ["--dtype", "float32"]):
         assert main([str(run), str(tmp_path / "out"), *option]) == 2
         assert (

@@ -1,0 +1,189 @@
+"""After a kill, a full disk or damage a run goes on to the numbers of one that never stopped."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ceeh.checkpoint_io
+from ceeh.checkpoint import checkpoint_file
+from ceeh.component import ConfigError
+from ceeh.config import Config
+from ceeh.data.verify import RewardFunction
+from ceeh.fit import fit
+from ceeh.jsonl import JSONLLogger
+from ceeh.modules.module import CEEHModule
+from ceeh.modules.policy import Policy
+from drills.equality import differences
+from tests.test_fit import small
+
+# A checkpoint after every step; two of the four have an evaluation, too.
+EVERY = ("checkpoints.every_n_steps=1", "evaluation.every_n_steps=2")
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing in the run handles it."""
+
+
+def killing(
+    patch: pytest.MonkeyPatch, owner: type, name: str, call: int, *, after: bool = False
+) -> None:
+    """Raises Killed instead of, or just after, the `call`-th call."""
+    function, calls = getattr(owner, name), [0]
+
+    def watched(*arguments: Any, **settings: Any) -> Any:
+        calls[0] += 1
+        if calls[0] != call:
+            return function(*arguments, **settings)
+        if after:
+            function(*arguments, **settings)
+        raise Killed
+
+    patch.setattr(owner, name, watched)
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """Python's own generator aside: beartype draws from it while it checks the tests' types."""
+    return [words for words in differences(one, other) if "rng_states[0].python" not in words]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_figures() -> Iterator[None]:
+    """Drawing is half the time of such a short run, and no part of what is tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ceeh.measure.write_report", lambda folder, *_, **__: folder / "report.html")
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(small(tiny_model_dir, tmp_path_factory.mktemp("whole"), *EVERY, "ckpt_path=last"))
+
+
+@pytest.fixture
+def command(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., Config]:
+    """The same command, however often it is given."""
+
+    def given(*overrides: str) -> Config:
+        return small(tiny_model_dir, tmp_path, *EVERY, "ckpt_path=last", *overrides)
+
+    return given
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "after", "start"),
+    [
+        (RewardFunction, "__call__", 2, False, None),  # step 1: no checkpoint yet
+        # The checkpoint of step 1 is there, its line of metrics.jsonl is not: line 0 is the first.
+        (JSONLLogger, "log_metrics", 2, False, 1),
+        # In the evaluation of step 2, whose checkpoint waits for it: the base's is the first.
+        (CEEHModule, "validation_step", 2, True, 1),
+        (Policy, "save", 1, True, 4),  # after the last step
+    ],
+)
+def test_a_killed_run_goes_on_as_if_it_were_not(
+    whole: Path,
+    command: Callable[..., Config],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    owner: type,
+    name: str,
+    call: int,
+    after: bool,
+    start: int | None,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        killing(patch, owner, name, call, after=after)
+        with pytest.raises(Killed):
+            fit(command())
+    files = sorted((tmp_path / "starter" / "checkpoints").glob("*.ckpt"))
+    assert [file.name for file in files][-1:] == ([f"step-{start:06d}.ckpt"] if start else [])
+    assert differing(whole, fit(command())) == []
+    if start is None:
+        assert "has no checkpoint yet; it begins again at step 1" in capsys.readouterr().out
+
+
+def fill_disk(patch: pytest.MonkeyPatch, *free: int) -> None:
+    """What is free at each save, in bytes; a save that finds too little asks again for its warning."""
+    asked = iter([size for size in free for _ in range(2 if size == 0 else 1)])
+    patch.setattr(ceeh.checkpoint_io, "free_bytes", lambda place: next(asked))
+
+
+def test_a_full_disk_is_survived_with_the_checkpoint_before_it(
+    whole: Path, command: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_disk(monkeypatch, 2**30, 0, 0, 2**30)
+    with pytest.warns(UserWarning, match="was not written") as told:
+        folder = fit(command())
+    assert len(told) == 2
+    for step, warning in zip((2, 3), told, strict=True):
+        words = (
+            rf"the checkpoint of rollout step {step} was not written \(No space left on device\): it takes "
+            r"4\d\d\.\d KiB, 0 bytes are free in '.*checkpoints'; the newest is step-000001\.ckpt\. "
+            rf"Make room there; training goes on, until failure 3 in a row \(.*\), this is number {step - 1}"
+        )
+        assert re.fullmatch(words, str(warning.message))
+    names = sorted(file.name for file in (folder / "checkpoints").iterdir())
+    assert names == ["step-000001.ckpt", "step-000004.ckpt"]
+    assert (folder / "metrics.jsonl").read_text().count("\n") == 5
+
+
+def test_a_disk_that_stays_full_stops_the_run_which_goes_on_when_there_is_room(
+    whole: Path, command: Callable[..., Config], tmp_path: Path
+) -> None:
+    stop = r"step 3 .* failure 2 in a row \(checkpoints.max_failures\)"
+    with pytest.MonkeyPatch.context() as patch:
+        fill_disk(patch, 2**30, 0, 0)
+        with (
+            pytest.warns(UserWarning, match="step 2 was not"),
+            pytest.raises(ConfigError, match=stop),
+        ):
+            fit(command("checkpoints.max_failures=2"))
+    left = [file.name for file in (tmp_path / "starter" / "checkpoints").iterdir()]
+    assert left == ["step-000001.ckpt"]
+    assert differing(whole, fit(command())) == []
+
+
+def test_poisoned_weights_stop_the_run_before_they_are_saved(
+    whole: Path, command: Callable[..., Config], tmp_path: Path
+) -> None:
+    step, calls = CEEHModule.training_step, [0]
+
+    def poisoning(self: CEEHModule, *arguments: Any) -> Any:
+        outputs = step(self, *arguments)
+        calls[0] += 1
+        if calls[0] == 3:
+            state = self.optimizers().state[self.policy.trainable[0]]  # type: ignore[union-attr]
+            state["exp_avg"][0] = torch.inf
+        return outputs
+
+    stop = r"step 3 would be poisoned: .*exp_avg is not finite\. .*000002\.ckpt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CEEHModule, "training_step", poisoning)
+        with pytest.raises(ConfigError, match=stop):
+            fit(command())
+    left = sorted(file.name for file in (tmp_path / "starter" / "checkpoints").iterdir())
+    assert left == ["step-000001.ckpt", "step-000002.ckpt"]
+    assert differing(whole, fit(command())) == []
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_a_later_life_forgotten(
+    whole: Path, command: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = fit(command())
+    checkpoints = folder / "checkpoints"
+    damaged = checkpoint_file(checkpoints, 4)
+    damaged.write_bytes(damaged.read_bytes()[:-1000])
+    (folder / "held_out" / "base.npz").write_bytes(b"PK half of a file")
+    with pytest.MonkeyPatch.context() as patch:
+        killing(patch, RewardFunction, "__call__", 2)
+        with pytest.raises(Killed):
+            fit(command())
+    out = capsys.readouterr().out
+    assert "taking step-000003.ckpt, the newest good checkpoint; not step-000004.ckpt: " in out
+    assert "base.npz is damaged" in out
+    names = sorted(file.name for file in checkpoints.iterdir())
+    assert names == ["step-000003.ckpt", "step-000004.ckpt.abandoned"]
