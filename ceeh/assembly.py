@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from ceeh.base_model import load_tokenizer, resolve_model
 from ceeh.callbacks.signal import SignalCallback, check_signals
 from ceeh.component import Component, ConfigError
-from ceeh.config import Config, Hardware
+from ceeh.config import Config, Hardware, check_not_redacted
 from ceeh.data.columns import show
 from ceeh.data.engine import RolloutEngine
 from ceeh.data.prompts import PromptBuilder, load_prompts
@@ -50,6 +50,7 @@ class Inputs:
 def gather_inputs(config: Config) -> Inputs:
     """Reads model files, data and user classes. Raises ConfigError with the cure for whatever is wrong."""
     accelerator = resolve_accelerator(config.hardware)
+    check_not_redacted(config)
     check_pairs(config, world_size())
     signals = build_signals(config)
     path = resolve_model(config.model.path)

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,13 @@ class Component:
             return factory(**given)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{place} ({self.class_path}): {error}") from error
+        except Exception as error:
+            if self.class_path.startswith("ceeh."):
+                raise
+            # The user's own class: whatever it raises while it is built.
+            raise ConfigError(
+                f"{place} ({self.class_path}) fails while it is built ({told(error)})"
+            ) from error
 
     def _import(self, place: str) -> Any:
         source, _, name = self.class_path.rpartition(":" if ".py:" in self.class_path else ".")
@@ -72,10 +80,9 @@ class Component:
             )
         except (ImportError, FileNotFoundError) as error:
             raise ConfigError(f"{place}.class_path: cannot import '{source}' ({error})") from error
-        except Exception as error:  # the user's own file: whatever it raises while it loads
-            kind = type(error).__name__
+        except (Exception, SystemExit) as error:  # the user's own file: whatever it raises
             raise ConfigError(
-                f"{place}.class_path: '{source}' fails while it is loaded ({kind}: {error})"
+                f"{place}.class_path: '{source}' fails while it is loaded ({told(error)})"
             ) from error
         if name not in vars(module):
             public = ", ".join(
@@ -87,6 +94,12 @@ class Component:
                 f"{place}.class_path: '{source}' has no '{name}'; its classes are: {public or 'none'}"
             )
         return vars(module)[name]
+
+
+def told(error: BaseException) -> str:
+    """An error of the user's own code: its kind, its words and the line that it comes from."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error}, {Path(last.filename).name} line {last.lineno}"
 
 
 def _load_file(path: Path) -> Any:

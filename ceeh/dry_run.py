@@ -24,6 +24,7 @@ from ceeh.memory.items import PHASES, count
 from ceeh.memory.plan import Plan, make_plan
 from ceeh.memory.shapes import ModelShapes, read_shapes
 from ceeh.modules.schedule import optimizer_steps
+from ceeh.provenance import redact
 from ceeh.ranks import say
 from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup
 
@@ -75,7 +76,7 @@ def differing_settings(config: Config) -> Iterator[str]:
     )
     for key, value in given.items():
         if key not in defaults or defaults[key] != value:
-            yield f"{key}={value}"
+            yield f"{key}={redact(value, key)}"
 
 
 def flat(node: Any, place: str) -> Iterator[tuple[str, Any]]:
@@ -129,7 +130,7 @@ def input_lines(config: Config, path: str) -> Iterator[str]:
 
 def weight_files(path: str) -> list[Path]:
     """Of a local folder; those of a hub id are fetched when the run starts."""
-    return [*Path(path).glob("*.safetensors"), *Path(path).glob("*.bin")]
+    return list(Path(path).glob("*.safetensors"))
 
 
 def asked(inputs: Inputs) -> str:

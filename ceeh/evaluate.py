@@ -23,9 +23,10 @@ from ceeh.evaluation.results import FILE, Results, flat_figures, write_results
 from ceeh.evaluation.runner import Task, build_task, sample_task
 from ceeh.evaluation.store import SampleStore
 from ceeh.fit import RUN_ID_FILE, quieten
-from ceeh.provenance import weights_digest
+from ceeh.provenance import HIDDEN, weights_digest
 from ceeh.ranks import from_rank_zero, is_rank_zero, join_processes, say, wait_for_all
 from ceeh.reporting.evaluation_page import results_grids, write_page
+from ceeh.terminal import complain
 from ceeh.tracking import GuardedMLFlowLogger
 from ceeh.trained import Trained, load_policy, open_trained
 
@@ -171,6 +172,12 @@ def track(trained: Trained, protocol: Protocol, results: Results) -> None:
     run_id = None
     if trained.config and replace(tracking, mlflow=True) == Tracking():
         tracking = trained.config.tracking
+        if HIDDEN in tracking.mlflow_uri:
+            say(
+                f"not tracked: the address of the run's server held a secret ({tracking.mlflow_uri}); give "
+                "it as tracking.mlflow_uri=..."
+            )
+            return
         run_id = None if trained.checkpoint else _run_id(trained)
     mlflow = GuardedMLFlowLogger(
         uri=tracking.mlflow_uri,
@@ -234,14 +241,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(given.output) if given.output else default_output(trained)
         results = evaluate(trained, benchmarks, protocol, folder)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return 130
     if results is not None:
-        print("\n\n".join(grid.text() for grid in results_grids({results.name: results})))
-        print(f"\n{folder / FILE}; report: {folder / 'report.html'}")
+        say("\n\n".join(grid.text() for grid in results_grids({results.name: results})))
+        say(f"\n{folder / FILE}; report: {folder / 'report.html'}")
     return 0
 
 

@@ -23,7 +23,7 @@ from ceeh.callbacks.run_checkpoint import RunCheckpoint
 from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.checkpoint import read_checkpoint
 from ceeh.component import ConfigError
-from ceeh.config import Config, load, to_yaml
+from ceeh.config import Config, load, to_public_yaml
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.data.engine import RolloutEngine
 from ceeh.data.mixture import Mixture
@@ -42,6 +42,7 @@ from ceeh.ranks import (
     world_size,
 )
 from ceeh.run_folder import RunFolder
+from ceeh.terminal import complain
 from ceeh.tracking import GuardedMLFlowLogger
 from ceeh.whole_folder import whole_folder
 
@@ -133,7 +134,8 @@ def open_folder(config: Config, inputs: Inputs) -> tuple[RunFolder, Path | None]
         folder, checkpoint = RunFolder.create(config.output, config.name), None
     else:
         folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
-    (folder.path / "config.yaml").write_text(to_yaml(config))
+        read_checkpoint(checkpoint)  # one that cannot be read leaves the run as it was
+    (folder.path / "config.yaml").write_text(to_public_yaml(config))
     if isinstance(inputs.train_source, Mixture):
         inputs.train_source.report.write(folder.path)
     return folder, checkpoint
@@ -157,7 +159,7 @@ def build_loggers(
     )
     if run_id := mlflow.start():
         run_id_file.write_text(run_id)
-    mlflow.log_config(to_yaml(config), {})
+    mlflow.log_config(to_public_yaml(config), {})
     return jsonl, mlflow
 
 
@@ -232,14 +234,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load(given.config, given.overrides)
         if given.print_config:
-            print(to_yaml(config), end="")
+            say(to_public_yaml(config).rstrip())
             return 0
         if given.dry_run:
             quieten()
             return dry_run(config, parse_devices(given.devices) if given.devices else None)
         fit(config)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except KeyboardInterrupt:
         print("interrupted; continue with ckpt_path=last", file=sys.stderr)

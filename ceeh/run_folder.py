@@ -40,19 +40,28 @@ class RunFolder:
 
     @classmethod
     def create(cls, output: str, name: str) -> "RunFolder":
-        """A new folder `name`, `name-2`, `name-3`, ...; `latest` points at it."""
+        """A new folder `name`, `name-2`, `name-3`, ...; `latest` points at it.
+
+        Raises ConfigError where no folder can be made.
+        """
         parent = Path(output)
-        parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            path = parent / (name if number == 1 else f"{name}-{number}")
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:
-                number += 1
-        folder = cls(path)
-        folder.point_latest()
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            number = 1
+            while True:
+                path = parent / (name if number == 1 else f"{name}-{number}")
+                try:
+                    path.mkdir()
+                    break
+                except FileExistsError:
+                    number += 1
+            folder = cls(path)
+            folder.point_latest()
+        except OSError as error:
+            raise ConfigError(
+                f"output: no folder can be made in '{output}' ({error.strerror}: {error.filename}); give "
+                "one that can be written"
+            ) from error
         return folder
 
     @classmethod
@@ -67,7 +76,14 @@ class RunFolder:
                 raise ConfigError(
                     f"ckpt_path: no checkpoint '{ckpt_path}'; give a .ckpt file or 'last'"
                 )
-            return cls(file.resolve().parent.parent), file
+            folder = cls(file.resolve().parent.parent)
+            if not (folder.path / "config.yaml").is_file():
+                raise ConfigError(
+                    f"ckpt_path: '{ckpt_path}' is outside a run folder, into which the run would go on "
+                    f"writing: there is no {folder.path / 'config.yaml'}; put it into checkpoints/ of its run"
+                )
+            folder.refuse_links()
+            return folder, file
         pattern = re.compile(re.escape(name) + r"(-(\d+))?")
         parent = Path(output)
         numbered = [
@@ -78,12 +94,22 @@ class RunFolder:
         for _, path in sorted(numbered, reverse=True):
             folder = cls(path)
             if folder.last_checkpoint.is_file():
+                folder.refuse_links()
                 folder.point_latest()
                 return folder, folder.last_checkpoint
         raise ConfigError(
             f"ckpt_path=last: no run called '{name}' under '{output}' has a checkpoint; "
             "start it without ckpt_path, or name a .ckpt file"
         )
+
+    def refuse_links(self) -> None:
+        """Raises ConfigError for a link inside: what is written into the folder would land elsewhere."""
+        for path in self.path.rglob("*"):
+            if path.is_symlink():
+                raise ConfigError(
+                    f"ckpt_path: '{path}' in the run folder is a link; a run writes into its own folder "
+                    "alone: put what it points at in its place"
+                )
 
     def point_latest(self) -> None:
         """Atomically, so that a reader never finds it missing."""

@@ -14,9 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ceeh.component import ConfigError
+from ceeh.terminal import plain
+from ceeh.untrusted_yaml import check_size, environment_unread, read_yaml
 
 Rule = tuple[str, Callable[[Any], bool]]
 Schema = TypeVar("Schema")
+MAX_NAME_BYTES = 100
+FILE_NAME = (
+    f"letters, digits, '.', '_' and '-', not starting with '.' or '-', at most {MAX_NAME_BYTES} bytes and "
+    "not 'latest'"
+)
 
 
 def rule(words: str, holds: Callable[[Any], bool], default: Any) -> Any:
@@ -46,6 +53,29 @@ def text_or_null(default: str | None = None) -> Any:
     )
 
 
+def is_file_name(text: str) -> bool:
+    """Whether `text` can name a folder within another: no way out of it, no option of a command."""
+    return (
+        all(c.isalnum() or c in "._-" for c in text)
+        and 0 < len(text.encode()) <= MAX_NAME_BYTES
+        and text[0] not in ".-"
+        and text != "latest"
+    )
+
+
+def file_name(default: str) -> Any:
+    return rule(FILE_NAME, is_file_name, default)
+
+
+def location(default: str) -> Any:
+    """A field for a path or an address, which may lie anywhere and is shown and written."""
+    return rule(
+        "a text without control characters",
+        lambda value: bool(value.strip()) and plain(value) == value and value.isprintable(),
+        default,
+    )
+
+
 def merged(files: Sequence[str | Path], overrides: Sequence[str], schema: type[Schema]) -> Schema:
     """The `schema` that `files` and `key=value` overrides fill, later ones winning, validated.
 
@@ -62,7 +92,7 @@ def merged(files: Sequence[str | Path], overrides: Sequence[str], schema: type[S
             raise ConfigError(
                 f"'{override}' is not an override; write key=value, e.g. optimizer.lr=1e-5"
             )
-        filled = _merge(filled, OmegaConf.from_dotlist([override]), override)
+        filled = _merge(filled, _override(override), override)
     return _validated(filled, "")
 
 
@@ -85,22 +115,36 @@ def _validated(filled: Any, prefix: str) -> Any:
         raise ConfigError(
             "\n".join(f"{prefix}{key} is missing and must be given" for key in missing)
         )
-    config = OmegaConf.to_object(filled)
+    try:
+        with environment_unread():
+            config = OmegaConf.to_object(filled)
+    except OmegaConfBaseException as error:
+        words = _words(error).partition(" full_key:")[0]
+        words = words.rpartition("raised while resolving interpolation: ")[2]
+        raise ConfigError(f"{prefix}{error.full_key}: {words}") from error
     if problems := list(_broken_rules(config, prefix)):
         raise ConfigError("\n".join(problems))
     return config
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"no file '{path}'; paths are relative to {Path.cwd()}")
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of keys, got a {type(content).__name__}")
     return {str(key): value for key, value in content.items()}
+
+
+def _override(override: str) -> DictConfig:
+    try:
+        check_size(override.partition("=")[2])
+        return OmegaConf.from_dotlist([override])
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{override}: the value is not valid YAML: {_words(error)}") from error
+
+
+def _words(error: BaseException) -> str:
+    """What OmegaConf says over several lines, in one."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def _merge(filled: Any, addition: Any, place: str) -> Any:
@@ -108,8 +152,7 @@ def _merge(filled: Any, addition: Any, place: str) -> Any:
         _forget_other_arguments(filled, addition)
         return OmegaConf.merge(filled, addition)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        words = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        raise ConfigError(f"{place}: {words}") from error
+        raise ConfigError(f"{place}: {_words(error)}") from error
 
 
 def _forget_other_arguments(filled: Any, addition: Any) -> None:

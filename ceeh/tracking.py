@@ -17,6 +17,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 
 from ceeh.jsonl import ROLLOUT_STEP, stable_name
 from ceeh.provenance import flatten, provenance, redact
+from ceeh.terminal import plain
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -228,7 +229,7 @@ class GuardedMLFlowLogger(Logger):
         if kind not in self._warned:
             self._warned.add(kind)
             # The client's own words may quote the address, password and all.
-            text = redact(f"MLflow at {self.uri} {' '.join(words.split())}"[:600])
+            text = plain(redact(f"MLflow at {self.uri} {' '.join(words.split())}")[:600])
             rank_zero_warn(f"{text}. Training goes on; everything is kept in {self.folder}")
 
 

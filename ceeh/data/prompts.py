@@ -1,15 +1,19 @@
 """Questions to prompts, and the endless seeded stream of prompts that training draws from."""
 
+import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from ceeh.component import ConfigError
+from ceeh.component import ConfigError, told
+from ceeh.data.columns import show
 from ceeh.data.questions import Question, stable_hash
+from ceeh.terminal import plain
 from ceeh.types import Prompt
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class PromptBuilder:
@@ -75,7 +79,7 @@ class PromptBuilder:
             token_ids = self.tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program that came with the model
             raise ConfigError(
                 f"the chat template of '{self.tokenizer.name_or_path}' refuses the messages"
                 f" ({error}); a template without a system role needs prompts.system_prompt: null"
@@ -99,7 +103,7 @@ def load_prompts(source: Iterable[Question], builder: PromptBuilder, place: str)
     prompts: dict[str, Prompt] = {}
     too_long: list[int] = []
     try:
-        for question in source:
+        for question in _asked(source):
             prompt = builder(question)
             if prompt.uid in prompts:
                 raise ConfigError(
@@ -133,6 +137,36 @@ def load_prompts(source: Iterable[Question], builder: PromptBuilder, place: str)
             stacklevel=2,
         )
     return kept
+
+
+def _asked(source: Iterable[Question]) -> Iterator[Question]:
+    """The questions that a source, perhaps the user's own, gives. Raises ConfigError for anything else."""
+    try:
+        for question in source:
+            if not isinstance(question, Question):
+                raise ConfigError(
+                    f"a source must give ceeh.data.questions.Question, got {show(question)}"
+                )
+            for name in ("uid", "text", "answer"):
+                value = getattr(question, name)
+                if not isinstance(value, str) or SURROGATE.search(value):
+                    raise ConfigError(
+                        f"the {name} of a question must be text that UTF-8 can hold, got {show(value)}"
+                    )
+            if not question.uid or plain(question.uid) != question.uid or not question.uid.strip():
+                raise ConfigError(
+                    f"the uid {show(question.uid)} must be text without control characters; it is shown "
+                    "and written wherever a question is named"
+                )
+            yield question
+    except ConfigError:
+        raise
+    except Exception as error:
+        if type(source).__module__.startswith("ceeh."):
+            raise
+        raise ConfigError(
+            f"{type(source).__name__} fails while it is read ({told(error)})"
+        ) from error
 
 
 class PromptStream:

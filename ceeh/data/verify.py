@@ -6,6 +6,7 @@ An unfinished response is wrong whatever it holds: a parser would pick a lucky i
 import logging
 import math
 import re
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from ceeh.data.plain import canonical, same
 from ceeh.data.reading import Reading, reading
 from ceeh.data.units import same_unit
 from ceeh.data.verify_pool import FAILED, RIGHT, UNREADABLE, WRONG, WorkerPool
+from ceeh.terminal import plain
 from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
 
 NO_ANSWER = Verdict(score=0.0, outcome=Outcome.NO_ANSWER)
@@ -255,14 +257,14 @@ class RewardFunction:
                 kind = type(score).__name__
                 raise ValueError(f"the score must be a number in [0, 1], got {kind} {score!r:.40}")
             return Verdict(score=float(score), outcome=Outcome.OK)
-        except Exception:  # the user's code: one faulty score must not end the run
+        except Exception as error:  # the user's code: one faulty score must not end the run
             if not self._logged:
                 logger.warning(
                     "verifier: %s failed on prompt '%s'; this and later failures score 0 and count"
-                    " as errors",
+                    " as errors\n%s",
                     self.class_path,
                     prompt.uid,
-                    exc_info=True,
+                    plain("".join(traceback.format_exception(error))),  # it may quote the response
                 )
             self._logged = True
             return FAILED

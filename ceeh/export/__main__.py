@@ -17,7 +17,9 @@ from ceeh.component import ConfigError
 from ceeh.export.card import Export, public, write_card
 from ceeh.export.source import mixture_of, open_run, rollout_step, summary_of, with_weights_for
 from ceeh.provenance import redact
+from ceeh.ranks import say
 from ceeh.run_folder import RunFolder
+from ceeh.terminal import complain
 from ceeh.trained import load_policy
 from ceeh.whole_folder import whole_folder
 
@@ -169,14 +171,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command="python -m ceeh.export "
             + shlex.join(public({"path": word})["path"] for word in words),
         )
-        print(line)
+        say(line)
         if given.push_to_hub:
-            print(push(given.out, given.push_to_hub, private=given.private))
+            say(push(given.out, given.push_to_hub, private=given.private))
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except (PushError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 1
     except KeyboardInterrupt:
         print("interrupted; an unfinished export leaves nothing behind", file=sys.stderr)

@@ -14,6 +14,8 @@ from ceeh.component import ConfigError
 from ceeh.config import load
 from ceeh.data.mixture import Mixture
 from ceeh.data.questions import Question
+from ceeh.ranks import say
+from ceeh.terminal import complain
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         questions = _drawn(mixture)
         if given.out:
             write_questions(given.out, questions)
-            print(f"wrote {len(questions):,} questions to {given.out}")
+            say(f"wrote {len(questions):,} questions to {given.out}")
         if folder := given.report or (given.out and given.out.parent):
             mixture.report.write(folder)
-            print(f"wrote mixture.json and decontamination.jsonl to {folder}")
+            say(f"wrote mixture.json and decontamination.jsonl to {folder}")
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     return 0
 
