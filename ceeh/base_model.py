@@ -13,13 +13,16 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from ceeh.component import ConfigError
+from ceeh.provenance import flatten
 from ceeh.starter.model import MODEL_DIR
 
+OWN_CODE = "none of it was run; if you trust it, set model.trust_remote_code=true, or --trust-remote-code"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -69,14 +72,27 @@ def load_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBas
 
 
 def load_config(path: str, trust_remote_code: bool) -> Any:
-    """The model's config.json. Raises ConfigError when there is none that can be read."""
+    """The model's config.json. Raises ConfigError when there is none that can be read.
+
+    It may name kernels by their hub id, which transformers would fetch and run whatever
+    `trust_remote_code` says; here they are that model's own code.
+    """
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        written, _ = PreTrainedConfig.get_config_dict(path)
     except Exception as error:  # as above
         raise ConfigError(
             f"model.path: no model or tokenizer to be had from '{path}' ({_why(error)}); "
             "give a folder with config.json and tokenizer.json, or a hub id that can be reached"
         ) from error
+
+    for name, value in flatten(written).items():
+        if "_implementation" in name and "/" in str(value) and not trust_remote_code:
+            raise ConfigError(
+                f"model.path: the config.json of '{path}' wants kernels from elsewhere ({name}: {value}), "
+                f"{OWN_CODE}, or take that line out"
+            )
+    return config
 
 
 def load_model(path: str, *, trust_remote_code: bool, attention: str) -> PreTrainedModel:
@@ -86,7 +102,7 @@ def load_model(path: str, *, trust_remote_code: bool, attention: str) -> PreTrai
     """
     check_weight_files(path)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=torch.float32,
             attn_implementation=attention,
@@ -100,6 +116,7 @@ def load_model(path: str, *, trust_remote_code: bool, attention: str) -> PreTrai
             f"{attention} ({_why(error)}); give a folder written by save_pretrained, or a hub id with "
             "safetensors"
         ) from error
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ConfigError(
             f"model.path: '{path}' cannot be loaded: its files lack {len(missing)} weights, e.g. "
@@ -143,8 +160,5 @@ def first_line(error: Exception) -> str:
 
 def _why(error: Exception) -> str:
     if "trust_remote_code" in str(error):
-        return (
-            "it brings code of its own, which was not run; if you trust it, set "
-            "model.trust_remote_code=true, or --trust-remote-code"
-        )
+        return f"it brings code of its own, {OWN_CODE}"
     return f"{type(error).__name__}: {first_line(error)}"

@@ -16,6 +16,7 @@ from ceeh.assembly import (
     resolve_accelerator,
     resolve_model,
 )
+from ceeh.base_model import check_weight_files
 from ceeh.component import ConfigError
 from ceeh.config import Config
 from ceeh.memory.advice import advise
@@ -100,12 +101,8 @@ def model_line(config: Config, shapes: ModelShapes) -> str:
 def input_lines(config: Config, path: str) -> Iterator[str]:
     """What was read of weights, questions and verifier. Raises ConfigError for what is wrong."""
     if Path(path).is_dir():
+        check_weight_files(path)
         files = weight_files(path)
-        if not files:
-            raise ConfigError(
-                f"model.path: '{path}' has no weights (*.safetensors); give a folder written by "
-                "save_pretrained"
-            )
         size = sum(file.stat().st_size for file in files) / GIB
         yield f"weights: {len(files)} file{'s' if len(files) > 1 else ''}, {size:.2f} GiB"
     # The accelerator decides nothing here, and that of another machine may be missing.

@@ -136,6 +136,8 @@ def open_engine(
     longest = max(
         task.benchmark.max_prompt_tokens + task.benchmark.max_response_tokens for task in tasks
     )
+    # Before the engine, for a checkpoint may be damaged or of another model.
+    policy = load_policy(trained) if trained.checkpoint or trained.adapter else None
     engine: RolloutEngine = engine_alone(protocol.engine, accelerator).build(
         "engine",
         model_path=trained.model_path,
@@ -145,8 +147,8 @@ def open_engine(
         accelerator=accelerator,
         dtype=dtype,
     )
-    if trained.checkpoint or trained.adapter:
-        engine.load_weights(load_policy(trained).engine_weights(), policy_version=0)
+    if policy is not None:
+        engine.load_weights(policy.engine_weights(), policy_version=0)
     return engine
 
 

@@ -117,7 +117,7 @@ def read_table(file: Path) -> tuple[SampleTable, list[str]]:
     Nothing in it is run: arrays of objects, which are pickles, are refused.
     """
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
             columns = {name: torch.from_numpy(arrays[name]) for name in ("index", *COLUMNS)}
             uids = [str(uid) for uid in arrays["uid"].tolist()]
         return SampleTable(**columns), uids

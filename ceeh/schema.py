@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ceeh.component import ConfigError
@@ -111,17 +111,18 @@ def _empty(schema: type) -> Any:
 
 
 def _validated(filled: Any, prefix: str) -> Any:
-    if missing := sorted(OmegaConf.missing_keys(filled)):
-        raise ConfigError(
-            "\n".join(f"{prefix}{key} is missing and must be given" for key in missing)
-        )
     try:
         with environment_unread():
-            config = OmegaConf.to_object(filled)
+            missing = sorted(OmegaConf.missing_keys(filled))
+            config = None if missing else OmegaConf.to_object(filled)
     except OmegaConfBaseException as error:
         words = _words(error).partition(" full_key:")[0]
         words = words.rpartition("raised while resolving interpolation: ")[2]
         raise ConfigError(f"{prefix}{error.full_key}: {words}") from error
+    if missing:
+        raise ConfigError(
+            "\n".join(f"{prefix}{key} is missing and must be given" for key in missing)
+        )
     if problems := list(_broken_rules(config, prefix)):
         raise ConfigError("\n".join(problems))
     return config
@@ -134,10 +135,10 @@ def _read(path: Path) -> Mapping[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _override(override: str) -> DictConfig:
+def _override(override: str) -> Any:
     try:
         check_size(override.partition("=")[2])
-        return OmegaConf.from_dotlist([override])
+        return OmegaConf.to_container(OmegaConf.from_dotlist([override]))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{override}: the value is not valid YAML: {_words(error)}") from error
 
@@ -147,7 +148,7 @@ def _words(error: BaseException) -> str:
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
-def _merge(filled: Any, addition: Any, place: str) -> Any:
+def _merge(filled: Any, addition: Mapping[Any, Any], place: str) -> Any:
     try:
         _forget_other_arguments(filled, addition)
         return OmegaConf.merge(filled, addition)
@@ -155,15 +156,17 @@ def _merge(filled: Any, addition: Any, place: str) -> Any:
         raise ConfigError(f"{place}: {_words(error)}") from error
 
 
-def _forget_other_arguments(filled: Any, addition: Any) -> None:
+def _forget_other_arguments(filled: Any, addition: Mapping[Any, Any]) -> None:
     """Another class does not inherit the arguments of the one whose place it takes."""
-    if not OmegaConf.is_dict(filled) or not isinstance(addition, Mapping | DictConfig):
+    if not OmegaConf.is_dict(filled):
         return
     if "class_path" in addition and filled.get("class_path") not in (None, addition["class_path"]):
         OmegaConf.set_readonly(filled, False)
         filled.init_args = {}
     for key in addition:
-        if key in filled and key != "init_args":  # an argument may be called class_path itself
+        if not isinstance(addition[key], Mapping) or key not in filled:
+            continue
+        if key != "init_args":  # an argument may be called class_path itself
             _forget_other_arguments(filled[key], addition[key])
 
 

@@ -36,7 +36,8 @@ def import_vllm() -> ModuleType:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    if os.environ.get("WORLD_SIZE", "1") == "1" and LOOPBACK in dict(map(reversed, if_nameindex())):
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if alone and any(name == LOOPBACK for _, name in if_nameindex()):
         # Its process groups of one listen, and by default where the machine's own name leads: to the
         # network. `process_kept` takes it back for the trainer's groups.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
