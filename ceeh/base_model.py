@@ -22,7 +22,9 @@ from ceeh.component import ConfigError
 from ceeh.provenance import flatten
 from ceeh.starter.model import MODEL_DIR
 
-OWN_CODE = "none of it was run; if you trust it, set model.trust_remote_code=true, or --trust-remote-code"
+OWN_CODE = (
+    "none of it was run; if you trust it, set model.trust_remote_code=true, or --trust-remote-code"
+)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 

@@ -2,11 +2,9 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from ceeh.assembly import (
     Inputs,
@@ -70,14 +68,13 @@ def dry_run(config: Config, devices: Devices | None) -> int:
 
 
 def differing_settings(config: Config) -> Iterator[str]:
-    """key=value, as on the command line, of what is not at its default."""
-    given, defaults = (
-        dict(flat(OmegaConf.to_container(OmegaConf.structured(node)), ""))
-        for node in (config, Config())
+    """key=value, as on the command line, of what is not at its default; secrets hidden."""
+    given, shown, defaults = (
+        dict(flat(node, "")) for node in (asdict(config), redact(asdict(config)), asdict(Config()))
     )
     for key, value in given.items():
         if key not in defaults or defaults[key] != value:
-            yield f"{key}={redact(value, key)}"
+            yield f"{key}={shown[key]}"
 
 
 def flat(node: Any, place: str) -> Iterator[tuple[str, Any]]:

@@ -3,6 +3,8 @@
 import re
 import sys
 
+from ceeh.provenance import redact
+
 # Control characters but tab and newline, line separators, marks that turn the direction of writing,
 # and halves of surrogate pairs: they move the cursor, rename the window, hide or reorder words.
 UNSAFE = re.compile(
@@ -17,4 +19,4 @@ def plain(text: str) -> str:
 
 def complain(error: object) -> None:
     """`error: ...` on standard error, as every command ends that was given something wrong."""
-    print(f"error: {plain(str(error))}", file=sys.stderr)
+    print(f"error: {plain(redact(str(error)))}", file=sys.stderr)

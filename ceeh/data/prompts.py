@@ -153,7 +153,11 @@ def _asked(source: Iterable[Question]) -> Iterator[Question]:
                     raise ConfigError(
                         f"the {name} of a question must be text that UTF-8 can hold, got {show(value)}"
                     )
-            if not question.uid or plain(question.uid) != question.uid or not question.uid.strip():
+            if (
+                not question.uid.strip()
+                or plain(question.uid) != question.uid
+                or "\n" in question.uid
+            ):
                 raise ConfigError(
                     f"the uid {show(question.uid)} must be text without control characters; it is shown "
                     "and written wherever a question is named"
