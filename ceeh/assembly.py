@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -79,7 +80,7 @@ def gather_inputs(config: Config) -> Inputs:
         replace(prompt, metadata=dict(prompt.metadata) | {"held_out_index": index})
         for index, prompt in enumerate(held_out[: config.evaluation.questions])
     ]
-    return Inputs(
+    inputs = Inputs(
         model_path=path,
         tokenizer=tokenizer,
         train_source=train_source,
@@ -90,6 +91,8 @@ def gather_inputs(config: Config) -> Inputs:
         accelerator=accelerator,
         precision=resolve_precision(config.hardware, accelerator),
     )
+    config.engine.fitted("engine", **engine_arguments(config, inputs))
+    return inputs
 
 
 def build_verifier(component: Component) -> Verifier:
@@ -195,12 +198,16 @@ def resolve_precision(hardware: Hardware, accelerator: str) -> str:
 
 
 def build_engine(config: Config, inputs: Inputs) -> RolloutEngine:
-    return config.engine.build(
-        "engine",
-        model_path=inputs.model_path,
-        max_model_len=config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens,
-        trust_remote_code=config.model.trust_remote_code,
-        seed=config.seed,
-        accelerator=inputs.accelerator,
-        dtype=DTYPE[inputs.precision],
-    )
+    return config.engine.build("engine", **engine_arguments(config, inputs))
+
+
+def engine_arguments(config: Config, inputs: Inputs) -> dict[str, Any]:
+    """What an engine may ask for besides its `init_args`."""
+    return {
+        "model_path": inputs.model_path,
+        "max_model_len": config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens,
+        "trust_remote_code": config.model.trust_remote_code,
+        "seed": config.seed,
+        "accelerator": inputs.accelerator,
+        "dtype": DTYPE[inputs.precision],
+    }

@@ -26,6 +26,21 @@ class Component:
 
         Raises ConfigError naming `place` when the class is missing or an argument does not fit.
         """
+        factory, given = self.fitted(place, **context)
+        try:
+            return factory(**given)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{place} ({self.class_path}): {error}") from error
+        except Exception as error:
+            if self.class_path.startswith("ceeh."):
+                raise
+            # The user's own class: whatever it raises while it is built.
+            raise ConfigError(
+                f"{place} ({self.class_path}) fails while it is built ({told(error)})"
+            ) from error
+
+    def fitted(self, place: str, **context: Any) -> tuple[Any, dict[str, Any]]:
+        """The class and the arguments that `build` would give it, which raises as this does."""
         factory = self._import(place)
         try:
             signature = inspect.signature(factory)
@@ -53,17 +68,7 @@ class Component:
             raise ConfigError(
                 f"{place}.init_args lacks {', '.join(missing)}, which {self.class_path} needs"
             )
-        try:
-            return factory(**given)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{place} ({self.class_path}): {error}") from error
-        except Exception as error:
-            if self.class_path.startswith("ceeh."):
-                raise
-            # The user's own class: whatever it raises while it is built.
-            raise ConfigError(
-                f"{place} ({self.class_path}) fails while it is built ({told(error)})"
-            ) from error
+        return factory, given
 
     def _import(self, place: str) -> Any:
         source, _, name = self.class_path.rpartition(":" if ".py:" in self.class_path else ".")

@@ -20,6 +20,7 @@ from ceeh.untrusted_yaml import check_size, environment_unread, read_yaml
 Rule = tuple[str, Callable[[Any], bool]]
 Schema = TypeVar("Schema")
 MAX_NAME_BYTES = 100
+MAX_SHOWN = 200
 FILE_NAME = (
     f"letters, digits, '.', '_' and '-', not starting with '.' or '-', at most {MAX_NAME_BYTES} bytes and "
     "not 'latest'"
@@ -90,9 +91,10 @@ def merged(files: Sequence[str | Path], overrides: Sequence[str], schema: type[S
         key, equals, _ = override.partition("=")
         if not equals or not key.replace("_", "").replace(".", "").isalnum():
             raise ConfigError(
-                f"'{override}' is not an override; write key=value, e.g. optimizer.lr=1e-5"
+                f"'{override[:MAX_SHOWN]}' is not an override; write key=value, e.g. optimizer.lr=1e-5"
             )
-        filled = _merge(filled, _override(override), override)
+        shown = override if len(override) <= MAX_SHOWN else f"{override[:MAX_SHOWN]}..."
+        filled = _merge(filled, _override(override, shown), shown)
     return _validated(filled, "")
 
 
@@ -135,12 +137,12 @@ def _read(path: Path) -> Mapping[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _override(override: str) -> Any:
+def _override(override: str, shown: str) -> Any:
     try:
         check_size(override.partition("=")[2])
         return OmegaConf.to_container(OmegaConf.from_dotlist([override]))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{override}: the value is not valid YAML: {_words(error)}") from error
+        raise ConfigError(f"{shown}: the value is not valid YAML: {_words(error)}") from error
 
 
 def _words(error: BaseException) -> str:

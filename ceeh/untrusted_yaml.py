@@ -39,8 +39,8 @@ def read_yaml(path: Path) -> Any:
         text = content.decode("utf-8-sig")
         check_size(text)
         return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
-    # Of a broken date or a number of 5,000 digits YAML says ValueError, as OmegaConf's errors are.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    # A number of 5,000 digits is a ValueError, as OmegaConf's own errors are; a lone number an OSError.
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
 
 
