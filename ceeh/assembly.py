@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ceeh.base_model import load_tokenizer, resolve_model
 from ceeh.callbacks.signal import SignalCallback, check_signals
-from ceeh.component import Component, ConfigError
+from ceeh.component import Component, ConfigError, users_code
 from ceeh.config import Config, Hardware, check_not_redacted
 from ceeh.data.columns import show
 from ceeh.data.engine import RolloutEngine
@@ -64,9 +64,10 @@ def gather_inputs(config: Config) -> Inputs:
         system_prompt=prompts.system_prompt,
         instruction=prompts.instruction,
     )
-    train_source = prompts.train.build("prompts.train")
+    train_source = build_source(prompts.train, "prompts.train")
     train = load_prompts(train_source, builder, "prompts.train")
-    held_out = load_prompts(prompts.held_out.build("prompts.held_out"), builder, "prompts.held_out")
+    held_out_source = build_source(prompts.held_out, "prompts.held_out")
+    held_out = load_prompts(held_out_source, builder, "prompts.held_out")
     verifier = build_verifier(config.verifier)
     join_processes(accelerator)
     train = readable(train, verifier, "prompts.train")
@@ -95,6 +96,16 @@ def gather_inputs(config: Config) -> Inputs:
     return inputs
 
 
+def build_source(component: Component, place: str) -> Iterable[Question]:
+    source = component.build(place)
+    if not isinstance(source, Iterable):
+        raise ConfigError(
+            f"{place}: {component.class_path} is no source of questions (ceeh.data.sources), whose "
+            "__iter__ gives ceeh.data.questions.Question"
+        )
+    return source
+
+
 def build_verifier(component: Component) -> Verifier:
     verifier = component.build("verifier")
     if not isinstance(verifier, Verifier):
@@ -113,7 +124,8 @@ def readable(prompts: Sequence[Prompt], verifier: Verifier, place: str) -> list[
     """
 
     def decide() -> set[str]:
-        dropped = verifier.unreadable(prompts)
+        with users_code(verifier, "fails while it reads references"):
+            dropped = verifier.unreadable(prompts)
         if not dropped:
             return set()
         first = f"'{dropped[0].uid}' the first, with the reference {show(dropped[0].answer)}"

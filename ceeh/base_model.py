@@ -62,6 +62,11 @@ def load_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBas
             f"model.path: the tokenizer of '{path}' has no end-of-sequence token; set eos_token in its "
             "tokenizer_config.json"
         )
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        raise ConfigError(
+            f"model.path: no model or tokenizer to be had from '{path}' (it has no vocabulary); "
+            "give a folder with config.json and tokenizer.json, or a hub id that can be reached"
+        )
     largest = max(tokenizer.get_vocab().values(), default=-1)
     vocabulary = config.get_text_config().vocab_size
     if largest >= vocabulary:

@@ -12,6 +12,7 @@ from ceeh.evaluation.results import Results, read_results
 from ceeh.ranks import say
 from ceeh.reporting.evaluation_page import comparison_grids, write_page
 from ceeh.terminal import complain
+from ceeh.whole_folder import check_folder
 
 
 def labelled(places: Sequence[str]) -> dict[str, Results]:
@@ -76,8 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = labelled(given.results)
         comparison = compare(results, draws=given.draws, seed=given.seed, margin=given.margin)
         folder = Path(given.output)
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"--output: '{folder}' is a file; give a folder")
+        check_folder(folder, "--output:")
     except ConfigError as error:
         complain(error)
         return 2

@@ -5,6 +5,8 @@ import importlib.util
 import inspect
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,19 @@ class Component:
                 f"{place}.class_path: '{source}' has no '{name}'; its classes are: {public or 'none'}"
             )
         return vars(module)[name]
+
+
+@contextmanager
+def users_code(thing: object, words: str) -> Iterator[None]:
+    """Inside, what a class of the user's own raises becomes a ConfigError; one of ceeh raises itself."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        if type(thing).__module__.startswith("ceeh."):
+            raise
+        raise ConfigError(f"{type(thing).__name__} {words} ({told(error)})") from error
 
 
 def told(error: BaseException) -> str:

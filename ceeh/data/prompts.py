@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ceeh.component import ConfigError, told
+from ceeh.component import ConfigError, users_code
 from ceeh.data.columns import show
 from ceeh.data.questions import Question, stable_hash
 from ceeh.terminal import plain
@@ -141,7 +141,7 @@ def load_prompts(source: Iterable[Question], builder: PromptBuilder, place: str)
 
 def _asked(source: Iterable[Question]) -> Iterator[Question]:
     """The questions that a source, perhaps the user's own, gives. Raises ConfigError for anything else."""
-    try:
+    with users_code(source, "fails while it is read"):
         for question in source:
             if not isinstance(question, Question):
                 raise ConfigError(
@@ -153,24 +153,13 @@ def _asked(source: Iterable[Question]) -> Iterator[Question]:
                     raise ConfigError(
                         f"the {name} of a question must be text that UTF-8 can hold, got {show(value)}"
                     )
-            if (
-                not question.uid.strip()
-                or plain(question.uid) != question.uid
-                or "\n" in question.uid
-            ):
+            uid = question.uid
+            if not uid.strip() or plain(uid) != uid or "\n" in uid:
                 raise ConfigError(
-                    f"the uid {show(question.uid)} must be text without control characters; it is shown "
+                    f"the uid {show(uid)} must be text without control characters; it is shown "
                     "and written wherever a question is named"
                 )
             yield question
-    except ConfigError:
-        raise
-    except Exception as error:
-        if type(source).__module__.startswith("ceeh."):
-            raise
-        raise ConfigError(
-            f"{type(source).__name__} fails while it is read ({told(error)})"
-        ) from error
 
 
 class PromptStream:

@@ -19,6 +19,7 @@ import torch
 from ceeh.base_model import first_line
 from ceeh.component import ConfigError
 from ceeh.evaluation.samples import SampleTable, answer_classes
+from ceeh.whole_folder import check_folder
 
 SCHEMA = pa.schema(
     {
@@ -65,8 +66,7 @@ class SampleStore:
 
     def told(self) -> dict[str, Any]:
         """What settings.json says of the benchmarks of which there are samples."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ConfigError(f"--output: '{self.folder}' is a file; give a folder")
+        check_folder(self.folder, "--output:")
         try:
             told = json.loads(self._settings.read_text()) if self._settings.is_file() else {}
         except ValueError as error:

@@ -21,7 +21,7 @@ from ceeh.ranks import say
 from ceeh.run_folder import RunFolder
 from ceeh.terminal import complain
 from ceeh.trained import load_policy
-from ceeh.whole_folder import whole_folder
+from ceeh.whole_folder import check_folder, whole_folder
 
 DTYPES = {
     "auto": None,
@@ -95,8 +95,7 @@ def check_out(out: Path, run: RunFolder, force: bool) -> None:
         )
     if out in place.parents:
         raise ConfigError(f"OUT '{out}' holds the run '{place}' itself; give another folder")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"OUT '{out}' is a file; give a folder")
+    check_folder(out, "OUT")
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not any((out / name).is_file() for name in MODEL_FILES):

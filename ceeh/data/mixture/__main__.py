@@ -16,6 +16,7 @@ from ceeh.data.mixture import Mixture
 from ceeh.data.questions import Question
 from ceeh.ranks import say
 from ceeh.terminal import complain
+from ceeh.whole_folder import check_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     given = parser.parse_intermixed_args(arguments)
     try:
+        if given.out:
+            check_folder(given.out.parent, "--out: what it lies in,")
+            if given.out.is_dir():
+                raise ConfigError(f"--out: '{given.out}' is a folder; give a file, FILE.jsonl")
+        if given.report:
+            check_folder(given.report, "--report:")
         config = load(given.config, given.overrides)
         mixture = config.prompts.train.build("prompts.train")
         if not isinstance(mixture, Mixture):
