@@ -124,7 +124,7 @@ def readable(prompts: Sequence[Prompt], verifier: Verifier, place: str) -> list[
     """
 
     def decide() -> set[str]:
-        with users_code(verifier, "fails while it reads references"):
+        with users_code(verifier, "fails while it reads references", place="verifier: "):
             dropped = verifier.unreadable(prompts)
         if not dropped:
             return set()

@@ -104,7 +104,7 @@ class Component:
 
 
 @contextmanager
-def users_code(thing: object, words: str) -> Iterator[None]:
+def users_code(thing: object, words: str, *, place: str = "") -> Iterator[None]:
     """Inside, what a class of the user's own raises becomes a ConfigError; one of ceeh raises itself."""
     try:
         yield
@@ -113,7 +113,7 @@ def users_code(thing: object, words: str) -> Iterator[None]:
     except Exception as error:
         if type(thing).__module__.startswith("ceeh."):
             raise
-        raise ConfigError(f"{type(thing).__name__} {words} ({told(error)})") from error
+        raise ConfigError(f"{place}{type(thing).__name__} {words} ({told(error)})") from error
 
 
 def told(error: BaseException) -> str:
