@@ -32,7 +32,7 @@ BAD = (
 
 def locked(lines: str) -> dict[str, Version]:
     """name -> version of a lock's `name==version` lines."""
-    found = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;+\\]+)", lines, re.MULTILINE)
+    found = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;+\\]+)", lines, re.MULTILINE)
     return {name.lower().replace("_", "-"): Version(version) for name, version in found}
 
 
