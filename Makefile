@@ -11,7 +11,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
 
-.PHONY: env fit test lint lock clean bench-env
+.PHONY: env fit test audit lint lock clean bench-env
 
 env: $(VENV)/.ready-$(DEVICE)
 
@@ -46,6 +46,18 @@ bench-env: .venv-trl/.ready
 
 test: env
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --cov=ceeh --cov-report=term
+
+# Known vulnerabilities and malicious uploads among what is locked. In an environment of its own, and not a
+# failure where the advisories cannot be reached: tests/security/test_dependencies.py knows the worst.
+audit:
+	@test -x $(VENV)-audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)-audit && \
+	  $(VENV)-audit/bin/python -m pip install --disable-pip-version-check -q pip-audit; }
+	@said=$$($(VENV)-audit/bin/pip-audit --disable-pip --no-deps --progress-spinner off \
+	  -r requirements/cpu.txt 2>&1); code=$$?; echo "$$said" | tail -n 60; case "$$said" in \
+	  *"ould not connect"*|*"onnection"*|*"esolve"*|*"imed out"*) echo "audit: the advisories could not be" \
+	  "reached, so nothing was checked; run it again with a network"; exit 0;; \
+	  *"could not be audited"*) echo "audit: of $$(echo "$$said" | grep -c "could not be audited") packages" \
+	  "the service that was reached knows nothing; those were not checked"; esac; exit $$code
 
 lint: env
 	$(BIN)/ruff check .

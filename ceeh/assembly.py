@@ -3,14 +3,15 @@
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from ceeh.base_model import load_tokenizer, resolve_model
 from ceeh.callbacks.signal import SignalCallback, check_signals
-from ceeh.component import Component, ConfigError
-from ceeh.config import Config, Hardware
+from ceeh.component import Component, ConfigError, users_code
+from ceeh.config import Config, Hardware, check_not_redacted
 from ceeh.data.columns import show
 from ceeh.data.engine import RolloutEngine
 from ceeh.data.prompts import PromptBuilder, load_prompts
@@ -51,6 +52,7 @@ class Inputs:
 def gather_inputs(config: Config) -> Inputs:
     """Reads model files, data and user classes. Raises ConfigError with the cure for whatever is wrong."""
     accelerator = resolve_accelerator(config.hardware)
+    check_not_redacted(config)
     check_pairs(config, world_size())
     signals = build_signals(config)
     path = resolve_model(config.model.path)
@@ -63,9 +65,10 @@ def gather_inputs(config: Config) -> Inputs:
         system_prompt=prompts.system_prompt,
         instruction=prompts.instruction,
     )
-    train_source = prompts.train.build("prompts.train")
+    train_source = build_source(prompts.train, "prompts.train")
     train = load_prompts(train_source, builder, "prompts.train")
-    held_out = load_prompts(prompts.held_out.build("prompts.held_out"), builder, "prompts.held_out")
+    held_out_source = build_source(prompts.held_out, "prompts.held_out")
+    held_out = load_prompts(held_out_source, builder, "prompts.held_out")
     verifier = build_verifier(config.verifier)
     join_processes(accelerator)
     train = readable(train, verifier, "prompts.train")
@@ -79,7 +82,7 @@ def gather_inputs(config: Config) -> Inputs:
         replace(prompt, metadata=dict(prompt.metadata) | {"held_out_index": index})
         for index, prompt in enumerate(held_out[: config.evaluation.questions])
     ]
-    return Inputs(
+    inputs = Inputs(
         model_path=path,
         tokenizer=tokenizer,
         train_source=train_source,
@@ -90,6 +93,18 @@ def gather_inputs(config: Config) -> Inputs:
         accelerator=accelerator,
         precision=resolve_precision(config.hardware, accelerator),
     )
+    config.engine.fitted("engine", **engine_arguments(config, inputs))
+    return inputs
+
+
+def build_source(component: Component, place: str) -> Iterable[Question]:
+    source = component.build(place)
+    if not isinstance(source, Iterable):
+        raise ConfigError(
+            f"{place}: {component.class_path} is no source of questions (ceeh.data.sources), whose "
+            "__iter__ gives ceeh.data.questions.Question"
+        )
+    return source
 
 
 def build_verifier(component: Component) -> Verifier:
@@ -112,7 +127,8 @@ def readable(prompts: Sequence[Prompt], verifier: Verifier, place: str) -> list[
     """
 
     def decide() -> set[str]:
-        dropped = verifier.unreadable(prompts)
+        with users_code(verifier, "fails while it reads references", place="verifier: "):
+            dropped = verifier.unreadable(prompts)
         if not dropped:
             return set()
         first = f"'{dropped[0].uid}' the first, with the reference {show(dropped[0].answer)}"
@@ -197,12 +213,16 @@ def resolve_precision(hardware: Hardware, accelerator: str) -> str:
 
 
 def build_engine(config: Config, inputs: Inputs) -> RolloutEngine:
-    return config.engine.build(
-        "engine",
-        model_path=inputs.model_path,
-        max_model_len=config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens,
-        trust_remote_code=config.model.trust_remote_code,
-        seed=config.seed,
-        accelerator=inputs.accelerator,
-        dtype=DTYPE[inputs.precision],
-    )
+    return config.engine.build("engine", **engine_arguments(config, inputs))
+
+
+def engine_arguments(config: Config, inputs: Inputs) -> dict[str, Any]:
+    """What an engine may ask for besides its `init_args`."""
+    return {
+        "model_path": inputs.model_path,
+        "max_model_len": config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens,
+        "trust_remote_code": config.model.trust_remote_code,
+        "seed": config.seed,
+        "accelerator": inputs.accelerator,
+        "dtype": DTYPE[inputs.precision],
+    }

@@ -9,7 +9,10 @@ from pathlib import Path
 from ceeh.component import ConfigError
 from ceeh.evaluation.comparison import AVERAGE, compare, points
 from ceeh.evaluation.results import Results, read_results
+from ceeh.ranks import say
 from ceeh.reporting.evaluation_page import comparison_grids, write_page
+from ceeh.terminal import complain
+from ceeh.whole_folder import check_folder
 
 
 def labelled(places: Sequence[str]) -> dict[str, Results]:
@@ -74,22 +77,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = labelled(given.results)
         comparison = compare(results, draws=given.draws, seed=given.seed, margin=given.margin)
         folder = Path(given.output)
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"--output: '{folder}' is a file; give a folder")
+        check_folder(folder, "--output:")
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "comparison.json").write_text(json.dumps(comparison, indent=2) + "\n")
     title = " against ".join([", ".join(list(results)[1:]), comparison["base"]])
     report = write_page(folder, results, title=title, comparison=comparison)
-    print("\n\n".join(grid.text() for grid in comparison_grids(comparison)))
+    say("\n\n".join(grid.text() for grid in comparison_grids(comparison)))
     for note in comparison["notes"]:
-        print(f"note: {note}")
-    print()
+        say(f"note: {note}")
+    say("")
     for label in list(results)[1:]:
-        print(verdict(comparison, label))
-    print(f"\n{folder / 'comparison.json'}; report: {report}")
+        say(verdict(comparison, label))
+    say(f"\n{folder / 'comparison.json'}; report: {report}")
     return 0
 
 

@@ -4,6 +4,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,21 @@ class Component:
 
         Raises ConfigError naming `place` when the class is missing or an argument does not fit.
         """
+        factory, given = self.fitted(place, **context)
+        try:
+            return factory(**given)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{place} ({self.class_path}): {error}") from error
+        except Exception as error:
+            if self.class_path.startswith("ceeh."):
+                raise
+            # The user's own class: whatever it raises while it is built.
+            raise ConfigError(
+                f"{place} ({self.class_path}) fails while it is built ({told(error)})"
+            ) from error
+
+    def fitted(self, place: str, **context: Any) -> tuple[Any, dict[str, Any]]:
+        """The class and the arguments that `build` would give it, which raises as this does."""
         factory = self._import(place)
         try:
             signature = inspect.signature(factory)
@@ -52,10 +70,7 @@ class Component:
             raise ConfigError(
                 f"{place}.init_args lacks {', '.join(missing)}, which {self.class_path} needs"
             )
-        try:
-            return factory(**given)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{place} ({self.class_path}): {error}") from error
+        return factory, given
 
     def _import(self, place: str) -> Any:
         source, _, name = self.class_path.rpartition(":" if ".py:" in self.class_path else ".")
@@ -72,10 +87,9 @@ class Component:
             )
         except (ImportError, FileNotFoundError) as error:
             raise ConfigError(f"{place}.class_path: cannot import '{source}' ({error})") from error
-        except Exception as error:  # the user's own file: whatever it raises while it loads
-            kind = type(error).__name__
+        except (Exception, SystemExit) as error:  # the user's own file: whatever it raises
             raise ConfigError(
-                f"{place}.class_path: '{source}' fails while it is loaded ({kind}: {error})"
+                f"{place}.class_path: '{source}' fails while it is loaded ({told(error)})"
             ) from error
         if name not in vars(module):
             public = ", ".join(
@@ -87,6 +101,25 @@ class Component:
                 f"{place}.class_path: '{source}' has no '{name}'; its classes are: {public or 'none'}"
             )
         return vars(module)[name]
+
+
+@contextmanager
+def users_code(thing: object, words: str, *, place: str = "") -> Iterator[None]:
+    """Inside, what a class of the user's own raises becomes a ConfigError; one of ceeh raises itself."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        if type(thing).__module__.startswith("ceeh."):
+            raise
+        raise ConfigError(f"{place}{type(thing).__name__} {words} ({told(error)})") from error
+
+
+def told(error: BaseException) -> str:
+    """An error of the user's own code: its kind, its words and the line that it comes from."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error}, {Path(last.filename).name} line {last.lineno}"
 
 
 def _load_file(path: Path) -> Any:

@@ -3,15 +3,28 @@
 `load` merges files and `key=value` overrides, later ones winning, and validates.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
 from omegaconf import OmegaConf
 
-from ceeh.component import Component
-from ceeh.schema import Schema, at_least, merged, one_of, open_unit, positive, rule, text_or_null
+from ceeh.component import Component, ConfigError
+from ceeh.provenance import HIDDEN, flatten, redact
+from ceeh.schema import (
+    Schema,
+    at_least,
+    file_name,
+    location,
+    merged,
+    one_of,
+    open_unit,
+    positive,
+    rule,
+    text_or_null,
+)
 
 
 @dataclass(frozen=True)
@@ -143,21 +156,15 @@ class Checkpoints:
 class Tracking:
     rollouts_every_n_steps: int = at_least(0, 5)
     mlflow: bool = True
-    mlflow_uri: str = "sqlite:///mlflow.db"
+    mlflow_uri: str = location("sqlite:///mlflow.db")
     experiment: str = "ceeh"
 
 
 @dataclass(frozen=True)
 class Config:
-    name: str = rule(
-        "letters, digits, '.', '_' and '-', not starting with '.'",
-        lambda value: (
-            bool(value) and value[0] != "." and all(c.isalnum() or c in "._-" for c in value)
-        ),
-        "ceeh",
-    )
+    name: str = file_name("ceeh")
     seed: int = at_least(0, 0)
-    output: str = "runs"
+    output: str = location("runs")
     ckpt_path: str | None = None
     profile: bool = False
     model: Model = field(default_factory=Model)
@@ -185,4 +192,30 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = (), schema: typ
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML that `load` reads back to the same."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create(_escaped(asdict(config))))
+
+
+def to_public_yaml(config: Config) -> str:
+    """`to_yaml` without secrets, as it is written down; `check_not_redacted` is for who reads it."""
+    return OmegaConf.to_yaml(OmegaConf.create(redact(_escaped(asdict(config)))))
+
+
+def check_not_redacted(config: Config) -> None:
+    """Raises ConfigError for a setting that was a secret when this configuration was written down."""
+    for key, value in flatten(asdict(config)).items():
+        if HIDDEN in str(value):
+            raise ConfigError(
+                f"{key} holds '{HIDDEN}': it was a secret when the file was written; give it again, "
+                f"{key}=..., or leave it to the variable of the library that reads it"
+            )
+
+
+def _escaped(node: Any) -> Any:
+    """`${` of a text that is no interpolation, as OmegaConf writes it."""
+    if isinstance(node, dict):
+        return {key: _escaped(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_escaped(value) for value in node]
+    if isinstance(node, str):
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", node)
+    return node

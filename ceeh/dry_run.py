@@ -2,11 +2,9 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from ceeh.assembly import (
     Inputs,
@@ -16,6 +14,7 @@ from ceeh.assembly import (
     resolve_accelerator,
     resolve_model,
 )
+from ceeh.base_model import check_weight_files
 from ceeh.component import ConfigError
 from ceeh.config import Config
 from ceeh.memory.advice import advise
@@ -25,6 +24,7 @@ from ceeh.memory.plan import Plan, make_plan
 from ceeh.memory.shapes import ModelShapes, read_shapes
 from ceeh.modules.schedule import optimizer_steps
 from ceeh.prompt import Prompt
+from ceeh.provenance import redact
 from ceeh.ranks import say
 from ceeh.types import FAILURES, Completion, Finish, RolloutGroup
 
@@ -69,14 +69,13 @@ def dry_run(config: Config, devices: Devices | None) -> int:
 
 
 def differing_settings(config: Config) -> Iterator[str]:
-    """key=value, as on the command line, of what is not at its default."""
-    given, defaults = (
-        dict(flat(OmegaConf.to_container(OmegaConf.structured(node)), ""))
-        for node in (config, Config())
+    """key=value, as on the command line, of what is not at its default; secrets hidden."""
+    given, shown, defaults = (
+        dict(flat(node, "")) for node in (asdict(config), redact(asdict(config)), asdict(Config()))
     )
     for key, value in given.items():
         if key not in defaults or defaults[key] != value:
-            yield f"{key}={value}"
+            yield f"{key}={shown[key]}"
 
 
 def flat(node: Any, place: str) -> Iterator[tuple[str, Any]]:
@@ -100,12 +99,8 @@ def model_line(config: Config, shapes: ModelShapes) -> str:
 def input_lines(config: Config, path: str) -> Iterator[str]:
     """What was read of weights, questions and verifier. Raises ConfigError for what is wrong."""
     if Path(path).is_dir():
+        check_weight_files(path)
         files = weight_files(path)
-        if not files:
-            raise ConfigError(
-                f"model.path: '{path}' has no weights (*.safetensors); give a folder written by "
-                "save_pretrained"
-            )
         size = sum(file.stat().st_size for file in files) / GIB
         yield f"weights: {len(files)} file{'s' if len(files) > 1 else ''}, {size:.2f} GiB"
     # The accelerator decides nothing here, and that of another machine may be missing.
@@ -130,7 +125,7 @@ def input_lines(config: Config, path: str) -> Iterator[str]:
 
 def weight_files(path: str) -> list[Path]:
     """Of a local folder; those of a hub id are fetched when the run starts."""
-    return [*Path(path).glob("*.safetensors"), *Path(path).glob("*.bin")]
+    return list(Path(path).glob("*.safetensors"))
 
 
 def asked(inputs: Inputs) -> str:

@@ -24,9 +24,10 @@ from ceeh.evaluation.runner import Task, build_task, sample_task
 from ceeh.evaluation.store import SampleStore
 from ceeh.fit import quieten
 from ceeh.outbox import read_state
-from ceeh.provenance import weights_digest
+from ceeh.provenance import HIDDEN, weights_digest
 from ceeh.ranks import from_rank_zero, is_rank_zero, join_processes, say, wait_for_all
 from ceeh.reporting.evaluation_page import results_grids, write_page
+from ceeh.terminal import complain
 from ceeh.tracking import GuardedMLFlowLogger
 from ceeh.trained import Trained, load_policy, open_trained
 
@@ -136,6 +137,8 @@ def open_engine(
     longest = max(
         task.benchmark.max_prompt_tokens + task.benchmark.max_response_tokens for task in tasks
     )
+    # Before the engine, for a checkpoint may be damaged or of another model.
+    policy = load_policy(trained) if trained.checkpoint or trained.adapter else None
     engine: RolloutEngine = engine_alone(protocol.engine, accelerator).build(
         "engine",
         model_path=trained.model_path,
@@ -145,8 +148,8 @@ def open_engine(
         accelerator=accelerator,
         dtype=dtype,
     )
-    if trained.checkpoint or trained.adapter:
-        engine.load_weights(load_policy(trained).engine_weights(), policy_version=0)
+    if policy is not None:
+        engine.load_weights(policy.engine_weights(), policy_version=0)
     return engine
 
 
@@ -172,6 +175,12 @@ def track(trained: Trained, protocol: Protocol, results: Results) -> None:
     run_id = None
     if trained.config and replace(tracking, mlflow=True) == Tracking():
         tracking = trained.config.tracking
+        if HIDDEN in tracking.mlflow_uri:
+            say(
+                f"not tracked: the address of the run's server held a secret ({tracking.mlflow_uri}); give "
+                "it as tracking.mlflow_uri=..."
+            )
+            return
         run_id = None if trained.checkpoint else _run_id(trained)
     mlflow = GuardedMLFlowLogger(
         uri=tracking.mlflow_uri,
@@ -234,14 +243,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(given.output) if given.output else default_output(trained)
         results = evaluate(trained, benchmarks, protocol, folder)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return 130
     if results is not None:
-        print("\n\n".join(grid.text() for grid in results_grids({results.name: results})))
-        print(f"\n{folder / FILE}; report: {folder / 'report.html'}")
+        say("\n\n".join(grid.text() for grid in results_grids({results.name: results})))
+        say(f"\n{folder / FILE}; report: {folder / 'report.html'}")
     return 0
 
 

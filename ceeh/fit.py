@@ -25,7 +25,7 @@ from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.checkpoint import read_checkpoint
 from ceeh.checkpoint_io import WholeCheckpointIO
 from ceeh.component import ConfigError
-from ceeh.config import Config, load, to_yaml
+from ceeh.config import Config, load, to_public_yaml
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.data.engine import RolloutEngine
 from ceeh.data.mixture import Mixture
@@ -44,6 +44,7 @@ from ceeh.ranks import (
     world_size,
 )
 from ceeh.run_folder import RunFolder
+from ceeh.terminal import complain
 from ceeh.tracking import GuardedMLFlowLogger
 from ceeh.whole_file import write_whole
 from ceeh.whole_folder import whole_folder
@@ -146,7 +147,7 @@ def open_folder(
         folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
         folder.drop_after(read_checkpoint(checkpoint)["rollout_step"] if checkpoint else 0)
         check_space(folder.checkpoints, checkpoint_size, config.checkpoints.keep)
-    write_whole(folder.path / "config.yaml", to_yaml(config))
+    write_whole(folder.path / "config.yaml", to_public_yaml(config))
     if isinstance(inputs.train_source, Mixture):
         inputs.train_source.report.write(folder.path)
     return folder, checkpoint
@@ -166,7 +167,7 @@ def build_loggers(
         run_name=folder.path.name,
         folder=folder.path,
     )
-    mlflow.log_config(to_yaml(config), {})
+    mlflow.log_config(to_public_yaml(config), {})
     return jsonl, mlflow
 
 
@@ -245,14 +246,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load(given.config, given.overrides)
         if given.print_config:
-            print(to_yaml(config), end="")
+            say(to_public_yaml(config).rstrip())
             return 0
         if given.dry_run:
             quieten()
             return dry_run(config, parse_devices(given.devices) if given.devices else None)
         fit(config)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except KeyboardInterrupt:
         print("interrupted; continue with ckpt_path=last", file=sys.stderr)

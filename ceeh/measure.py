@@ -4,13 +4,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from lightning import Trainer
 
 from ceeh.base_model import first_line
+from ceeh.component import ConfigError
 from ceeh.config import Config
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.evaluation.samples import COLUMNS, SampleTable
@@ -75,8 +75,8 @@ def write_results(
         tables={"base": measured, "tuned": tuned},
         levels=levels if all(isinstance(level, int) for level in levels) else None,
     )
-    print(summary_grid(summary).text())
-    print(
+    say(summary_grid(summary).text())
+    say(
         f"\ntraining took {summary['train_seconds']:.0f} s; report: {report}; model: {folder.model}"
     )
     if mlflow is not None:
@@ -113,10 +113,23 @@ def write_table(file: Path, table: SampleTable, prompts: Sequence[Prompt]) -> No
         np.savez_compressed(target, uid=np.array([prompt.uid for prompt in prompts]), **columns)
 
 
-def read_table(file: Path) -> SampleTable:
-    """Raises KeyError for a file that `write_table` did not write."""
-    arrays = np.load(file)
-    return SampleTable(**{name: torch.from_numpy(arrays[name]) for name in ("index", *COLUMNS)})
+def read_table(file: Path) -> tuple[SampleTable, list[str]]:
+    """The samples and the uids of their questions. Raises ConfigError for what `write_table` did not write.
+
+    Nothing in it is run: arrays of objects, which are pickles, are refused.
+    """
+    try:
+        with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
+            columns = {name: torch.from_numpy(arrays[name]) for name in ("index", *COLUMNS)}
+            uids = [str(uid) for uid in arrays["uid"].tolist()]
+        return SampleTable(**columns), uids
+    except (
+        Exception
+    ) as error:  # a file that others may have written: its readers raise whatever comes
+        raise ConfigError(
+            f"'{file}' cannot be read as samples of a run ({first_line(error)}); nothing in it was run; "
+            "what it held must be measured again"
+        ) from error
 
 
 def kept_table(file: Path, prompts: Sequence[Prompt], samples: int) -> SampleTable | None:
@@ -124,9 +137,9 @@ def kept_table(file: Path, prompts: Sequence[Prompt], samples: int) -> SampleTab
     if not file.is_file():
         return None
     try:
-        table, uids = read_table(file), np.load(file)["uid"].tolist()
-    except (BadZipFile, OSError, ValueError, EOFError, KeyError) as error:
-        say(f"{file} is damaged ({first_line(error)}); measuring again")
+        table, uids = read_table(file)
+    except ConfigError as error:
+        say(f"{error}; measuring again")
         return None
     if uids == [prompt.uid for prompt in prompts] and table.correct.shape[1] == samples:
         return table

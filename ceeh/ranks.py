@@ -10,6 +10,7 @@ import torch.distributed as dist
 from lightning import Trainer
 
 from ceeh.component import ConfigError
+from ceeh.terminal import plain
 
 T = TypeVar("T")
 
@@ -37,9 +38,9 @@ def is_rank_zero() -> bool:
 
 
 def say(line: str) -> None:
-    """Prints `line` once, on rank 0."""
+    """Prints `line` once, on rank 0, without what a terminal would act on."""
     if is_rank_zero():
-        print(line, flush=True)
+        print(plain(line), flush=True)
 
 
 def join_processes(accelerator: str) -> None:

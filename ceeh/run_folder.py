@@ -43,19 +43,28 @@ class RunFolder:
 
     @classmethod
     def create(cls, output: str, name: str) -> "RunFolder":
-        """A new folder `name`, `name-2`, `name-3`, ...; `latest` points at it."""
+        """A new folder `name`, `name-2`, `name-3`, ...; `latest` points at it.
+
+        Raises ConfigError where no folder can be made.
+        """
         parent = Path(output)
-        parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            path = parent / (name if number == 1 else f"{name}-{number}")
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:
-                number += 1
-        folder = cls(path)
-        folder.point_latest()
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            number = 1
+            while True:
+                path = parent / (name if number == 1 else f"{name}-{number}")
+                try:
+                    path.mkdir()
+                    break
+                except FileExistsError:
+                    number += 1
+            folder = cls(path)
+            folder.point_latest()
+        except OSError as error:
+            raise ConfigError(
+                f"output: no folder can be made in '{output}' ({error.strerror}: {error.filename}); give "
+                "one that can be written"
+            ) from error
         return folder
 
     @classmethod
@@ -78,7 +87,14 @@ class RunFolder:
                     f"ckpt_path: '{ckpt_path}' cannot be taken, {words}; ckpt_path=last takes the newest "
                     "good one of a run"
                 )
-            return cls(file.resolve().parent.parent), file
+            folder = cls(file.resolve().parent.parent)
+            if not (folder.path / "config.yaml").is_file():
+                raise ConfigError(
+                    f"ckpt_path: '{ckpt_path}' is outside a run folder, into which the run would go on "
+                    f"writing: there is no {folder.path / 'config.yaml'}; put it into checkpoints/ of its run"
+                )
+            folder.refuse_links()
+            return folder, file
         pattern = re.compile(re.escape(name) + r"(-(\d+))?")
         parent = Path(output)
         numbered = [
@@ -100,6 +116,7 @@ class RunFolder:
             )
         if checkpoint is None:
             say(f"ckpt_path=last: '{folder.path}' has no checkpoint yet; it begins again at step 1")
+        folder.refuse_links()
         folder.point_latest()
         return folder, checkpoint
 
@@ -116,6 +133,15 @@ class RunFolder:
         for file in self.rollouts.glob("*-*.parquet"):  # step-000012, skipped-000012
             if int(file.stem.rpartition("-")[2]) > rollout_step:
                 file.unlink()
+
+    def refuse_links(self) -> None:
+        """Raises ConfigError for a link inside: what is written into the folder would land elsewhere."""
+        for path in self.path.rglob("*"):
+            if path.is_symlink():
+                raise ConfigError(
+                    f"ckpt_path: '{path}' in the run folder is a link; a run writes into its own folder "
+                    "alone: put what it points at in its place"
+                )
 
     def point_latest(self) -> None:
         """Atomically, so that a reader never finds it missing."""

@@ -10,13 +10,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ceeh.component import ConfigError
+from ceeh.terminal import plain
+from ceeh.untrusted_yaml import check_size, environment_unread, read_yaml
 
 Rule = tuple[str, Callable[[Any], bool]]
 Schema = TypeVar("Schema")
+MAX_NAME_BYTES = 100
+MAX_SHOWN = 200
+FILE_NAME = (
+    f"letters, digits, '.', '_' and '-', not starting with '.' or '-', at most {MAX_NAME_BYTES} bytes and "
+    "not 'latest'"
+)
 
 
 def rule(words: str, holds: Callable[[Any], bool], default: Any) -> Any:
@@ -46,6 +54,29 @@ def text_or_null(default: str | None = None) -> Any:
     )
 
 
+def is_file_name(text: str) -> bool:
+    """Whether `text` can name a folder within another: no way out of it, no option of a command."""
+    return (
+        all(c.isalnum() or c in "._-" for c in text)
+        and 0 < len(text.encode()) <= MAX_NAME_BYTES
+        and text[0] not in ".-"
+        and text != "latest"
+    )
+
+
+def file_name(default: str) -> Any:
+    return rule(FILE_NAME, is_file_name, default)
+
+
+def location(default: str) -> Any:
+    """A field for a path or an address, which may lie anywhere and is shown and written."""
+    return rule(
+        "a text without control characters",
+        lambda value: bool(value.strip()) and plain(value) == value and value.isprintable(),
+        default,
+    )
+
+
 def merged(files: Sequence[str | Path], overrides: Sequence[str], schema: type[Schema]) -> Schema:
     """The `schema` that `files` and `key=value` overrides fill, later ones winning, validated.
 
@@ -60,9 +91,10 @@ def merged(files: Sequence[str | Path], overrides: Sequence[str], schema: type[S
         key, equals, _ = override.partition("=")
         if not equals or not key.replace("_", "").replace(".", "").isalnum():
             raise ConfigError(
-                f"'{override}' is not an override; write key=value, e.g. optimizer.lr=1e-5"
+                f"'{override[:MAX_SHOWN]}' is not an override; write key=value, e.g. optimizer.lr=1e-5"
             )
-        filled = _merge(filled, OmegaConf.from_dotlist([override]), override)
+        shown = override if len(override) <= MAX_SHOWN else f"{override[:MAX_SHOWN]}..."
+        filled = _merge(filled, _override(override, shown), shown)
     return _validated(filled, "")
 
 
@@ -81,46 +113,62 @@ def _empty(schema: type) -> Any:
 
 
 def _validated(filled: Any, prefix: str) -> Any:
-    if missing := sorted(OmegaConf.missing_keys(filled)):
+    try:
+        with environment_unread():
+            missing = sorted(OmegaConf.missing_keys(filled))
+            config = None if missing else OmegaConf.to_object(filled)
+    except OmegaConfBaseException as error:
+        words = _words(error).partition(" full_key:")[0]
+        words = words.rpartition("raised while resolving interpolation: ")[2]
+        raise ConfigError(f"{prefix}{error.full_key}: {words}") from error
+    if missing:
         raise ConfigError(
             "\n".join(f"{prefix}{key} is missing and must be given" for key in missing)
         )
-    config = OmegaConf.to_object(filled)
     if problems := list(_broken_rules(config, prefix)):
         raise ConfigError("\n".join(problems))
     return config
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"no file '{path}'; paths are relative to {Path.cwd()}")
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of keys, got a {type(content).__name__}")
     return {str(key): value for key, value in content.items()}
 
 
-def _merge(filled: Any, addition: Any, place: str) -> Any:
+def _override(override: str, shown: str) -> Any:
+    try:
+        check_size(override.partition("=")[2])
+        return OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{shown}: the value is not valid YAML: {_words(error)}") from error
+
+
+def _words(error: BaseException) -> str:
+    """What OmegaConf says over several lines, in one."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def _merge(filled: Any, addition: Mapping[Any, Any], place: str) -> Any:
     try:
         _forget_other_arguments(filled, addition)
         return OmegaConf.merge(filled, addition)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        words = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        raise ConfigError(f"{place}: {words}") from error
+        raise ConfigError(f"{place}: {_words(error)}") from error
 
 
-def _forget_other_arguments(filled: Any, addition: Any) -> None:
+def _forget_other_arguments(filled: Any, addition: Mapping[Any, Any]) -> None:
     """Another class does not inherit the arguments of the one whose place it takes."""
-    if not OmegaConf.is_dict(filled) or not isinstance(addition, Mapping | DictConfig):
+    if not OmegaConf.is_dict(filled):
         return
     if "class_path" in addition and filled.get("class_path") not in (None, addition["class_path"]):
         OmegaConf.set_readonly(filled, False)
         filled.init_args = {}
     for key in addition:
-        if key in filled and key != "init_args":  # an argument may be called class_path itself
+        if not isinstance(addition[key], Mapping) or key not in filled:
+            continue
+        if key != "init_args":  # an argument may be called class_path itself
             _forget_other_arguments(filled[key], addition[key])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ceeh.base_model import first_line, resolve_model
+from ceeh.base_model import resolve_model
 from ceeh.checkpoint import fault, policy_weights, read_checkpoint
 from ceeh.component import ConfigError
 from ceeh.config import Config, Model, load
@@ -124,7 +124,7 @@ def _open_adapter(folder: Path, trust_remote_code: bool) -> Trained:
     try:
         settings = json.loads(file.read_text())
         kind, base = settings.get("peft_type"), settings.get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{file} is no adapter configuration: {error}") from error
     if kind != "LORA" or settings.get("use_dora") or settings.get("modules_to_save"):
         raise ConfigError(
@@ -139,6 +139,11 @@ def _open_adapter(folder: Path, trust_remote_code: bool) -> Trained:
         raise ConfigError(
             f"{file}: its base model is not to be had: {error}; correct base_model_name_or_path"
         ) from error
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ConfigError(
+            f"'{folder}' has no adapter_model.safetensors; a pickle (adapter_model.bin) can run code and is "
+            "not opened: save the adapter anew with peft's save_pretrained"
+        )
     return Trained(
         name=folder.resolve().name,
         model_path=model,
@@ -164,21 +169,13 @@ def load_policy(
         lora=settings.lora if trained.checkpoint else replace(settings.lora, rank=0),
     )
     weights = trained.checkpoint and policy_weights(read_checkpoint(trained.checkpoint))
-    try:
-        policy = Policy(
-            settings,
-            trained.model_path,
-            temperature=temperature,
-            keep_reference=keep_reference,
-            adapter=trained.adapter,
-        )
-    except ConfigError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        source = trained.adapter or trained.model_path
-        raise ConfigError(
-            f"'{source}' cannot be loaded ({first_line(error)}); give {KINDS}"
-        ) from error
+    policy = Policy(
+        settings,
+        trained.model_path,
+        temperature=temperature,
+        keep_reference=keep_reference,
+        adapter=trained.adapter,
+    )
     if weights is not None:
         _put(weights, policy, trained)
     return policy.eval()

@@ -6,6 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ceeh.component import ConfigError
+
+
+def check_folder(path: Path, place: str) -> None:
+    """Raises ConfigError naming `place` where no folder can be: `path`, or what it lies in, is a file."""
+    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"{place} '{nearest}' is a file; give a folder")
+
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:

@@ -134,10 +134,13 @@ def test_a_hub_id_that_cannot_be_reached_is_named(
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("We couldn't connect to 'https://huggingface.co'\nand more")
 
-    monkeypatch.setattr("ceeh.memory.shapes.AutoConfig.from_pretrained", offline)
+    monkeypatch.setattr("ceeh.base_model.AutoConfig.from_pretrained", offline)
     assert main([*SHIPPED, "model.path=some/model", "--dry-run", "--devices", "1x80GB"]) == 2
     error = capsys.readouterr().err
-    assert "model.path: no config.json to be had from 'some/model' (We couldn't connect" in error
+    assert (
+        "model.path: no model or tokenizer to be had from 'some/model' (OSError: We couldn't"
+        in error
+    )
     assert "and more" not in error
 
 
@@ -150,4 +153,4 @@ def test_an_engine_of_ones_own_is_said_to_be_left_out(capsys: pytest.CaptureFixt
 def test_a_broken_config_json_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such"}))
     assert main([*SHIPPED, f"model.path={tmp_path}", "--dry-run"]) == 2
-    assert "model.path: no config.json to be had" in capsys.readouterr().err
+    assert "model.path: no model or tokenizer to be had" in capsys.readouterr().err

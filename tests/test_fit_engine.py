@@ -9,6 +9,7 @@ from ceeh.config import Config, load
 from ceeh.data.vllm_engine import VLLMEngine
 from ceeh.fit import fit
 from ceeh.outbox import read_state
+from tests.listeners import listeners
 from tests.test_fit import SHIPPED, newest, rows
 
 pytestmark = pytest.mark.engine
@@ -37,9 +38,18 @@ def test_a_stopped_and_resumed_run_gives_the_numbers_of_one_that_was_not(
 ) -> None:
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
-    whole = fit(small(tmp_path / "whole"))
-
     generate = VLLMEngine.generate
+    heard = set()
+
+    def listening(self: VLLMEngine, prompts, sampling):
+        heard.update(listeners())
+        return generate(self, prompts, sampling)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VLLMEngine, "generate", listening)
+        whole = fit(small(tmp_path / "whole"))
+    assert all(address.is_loopback for address, _ in heard), heard
+    assert listeners() == set()  # the engine is closed
 
     def stopping(self: VLLMEngine, prompts, sampling):
         if self.policy_version == 6:  # rollout step 4; the checkpoint is of step 2

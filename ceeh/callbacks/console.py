@@ -9,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ceeh.terminal import plain
 from ceeh.types import RolloutBatch
 
 PHASES = ("generate", "score", "update", "push")
@@ -104,7 +105,7 @@ class Console(Callback):
 
     def say(self, line: str) -> None:
         """Prints a whole line, above the bar where there is one."""
-        self.terminal.print(line, soft_wrap=True, markup=False, highlight=False)
+        self.terminal.print(plain(line), soft_wrap=True, markup=False, highlight=False)
 
     def advance(self, name: str, done: int, total: int) -> None:
         """Moves the bar of `name`; does nothing where the output is no terminal."""

@@ -113,6 +113,10 @@ class Columns:
                     " out to use a hash of question and answer"
                 )
         metadata = {name: row[name] for name in self.metadata}
+        if not all(_encodable(value) for value in metadata.values() if isinstance(value, str)):
+            raise ConfigError(
+                f"{place} has half a surrogate pair in its metadata; remove the character"
+            )
         return Question(uid=uid, text=text, answer=answer, metadata=metadata)
 
     def _answer(self, place: str, value: Any) -> str:

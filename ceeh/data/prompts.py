@@ -1,16 +1,20 @@
 """Questions to prompts, and the endless seeded stream of prompts that training draws from."""
 
+import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from ceeh.component import ConfigError
+from ceeh.component import ConfigError, users_code
+from ceeh.data.columns import show
 from ceeh.data.questions import Question, stable_hash
+from ceeh.terminal import plain
 from ceeh.types import Prompt
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class PromptBuilder:
@@ -76,7 +80,7 @@ class PromptBuilder:
             token_ids = self.tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program that came with the model
             raise ConfigError(
                 f"the chat template of '{self.tokenizer.name_or_path}' refuses the messages"
                 f" ({error}); a template without a system role needs prompts.system_prompt: null"
@@ -100,7 +104,7 @@ def load_prompts(source: Iterable[Question], builder: PromptBuilder, place: str)
     prompts: dict[str, Prompt] = {}
     too_long: list[int] = []
     try:
-        for question in source:
+        for question in _asked(source):
             prompt = builder(question)
             if prompt.uid in prompts:
                 raise ConfigError(
@@ -134,6 +138,29 @@ def load_prompts(source: Iterable[Question], builder: PromptBuilder, place: str)
             stacklevel=2,
         )
     return kept
+
+
+def _asked(source: Iterable[Question]) -> Iterator[Question]:
+    """The questions that a source, perhaps the user's own, gives. Raises ConfigError for anything else."""
+    with users_code(source, "fails while it is read"):
+        for question in source:
+            if not isinstance(question, Question):
+                raise ConfigError(
+                    f"a source must give ceeh.data.questions.Question, got {show(question)}"
+                )
+            for name in ("uid", "text", "answer"):
+                value = getattr(question, name)
+                if not isinstance(value, str) or SURROGATE.search(value):
+                    raise ConfigError(
+                        f"the {name} of a question must be text that UTF-8 can hold, got {show(value)}"
+                    )
+            uid = question.uid
+            if not uid.strip() or plain(uid) != uid or "\n" in uid:
+                raise ConfigError(
+                    f"the uid {show(uid)} must be text without control characters; it is shown "
+                    "and written wherever a question is named"
+                )
+            yield question
 
 
 class PromptStream:

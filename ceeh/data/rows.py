@@ -5,14 +5,17 @@ Each reader yields (place, row); a place is what a message calls the row.
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ceeh.component import ConfigError
 from ceeh.data.columns import Row, show
 
 Rows = Iterator[tuple[str, Row]]
 SECONDS_TO_REACH_THE_HUB = 10
+MAX_LINE_BYTES = 8 * 2**20
+GZIP = b"\x1f\x8b"
 
 
 def json_rows(path: Path) -> Rows:
@@ -20,16 +23,19 @@ def json_rows(path: Path) -> Rows:
     if path.suffix.lower() == ".json" and _starts_an_array(path):
         yield from _array(path)
         return
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
+    with _opened(path) as lines:
+        for number, line in enumerate(_lines(path, lines), 1):
             place = f"line {number}"
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 row = json.loads(text) if text else {}
             except UnicodeDecodeError as error:
-                raise ConfigError(
-                    f"{path}, {place} is not UTF-8; convert the file to UTF-8"
-                ) from error
+                what = (
+                    "is compressed; unpack it"
+                    if line.startswith(GZIP)
+                    else "convert the file to UTF-8"
+                )
+                raise ConfigError(f"{path}, {place} is not UTF-8; {what}") from error
             except (ValueError, RecursionError) as error:
                 raise ConfigError(
                     f"{path}, {place} is not valid JSON ({error}); write one JSON object per line"
@@ -38,14 +44,42 @@ def json_rows(path: Path) -> Rows:
                 yield place, _checked(f"{path}, {place}", row)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Raises ConfigError for a file that cannot be opened or read."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise ConfigError(
+            f"'{path}' cannot be read ({error.strerror}); check its permissions"
+        ) from error
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """Raises ConfigError for a line that no row has: a whole file on one, or no text."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise ConfigError(
+                f"{path}, line {number} is longer than {MAX_LINE_BYTES / 2**20:.0f} MiB; write one JSON "
+                "object per line, a question each"
+            )
+        yield line
+
+
 def _starts_an_array(path: Path) -> bool:
-    with path.open("rb") as file:
+    with _opened(path) as file:
         return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
 
 
 def _array(path: Path) -> Rows:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        with _opened(path) as file:
+            rows = json.loads(file.read().decode("utf-8-sig"))
+    except ConfigError:
+        raise
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise ConfigError(
             f"{path} is not a JSON array in UTF-8 ({error}); write one array of objects, or one"

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from socket import if_nameindex
 from types import ModuleType
 
 import torch
@@ -27,6 +28,7 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 """Set unless the user has. Binding threads would pin the trainer's to the engine's cores."""
+LOOPBACK = "lo"
 
 
 def import_vllm() -> ModuleType:
@@ -34,6 +36,11 @@ def import_vllm() -> ModuleType:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if alone and any(name == LOOPBACK for _, name in if_nameindex()):
+        # Its process groups of one listen, and by default where the machine's own name leads: to the
+        # network. `process_kept` takes it back for the trainer's groups.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     try:
         import vllm
     except ImportError as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from ceeh.component import Component, ConfigError
 from ceeh.config import Hardware, Tracking, load
 from ceeh.data.benchmarks import Benchmark, load_benchmark
-from ceeh.schema import at_least, positive, rule
+from ceeh.schema import FILE_NAME, at_least, is_file_name, positive, rule
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,12 @@ def load_protocol(
     if not benchmarks:
         raise ConfigError("--benchmarks names none; give some of them, e.g. gsm8k,math500")
     names = [benchmark_name(benchmark) for benchmark in benchmarks]
+    for name, given in zip(names, benchmarks, strict=True):
+        if not is_file_name(name):
+            raise ConfigError(
+                f"--benchmarks: the name of a benchmark is that of a folder of samples and must be "
+                f"{FILE_NAME}, got '{name}' of '{given}'; rename the file"
+            )
     if doubled := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--benchmarks names '{doubled[0]}' twice")
     own = {item.name for item in fields(Protocol)}

@@ -18,9 +18,12 @@ from ceeh.data.loader import derived_seed
 from ceeh.evaluation.bootstrap import Estimates, average, estimates, intervals
 from ceeh.evaluation.store import BenchmarkSamples, SampleStore
 from ceeh.provenance import provenance, redact
+from ceeh.terminal import plain
 
 FORMAT = 1
 FILE = "results.json"
+SHOWN = ("accuracy", "tokens", "tokens_correct", "tokens_wrong", "truncated_fraction", "entropy")
+"""Figures that every benchmark has, None where one is a mean over nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +36,7 @@ class Results:
     benchmarks: Mapping[str, BenchmarkSamples]
 
     def title(self, benchmark: str) -> str:
-        return self.record["benchmarks"][benchmark]["settings"]["title"]
+        return plain(self.record["benchmarks"][benchmark]["settings"]["title"])
 
 
 def benchmark_estimates(
@@ -112,9 +115,12 @@ def read_results(place: str) -> Results:
     try:
         record = json.loads(file.read_text())
         version, benchmarks, name = record["format"], record["benchmarks"], record["name"]
-    except (ValueError, KeyError, TypeError) as error:
+        if version == FORMAT:
+            _check_shape(record)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
-            f"{file} is not what python -m ceeh.evaluate writes ({type(error).__name__}: {error})"
+            f"{file} is not what python -m ceeh.evaluate writes ({type(error).__name__}: {error}); "
+            "evaluate again"
         ) from error
     if version != FORMAT:
         raise ConfigError(
@@ -125,7 +131,36 @@ def read_results(place: str) -> Results:
         raise ConfigError(
             f"{folder}/samples.parquet lacks {', '.join(sorted(missing))}; evaluate again"
         )
-    return Results(name=name, folder=folder, record=record, benchmarks=samples)
+    return Results(name=plain(name), folder=folder, record=record, benchmarks=samples)
+
+
+def _check_shape(record: Mapping[str, Any]) -> None:
+    """Raises KeyError or TypeError for a record that `write_results` did not write."""
+
+    def mapping(node: Any, *keys: str) -> Any:
+        for key in keys:
+            node = node[key]
+        if not isinstance(node, dict):
+            raise TypeError(f"{'.'.join(keys)} must be a mapping, got {type(node).__name__}")
+        return node
+
+    if not isinstance(record["name"], str):
+        raise TypeError("name must be text")
+    for key in ("model", "protocol", "versions", "average"):
+        mapping(record, key)
+    for each in mapping(record, "benchmarks").values():
+        if not isinstance(mapping(each, "settings")["title"], str):
+            raise TypeError("settings.title must be text")
+        if not isinstance(each["questions"], int) or not isinstance(each["samples"], int):
+            raise TypeError("questions and samples must be numbers")
+        of_levels = [mapping(level, "figures") for level in mapping(each, "levels").values()]
+        for figures in (mapping(each, "figures"), *of_levels):
+            for name in SHOWN:
+                if (
+                    figures[name] is not None
+                    and not {"value", "low", "high"} <= figures[name].keys()
+                ):
+                    raise TypeError(f"figures.{name} must have value, low and high")
 
 
 def flat_figures(record: Mapping[str, Any]) -> dict[str, float]:

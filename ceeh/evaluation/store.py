@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from ceeh.base_model import first_line
 from ceeh.component import ConfigError
 from ceeh.evaluation.samples import SampleTable, answer_classes
+from ceeh.whole_folder import check_folder
 
 SCHEMA = pa.schema(
     {
@@ -64,7 +66,13 @@ class SampleStore:
 
     def told(self) -> dict[str, Any]:
         """What settings.json says of the benchmarks of which there are samples."""
-        told = json.loads(self._settings.read_text()) if self._settings.is_file() else {}
+        check_folder(self.folder, "--output:")
+        try:
+            told = json.loads(self._settings.read_text()) if self._settings.is_file() else {}
+        except ValueError as error:
+            raise self._foreign(self._settings, error) from error
+        if not isinstance(told, dict):
+            raise self._foreign(self._settings, TypeError("it is no mapping"))
         finished = self.finished()
         begun = {path.parent.name for path in (self.folder / "parts").glob("*/*.parquet")}
         return {name: each for name, each in told.items() if name in finished | begun}
@@ -96,7 +104,10 @@ class SampleStore:
         """Benchmarks that samples.parquet holds."""
         if not self.file.is_file():
             return set()
-        column = pq.read_table(self.file, columns=["benchmark"])["benchmark"]
+        try:
+            column = pq.read_table(self.file, columns=["benchmark"])["benchmark"]
+        except (OSError, ValueError, KeyError) as error:
+            raise self._foreign(self.file, error) from error
         return set(column.unique().to_pylist())
 
     def has(self, benchmark: str, part: int) -> bool:
@@ -135,13 +146,21 @@ class SampleStore:
         """
         try:
             table = pq.read_table(self.file, columns=[n for n in SCHEMA.names if n != "response"])
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"{self.file} cannot be read as samples of an evaluation ({error})"
-            ) from error
+        except (OSError, ValueError, KeyError) as error:
+            raise self._foreign(self.file, error) from error
         for benchmark in table["benchmark"].unique().to_pylist():
             rows = table.filter(pc.field("benchmark") == benchmark)
-            yield benchmark, _samples(rows.to_pydict())
+            try:
+                samples = _samples(rows.to_pydict())
+            except (ValueError, TypeError, IndexError) as error:
+                raise self._foreign(self.file, error) from error
+            yield benchmark, samples
+
+    def _foreign(self, file: Path, error: Exception) -> ConfigError:
+        return ConfigError(
+            f"{file} cannot be read as samples of an evaluation ({first_line(error)}); evaluate again into "
+            "another --output, or remove that folder"
+        )
 
     def _part(self, benchmark: str, part: int) -> Path:
         return self.folder / "parts" / benchmark / f"{part:06d}.parquet"

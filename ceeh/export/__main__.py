@@ -17,9 +17,11 @@ from ceeh.component import ConfigError
 from ceeh.export.card import Export, public, write_card
 from ceeh.export.source import mixture_of, open_run, rollout_step, summary_of, with_weights_for
 from ceeh.provenance import redact
+from ceeh.ranks import say
 from ceeh.run_folder import RunFolder
+from ceeh.terminal import complain
 from ceeh.trained import load_policy
-from ceeh.whole_folder import whole_folder
+from ceeh.whole_folder import check_folder, whole_folder
 
 DTYPES = {
     "auto": None,
@@ -93,8 +95,7 @@ def check_out(out: Path, run: RunFolder, force: bool) -> None:
         )
     if out in place.parents:
         raise ConfigError(f"OUT '{out}' holds the run '{place}' itself; give another folder")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"OUT '{out}' is a file; give a folder")
+    check_folder(out, "OUT")
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not any((out / name).is_file() for name in MODEL_FILES):
@@ -169,14 +170,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command="python -m ceeh.export "
             + shlex.join(public({"path": word})["path"] for word in words),
         )
-        print(line)
+        say(line)
         if given.push_to_hub:
-            print(push(given.out, given.push_to_hub, private=given.private))
+            say(push(given.out, given.push_to_hub, private=given.private))
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except (PushError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 1
     except KeyboardInterrupt:
         print("interrupted; an unfinished export leaves nothing behind", file=sys.stderr)

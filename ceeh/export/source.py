@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
+from ceeh.base_model import load_config
 from ceeh.checkpoint import read_checkpoint
 from ceeh.component import ConfigError
 from ceeh.config import Config
@@ -62,9 +62,7 @@ def with_weights_for(
         )
     if trained.checkpoint is not None:
         return trained
-    stored = AutoConfig.from_pretrained(
-        trained.model_path, trust_remote_code=trained.trust_remote_code
-    ).dtype
+    stored = load_config(trained.model_path, trained.trust_remote_code).dtype
     if not adapter and (dtype in (None, stored) or stored == torch.float32):
         return trained
     wanted = "--adapter" if adapter else f"--dtype {str(dtype).removeprefix('torch.')}"

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from ceeh.base_model import first_line, load_config
 from ceeh.component import ConfigError
 from ceeh.config import LoRA, Model
 from ceeh.modules.policy import refuse_transformed_logits
@@ -82,18 +83,17 @@ def read_shapes(settings: Model, path: str) -> ModelShapes:
     Raises ConfigError when no config.json can be had, for a model that cannot be trained, and for
     one whose layers are not attention and a gated MLP of plain matrices.
     """
+    config = load_config(path, settings.trust_remote_code)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
-    except (OSError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=settings.trust_remote_code
+            )
+    except Exception as error:  # a config.json of a stranger: whatever its reader raises
         raise ConfigError(
-            f"model.path: no config.json to be had from '{path}' ({first}); give a folder that has "
-            "one (weights are not needed for a plan), or a hub id that can be reached"
+            f"model.path: the config.json of '{path}' makes no causal language model "
+            f"({first_line(error)}); give a folder written by save_pretrained"
         ) from error
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=settings.trust_remote_code
-        )
     refuse_transformed_logits(model)
     return shapes_of(model, settings.lora)
 

@@ -11,13 +11,9 @@ from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ceeh.base_model import first_line, load_config, load_model
 from ceeh.component import ConfigError
 from ceeh.config import Model
 from ceeh.modules.head import (
@@ -56,14 +52,10 @@ class Policy(nn.Module):
         super().__init__()
         self.temperature = temperature
         self.chunk_tokens = settings.head_chunk_tokens
-        config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
-        stored: Any = config.dtype
+        stored: Any = load_config(path, settings.trust_remote_code).dtype
         self.dtype: torch.dtype = stored or torch.float32
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=torch.float32,
-            attn_implementation=settings.attention,
-            trust_remote_code=settings.trust_remote_code,
+        model = load_model(
+            path, trust_remote_code=settings.trust_remote_code, attention=settings.attention
         )
         refuse_transformed_logits(model)
         self.reference: list[PreTrainedModel] = []
@@ -86,19 +78,29 @@ class Policy(nn.Module):
     @staticmethod
     def _with_adapter(model: PreTrainedModel, settings: Model, adapter: Path | None):
         if adapter is not None:
-            return PeftModel.from_pretrained(model, adapter, is_trainable=True)
+            try:
+                return PeftModel.from_pretrained(model, adapter, is_trainable=True)
+            except Exception as error:  # files of a stranger: their reader raises whatever comes
+                raise ConfigError(
+                    f"'{adapter}' cannot be loaded over its base ({first_line(error)}); give the adapter "
+                    "of that model, as peft's save_pretrained writes it"
+                ) from error
         lora = settings.lora
         targets = lora.target_modules
-        return get_peft_model(
-            model,
-            LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft's annotation is narrower than its code
-                lora_dropout=lora.dropout,
-                target_modules="all-linear" if targets == ["all-linear"] else targets,
-                task_type="CAUSAL_LM",
-            ),
+        settings_of_peft = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft's annotation is narrower than its code
+            lora_dropout=lora.dropout,
+            target_modules="all-linear" if targets == ["all-linear"] else targets,
+            task_type="CAUSAL_LM",
         )
+        try:
+            return get_peft_model(model, settings_of_peft)
+        except ValueError as error:
+            raise ConfigError(
+                f"model.lora.target_modules does not fit the model, got {targets} ({first_line(error)}); "
+                "name matrices of it, or ['all-linear']"
+            ) from error
 
     @property
     def causal_lm(self) -> PreTrainedModel:

@@ -13,12 +13,13 @@ from matplotlib.axes import Axes
 from ceeh.evaluation.comparison import AVERAGE, shown_parts
 from ceeh.evaluation.results import Results, shared_levels
 from ceeh.reporting.pareto import pareto_point
-from ceeh.reporting.style import PALETTE, arms, dress, missing, new_figure
+from ceeh.reporting.style import PALETTE, arms, dress, missing, new_figure, plain_text
 
 Figures = Mapping[str, Any]
 Labelled = Mapping[str, Results]
 
 
+@plain_text
 def write_figure(path: Path, results: Labelled, comparison: Mapping[str, Any] | None) -> None:
     """Draws six panels into the PNG `path`; a panel without numbers says so.
 

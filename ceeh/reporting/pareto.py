@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ceeh.reporting.style import BASE, TUNED, arms, dress
+from ceeh.reporting.style import BASE, TUNED, arms, dress, plain_text
 
 MARKERS = {"easy": "^", "all": "o", "hard": "s"}
 
@@ -32,6 +32,7 @@ def pareto_point(
     )
 
 
+@plain_text
 def write_pareto(path: Path, summary: Mapping[str, Any]) -> None:
     """Draws `summary` (ceeh.evaluation.summary.summarise) into the PNG `path`, an arrow a subset.
 

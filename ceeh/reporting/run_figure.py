@@ -9,7 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ceeh.evaluation.samples import SampleTable
-from ceeh.reporting.style import BASE, EASY, HARD, OTHER, TUNED, dress, missing, new_figure
+from ceeh.reporting.style import (
+    BASE,
+    EASY,
+    HARD,
+    OTHER,
+    TUNED,
+    dress,
+    missing,
+    new_figure,
+    plain_text,
+)
 
 Rows = Sequence[Mapping[str, Any]]
 Lines = Sequence[tuple[str, str, str, float]]
@@ -28,6 +38,7 @@ SIGNALS: Lines = (
 """Lines of the training panels: metric, label, colour, scale."""
 
 
+@plain_text
 def write_figure(
     path: Path,
     rows: Rows,

@@ -14,6 +14,9 @@ from ceeh.component import ConfigError
 from ceeh.config import load
 from ceeh.data.mixture import Mixture
 from ceeh.data.questions import Question
+from ceeh.ranks import say
+from ceeh.terminal import complain
+from ceeh.whole_folder import check_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     given = parser.parse_intermixed_args(arguments)
     try:
+        if given.out:
+            check_folder(given.out.parent, "--out: what it lies in,")
+            if given.out.is_dir():
+                raise ConfigError(f"--out: '{given.out}' is a folder; give a file, FILE.jsonl")
+        if given.report:
+            check_folder(given.report, "--report:")
         config = load(given.config, given.overrides)
         mixture = config.prompts.train.build("prompts.train")
         if not isinstance(mixture, Mixture):
@@ -38,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         questions = _drawn(mixture)
         if given.out:
             write_questions(given.out, questions)
-            print(f"wrote {len(questions):,} questions to {given.out}")
+            say(f"wrote {len(questions):,} questions to {given.out}")
         if folder := given.report or (given.out and given.out.parent):
             mixture.report.write(folder)
-            print(f"wrote mixture.json and decontamination.jsonl to {folder}")
+            say(f"wrote mixture.json and decontamination.jsonl to {folder}")
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     return 0
 

@@ -1,0 +1,109 @@
+"""A model's own code runs where the user asks for it, and nowhere else."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ceeh import evaluate, fit
+from ceeh.base_model import load_config, load_tokenizer
+from ceeh.component import ConfigError
+from ceeh.export import __main__ as export
+from tests.commands import assert_refused, fit_arguments, no_engine, said
+from tests.conftest import FinishedRun
+from tests.evil import change, with_own_code
+
+
+@pytest.fixture
+def model(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+
+
+def test_a_model_that_brings_code_is_refused_and_its_code_not_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_engine(monkeypatch)
+    victim, runs = tmp_path / "victim", tmp_path / "runs"
+    with_own_code(model, victim, part="config")
+    given = [str(model), "--benchmarks", "starter", "--output", str(runs)]
+    for main, arguments in (
+        (fit.main, fit_arguments(model, runs)),
+        (fit.main, [*fit_arguments(model, runs), "--dry-run"]),
+        (evaluate.main, given),
+    ):
+        answer = said(main, arguments)
+        assert_refused(answer, "model.path", "code of its own", "model.trust_remote_code=true")
+        assert not victim.exists()
+    assert not runs.exists()
+
+
+def test_a_tokenizers_own_code_is_not_run_where_the_plain_one_does(
+    model: Path, tmp_path: Path
+) -> None:
+    with_own_code(model, tmp_path / "victim", part="tokenizer")
+    assert len(load_tokenizer(str(model), trust_remote_code=False)) > 0
+    assert not (tmp_path / "victim").exists()
+
+
+def test_the_code_is_a_real_payload_that_runs_when_asked_for(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "c"))
+    with_own_code(model, tmp_path / "victim", part="config")
+    load_config(str(model), trust_remote_code=True)
+    assert (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
+def test_kernels_that_a_config_names_on_the_hub_are_refused(
+    model: Path, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(
+        "transformers.modeling_utils.lazy_import_flash_attention", lambda *a, **k: asked.append(a)
+    )
+    change(model / "config.json", **{key: "stranger/kernels"})
+    for more in ([], ["--dry-run"]):
+        answer = said(fit.main, [*fit_arguments(model, tmp_path / "runs"), *more])
+        assert_refused(
+            answer, "wants kernels from elsewhere", "stranger/kernels", "take that line out"
+        )
+    assert asked == []
+
+
+def test_a_run_that_granted_itself_remote_code_is_exported_without_it(
+    full_run: FinishedRun, tmp_path: Path
+) -> None:
+    run = full_run.copy(tmp_path)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("remote_code: false", "remote_code: true"))
+    with_own_code(run / "model", tmp_path / "victim", part="config")
+    answer = said(export.main, [str(run), str(tmp_path / "out")])
+    assert_refused(answer, "code of its own", "--trust-remote-code")
+    assert not (tmp_path / "victim").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_chat_template_cannot_reach_out_of_its_sandbox(model: Path, tmp_path: Path) -> None:
+    from ceeh.data.prompts import PromptBuilder
+    from ceeh.data.questions import Question
+
+    tokenizer = load_tokenizer(str(model), trust_remote_code=False)
+    question = Question(uid="q", text="1+1?", answer="2")
+    victim = str(tmp_path / "victim")
+    for template in (
+        f"{{{{ cycler.__init__.__globals__.os.mkdir({victim!r}) }}}}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        f"{{{{ lipsum.__globals__['os'].mkdir({victim!r}) }}}}",
+        "{% for i in range(999999999) %}x{% endfor %}",
+        "{{ 1 / 0 }}",
+        "{{ messages[9].content }}",
+        "{% if %}",
+    ):
+        tokenizer.chat_template = template
+        builder = PromptBuilder(
+            tokenizer, max_prompt_tokens=9, chat_template=True, system_prompt=None, instruction=None
+        )
+        with pytest.raises(ConfigError, match=r"the chat template of .* refuses the messages"):
+            builder(question)
+        assert not Path(victim).exists()

@@ -1,0 +1,155 @@
+"""What data, models and servers say reaches a terminal as letters, and a page as text."""
+
+import json
+import logging
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+
+from ceeh import compare, evaluate
+from ceeh.callbacks.console import Console
+from ceeh.component import ConfigError
+from ceeh.data.prompts import PromptBuilder, load_prompts
+from ceeh.data.questions import Question
+from ceeh.data.verify import RewardFunction
+from ceeh.ranks import say
+from ceeh.starter.model import build_tokenizer
+from ceeh.terminal import complain, plain
+from tests.commands import assert_refused, said
+from tests.data.scoring import verdict
+from tests.test_compare import write
+
+# Clears the screen, renames the window, sounds the bell, goes back to the line's start, turns the
+# direction of writing, and the one-character form of an escape sequence's beginning.
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x08\u202e\x9b31m"
+MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+def test_what_a_terminal_acts_on_is_spelt_out_and_the_rest_is_kept() -> None:
+    assert plain(HOSTILE) == r"\x1b[2J\x1b]0;owned\x07\r\x08\u202e\x9b31m"
+    ordinary = "Größe 3 · 4 = 12\n\tπ — 数学 ✓ \\boxed{a}"
+    assert plain(ordinary) == ordinary
+    assert plain("\ud800") == r"\ud800"
+
+
+def test_lines_and_errors_are_plain(capfd: pytest.CaptureFixture[str]) -> None:
+    say(f"uid {HOSTILE}")
+    complain(ConfigError(f"uid {HOSTILE} at https://me:hunter2@host/"))
+    Console(steps=1, title="x").say(f"model {HOSTILE}")
+    out, err = capfd.readouterr()
+    assert not {"\x1b", "\x07", "\r", "\x08", "\u202e", "\x9b"} & set(out + err)
+    assert "hunter2" not in err
+
+
+def test_a_failing_reward_that_quotes_the_response_is_logged_plainly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mine.py").write_text("def reward(prompt, response): raise ValueError(response)\n")
+    with caplog.at_level(logging.WARNING):
+        verdict(RewardFunction(f"{tmp_path / 'mine.py'}:reward"), "1", HOSTILE)
+    (record,) = caplog.records
+    shown = logging.Formatter().format(record)
+    assert r"ValueError: \x1b[2J" in shown
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("uid", [HOSTILE, "a\nb", "", " ", "\ud800", 7, None])
+def test_a_uid_is_text_that_can_be_shown(uid: object) -> None:
+    question = Question(uid="x", text="1+1?", answer="2")
+    object.__setattr__(question, "uid", uid)  # a source of the user's own checks nothing
+    builder = PromptBuilder(
+        build_tokenizer(),
+        max_prompt_tokens=9,
+        chat_template=False,
+        system_prompt=None,
+        instruction=None,
+    )
+    with pytest.raises(ConfigError, match=r"^prompts\.train: the uid ") as error:
+        load_prompts([question], builder, "prompts.train")
+    assert plain(str(error.value)) == str(error.value)
+
+
+def test_a_hostile_file_cannot_speak_through_its_error(tmp_path: Path) -> None:
+    file = tmp_path / "hostile.yaml"
+    escaped = HOSTILE.encode("unicode_escape").decode()
+    file.write_text(f'"{escaped}": 1\n')
+    assert_refused(
+        said(evaluate.main, ["starter", "--benchmarks", "starter", "--config", str(file)])
+    )
+    folder = tmp_path / f"m{HOSTILE[1:4]}\x1b"
+    folder.mkdir()
+    (folder / f"a{HOSTILE.replace('/', '')}").touch()
+    assert_refused(said(evaluate.main, [str(folder), "--benchmarks", "starter"]), "is no model")
+
+
+def test_names_in_foreign_results_are_shown_and_written_as_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        __import__("tests.test_compare").test_compare.TITLES,
+        "sums",
+        f"{HOSTILE}{MARKUP} $\\frac{{$",
+    )
+    write(tmp_path / "a", 0.5, 90, benchmarks=("sums",), questions=6, level=MARKUP)
+    write(
+        tmp_path / "b", 0.6, 60, benchmarks=("sums",), questions=6, level=MARKUP, temperature=MARKUP
+    )
+    label = "<b>b</b>$x$"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of glyphs that a font lacks
+        answer = said(
+            compare.main,
+            [str(tmp_path / "a"), f"{label}={tmp_path / 'b'}", "--output", str(tmp_path / "out")],
+        )
+    assert answer.code == 0, answer.err
+    assert not {"\x1b", "\x07", "\r", "\x9b"} & set(answer.out + answer.err)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<script" not in page
+    assert "<img src=x" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_results_of_another_shape_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a", 0.5, 90, benchmarks=("sums",), questions=6)
+    whole = json.loads((tmp_path / "a" / "results.json").read_text())
+
+    def without(*keys: str) -> dict:
+        record = json.loads(json.dumps(whole))
+        node = record
+        for key in keys[:-1]:
+            node = node[key]
+        del node[keys[-1]]
+        return record
+
+    sums = ("benchmarks", "sums")
+    for number, record in enumerate(
+        [
+            *(
+                without(key)
+                for key in ("format", "name", "benchmarks", "model", "protocol", "average")
+            ),
+            *(
+                without(*sums, key)
+                for key in ("settings", "figures", "levels", "questions", "samples")
+            ),
+            without(*sums, "settings", "title"),
+            without(*sums, "figures", "accuracy"),
+            without(*sums, "figures", "tokens", "low"),
+            *(whole | {key: 3} for key in ("name", "benchmarks", "model")),
+            [],
+            "x",
+            None,
+        ]
+    ):
+        other = Path(shutil.copytree(tmp_path / "a", tmp_path / f"other-{number}"))
+        (other / "results.json").write_text(json.dumps(record))
+        given = [str(tmp_path / "a"), f"x={other}", "--output", str(tmp_path / "out")]
+        assert_refused(
+            said(compare.main, given),
+            str(other),
+            "is not what python -m ceeh.evaluate writes",
+            "again",
+        )
+    assert not (tmp_path / "out").exists()
