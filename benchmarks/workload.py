@@ -25,14 +25,8 @@ from ceeh.types import (
 SIZES = {
     # name: width, layers, heads, key-value heads, inner width, vocabulary
     "tiny": (128, 2, 4, 4, 384, 4096),
-    "balanced": (
-        128,
-        4,
-        4,
-        4,
-        384,
-        2048,
-    ),  # the head a quarter of the weights, as at half a billion
+    # The head is a quarter of the weights, as at half a billion.
+    "balanced": (128, 4, 4, 4, 384, 2048),
     "small": (256, 4, 4, 2, 768, 16384),
     "medium": (512, 8, 8, 4, 1536, 32768),
     "wide": (1536, 4, 12, 2, 8960, 32768),
@@ -40,13 +34,18 @@ SIZES = {
 }
 
 
-def random_model(folder: Path, size: str, *, dtype: torch.dtype = torch.float32) -> Path:
-    """A Qwen2 of random weights in `folder`, with the starter's tokenizer beside it; kept if there."""
+def random_model(
+    folder: Path, size: str, *, vocabulary: int | None = None, dtype: torch.dtype = torch.float32
+) -> Path:
+    """A Qwen2 of random weights in `folder`, with the starter's tokenizer beside it; kept if there.
+
+    `vocabulary` replaces the size's own.
+    """
     if (folder / "config.json").is_file():
         return folder
-    width, layers, heads, kv_heads, inner, vocabulary = SIZES[size]
+    width, layers, heads, kv_heads, inner, own_vocabulary = SIZES[size]
     config = Qwen2Config(
-        vocab_size=vocabulary,
+        vocab_size=vocabulary or own_vocabulary,
         hidden_size=width,
         intermediate_size=inner,
         num_hidden_layers=layers,

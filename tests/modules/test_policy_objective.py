@@ -58,15 +58,8 @@ def objective(given: dict[str, Tensor], chosen: Objective) -> ObjectiveTerms:
     given = dict(given)
     logprobs, entropy = given.pop("logprobs"), given.pop("entropy")
     weights = row_weights(given["mask"], chosen.aggregation)
-    return policy_objective(
-        logprobs,
-        entropy,
-        **given,
-        weights=weights,
-        denominator=TOKENS,
-        settings=chosen,
-        anneal=ANNEAL,
-    )  # type: ignore[arg-type]
+    step: Any = {"weights": weights, "denominator": TOKENS, "anneal": ANNEAL}
+    return policy_objective(logprobs, entropy, **given, **step, settings=chosen)
 
 
 def reference_objective(given: dict[str, Tensor], chosen: Objective) -> tuple[float, dict]:
