@@ -17,6 +17,9 @@ PACE_SECONDS = 1.0
 UPLOAD_BYTES_PER_SECOND = 5e6
 """What a server is at least expected to take when a run waits for its last files."""
 
+# It logs whole addresses, query and all, which may hold a secret; what failed is said here, redacted.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
 log = logging.getLogger(__name__)
 
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ceeh.provenance import redact
+
 ENTRIES, STATE = "mlflow.jsonl", "mlflow.json"
 MAX_BYTES = 2**20
 
@@ -30,7 +32,7 @@ class Outbox:
         self._lock = threading.Lock()
         self.state: dict[str, Any] = {"run_id": None, "key": uuid.uuid4().hex, "sent": 0}
         known = read_state(folder)
-        if known.get("uri") == about["uri"]:
+        if known.get("uri") == redact(about["uri"]):
             self.state |= known
         self.state |= about
         self.size = 0
@@ -93,7 +95,8 @@ class Outbox:
         """Writes down what changed of the state: `run_id`, or `sent` up to a byte."""
         self.state |= changes
         temporary = self.folder / f".{STATE}"
-        temporary.write_text(json.dumps(self.state, indent=1) + "\n")
+        kept = self.state | {"uri": redact(self.state["uri"])}  # a run folder holds no secret
+        temporary.write_text(json.dumps(kept, indent=1) + "\n")
         os.replace(temporary, self.folder / STATE)
 
 

@@ -21,7 +21,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from ceeh.jsonl import ROLLOUT_STEP, stable_name
 from ceeh.mlflow_sender import Sender
 from ceeh.outbox import STATE, Outbox, read_state
-from ceeh.provenance import flatten, provenance, redact
+from ceeh.provenance import HIDDEN, flatten, provenance, redact
 
 
 class GuardedMLFlowLogger(Logger):
@@ -163,6 +163,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         about = {key: state[key] for key in ("uri", "experiment", "run_name")}
         if given.uri:
             about["uri"] = given.uri
+        if HIDDEN in about["uri"]:
+            print(
+                f"error: the address of the server held a secret, which {run} does not keep "
+                f"({about['uri']}); give it with --uri",
+                file=sys.stderr,
+            )
+            return 2
         outbox = Outbox(Path(run), about)
         waiting = outbox.num_waiting
         sender = Sender(outbox, retry_seconds=10.0)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ceeh.component import ConfigError
 from ceeh.data.verify_pool import WorkerPool
+from ceeh.terminal import plain
 from ceeh.types import FAILURES, Outcome, Verdict
 
 JUDGE = Path(__file__).with_name("verify_reward.py")
@@ -128,7 +129,7 @@ class FailureWatch:
                 logger.warning(
                     "verifier: %s failed on prompt '%s' (%s); this and later failures score 0 and are"
                     " counted in reward/outcome_%s: %s",
-                    *(self.name, uid, kind.value, kind.value, words),
+                    *(self.name, uid, kind.value, kind.value, plain(words)),
                 )
         new = [verdict.outcome for verdict in verdicts]
         self.last = (self.last + new)[-max(WINDOW, len(new)) :]

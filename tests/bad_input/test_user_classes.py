@@ -100,8 +100,8 @@ TRAIN, VERIFIER, MINE = "prompts.train", "verifier", "callbacks.mine"
             "mine.py:Closed",
             "",
             [
-                "Closed fails while it reads references",
-                "the judge is down, mine.py line",
+                "mine.py:Closed failed in unreadable",
+                "the judge is down",
             ],
         ),
         (

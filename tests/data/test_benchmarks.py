@@ -150,7 +150,7 @@ def test_a_file_of_ones_own_and_one_in_the_working_folder_are_found(tmp_path, mo
     [
         ("gms8k", [], r"no benchmark 'gms8k'; did you mean 'gsm8k'\? There are: aime24, aime25"),
         ("zzz", [], r"no benchmark 'zzz'; there are: aime24.*; add configs/benchmarks/zzz.yaml"),
-        ("none.yaml", [], r"no file 'none.yaml'; paths are relative to /"),
+        ("none.yaml", [], r"no file 'none.yaml': it is not there; paths are relative to /"),
         ("gsm8k", ["samples=0"], "samples must be at least 1, got 0"),
         ("gsm8k", ["top_p=1.5"], r"top_p must be in \(0, 1\], got 1.5"),
         ("gsm8k", ["temperature=0"], r"temperature must be greater than 0, got 0"),

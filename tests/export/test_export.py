@@ -15,7 +15,7 @@ from ceeh.export import __main__ as command
 from ceeh.export.__main__ import main
 from tests.conftest import FinishedRun
 
-FP32 = 1e-6  # nats; float32 both, another path through the same model
+FP32 = 4e-6  # nats; float32 both, another path through the same model, and CPUs sum in other orders
 HALF = {torch.bfloat16: 0.2, torch.float16: 0.02}  # nats; weights of 8 and 11 bits
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -47,11 +48,12 @@ def test_a_failing_reward_that_quotes_the_response_is_logged_plainly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "mine.py").write_text("def reward(prompt, response): raise ValueError(response)\n")
-    with caplog.at_level(logging.WARNING):
-        verdict(RewardFunction(f"{tmp_path / 'mine.py'}:reward"), "1", HOSTILE)
+    function = RewardFunction(f"{tmp_path / 'mine.py'}:reward")
+    with caplog.at_level(logging.WARNING), closing(function):
+        verdict(function, "1", HOSTILE)
     (record,) = caplog.records
     shown = logging.Formatter().format(record)
-    assert r"ValueError: \x1b[2J" in shown
+    assert r"\x1b[2J" in shown
     assert "\x1b" not in shown
 
 
