@@ -37,8 +37,7 @@ def step(signals: list[SignalCallback], seen: list[GroupOutcome]) -> None:
     """What the signals do in one step: read every prompt, observe every group, say their figures."""
     for signal in signals:
         signal.before_step(seen)
-        for outcome in seen:
-            signal._checked_reading(outcome.uid)
+        signal.readings([outcome.uid for outcome in seen])
     for signal in signals:
         for outcome in seen:
             signal.observe(outcome)

@@ -86,16 +86,14 @@ class SignalCallback(Callback, ABC):
         self._outcomes = [outcome for rank in gather_objects(trainer, sampled) for outcome in rank]
         with self._told("before_step"):
             self.before_step(self._outcomes)
-        readings = [self._checked_reading(scored.group.prompt.uid) for scored in batch.groups]
-        for name in self.writes:
+        uids = [scored.group.prompt.uid for scored in batch.groups]
+        for name, values in self.readings(uids).items():
             if name in batch.signals:
                 raise ValueError(
                     f"{type(self).__name__}: the batch already holds a signal '{name}'"
                 )
             batch.signals[name] = torch.tensor(
-                [reading[name] for reading in readings],
-                dtype=torch.float32,
-                device=batch.group.device,
+                values, dtype=torch.float32, device=batch.group.device
             )
 
     def on_train_batch_end(
@@ -106,8 +104,9 @@ class SignalCallback(Callback, ABC):
         batch: RolloutBatch,
         batch_idx: int,
     ) -> None:
-        for outcome in self._outcomes:
-            with self._told("observe", outcome.uid):
+        with self._told("observe") as place:
+            for outcome in self._outcomes:
+                place.uid = outcome.uid
                 self.observe(outcome)
         with self._told("metrics"):
             values = {f"signal/{name}": float(value) for name, value in self.metrics().items()}
@@ -131,40 +130,61 @@ class SignalCallback(Callback, ABC):
         for name in self.state:
             setattr(self, name, state_dict[name])
 
-    def _checked_reading(self, uid: str) -> Mapping[str, float]:
-        with self._told("read", uid):
-            reading = self.read(uid)
-        place = f"{type(self).__name__}.read('{uid}')"
-        if not isinstance(reading, Mapping) or reading.keys() != set(self.writes):
-            names = sorted(map(str, reading)) if isinstance(reading, Mapping) else repr(reading)
-            raise ConfigError(
-                f"{place} returned {names}, but the class declares writes = {self.writes}; the two "
-                f"must name the same signals{RESUME}"
-            )
-        values = {}
-        for name, value in reading.items():
-            with self._told("read", uid):
-                number = values[name] = float(value)
-            undefined = math.isnan(number) and name in self.may_be_undefined
-            if not math.isfinite(number) and not undefined:
-                raise ConfigError(
-                    f"{place} returned {number} for '{name}', which must be a finite number; a signal "
-                    f"that is NaN where nothing is known says may_be_undefined = ('{name}',){RESUME}"
-                )
-        return values
+    def readings(self, uids: Sequence[str]) -> dict[str, list[float]]:
+        """Each signal of each prompt as `read` gives it.
+
+        Raises ConfigError for another set of names, for what is no number, and for one that is not
+        finite where the class does not say that it may be.
+        """
+        expected = set(self.writes)
+        columns: dict[str, list[float]] = {name: [] for name in self.writes}
+        with self._told("read") as place:
+            for uid in uids:
+                place.uid = uid
+                reading = self.read(uid)
+                if not isinstance(reading, Mapping) or reading.keys() != expected:
+                    raise ConfigError(self._misnamed(uid, reading))
+                for name, values in columns.items():
+                    values.append(float(reading[name]))
+        for name, values in columns.items():
+            for uid, value in zip(uids, values, strict=True):
+                undefined = math.isnan(value) and name in self.may_be_undefined
+                if not math.isfinite(value) and not undefined:
+                    raise ConfigError(
+                        f"{type(self).__name__}.read('{uid}') returned {value} for '{name}', which must be "
+                        "a finite number; a signal that is NaN where nothing is known says "
+                        f"may_be_undefined = ('{name}',){RESUME}"
+                    )
+        return columns
+
+    def _misnamed(self, uid: str, reading: Any) -> str:
+        names = sorted(map(str, reading)) if isinstance(reading, Mapping) else repr(reading)
+        return (
+            f"{type(self).__name__}.read('{uid}') returned {names}, but the class declares writes = "
+            f"{self.writes}; the two must name the same signals{RESUME}"
+        )
 
     @contextmanager
-    def _told(self, method: str, uid: str = "") -> Iterator[None]:
+    def _told(self, method: str) -> Iterator["Place"]:
         """What the user's method raises, with its place in his file, as one sentence."""
+        at = Place()
         try:
-            yield
+            yield at
+        except ConfigError:
+            raise
         except Exception as error:
-            call = f"{type(self).__name__}.{method}({repr(uid) if uid else ''})"
+            call = f"{type(self).__name__}.{method}({repr(at.uid) if at.uid else ''})"
             *_, last = traceback.extract_tb(error.__traceback__)
             place = f"{Path(last.filename).name}, line {last.lineno}"
             raise ConfigError(
                 f"{call} failed with {type(error).__name__}: {error} ({place}){RESUME}"
             ) from error
+
+
+class Place:
+    """Which prompt a user's method was called for."""
+
+    uid = ""
 
 
 def check_signals(callbacks: Iterable[Callback], needed: Mapping[str, str]) -> None:
