@@ -11,7 +11,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
 
-.PHONY: env fit test audit lint lock clean bench-env
+.PHONY: env fit test audit lint lock clean bench bench-env bench-check drill
 
 env: $(VENV)/.ready-$(DEVICE)
 
@@ -35,6 +35,18 @@ fit: env
 # The reference of `python -m benchmarks.update` and `.step`: TRL in an environment of its own. The same
 # torch as ours comes first, so that no dependency asks for the CUDA build.
 bench-env: .venv-trl/.ready
+
+# Half an hour on two cores. Each is also run alone: python -m benchmarks.NAME --help
+bench: env bench-env
+	for name in update step rollouts push tables growth head; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(BIN)/python -m benchmarks.check
+
+bench-check: env
+	$(BIN)/python -m benchmarks.check
+
+# What a run is said to survive, done to it: half an hour; writes docs/reliability.md.
+drill: env
+	$(BIN)/python -m drills
 
 .venv-trl/.ready: benchmarks/requirements.txt requirements/cpu.in
 	$(PYTHON) -m venv .venv-trl

@@ -11,7 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 import torch
 
-from benchmarks.harness import MIB, Figure, by_turns, median_ratio, peak_memory, report
+from benchmarks.harness import Figure, by_turns, median_ratio, report
+from benchmarks.memory import MIB, peak_memory
 from benchmarks.workload import SIZES, random_model
 from ceeh.config import LoRA, Model
 from ceeh.data.vllm_engine import VLLMEngine
@@ -31,7 +32,7 @@ def pack(weights: list[torch.Tensor]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, default="medium")
+    parser.add_argument("--size", choices=SIZES, default="wide")
     parser.add_argument("--lora-rank", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=9)
     given = parser.parse_args()

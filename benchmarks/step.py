@@ -19,8 +19,8 @@ from benchmarks.workload import SIZES, log_normal_lengths, random_model
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, default="balanced")
-    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--longest", type=int, default=350)
