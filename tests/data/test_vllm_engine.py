@@ -136,7 +136,8 @@ def test_engine_and_trainer_agree_after_each_of_twenty_pushes(pair, record_prope
 
 def test_the_canary_shows_a_head_that_was_left_stale(pair, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(vllm_engine, "repack_heads", lambda model: None)
+        for name in ("release_packed", "repack_heads"):
+            patch.setattr(vllm_engine, name, lambda model: None)
         pair.push(seed=101, policy_version=21)
         stale = pair.canary_difference()
     pair.push(seed=101, policy_version=22)
