@@ -69,6 +69,9 @@ def test_a_stopped_and_resumed_run_gives_the_numbers_of_one_that_was_not(
     assert read_state(folder)["run_id"] == run_id
     assert rows(resumed) == rows(whole)
     one, other = newest(whole), newest(resumed)
+    for state in (one, other):
+        # MLflow's client draws from Python's own generator, in the thread that sends: when it likes.
+        del state["rng_states"][0]["python"]
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "rng_states", "rollout_step"):
         assert_equal(one[key], other[key], key)
     assert len(one["callbacks"]) >= 2  # the signals' tables
