@@ -198,8 +198,8 @@ def build_trainer(
             keep=config.checkpoints.keep,
             max_failures=config.checkpoints.max_failures,
         ),
+        RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps),
     ]
-    callbacks.append(RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps))
     if config.profile:
         callbacks.append(Profiler(folder.path, steps=rollouts.steps))
     return Trainer(
