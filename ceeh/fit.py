@@ -43,7 +43,7 @@ from ceeh.ranks import (
     say,
     world_size,
 )
-from ceeh.run_folder import RunFolder
+from ceeh.run_folder import RunFolder, parent_folder
 from ceeh.terminal import complain
 from ceeh.tracking import GuardedMLFlowLogger
 from ceeh.whole_file import write_whole
@@ -141,8 +141,8 @@ def open_folder(
     when there is no space for one checkpoint of `checkpoint_size` bytes.
     """
     if config.ckpt_path is None:
+        check_space(parent_folder(config.output), checkpoint_size, config.checkpoints.keep)
         folder, checkpoint = RunFolder.create(config.output, config.name), None
-        check_space(folder.checkpoints, checkpoint_size, config.checkpoints.keep)
     else:
         folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
         folder.drop_after(read_checkpoint(checkpoint)["rollout_step"] if checkpoint else 0)

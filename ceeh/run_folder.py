@@ -47,9 +47,8 @@ class RunFolder:
 
         Raises ConfigError where no folder can be made.
         """
-        parent = Path(output)
         try:
-            parent.mkdir(parents=True, exist_ok=True)
+            parent = parent_folder(output)
             number = 1
             while True:
                 path = parent / (name if number == 1 else f"{name}-{number}")
@@ -61,10 +60,7 @@ class RunFolder:
             folder = cls(path)
             folder.point_latest()
         except OSError as error:
-            raise ConfigError(
-                f"output: no folder can be made in '{output}' ({error.strerror}: {error.filename}); give "
-                "one that can be written"
-            ) from error
+            raise not_made(output, error) from error
         return folder
 
     @classmethod
@@ -150,3 +146,20 @@ class RunFolder:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.path.name)
         temporary.replace(link)
+
+
+def parent_folder(output: str) -> Path:
+    """The folder of run folders, made where it is missing. Raises ConfigError where it cannot be."""
+    parent = Path(output)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_made(output, error) from error
+    return parent
+
+
+def not_made(output: str, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"output: no folder can be made in '{output}' ({error.strerror}: {error.filename}); give "
+        "one that can be written"
+    )
