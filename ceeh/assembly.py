@@ -13,11 +13,12 @@ from ceeh.callbacks.signal import SignalCallback, check_signals
 from ceeh.component import Component, ConfigError, users_code
 from ceeh.config import Config, Hardware, check_not_redacted
 from ceeh.data.columns import show
-from ceeh.data.engine import RolloutEngine
 from ceeh.data.prompts import PromptBuilder, load_prompts
 from ceeh.data.questions import Question
+from ceeh.data.rebuilding import RebuildingEngine
 from ceeh.data.verify import Verifier
 from ceeh.data.verify_checked import CheckedVerifier
+from ceeh.modules.policy import Policy
 from ceeh.modules.shaping import build_shaping
 from ceeh.ranks import from_rank_zero, join_processes, world_size
 from ceeh.types import Prompt
@@ -212,8 +213,12 @@ def resolve_precision(hardware: Hardware, accelerator: str) -> str:
     return hardware.precision
 
 
-def build_engine(config: Config, inputs: Inputs) -> RolloutEngine:
-    return config.engine.build("engine", **engine_arguments(config, inputs))
+def build_engine(config: Config, inputs: Inputs, policy: Policy) -> RebuildingEngine:
+    """The engine of the configuration, built anew with the policy's weights should it fail."""
+    return RebuildingEngine(
+        lambda: config.engine.build("engine", **engine_arguments(config, inputs)),
+        policy.engine_weights,
+    )
 
 
 def engine_arguments(config: Config, inputs: Inputs) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
+from ceeh import stopping
 from ceeh.checkpoint import not_finite, read_checkpoint, tensors
 from ceeh.disk_space import free_bytes, storage_bytes
 from ceeh.whole_file import whole_file
@@ -38,6 +39,10 @@ class WholeCheckpointIO(CheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         file, self.failure = Path(path), None
+        with stopping.held():
+            self._save(checkpoint, file)
+
+    def _save(self, checkpoint: dict[str, Any], file: Path) -> None:
         if name := not_finite(checkpoint):
             self.failure = Failure(reason=f"{name} is not finite", poisoned=True)
             return

@@ -16,6 +16,10 @@ class ConfigError(ValueError):
     """A mistake in the configuration: place, rule, value and cure in one sentence."""
 
 
+class RunError(RuntimeError):
+    """A run that cannot go on, though nothing in its configuration is wrong: what happened, and the cure."""
+
+
 @dataclass(frozen=True)
 class Component:
     """A class named by import path, `package.module.Class` or `path/to/file.py:Class`, and its arguments."""

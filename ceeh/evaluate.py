@@ -14,10 +14,11 @@ import yaml
 
 from ceeh.assembly import DTYPE, resolve_accelerator, resolve_precision
 from ceeh.base_model import load_tokenizer
-from ceeh.component import Component, ConfigError
+from ceeh.component import Component
 from ceeh.config import Tracking
 from ceeh.data.benchmarks import Benchmark, benchmark_files
 from ceeh.data.engine import RolloutEngine
+from ceeh.data.rebuilding import RebuildingEngine
 from ceeh.evaluation.protocol import Protocol, load_protocol
 from ceeh.evaluation.results import FILE, Results, flat_figures, write_results
 from ceeh.evaluation.runner import Task, build_task, sample_task
@@ -27,7 +28,7 @@ from ceeh.outbox import read_state
 from ceeh.provenance import HIDDEN, weights_digest
 from ceeh.ranks import from_rank_zero, is_rank_zero, join_processes, say, wait_for_all
 from ceeh.reporting.evaluation_page import results_grids, write_page
-from ceeh.terminal import complain
+from ceeh.terminal import run_command
 from ceeh.tracking import GuardedMLFlowLogger
 from ceeh.trained import Trained, load_policy, open_trained
 
@@ -139,14 +140,18 @@ def open_engine(
     )
     # Before the engine, for a checkpoint may be damaged or of another model.
     policy = load_policy(trained) if trained.checkpoint or trained.adapter else None
-    engine: RolloutEngine = engine_alone(protocol.engine, accelerator).build(
-        "engine",
-        model_path=trained.model_path,
-        max_model_len=longest,
-        trust_remote_code=trained.trust_remote_code,
-        seed=protocol.seed,
-        accelerator=accelerator,
-        dtype=dtype,
+    component = engine_alone(protocol.engine, accelerator)
+    engine = RebuildingEngine(
+        lambda: component.build(
+            "engine",
+            model_path=trained.model_path,
+            max_model_len=longest,
+            trust_remote_code=trained.trust_remote_code,
+            seed=protocol.seed,
+            accelerator=accelerator,
+            dtype=dtype,
+        ),
+        policy and policy.engine_weights,
     )
     if policy is not None:
         engine.load_weights(policy.engine_weights(), policy_version=0)
@@ -236,22 +241,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="seed=1 limit=50, samples=4 for all benchmarks, gsm8k.samples=4 for one",
     )
     given = parser.parse_intermixed_args(arguments)
-    try:
+
+    def command() -> int:
         names = [name for name in given.benchmarks.split(",") if name]
         protocol, benchmarks = load_protocol(names, given.config, given.overrides)
         trained = open_trained(given.model, trust_remote_code=given.trust_remote_code)
         folder = Path(given.output) if given.output else default_output(trained)
         results = evaluate(trained, benchmarks, protocol, folder)
-    except ConfigError as error:
-        complain(error)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return 130
-    if results is not None:
-        say("\n\n".join(grid.text() for grid in results_grids({results.name: results})))
-        say(f"\n{folder / FILE}; report: {folder / 'report.html'}")
-    return 0
+        if results is not None:
+            say("\n\n".join(grid.text() for grid in results_grids({results.name: results})))
+            say(f"\n{folder / FILE}; report: {folder / 'report.html'}")
+        return 0
+
+    return run_command(command, if_stopped="the same command continues")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -44,7 +44,7 @@ from ceeh.ranks import (
     world_size,
 )
 from ceeh.run_folder import RunFolder, parent_folder
-from ceeh.terminal import complain
+from ceeh.terminal import run_command
 from ceeh.tracking import GuardedMLFlowLogger
 from ceeh.whole_file import write_whole
 from ceeh.whole_folder import whole_folder
@@ -72,7 +72,7 @@ def fit(config: Config) -> Path:
     )
     jsonl, mlflow = build_loggers(config, folder, checkpoint)
     say(f"run folder {folder.path}; starting the engine ...")
-    with closing(inputs.verifier), closing(build_engine(config, inputs)) as engine:
+    with closing(inputs.verifier), closing(build_engine(config, inputs, policy)) as engine:
         datamodule = RolloutDataModule(
             config,
             engine=engine,
@@ -83,16 +83,15 @@ def fit(config: Config) -> Path:
         )
         loggers = [jsonl, *([mlflow] if mlflow else [])]
         trainer = build_trainer(config, inputs, folder, engine, loggers)
-        with interrupts(trainer):
-            base = measure_base(trainer, module, datamodule, folder)
-            trainer.fit(
-                module,
-                datamodule=datamodule,
-                ckpt_path=checkpoint,
-                weights_only=True if checkpoint else None,
-            )
-            from_rank_zero(lambda: write_model(policy, folder, inputs))
-            tuned = measure_tuned(trainer, module, datamodule, folder)
+        base = measure_base(trainer, module, datamodule, folder)
+        trainer.fit(
+            module,
+            datamodule=datamodule,
+            ckpt_path=checkpoint,
+            weights_only=True if checkpoint else None,
+        )
+        from_rank_zero(lambda: write_model(policy, folder, inputs))
+        tuned = measure_tuned(trainer, module, datamodule, folder)
     if is_rank_zero():
         write_results(config, folder, base, tuned, inputs.held_out_prompts, mlflow)
     return folder.path
@@ -108,17 +107,6 @@ def write_model(policy: Policy, folder: RunFolder, inputs: Inputs) -> None:
             f"{readable(free_bytes(folder.path))} are free there; make room and continue with "
             "ckpt_path=last"
         ) from error
-
-
-@contextmanager
-def interrupts(trainer: Trainer) -> Iterator[None]:
-    """Lightning makes a KeyboardInterrupt a bare SystemExit; here it is itself again."""
-    try:
-        yield
-    except SystemExit:
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
 
 
 def quieten() -> None:
@@ -202,7 +190,7 @@ def build_trainer(
     ]
     if config.profile:
         callbacks.append(Profiler(folder.path, steps=rollouts.steps))
-    return Trainer(
+    trainer = Trainer(
         accelerator=inputs.accelerator,
         devices=processes_here(),
         num_nodes=world_size() // processes_here(),
@@ -221,6 +209,10 @@ def build_trainer(
         use_distributed_sampler=False,
         default_root_dir=folder.path,
     )
+    # Lightning's handlers let a stop wait for the end of a step, broadcast from within a signal, and end a
+    # process with status 0; `ceeh.stopping` has the signals.
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    return trainer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -243,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--config FILE is needed; configs/ceeh.yaml runs anywhere")
     if given.devices and not given.dry_run:
         parser.error("--devices goes with --dry-run")
-    try:
+
+    def command() -> int:
         config = load(given.config, given.overrides)
         if given.print_config:
             say(to_public_yaml(config).rstrip())
@@ -252,13 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             quieten()
             return dry_run(config, parse_devices(given.devices) if given.devices else None)
         fit(config)
-    except ConfigError as error:
-        complain(error)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; continue with ckpt_path=last", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return run_command(command, if_stopped="continue with ckpt_path=last")
 
 
 if __name__ == "__main__":

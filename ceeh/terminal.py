@@ -2,7 +2,10 @@
 
 import re
 import sys
+from collections.abc import Callable
 
+from ceeh import stopping
+from ceeh.component import ConfigError, RunError
 from ceeh.provenance import redact
 
 # Control characters but tab and newline, line separators, marks that turn the direction of writing,
@@ -20,3 +23,26 @@ def plain(text: str) -> str:
 def complain(error: object) -> None:
     """`error: ...` on standard error, as every command ends that was given something wrong."""
     print(f"error: {plain(redact(str(error)))}", file=sys.stderr)
+
+
+def run_command(command: Callable[[], int], *, if_stopped: str) -> int:
+    """A command's exit status: its own, 2 for a ConfigError, 1 for a RunError, 128 + n for signal n.
+
+    `if_stopped` says how what a signal ended is gone on with.
+    """
+    try:
+        with stopping.signals_honoured():
+            try:
+                return command()
+            except Exception:
+                stopping.release()  # what another process of the run caused by stopping first
+                raise
+    except stopping.Stopped as stopped:
+        print(f"{stopped}; {if_stopped}", file=sys.stderr)
+        return stopped.status
+    except ConfigError as error:
+        complain(error)
+        return 2
+    except RunError as error:
+        complain(error)
+        return 1

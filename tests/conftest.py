@@ -1,6 +1,8 @@
 """Fixtures of several folders: tiny random models with the starter's tokenizer, and runs of them."""
 
 import shutil
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from ceeh import stopping
 from ceeh.starter.model import build_model, build_tokenizer
 
 
@@ -27,6 +30,15 @@ def save_tiny_model(folder: Path, *, tied: bool) -> None:
     transformers_logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(autouse=True)
+def _signals_kept() -> Iterator[None]:
+    """A command that was asked to stop leaves signals ignored, for its process is about to end."""
+    before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import torch
 
 from ceeh.config import Config, load
 from ceeh.fit import fit
+from tests.endings import Killed
 from tests.test_fit import SHIPPED, SMALL, rows, weights
 from tests.test_ranks import LAUNCH, ROOT
 from tests.torch_engine import TorchEngine
@@ -37,12 +38,12 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
 
     def stopping(self: TorchEngine, prompts, sampling):
         if self.policy_version == 6:
-            raise KeyboardInterrupt
+            raise Killed
         return generate(self, prompts, sampling)
 
     with monkeypatch.context() as patch:
         patch.setattr(TorchEngine, "generate", stopping)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             fit(small(tiny_model_dir, tmp_path / "b"))
     again = fit(small(tiny_model_dir, tmp_path / "b", "ckpt_path=last"))
     assert rows(again) == rows(whole)

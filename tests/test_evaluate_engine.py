@@ -9,6 +9,7 @@ import pytest
 from ceeh.compare import main as compare
 from ceeh.data.vllm_engine import VLLMEngine
 from ceeh.evaluate import main as evaluate
+from tests.endings import interrupt
 
 pytestmark = pytest.mark.engine
 
@@ -26,7 +27,7 @@ def test_an_interrupted_evaluation_ends_in_the_results_of_one_that_was_not(
     def stopping(self: VLLMEngine, prompts, sampling):
         batches.append(len(prompts))
         if len(batches) == 2:
-            raise KeyboardInterrupt
+            interrupt()
         return generate(self, prompts, sampling)
 
     with monkeypatch.context() as patch:

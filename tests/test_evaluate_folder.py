@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ceeh.evaluate import main
+from tests.endings import interrupt
 from tests.test_evaluate import ROOT, SMALL, run
 from tests.torch_engine import TorchEngine
 
@@ -29,7 +30,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_results(
     def stopping(self: TorchEngine, prompts, sampling):
         batches.append(len(prompts))
         if len(batches) == 2:
-            raise KeyboardInterrupt
+            interrupt()
         return generate(self, prompts, sampling)
 
     monkeypatch.setattr(TorchEngine, "generate", stopping)
@@ -71,7 +72,7 @@ def test_a_folder_keeps_its_other_benchmarks_and_their_unfinished_parts(
     def stopping(self: TorchEngine, prompts, sampling):
         batches.append(len(prompts))
         if len(batches) == 2:
-            raise KeyboardInterrupt
+            interrupt()
         return generate(self, prompts, sampling)
 
     monkeypatch.setattr(TorchEngine, "generate", stopping)
@@ -139,7 +140,7 @@ def test_settings_of_an_evaluation_that_drew_nothing_bind_nobody(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: TorchEngine, *arguments: object) -> None:
-        raise KeyboardInterrupt
+        interrupt()
 
     with monkeypatch.context() as patch:
         patch.setattr(TorchEngine, "generate", broken)

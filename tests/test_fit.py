@@ -10,6 +10,7 @@ import torch
 from ceeh.component import ConfigError
 from ceeh.config import Config, load
 from ceeh.fit import fit, main
+from tests.endings import Killed
 from tests.torch_engine import TorchEngine
 
 SHIPPED = Path(__file__).parent.parent / "configs" / "ceeh.yaml"
@@ -115,11 +116,11 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
 
     def stopping(self: TorchEngine, prompts, sampling):
         if self.policy_version == 6:
-            raise KeyboardInterrupt
+            raise Killed
         return generate(self, prompts, sampling)
 
     monkeypatch.setattr(TorchEngine, "generate", stopping)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         fit(small(tiny_model_dir, tmp_path / "b", *model))
     monkeypatch.undo()
     # Moved meanwhile: what the checkpoint remembers of its own path is no longer true.

@@ -9,6 +9,7 @@ from ceeh.config import Config, load
 from ceeh.data.vllm_engine import VLLMEngine
 from ceeh.fit import fit
 from ceeh.outbox import read_state
+from tests.endings import Killed
 from tests.listeners import listeners
 from tests.test_fit import SHIPPED, newest, rows
 
@@ -53,12 +54,12 @@ def test_a_stopped_and_resumed_run_gives_the_numbers_of_one_that_was_not(
 
     def stopping(self: VLLMEngine, prompts, sampling):
         if self.policy_version == 6:  # rollout step 4; the checkpoint is of step 2
-            raise KeyboardInterrupt
+            raise Killed
         return generate(self, prompts, sampling)
 
     with monkeypatch.context() as patch:
         patch.setattr(VLLMEngine, "generate", stopping)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
+        with pytest.raises(Killed):
             fit(small(tmp_path / "stopped"))
     folder = tmp_path / "stopped" / "starter"
     assert not (folder / "summary.json").exists()

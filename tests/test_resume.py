@@ -18,14 +18,11 @@ from ceeh.jsonl import JSONLLogger
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from drills.equality import differences
+from tests.endings import Killed
 from tests.test_fit import small
 
 # A checkpoint after every step; two of the four have an evaluation, too.
 EVERY = ("checkpoints.every_n_steps=1", "evaluation.every_n_steps=2")
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing in the run handles it."""
 
 
 def killing(

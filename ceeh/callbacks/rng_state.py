@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from ceeh.ranks import gather_objects
 
@@ -17,18 +18,35 @@ class RNGState(Callback):
     """Keeps the generators of Python, NumPy, torch and CUDA, of every rank, in the checkpoint.
 
     Lightning writes no generator state, and of callback states only those of rank 0; so they are
-    gathered in `on_save_checkpoint`, which every rank runs. They are set in `on_train_start`, the
+    gathered when a step or its evaluation is over (or its evaluation begins), which every rank comes
+    to, and a checkpoint holds the last ones: it may be written by rank 0 alone, in the midst of the
+    next step. They are set in `on_train_start`, the
     last callback hook before the first batch of an epoch that was left midway: place this callback
     after every one that may draw there (a weight push may).
     """
 
     def __init__(self) -> None:
         self.loaded: list[dict[str, Any]] = []
+        self.gathered: list[dict[str, Any]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.gather(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.gather(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.gather(trainer)
+
+    def gather(self, trainer: Trainer) -> None:
+        self.gathered = gather_objects(trainer, read_generators(trainer.strategy.root_device))
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint[KEY] = gather_objects(trainer, read_generators(trainer.strategy.root_device))
+        checkpoint[KEY] = self.gathered
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -1,22 +1,40 @@
-"""RunCheckpoint: every n rollout steps, and after the last one."""
+"""RunCheckpoint: every n rollout steps, after the last one, and when a run is stopped."""
 
+import copy
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from ceeh import stopping
 from ceeh.checkpoint import checkpoint_file, checkpoint_files
 from ceeh.checkpoint_io import Failure, WholeCheckpointIO
 from ceeh.component import ConfigError
 from ceeh.disk_space import readable
 from ceeh.jsonl import JSONLLogger
-from ceeh.ranks import from_rank_zero
+from ceeh.ranks import from_rank_zero, say
+from ceeh.stopping import Stopped
 
 METRICS = "metrics"
 """Of the checkpoint's step, as `metrics.jsonl` has them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedStep:
+    """What of a checkpoint changes before the next optimiser step, as it stood when the step was over.
+
+    Weights, optimiser and tables do not change until then, so this and they are the step's checkpoint.
+    """
+
+    rollout_step: int
+    global_step: int
+    row: dict[str, Any]
+    fit_loop: dict[str, Any]
 
 
 class RunCheckpoint(Checkpoint):
@@ -28,6 +46,9 @@ class RunCheckpoint(Checkpoint):
 
     A save that fails is warned of and the training goes on; `max_failures` in a row raise
     ConfigError, and so does the first one that numbers prevent which are not finite.
+
+    A run that a signal or an error ends leaves the checkpoint of the last finished step, unless the step
+    under way has changed the weights already; a step's evaluation is then begun again on a resume.
     """
 
     def __init__(
@@ -52,11 +73,22 @@ class RunCheckpoint(Checkpoint):
         self.max_failures = max_failures
         self.failures = 0
         self.due: int | None = None
+        self.finished: FinishedStep | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        evaluation = trainer.fit_loop.epoch_loop.val_loop
+        if evaluation.restarted_mid_evaluation:  # as `evaluation_to_come` told
+            evaluation.batch_progress.total.reset_on_restart()
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        # Now the weights change, and there is nothing to save until the step is over.
+        stopping.delay()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         rollout_step = batch_idx + 1
+        self.note_finished(trainer, rollout_step)
         if rollout_step % self.every_n_steps and rollout_step < self.steps:
             return
         # A run that goes on from here would leave out this step's evaluation: Lightning takes it
@@ -66,34 +98,84 @@ class RunCheckpoint(Checkpoint):
         else:
             self.save(trainer, rollout_step)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and self.finished is not None:
+            self.note_finished(trainer, self.finished.rollout_step)
+            evaluation_to_come(self.finished.fit_loop)
+            stopping.release()
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and self.finished is not None:
+            self.note_finished(trainer, self.finished.rollout_step)
         if self.due is not None:
             rollout_step, self.due = self.due, None
             self.save(trainer, rollout_step)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.finished = None
+        stopping.release()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """On rank 0 alone, without the other ranks: each may have been left anywhere."""
+        step, self.finished = self.finished, None
+        expected = isinstance(exception, Stopped | Exception)
+        if step is None or step.global_step != trainer.global_step or not expected:
+            return
+        if not trainer.is_global_zero:
+            return
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        checkpoint["loops"]["fit_loop"] = step.fit_loop
+        checkpoint[METRICS] = step.row
+        self.io.save_checkpoint(checkpoint, checkpoint_file(self.folder, step.rollout_step))
+        if self.io.failure is None:
+            say(f"rollout step {step.rollout_step} is saved")
+            self.remove_outdated()
+        else:
+            say(f"rollout step {step.rollout_step} could not be saved: {self.io.failure.reason}")
+
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        checkpoint[METRICS] = self.row(trainer)
+
+    def note_finished(self, trainer: Trainer, rollout_step: int) -> None:
+        self.finished = FinishedStep(
+            rollout_step=rollout_step,
+            global_step=trainer.global_step,
+            row=self.row(trainer),
+            fit_loop=copy.deepcopy(trainer.fit_loop.state_dict()),
+        )
+
+    def row(self, trainer: Trainer) -> dict[str, Any]:
+        """The step's line of `metrics.jsonl`."""
         measured = {
             name: value.item() if isinstance(value, Tensor) else value
             for name, value in trainer._logger_connector.metrics["log"].items()
         }
         batches = trainer.fit_loop.epoch_loop._batches_that_stepped
-        checkpoint[METRICS] = self.jsonl.row(measured | {"epoch": trainer.current_epoch}, batches)
+        return self.jsonl.row(measured | {"epoch": trainer.current_epoch}, batches)
 
     def save(self, trainer: Trainer, rollout_step: int) -> None:
         """Collective. Raises ConfigError, on all ranks, when the run should not go on."""
+        step, self.finished = self.finished, None  # nothing new until the next one
         trainer.save_checkpoint(checkpoint_file(self.folder, rollout_step))
         failure = from_rank_zero(lambda: self.io.failure)
         if failure is not None:
             self.failed(failure, rollout_step, warn=trainer.is_global_zero)
+            self.finished = step
             return
         self.failures = 0
+        if trainer.is_global_zero:
+            self.remove_outdated()
+
+    def remove_outdated(self) -> None:
         for outdated in (
             *list(checkpoint_files(self.folder).values())[self.keep :],
             *self.folder.glob("*.abandoned"),
         ):
-            trainer.strategy.remove_checkpoint(outdated)
+            self.io.remove_checkpoint(outdated)
 
     def failed(self, failure: Failure, rollout_step: int, *, warn: bool) -> None:
         self.failures += 1
@@ -120,3 +202,12 @@ class RunCheckpoint(Checkpoint):
                 f"(checkpoints.max_failures), this is number {self.failures}",
                 stacklevel=2,
             )
+
+
+def evaluation_to_come(fit_loop: dict[str, Any]) -> None:
+    """Marks the evaluation as begun and not finished, which Lightning tells from the counters."""
+    progress = fit_loop["epoch_loop.val_loop.batch_progress"]
+    for counter in progress["current"]:
+        progress["current"][counter] = 0
+    for counter in ("ready", "started"):
+        progress["total"][counter] = progress["total"]["completed"] + 1

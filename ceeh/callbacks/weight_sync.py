@@ -7,6 +7,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from ceeh.component import RunError
 from ceeh.data.engine import RolloutEngine
 from ceeh.modules.module import CEEHModule
 from ceeh.types import RolloutBatch
@@ -16,7 +17,7 @@ class WeightSync(Callback):
     """Keeps `engine.policy_version` at the trainer's optimiser step.
 
     After every push the engine samples a short fixed prompt and the trainer recomputes the log-probs
-    (the canary). A largest difference above `tolerance` nats raises RuntimeError: an engine with other
+    (the canary). A largest difference above `tolerance` nats raises RunError: an engine with other
     weights than the trainer's would train on, silently, off-policy. The difference is logged.
     """
 
@@ -67,7 +68,7 @@ class WeightSync(Callback):
         )
         difference = self.canary_difference(trainer, pl_module)
         if not difference <= self.tolerance:
-            raise RuntimeError(
+            raise RunError(
                 f"after the push of policy version {trainer.global_step} engine and trainer differ by "
                 f"{difference:.3g} nats on the canary, more than the tolerance of {self.tolerance:g}; "
                 "the engine holds other weights than the trainer. Check that the installed vLLM is one that "

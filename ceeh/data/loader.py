@@ -13,6 +13,7 @@ from typing import Any
 
 from torch.profiler import record_function
 
+from ceeh import stopping
 from ceeh.config import DynamicSampling
 from ceeh.data.collate import collate
 from ceeh.data.engine import RolloutEngine, Sampling
@@ -100,6 +101,7 @@ class RolloutLoader:
 
     def sample(self) -> RolloutBatch:
         """One step's batch: one round of generation, or as many as dynamic sampling takes."""
+        stopping.release()
         prompts = self.stream.next_step()
         wanted, rounds, timings = len(prompts), 0, Counter[str]()
         drawn: list[ScoredGroup] = []

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from ceeh.component import ConfigError
+from ceeh.component import ConfigError, RunError
 from ceeh.data.engine import Sampling
 from ceeh.data.loader import derived_seed
 from ceeh.data.vllm_process import (
@@ -239,7 +239,7 @@ class VLLMEngine:
         logprobs = tuple(flat.logprobs[start] for start in flat.start_indices)
         assert tuple(flat.token_ids[start] for start in flat.start_indices) == token_ids
         if not all(math.isfinite(value) for value in logprobs):
-            raise FloatingPointError(
+            raise RunError(
                 "the engine sampled from log-probs that are not finite; the weights pushed into it "
                 "hold NaN or infinity, or its dtype overflows"
             )

@@ -13,13 +13,13 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils.logging import disable_progress_bar
 
 from ceeh.base_model import first_line, load_tokenizer
-from ceeh.component import ConfigError
+from ceeh.component import ConfigError, RunError
 from ceeh.export.card import Export, public, write_card
 from ceeh.export.source import mixture_of, open_run, rollout_step, summary_of, with_weights_for
 from ceeh.provenance import redact
 from ceeh.ranks import say
 from ceeh.run_folder import RunFolder
-from ceeh.terminal import complain
+from ceeh.terminal import run_command
 from ceeh.trained import load_policy
 from ceeh.whole_folder import check_folder, whole_folder
 
@@ -30,10 +30,6 @@ DTYPES = {
     "float32": torch.float32,
 }
 MODEL_FILES = ("config.json", "adapter_config.json")
-
-
-class PushError(Exception):
-    """The hub did not take the folder, which is there all the same."""
 
 
 def export(
@@ -108,13 +104,13 @@ def check_out(out: Path, run: RunFolder, force: bool) -> None:
 
 
 def push(folder: Path, repo: str, *, private: bool) -> str:
-    """Uploads `folder`; returns the address. Raises PushError, with the folder still there."""
+    """Uploads `folder`; returns the address. Raises RunError, with the folder still there."""
     try:
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Export of a ceeh run")
     except Exception as error:  # an outside service: whatever it or the network raises
-        raise PushError(
+        raise RunError(
             f"'{repo}' was not pushed: {redact(first_line(error))}; the folder is complete, push it later "
             f"with: hf upload {repo} {folder}"
         ) from error
@@ -155,34 +151,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--private is of --push-to-hub ID")
     disable_progress_bar()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
+
+    def command() -> int:
         if given.push_to_hub:
             check_push(given.push_to_hub)
-        line = export(
-            given.run,
-            given.out,
-            adapter=given.adapter,
-            dtype=DTYPES[given.dtype],
-            checkpoint=given.checkpoint,
-            force=given.force,
-            trust_remote_code=given.trust_remote_code,
-            repo=given.push_to_hub,
-            command="python -m ceeh.export "
-            + shlex.join(public({"path": word})["path"] for word in words),
-        )
+        try:
+            line = export(
+                given.run,
+                given.out,
+                adapter=given.adapter,
+                dtype=DTYPES[given.dtype],
+                checkpoint=given.checkpoint,
+                force=given.force,
+                trust_remote_code=given.trust_remote_code,
+                repo=given.push_to_hub,
+                command="python -m ceeh.export "
+                + shlex.join(public({"path": word})["path"] for word in words),
+            )
+        except OSError as error:
+            raise RunError(f"{error}; nothing was exported") from error
         say(line)
         if given.push_to_hub:
             say(push(given.out, given.push_to_hub, private=given.private))
-    except ConfigError as error:
-        complain(error)
-        return 2
-    except (PushError, OSError) as error:
-        complain(error)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; an unfinished export leaves nothing behind", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return run_command(command, if_stopped="an unfinished export leaves nothing behind")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from ceeh.component import RunError
 from ceeh.config import Config
 from ceeh.evaluation.figures import figures
 from ceeh.evaluation.samples import SampleMetric
@@ -221,11 +222,11 @@ class CEEHModule(LightningModule):
         self.log_dict(metrics, batch_size=1)
 
     def on_train_batch_end(self, outputs: Any, batch: RolloutBatch, batch_idx: int) -> None:
-        """Raises ValueError when too many updates in a row were not finite."""
+        """Raises RunError when too many updates in a row were not finite."""
         reference = self.config.objective.kl_coefficient > 0
         self.log_dict(self.clock.step_ended(batch, self.policy, reference=reference), batch_size=1)
         if self.bad_updates >= self.config.optimizer.max_skipped_updates:
-            raise ValueError(
+            raise RunError(
                 f"loss or gradient was not finite in {self.bad_updates} updates in a row, as many as "
                 "optimizer.max_skipped_updates allows; none of them was applied. Their rows are in "
                 "rollouts/skipped-*.parquet; lower optimizer.lr or objective.entropy.coefficient "

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from ceeh.export import __main__ as command
 from ceeh.export.__main__ import main
 from tests.conftest import FinishedRun
+from tests.endings import interrupt
 
 FP32 = 4e-6  # nats; float32 both, another path through the same model, and CPUs sum in other orders
 HALF = {torch.bfloat16: 0.2, torch.float16: 0.02}  # nats; weights of 8 and 11 bits
@@ -276,7 +277,7 @@ def test_an_interrupt_ends_with_130(
     full_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*arguments: object) -> None:
-        raise KeyboardInterrupt
+        interrupt()
 
     monkeypatch.setattr(command, "write_card", interrupted)
     assert main([str(full_run.path), str(tmp_path / "out")]) == 130

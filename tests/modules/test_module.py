@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ceeh.callbacks.weight_sync import WeightSync
+from ceeh.component import RunError
 from ceeh.config import Config, load
 from ceeh.fit import fit
 from ceeh.modules import head
@@ -107,7 +108,7 @@ def test_broken_updates_are_skipped_and_counted_and_three_stop_the_run(
     calls.clear()
     broken_calls = set(range(1, 9))
     message = r"not finite in 4 updates in a row, as many as optimizer\.max_skipped_updates allows"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RunError, match=message):
         fit(small(tiny_model_dir, tmp_path / "four", "optimizer.max_skipped_updates=4"))
     assert len(list((tmp_path / "four").glob("starter/rollouts/skipped-*.parquet"))) == 2
 
