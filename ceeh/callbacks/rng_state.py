@@ -29,7 +29,9 @@ class RNGState(Callback):
         self.loaded: list[dict[str, Any]] = []
         self.gathered: list[dict[str, Any]] = []
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.gather(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

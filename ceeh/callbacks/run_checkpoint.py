@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ceeh import stopping
 from ceeh.checkpoint import checkpoint_file, checkpoint_files
@@ -32,7 +33,6 @@ class FinishedStep:
     """
 
     rollout_step: int
-    global_step: int
     row: dict[str, Any]
     fit_loop: dict[str, Any]
 
@@ -72,7 +72,6 @@ class RunCheckpoint(Checkpoint):
         self.keep = keep
         self.max_failures = max_failures
         self.failures = 0
-        self.due: int | None = None
         self.finished: FinishedStep | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,8 +79,11 @@ class RunCheckpoint(Checkpoint):
         if evaluation.restarted_mid_evaluation:  # as `evaluation_to_come` told
             evaluation.batch_progress.total.reset_on_restart()
 
-    def on_before_optimizer_step(self, *_: Any) -> None:
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
         # Now the weights change, and there is nothing to save until the step is over.
+        self.finished = None
         stopping.delay()
 
     def on_train_batch_end(
@@ -89,27 +91,27 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         rollout_step = batch_idx + 1
         self.note_finished(trainer, rollout_step)
-        if rollout_step % self.every_n_steps and rollout_step < self.steps:
-            return
         # A run that goes on from here would leave out this step's evaluation: Lightning takes it
         # for done.
-        if self.evaluate_every_n_steps and rollout_step % self.evaluate_every_n_steps == 0:
-            self.due = rollout_step
-        else:
+        evaluated = self.evaluate_every_n_steps and rollout_step % self.evaluate_every_n_steps == 0
+        if self.is_due(rollout_step) and not evaluated:
             self.save(trainer, rollout_step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and self.finished is not None:
-            self.note_finished(trainer, self.finished.rollout_step)
-            evaluation_to_come(self.finished.fit_loop)
+        if trainer.state.fn == TrainerFn.FITTING:
+            finished = self.note_finished(trainer, trainer.fit_loop.epoch_loop.batch_idx + 1)
+            evaluation_to_come(finished.fit_loop)
             stopping.release()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and self.finished is not None:
-            self.note_finished(trainer, self.finished.rollout_step)
-        if self.due is not None:
-            rollout_step, self.due = self.due, None
-            self.save(trainer, rollout_step)
+        if trainer.state.fn == TrainerFn.FITTING:
+            rollout_step = trainer.fit_loop.epoch_loop.batch_idx + 1
+            self.note_finished(trainer, rollout_step)
+            if self.is_due(rollout_step):
+                self.save(trainer, rollout_step)
+
+    def is_due(self, rollout_step: int) -> bool:
+        return rollout_step % self.every_n_steps == 0 or rollout_step >= self.steps
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.finished = None
@@ -121,9 +123,7 @@ class RunCheckpoint(Checkpoint):
         """On rank 0 alone, without the other ranks: each may have been left anywhere."""
         step, self.finished = self.finished, None
         expected = isinstance(exception, Stopped | Exception)
-        if step is None or step.global_step != trainer.global_step or not expected:
-            return
-        if not trainer.is_global_zero:
+        if step is None or not expected or not trainer.is_global_zero:
             return
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         checkpoint["loops"]["fit_loop"] = step.fit_loop
@@ -140,13 +140,13 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         checkpoint[METRICS] = self.row(trainer)
 
-    def note_finished(self, trainer: Trainer, rollout_step: int) -> None:
+    def note_finished(self, trainer: Trainer, rollout_step: int) -> FinishedStep:
         self.finished = FinishedStep(
             rollout_step=rollout_step,
-            global_step=trainer.global_step,
             row=self.row(trainer),
             fit_loop=copy.deepcopy(trainer.fit_loop.state_dict()),
         )
+        return self.finished
 
     def row(self, trainer: Trainer) -> dict[str, Any]:
         """The step's line of `metrics.jsonl`."""
@@ -159,9 +159,9 @@ class RunCheckpoint(Checkpoint):
 
     def save(self, trainer: Trainer, rollout_step: int) -> None:
         """Collective. Raises ConfigError, on all ranks, when the run should not go on."""
-        step, self.finished = self.finished, None  # nothing new until the next one
         trainer.save_checkpoint(checkpoint_file(self.folder, rollout_step))
         failure = from_rank_zero(lambda: self.io.failure)
+        step, self.finished = self.finished, None  # nothing new until the next one
         if failure is not None:
             self.failed(failure, rollout_step, warn=trainer.is_global_zero)
             self.finished = step

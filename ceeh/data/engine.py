@@ -29,8 +29,10 @@ class Sampling:
 class RolloutEngine(Protocol):
     """An engine in this process. Token ids in, token ids and sampling log-probs out."""
 
-    policy_version: int
-    """Optimiser steps of the weights held now; -1 until the first push."""
+    @property
+    def policy_version(self) -> int:
+        """Optimiser steps of the weights held now; -1 until the first push."""
+        ...
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
         """One group per prompt, in the order given."""

@@ -99,7 +99,7 @@ class RebuildingEngine:
             if self.weights is not None and policy_version >= 0:
                 self._engine.load_weights(self.weights(), policy_version=policy_version)
         except Exception as second:
-            self._give_up(second, f"being built anew after it failed while {doing}")
+            self._give_up(second, "being built anew")
 
     def _give_up(self, error: Exception, doing: str) -> None:
         if isinstance(error, ValueError | RunError) or stopping.is_asked():

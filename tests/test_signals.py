@@ -1,0 +1,146 @@
+"""A run that a signal stops, in any phase, leaves its last finished step and goes on to equal numbers."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.optim.lr_scheduler import LambdaLR
+
+import ceeh.fit
+import ceeh.measure
+from ceeh import stopping
+from ceeh.checkpoint_io import WholeCheckpointIO
+from ceeh.data.verify import RewardFunction
+from ceeh.modules.module import CEEHModule
+from ceeh.modules.policy import Policy
+from tests.endings import interrupt
+from tests.test_fit import SHIPPED, SMALL
+from tests.test_resume import differing
+from tests.torch_engine import TorchEngine
+
+# Of four steps, only the end has a checkpoint anyway; an evaluation after steps 2 and 4.
+RARE = ("checkpoints.every_n_steps=4", "evaluation.every_n_steps=2")
+
+
+def command(model: Path, output: Path) -> list[str]:
+    given = [*SMALL, *RARE, f"model.path={model}", f"output={output}", "ckpt_path=last"]
+    return ["--config", str(SHIPPED), *given]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_figures() -> Iterator[None]:
+    """Drawing is half the time of such a short run, and no part of what is tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ceeh.measure.write_report", lambda folder, *_, **__: folder / "report.html")
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("whole")
+    assert ceeh.fit.main(command(tiny_model_dir, output)) == 0
+    return output / "starter"
+
+
+def calling(
+    patch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    call: int,
+    ask: Callable[[], None],
+    *,
+    after: bool = False,
+) -> None:
+    """Calls `ask` just before, or after, the `call`-th call; 0 is every call."""
+    function, calls = getattr(owner, name), [0]
+
+    def watched(*arguments: Any, **settings: Any) -> Any:
+        calls[0] += 1
+        due = call in (0, calls[0])
+        if due and not after:
+            ask()
+        result = function(*arguments, **settings)
+        if due and after:
+            ask()
+        return result
+
+    patch.setattr(owner, name, watched)
+
+
+# Each step has two updates; the base's samples are the first generation, validation and scoring.
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "saved"),
+    [
+        pytest.param(TorchEngine, "__init__", 1, None, id="start"),
+        pytest.param(TorchEngine, "generate", 1, None, id="base"),
+        pytest.param(TorchEngine, "generate", 2, None, id="generation of step 1"),
+        pytest.param(TorchEngine, "generate", 4, 2, id="evaluation of step 2"),
+        pytest.param(CEEHModule, "validation_step", 2, 2, id="its last batch"),
+        pytest.param(TorchEngine, "generate", 5, 2, id="generation of step 3"),
+        pytest.param(RewardFunction, "__call__", 3, 1, id="scoring of step 2"),
+        pytest.param(CEEHModule, "training_step", 2, 1, id="update of step 2"),
+        pytest.param(CEEHModule, "manual_backward", 3, 1, id="backward of step 2"),
+        # Weights have changed: the step comes to its end, which is the next place to stop.
+        pytest.param(LambdaLR, "step", 4, 2, id="optimiser of step 2"),
+        pytest.param(TorchEngine, "load_weights", 4, 2, id="push of step 2"),
+        pytest.param(TorchEngine, "generate", 7, 4, id="evaluation of step 4"),
+        pytest.param(WholeCheckpointIO, "save_checkpoint", 1, 4, id="save of step 4"),
+        pytest.param(Policy, "save", 1, 4, id="model"),
+        pytest.param(TorchEngine, "generate", 8, 4, id="tuned"),
+        pytest.param(ceeh.measure, "summarise", 1, 4, id="results"),
+    ],
+)
+def test_a_signal_is_honoured_in_every_phase(
+    whole: Path,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    owner: Any,
+    name: str,
+    call: int,
+    saved: int | None,
+) -> None:
+    given = command(tiny_model_dir, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        # A second one while the state is written.
+        second = lambda: stopping.is_asked() and interrupt()  # noqa: E731
+        calling(patch, WholeCheckpointIO, "_save", 0, second, after=True)
+        calling(patch, owner, name, call, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert ceeh.fit.main(given) == 143
+    said = capfd.readouterr().err
+    assert said.count("stopped by SIGTERM; continue with ckpt_path=last") == 1
+    assert "Traceback" not in said
+    folder = tmp_path / "starter"
+    files = [file.name for file in (folder / "checkpoints").glob("*")]
+    assert files == ([f"step-{saved:06d}.ckpt"] if saved else [])
+    assert not list(folder.rglob("*.partial"))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as another process has it
+    assert ceeh.fit.main(given) == 0
+    assert differing_at_the_end(whole, folder) == []
+
+
+def differing_at_the_end(whole: Path, folder: Path) -> list[str]:
+    """All but the checkpoint that the stop left, which a run that was not stopped has not."""
+    for file in (folder / "checkpoints").iterdir():
+        if file.name != "step-000004.ckpt":
+            file.unlink()
+    return differing(whole, folder)
+
+
+def test_an_error_leaves_the_last_finished_step(
+    whole: Path, tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        raise MemoryError
+
+    given = command(tiny_model_dir, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        calling(patch, CEEHModule, "training_step", 4, fails)
+        with pytest.raises(MemoryError):
+            ceeh.fit.main(given)
+    assert "rollout step 3 is saved" in capsys.readouterr().out
+    assert ceeh.fit.main(given) == 0
+    assert differing_at_the_end(whole, tmp_path / "starter") == []
