@@ -1,4 +1,4 @@
-"""Phases of a run, and a SIGKILL that lands in a chosen one: patches of a process, none of the product."""
+"""Phases of a run, and a signal that lands in a chosen one: patches of a process, none of the product."""
 
 import functools
 import os
@@ -21,38 +21,46 @@ from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 
 PHASES = {
+    "start": 1,
     "generation": 4,
     "scoring": 4,
     "forward": 10,
     "backward": 10,
+    "optimiser": 10,
     "push": 5,
     "write": 2,
     "save": 2,
     "metrics": 6,
     "evaluation": 4,
+    "model": 1,
 }
 """Name -> calls of it among which one is chosen; `write` is inside a checkpoint's bytes, `save` around
 its rename, `metrics` around a line of metrics.jsonl."""
 
+START_SECONDS = 3.0
+"""Of an engine, about: the first call of what is killed has no call before it that tells."""
+
 
 class Killer:
-    """Kills its own process within the `call`-th call of what it is put around.
+    """Sends its own process `number` within the `call`-th call of what it is put around.
 
     `moment` in [0, 1) is the share of the last call's time, or of a file's bytes; a call that is
     over earlier is killed at its end, so that the phase is always the chosen one. `note` is the
-    file that tells afterwards what was hit.
+    file that tells afterwards what was hit, its first line when, by the machine's monotonic clock.
     """
 
-    def __init__(self, call: int, moment: float, note: Path) -> None:
+    def __init__(self, call: int, moment: float, note: Path, number: int = signal.SIGKILL) -> None:
         self.call = call
         self.moment = moment
         self.note = note
+        self.number = number
         self.calls = 0
         self.seconds = 0.0
 
     def kill(self, words: str) -> None:
-        self.note.write_text(words)
-        os.kill(os.getpid(), signal.SIGKILL)
+        if not self.note.exists():
+            self.note.write_text(f"{time.monotonic()}\n{words}")
+            os.kill(os.getpid(), self.number)
 
     def around(self, owner: type, name: str, counts: Callable[[], bool] = lambda: True) -> None:
         function = getattr(owner, name)
@@ -66,8 +74,9 @@ class Killer:
             if self.calls == self.call:
                 delay = self.moment * self.seconds
                 threading.Timer(delay, self.kill, [f"{place}, after {delay:.3f} s"]).start()
-                function(*arguments, **settings)
+                result = function(*arguments, **settings)
                 self.kill(f"{place}, at its end")
+                return result
             begin = time.perf_counter()
             result = function(*arguments, **settings)
             self.seconds = time.perf_counter() - begin
@@ -80,6 +89,9 @@ def arm(phase: str, killer: Killer) -> None:
     """Puts `killer` around what `phase` is made of."""
     sampling = Sampling()
     match phase:
+        case "start":
+            killer.seconds = START_SECONDS
+            killer.around(VLLMEngine, "__init__")
         case "generation":
             killer.around(VLLMEngine, "generate", sampling)
         case "scoring":
@@ -88,6 +100,8 @@ def arm(phase: str, killer: Killer) -> None:
             killer.around(Policy, "forward")
         case "backward":
             killer.around(CEEHModule, "manual_backward")
+        case "optimiser":
+            killer.around(CEEHModule, "apply_update")
         case "push":
             killer.around(VLLMEngine, "load_weights")
         case "write":
@@ -102,6 +116,8 @@ def arm(phase: str, killer: Killer) -> None:
             killer.around(CEEHModule, "validation_step")
         case "evaluation":
             killer.around(VLLMEngine, "generate", lambda: not sampling())
+        case "model":
+            killer.around(Policy, "save")
         case _:
             raise ValueError(f"no phase '{phase}'; there are {', '.join(PHASES)}")
 

@@ -49,7 +49,13 @@ def drill(kills: int, per_run: int, seed: int, work: Path) -> dict[str, Any]:
                 break
             if status != -signal.SIGKILL or not note.is_file():
                 raise RuntimeError(f"run {len(runs)} ended with {status}; see {log}")
-            hits.append({"run": len(runs), "phase": phases.pop(), "moment": note.read_text()})
+            hits.append(
+                {
+                    "run": len(runs),
+                    "phase": phases.pop(),
+                    "moment": note.read_text().splitlines()[1],
+                }
+            )
             here += 1
             print(
                 f"kill {len(hits)}/{kills}: {hits[-1]['phase']}: {hits[-1]['moment']}", flush=True

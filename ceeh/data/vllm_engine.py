@@ -15,6 +15,7 @@ from ceeh.data.engine import Sampling
 from ceeh.data.loader import derived_seed
 from ceeh.data.vllm_process import (
     INSTALL,
+    collected_once,
     default_group_kept,
     import_vllm,
     process_kept,
@@ -192,10 +193,11 @@ class VLLMEngine:
         llm, self._llm = self._llm, None
         if llm is None:
             return
-        with isolate_rng(), process_kept(), default_group_kept(not self._own_group):
-            llm.llm_engine.engine_core.shutdown()
-        del llm
-        release_process_groups(keep_default=not self._own_group)
+        with collected_once():
+            with isolate_rng(), process_kept(), default_group_kept(not self._own_group):
+                llm.llm_engine.engine_core.shutdown()
+            del llm
+            release_process_groups(keep_default=not self._own_group)
 
     def __enter__(self) -> "VLLMEngine":
         return self
