@@ -60,6 +60,9 @@ def fit(config: Config) -> Path:
     seed_everything(config.seed, verbose=False)
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
+    if inputs.accelerator == "cuda" and inputs.precision != "32-true":
+        # The head multiplies in fp32, which a GPU's tensor cores do as TF32 when they may.
+        torch.set_float32_matmul_precision("high")
     policy = Policy(
         config.model,
         inputs.model_path,

@@ -12,7 +12,7 @@ from pathlib import Path
 from drills.page import ROOT, write_page
 
 RESULTS = ROOT / "drills" / "results"
-DRILLS = ("kills", "full_disk", "user_code", "tracking", "soak")
+DRILLS = ("kills", "signals", "engine", "full_disk", "user_code", "tracking", "soak")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

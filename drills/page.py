@@ -32,6 +32,32 @@ def kills(found: Mapping[str, Any]) -> Rows:
     ]
 
 
+def signals(found: Mapping[str, Any]) -> Rows:
+    seconds = ", ".join(f"{name} {value}" for name, value in found["slowest_seconds"].items())
+    kinds = ", ".join(dict.fromkeys(stop["signal"] for stop in found["all"]))
+    return [
+        (
+            "A signal ends a run within 5 seconds, in any phase: saved, nothing left behind, exit status 128 + "
+            "the signal's number; a second one changes nothing. The run goes on to equal numbers",
+            f"{kinds}, each twice in a tenth of a second, in each phase; children, shared memory and temporary "
+            "files are looked for afterwards",
+            f"{found['good']} of {found['stops']} stops good; the slowest by phase, seconds: {seconds}",
+        )
+    ]
+
+
+def engine(found: Mapping[str, Any]) -> Rows:
+    places = ", ".join(dict.fromkeys(case["place"] for case in found["cases"]))
+    return [
+        (
+            "An engine that fails is built anew once and the step sampled again, to equal numbers; when it "
+            "fails again the run ends clearly and can be continued",
+            f"out of memory and a lost device, raised in vLLM in the midst of {places}",
+            f"{found['survived']} of {found['failures']} failures survived",
+        )
+    ]
+
+
 def full_disk(found: Mapping[str, Any]) -> Rows:
     cleared = [name for name in found if name.endswith("cleared later")]
     equal = sum(not found[name]["differences"] for name in cleared)
@@ -95,6 +121,8 @@ def soak(found: Mapping[str, Any]) -> Rows:
 
 SECTIONS: dict[str, Callable[[Mapping[str, Any]], Rows]] = {
     "kills": kills,
+    "signals": signals,
+    "engine": engine,
     "full_disk": full_disk,
     "user_code": user_code,
     "tracking": tracking,

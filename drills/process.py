@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from ceeh import fit
 from ceeh.data.vllm_process import import_vllm, process_kept
+from ceeh.generators import generators_kept
 
 CONFIG = Path(__file__).parent.parent / "configs" / "ceeh.yaml"
 RUN = (
@@ -53,7 +53,7 @@ def attempt(
 def import_everything() -> None:
     """What each attempt would import anew, half of its time; nothing is started by it."""
     torch.set_num_threads(1)  # a pool of threads would not outlive a fork
-    with isolate_rng(), process_kept():
+    with generators_kept(), process_kept():
         vllm = import_vllm()
         assert vllm.LLM
         assert vllm.SamplingParams

@@ -71,7 +71,7 @@ def test_a_stopped_and_resumed_run_gives_the_numbers_of_one_that_was_not(
     assert rows(resumed) == rows(whole)
     one, other = newest(whole), newest(resumed)
     for state in (one, other):
-        # MLflow's client draws from Python's own generator, in the thread that sends: when it likes.
+        # beartype draws from it while it checks the tests' types, in the thread that sends, too.
         del state["rng_states"][0]["python"]
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "rng_states", "rollout_step"):
         assert_equal(one[key], other[key], key)

@@ -48,7 +48,8 @@ class RollingDifficulty(SignalCallback):
         self.first = {
             outcome.uid: outcome.accuracy for outcome in outcomes if outcome.uid not in self.history
         }
-        self._mean = None
+        if not len(self.history):
+            self._mean = None  # it is over the step's groups
 
     def read(self, uid: str) -> Mapping[str, float]:
         accuracy = self.history[uid]

@@ -1,14 +1,12 @@
 """RNGState: a resumed run draws the random numbers that the uninterrupted run would have drawn."""
 
-import random
 import warnings
 from typing import Any
 
-import numpy as np
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from ceeh.generators import read_generators, set_generators
 from ceeh.ranks import gather_objects
 
 KEY = "rng_states"
@@ -73,28 +71,3 @@ class RNGState(Callback):
                 stacklevel=2,
             )
         self.loaded = []
-
-
-def read_generators(device: torch.device) -> dict[str, Any]:
-    """The generators of this process as plain containers, which torch loads with weights_only."""
-    version, words, gauss = random.getstate()
-    algorithm, keys, position, has_gauss, cached_gauss = np.random.get_state()
-    states = {
-        "python": [version, list(words), gauss],
-        "numpy": [algorithm, np.asarray(keys).tolist(), position, has_gauss, cached_gauss],
-        "torch": torch.get_rng_state(),
-    }
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def set_generators(states: dict[str, Any], device: torch.device) -> None:
-    """The reverse of `read_generators`; a CUDA state is ignored on a machine without CUDA."""
-    version, words, gauss = states["python"]
-    random.setstate((version, tuple(words), gauss))
-    algorithm, keys, *rest = states["numpy"]
-    np.random.set_state((algorithm, np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(states["torch"].cpu())
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"].cpu(), device)

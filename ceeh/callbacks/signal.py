@@ -142,11 +142,16 @@ class SignalCallback(Callback, ABC):
             for uid in uids:
                 place.uid = uid
                 reading = self.read(uid)
-                if not isinstance(reading, Mapping) or reading.keys() != expected:
+                # An exact dict first: asking whether something is a Mapping takes as long as a read.
+                if type(reading) is not dict and not isinstance(reading, Mapping):
+                    raise ConfigError(self._misnamed(uid, reading))
+                if reading.keys() != expected:
                     raise ConfigError(self._misnamed(uid, reading))
                 for name, values in columns.items():
                     values.append(float(reading[name]))
         for name, values in columns.items():
+            if all(map(math.isfinite, values)):
+                continue
             for uid, value in zip(uids, values, strict=True):
                 undefined = math.isnan(value) and name in self.may_be_undefined
                 if not math.isfinite(value) and not undefined:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from ceeh.component import ConfigError, RunError
@@ -22,6 +21,7 @@ from ceeh.data.vllm_process import (
     release_process_groups,
 )
 from ceeh.data.vllm_weights import checked, release_packed, repack_heads, weight_shapes
+from ceeh.generators import generators_kept
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup
 
 REFUSED = {
@@ -70,7 +70,7 @@ class VLLMEngine:
         # A process group that is there already belongs to the trainer and outlives the engine.
         self._own_group = not torch.distributed.is_initialized()
         self._weight_shapes = weight_shapes(model_path, trust_remote_code=trust_remote_code)
-        with isolate_rng(), process_kept():
+        with generators_kept(), process_kept():
             self._vllm = import_vllm()
             from vllm.platforms import current_platform
 
@@ -194,7 +194,7 @@ class VLLMEngine:
         if llm is None:
             return
         with collected_once():
-            with isolate_rng(), process_kept(), default_group_kept(not self._own_group):
+            with generators_kept(), process_kept(), default_group_kept(not self._own_group):
                 llm.llm_engine.engine_core.shutdown()
             del llm
             release_process_groups(keep_default=not self._own_group)
@@ -226,7 +226,7 @@ class VLLMEngine:
         self._wake("kv_cache")
         inputs = [self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
         try:
-            with isolate_rng():
+            with generators_kept():
                 torch.manual_seed(engine_seed)
                 outputs = llm.generate(inputs, list(params), use_tqdm=False)
         except BaseException:

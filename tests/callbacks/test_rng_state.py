@@ -7,7 +7,8 @@ import pytest
 import torch
 from lightning import Callback
 
-from ceeh.callbacks.rng_state import KEY, RNGState, read_generators, set_generators
+from ceeh.callbacks.rng_state import KEY, RNGState
+from ceeh.generators import read_generators, set_generators
 
 CPU = torch.device("cpu")
 
