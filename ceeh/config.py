@@ -41,7 +41,7 @@ class Model:
     trust_remote_code: bool = False
     attention: str = one_of("sdpa", "eager", "flash_attention_2")
     gradient_checkpointing: bool = False
-    head_chunk_tokens: int = positive(96)
+    head_chunk_tokens: int = positive(128)
     lora: LoRA = field(default_factory=LoRA)
 
 

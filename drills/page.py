@@ -37,10 +37,10 @@ def signals(found: Mapping[str, Any]) -> Rows:
     kinds = ", ".join(dict.fromkeys(stop["signal"] for stop in found["all"]))
     return [
         (
-            "A signal ends a run within 5 seconds, in any phase: saved, nothing left behind, exit status 128 + "
-            "the signal's number; a second one changes nothing. The run goes on to equal numbers",
-            f"{kinds}, each twice in a tenth of a second, in each phase; children, shared memory and temporary "
-            "files are looked for afterwards",
+            "A signal ends a run within 5 seconds, in any phase: saved, nothing left behind, exit status "
+            "128 + the signal's number; a second one changes nothing. The run goes on to equal numbers",
+            f"{kinds}, each twice in a tenth of a second, in each phase; children, shared memory and "
+            "temporary files are looked for afterwards",
             f"{found['good']} of {found['stops']} stops good; the slowest by phase, seconds: {seconds}",
         )
     ]

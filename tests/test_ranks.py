@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +15,48 @@ from ceeh.component import ConfigError
 from ceeh.config import load
 from ceeh.fit import fit
 from ceeh.modules.step_metrics import over_ranks, row_means
+from drills.equality import differences
 from tests.test_fit import SHIPPED, SMALL, rows
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def two_processes(model: Path, output: Path, *overrides: str) -> subprocess.Popen:
+    given = [*SMALL, f"model.path={model}", f"output={output}", *overrides]
+    return subprocess.Popen(
+        [*LAUNCH, "-m", "ceeh.fit", "--config", str(SHIPPED), *given],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=output.parent,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_two_processes_stop_together_and_go_on_to_equal_numbers(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    given = ("rollouts.steps=3", "checkpoints.every_n_steps=3", "ckpt_path=last")
+    whole = two_processes(tiny_model_dir, tmp_path / "whole", *given)
+    said, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, said[-3000:]
+
+    stopped, said = two_processes(tiny_model_dir, tmp_path / "stopped", *given), ""
+    assert stopped.stdout is not None
+    for line in stopped.stdout:
+        said += line
+        if line.startswith("step 1/3"):
+            stopped.send_signal(signal.SIGTERM)  # torchrun hands it to both
+    assert stopped.wait(timeout=300) != 0
+    assert said.count("stopped by SIGTERM; continue with ckpt_path=last") == 2, said[-3000:]
+    assert len(re.findall(r"rollout step [12] is saved", said)) == 1
+    goes_on = two_processes(tiny_model_dir, tmp_path / "stopped", *given)
+    said, _ = goes_on.communicate(timeout=300)
+    assert goes_on.returncode == 0, said[-3000:]
+    folders = [tmp_path / name / "starter" for name in ("whole", "stopped")]
+    assert differences(*folders, common=True) == []
+    assert rows(folders[0]) == rows(folders[1])
 
 
 def test_two_processes_give_the_numbers_of_one(tiny_model_dir: Path, tmp_path: Path) -> None:
