@@ -2,30 +2,47 @@
 
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from ceeh.component import ConfigError
 from ceeh.config import load
+from ceeh.data.engine import Sampling
 from ceeh.fit import fit
 from ceeh.modules.step_metrics import over_ranks, row_means
+from ceeh.types import Prompt, RolloutGroup
 from drills.equality import differences
 from tests.test_fit import SHIPPED, SMALL, rows
+from tests.torch_engine import TorchEngine
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
-def two_processes(model: Path, output: Path, *overrides: str) -> subprocess.Popen:
-    given = [*SMALL, f"model.path={model}", f"output={output}", *overrides]
+class Waiting(TorchEngine):
+    """Waits, in the second step, for the signal that is to come."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
+        if self.policy_version == 2:
+            time.sleep(300)
+        return super().generate(prompts, sampling)
+
+
+@pytest.fixture(scope="module")
+def once(tiny_model_dir: Path) -> list[str]:
+    return [*SMALL, f"model.path={tiny_model_dir}", "rollouts.steps=2"]
+
+
+def two_processes(given: list[str], output: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [*LAUNCH, "-m", "ceeh.fit", "--config", str(SHIPPED), *given],
+        [*LAUNCH, "-m", "ceeh.fit", "--config", str(SHIPPED), *given, f"output={output}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -34,55 +51,58 @@ def two_processes(model: Path, output: Path, *overrides: str) -> subprocess.Pope
     )
 
 
-def test_two_processes_stop_together_and_go_on_to_equal_numbers(
-    tiny_model_dir: Path, tmp_path: Path
+def ended_well(run: subprocess.Popen) -> str:
+    said, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, said[-3000:]
+    return said
+
+
+@pytest.fixture(scope="module")
+def two(once: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a run of two processes, and what it said."""
+    output = tmp_path_factory.mktemp("ranks") / "two"
+    said = ended_well(two_processes(once, output))
+    assert sorted(path.name for path in output.iterdir()) == ["latest", "starter"]
+    return output / "starter", said
+
+
+def test_two_processes_give_the_numbers_of_one(
+    once: list[str], two: tuple[Path, str], tmp_path: Path
 ) -> None:
-    given = ("rollouts.steps=3", "checkpoints.every_n_steps=3", "ckpt_path=last")
-    whole = two_processes(tiny_model_dir, tmp_path / "whole", *given)
-    said, _ = whole.communicate(timeout=300)
-    assert whole.returncode == 0, said[-3000:]
-
-    stopped, said = two_processes(tiny_model_dir, tmp_path / "stopped", *given), ""
-    assert stopped.stdout is not None
-    for line in stopped.stdout:
-        said += line
-        if line.startswith("step 1/3"):
-            stopped.send_signal(signal.SIGTERM)  # torchrun hands it to both
-    assert stopped.wait(timeout=300) != 0
-    assert said.count("stopped by SIGTERM; continue with ckpt_path=last") == 2, said[-3000:]
-    assert len(re.findall(r"rollout step [12] is saved", said)) == 1
-    goes_on = two_processes(tiny_model_dir, tmp_path / "stopped", *given)
-    said, _ = goes_on.communicate(timeout=300)
-    assert goes_on.returncode == 0, said[-3000:]
-    folders = [tmp_path / name / "starter" for name in ("whole", "stopped")]
-    assert differences(*folders, common=True) == []
-    assert rows(folders[0]) == rows(folders[1])
-
-
-def test_two_processes_give_the_numbers_of_one(tiny_model_dir: Path, tmp_path: Path) -> None:
-    once = [*SMALL, f"model.path={tiny_model_dir}", "rollouts.steps=2"]
     # The ranks' sums round otherwise than one process's, so the second step may sample otherwise:
     # only the first is compared number by number.
     one = fit(load([SHIPPED], [*once, f"output={tmp_path}/one"]))
-    program = ["-m", "ceeh.fit", "--config", str(SHIPPED), *once, f"output={tmp_path}/two"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*LAUNCH, *program], capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["latest", "starter"]
-    two = tmp_path / "two" / "starter"
-    assert done.stdout.count("measuring base") == 1
+    folder, said = two
+    assert said.count("measuring base") == 1
     first, second = (
-        next(row for row in rows(folder) if "loss/policy" in row) for folder in (one, two)
+        next(row for row in rows(each) if "loss/policy" in row) for each in (one, folder)
     )
     names = {name for name in first if not name.startswith("optimizer/padding")}
     assert names <= second.keys()
     for name in sorted(names):
         assert second[name] == pytest.approx(first[name], rel=1e-3, abs=1e-5), name
-    base = [json.loads((folder / "summary.json").read_text())["base"] for folder in (one, two)]
+    base = [json.loads((each / "summary.json").read_text())["base"] for each in (one, folder)]
     assert base[1]["all"]["accuracy"] == base[0]["all"]["accuracy"]
     assert base[1]["all"]["tokens"] == base[0]["all"]["tokens"]
+
+
+def test_two_processes_stop_together_and_go_on_to_equal_numbers(
+    once: list[str], two: tuple[Path, str], tmp_path: Path
+) -> None:
+    given, said = [*once, "ckpt_path=last"], ""
+    waiting = [*given, f"engine.class_path={__name__}.Waiting"]
+    with two_processes(waiting, tmp_path / "stopped") as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            said += line
+            if line.startswith("step 1/2"):
+                run.send_signal(signal.SIGTERM)  # torchrun hands it to both
+    assert run.returncode != 0
+    assert said.count("stopped by SIGTERM; continue with ckpt_path=last") == 2, said[-3000:]
+    assert said.count("rollout step 1 is saved") == 1
+    ended_well(two_processes(given, tmp_path / "stopped"))
+    assert differences(two[0], tmp_path / "stopped" / "starter", common=True) == []
+    assert rows(two[0]) == rows(tmp_path / "stopped" / "starter")
 
 
 def test_saves_that_fail_on_rank_zero_stop_all_ranks(tiny_model_dir: Path, tmp_path: Path) -> None:
