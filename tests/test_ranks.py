@@ -90,7 +90,7 @@ def test_two_processes_stop_together_and_go_on_to_equal_numbers(
     once: list[str], two: tuple[Path, str], tmp_path: Path
 ) -> None:
     given, said = [*once, "ckpt_path=last"], ""
-    waiting = [*given, f"engine.class_path={__name__}.Waiting"]
+    waiting = [*given, "engine.class_path=tests.test_ranks.Waiting"]
     with two_processes(waiting, tmp_path / "stopped") as run:
         assert run.stdout is not None
         for line in run.stdout:
