@@ -14,6 +14,8 @@ from ceeh.base_model import first_line
 from ceeh.component import ConfigError
 from ceeh.ranks import say
 
+RESUMED = {"loops", "callbacks", "optimizer_states", "lr_schedulers", "pytorch-lightning_version"}
+"""What of a checkpoint a run needs to go on, besides its weights."""
 PREFIX = "policy."
 """Of the policy's weights among those of the LightningModule."""
 
@@ -122,6 +124,20 @@ def read_checkpoint(file: Path, *, mmap: bool = True) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"state_dict", "rollout_step"} <= state.keys():
         raise ConfigError(f"'{file}' holds no run's weights; give a .ckpt that ceeh.fit wrote")
     return state
+
+
+def rollout_step_of(file: Path) -> int:
+    """The step after which a run goes on from `file`.
+
+    Raises ConfigError for a file that holds weights and not a run's whole state.
+    """
+    state = read_checkpoint(file)
+    if missing := RESUMED - state.keys():
+        raise ConfigError(
+            f"ckpt_path: '{file}' cannot be continued from, it lacks {', '.join(sorted(missing))}; give "
+            "a .ckpt as ceeh.fit wrote it, or set model.path to a model's folder"
+        )
+    return state["rollout_step"]
 
 
 def policy_weights(state: dict[str, Any]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from ceeh.callbacks.rng_state import RNGState
 from ceeh.callbacks.rollout_log import RolloutLog
 from ceeh.callbacks.run_checkpoint import METRICS, RunCheckpoint
 from ceeh.callbacks.weight_sync import WeightSync
-from ceeh.checkpoint import read_checkpoint
+from ceeh.checkpoint import read_checkpoint, rollout_step_of
 from ceeh.checkpoint_io import WholeCheckpointIO
 from ceeh.component import ConfigError
 from ceeh.config import Config, load, to_public_yaml
@@ -136,7 +136,7 @@ def open_folder(
         folder, checkpoint = RunFolder.create(config.output, config.name), None
     else:
         folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
-        folder.drop_after(read_checkpoint(checkpoint)["rollout_step"] if checkpoint else 0)
+        folder.drop_after(rollout_step_of(checkpoint) if checkpoint else 0)
         check_space(folder.checkpoints, checkpoint_size, config.checkpoints.keep)
     write_whole(folder.path / "config.yaml", to_public_yaml(config))
     if isinstance(inputs.train_source, Mixture):

@@ -11,7 +11,13 @@ import pytest
 import torch
 
 import ceeh.checkpoint_io
-from ceeh.checkpoint import checkpoint_file, fault, newest_checkpoint, read_checkpoint
+from ceeh.checkpoint import (
+    checkpoint_file,
+    fault,
+    newest_checkpoint,
+    read_checkpoint,
+    rollout_step_of,
+)
 from ceeh.checkpoint_io import Stream, WholeCheckpointIO
 from ceeh.component import ConfigError
 from tests.limits import largest_file
@@ -188,3 +194,11 @@ def test_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
     for _ in range(2):
         WholeCheckpointIO().remove_checkpoint(file)
     assert not file.exists()
+
+
+def test_a_checkpoint_of_weights_alone_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+    file = tmp_path / "step-000002.ckpt"
+    torch.save({"state_dict": {}, "rollout_step": 2, "loops": {}}, file)
+    words = r"ckpt_path: '.*step-000002.ckpt' cannot be continued from, it lacks callbacks, lr_schedulers,"
+    with pytest.raises(ConfigError, match=words):
+        rollout_step_of(file)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,24 @@ def differing_at_the_end(whole: Path, folder: Path) -> list[str]:
         if file.name != "step-000004.ckpt":
             file.unlink()
     return differing(whole, folder)
+
+
+def test_a_grace_that_ends_among_half_changed_weights_leaves_no_checkpoint_of_them(
+    whole: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "GRACE_SECONDS", 0.1)
+
+    def long_step() -> None:
+        interrupt()
+        time.sleep(30)
+
+    given = command(tiny_model_dir, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        calling(patch, LambdaLR, "step", 4, long_step)
+        assert ceeh.fit.main(given) == 130
+    assert list((tmp_path / "starter" / "checkpoints").glob("*")) == []
+    assert ceeh.fit.main(given) == 0
+    assert differing_at_the_end(whole, tmp_path / "starter") == []
 
 
 def test_an_error_leaves_the_last_finished_step(
