@@ -4,7 +4,6 @@ questions -> embedded engine -> verifier -> samples.parquet -> results.json, rep
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from ceeh import stopping
 from ceeh.assembly import DTYPE, resolve_accelerator, resolve_precision
 from ceeh.base_model import load_tokenizer
 from ceeh.component import Component
@@ -151,7 +151,7 @@ def open_engine(
             accelerator=accelerator,
             dtype=dtype,
         ),
-        policy and policy.engine_weights,
+        None if policy is None else lambda: load_policy(trained).engine_weights(),
     )
     if policy is not None:
         engine.load_weights(policy.engine_weights(), policy_version=0)
@@ -257,4 +257,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stopping.leave(main())

@@ -5,7 +5,6 @@ base measured on held-out questions -> Trainer.fit -> tuned measured on the same
 
 import argparse
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,6 +14,7 @@ import torch
 from lightning import Callback, Trainer, seed_everything
 from transformers.utils.logging import disable_progress_bar
 
+from ceeh import stopping
 from ceeh.assembly import CANARY_TOLERANCE, Inputs, build_engine, gather_inputs
 from ceeh.callbacks.console import Console
 from ceeh.callbacks.profiler import Profiler
@@ -50,10 +50,12 @@ from ceeh.whole_file import write_whole
 from ceeh.whole_folder import whole_folder
 
 
+@stopping.signals_honoured()
 def fit(config: Config) -> Path:
     """Runs `config` from its inputs to its report; returns the run folder.
 
-    Raises ConfigError before any engine starts where the mistake can be seen by then.
+    Raises ConfigError before any engine starts where the mistake can be seen by then, and Stopped when
+    a signal ends it, Ctrl-C included; `ckpt_path=last` goes on then.
     """
     quieten()
     inputs = gather_inputs(config)
@@ -166,7 +168,7 @@ def build_trainer(
     config: Config, inputs: Inputs, folder: RunFolder, engine: RolloutEngine, loggers: list
 ) -> Trainer:
     """Lightning's Trainer with the callbacks that every run has around those of the configuration."""
-    rollouts, checkpoint_io = config.rollouts, WholeCheckpointIO()
+    rollouts, checkpoint_io, generators = config.rollouts, WholeCheckpointIO(), RNGState()
     callbacks: list[Callback] = [
         *inputs.signals.values(),
         WeightSync(
@@ -174,7 +176,7 @@ def build_trainer(
             tolerance=rollouts.canary_tolerance or CANARY_TOLERANCE[inputs.precision],
             temperature=rollouts.temperature,
         ),
-        RNGState(),
+        generators,
         Console(
             steps=rollouts.steps,
             title=f"{folder.path.name}: {config.model.path} on {inputs.accelerator}",
@@ -183,6 +185,7 @@ def build_trainer(
             folder.checkpoints,
             checkpoint_io,
             loggers[0],
+            generators,
             steps=rollouts.steps,
             every_n_steps=config.checkpoints.every_n_steps,
             evaluate_every_n_steps=config.evaluation.every_n_steps,
@@ -254,4 +257,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stopping.leave(main())

@@ -3,7 +3,8 @@
 A signal raises `Stopped` in the main thread at once, in the midst of generation, scoring, a forward or a
 backward pass: nothing is lost there, for the state of the last finished step is still at hand. From a step's
 first optimiser step to its end (`delay`, `release`) it waits, for GRACE_SECONDS at most; while a file is
-written (`held`) it waits for the file.
+written (`held`) it waits for the file. Of several processes rank 0 writes the files, so the others wait as
+long for it to leave first.
 """
 
 import os
@@ -12,8 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """What a terminal, a batch system and a pre-emption send; SLURM's `--signal` often names the last two."""
@@ -50,22 +52,20 @@ class _Stop:
     def handle(self, number: int, frame: FrameType | None) -> None:
         if self.number is None:
             self.number, self.since = number, time.monotonic()
-            # Not print: the signal may have come in the midst of one.
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, self._words(number))
             self.asked.set()
+            # Not print: the signal may have come in the midst of one. What reads it may be gone already.
+            with suppress(OSError):
+                os.write(2, f"{signal.Signals(number).name}: stopping ...\n".encode())
         self.raise_if_due()
 
     def raise_if_due(self) -> None:
         """Raises Stopped where one is asked for and neither held, delayed nor on its way."""
         if self.number is None or self.holders or _is_unwinding():
             return
-        if self.delayed and time.monotonic() - self.since < GRACE_SECONDS:
+        waits = self.delayed or int(os.environ.get("RANK", "0")) > 0
+        if waits and time.monotonic() - self.since < GRACE_SECONDS:
             return
         raise Stopped(self.number)
-
-    @staticmethod
-    def _words(number: int) -> bytes:
-        return f"{signal.Signals(number).name}: stopping ...\n".encode()
 
 
 _stop = _Stop()
@@ -75,31 +75,42 @@ _stop = _Stop()
 def signals_honoured() -> Iterator[None]:
     """Inside, each of SIGNALS raises Stopped as above. Further ones change nothing.
 
-    Outside the main thread, where Python takes no signals, it does nothing. After a stop was asked for the
-    signals stay ignored: the process is about to end, and would end otherwise than it should.
+    In a block of its own kind, and outside the main thread, where Python takes no signals, it does
+    nothing. A signal that whoever started the process has ignored, as nohup does, stays so.
     """
     global _stop
-    if threading.current_thread() is not threading.main_thread():
+    outer = _stop
+    ours = signal.getsignal(signal.SIGTERM) == outer.handle
+    if ours or threading.current_thread() is not threading.main_thread():
         yield
         return
-    stop = _stop = _Stop()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as under nohup: whoever started the command wants it so
-            signal.signal(number, stop.handle)
-    ended = threading.Event()
+    stop, ended, before = _Stop(), threading.Event(), {}
+    stop.holders = 1
     arguments = (stop, threading.get_ident(), ended)
     threading.Thread(target=_remind, args=arguments, name="stopping", daemon=True).start()
     try:
-        yield
+        for number in SIGNALS:
+            if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
+                before[number] = handler or signal.SIG_DFL
+                signal.signal(number, stop.handle)
+        _stop = stop
+        with _let_through(stop):
+            yield
     finally:
         for number, handler in before.items():
-            signal.signal(
-                number, (handler or signal.SIG_DFL) if not stop.number else signal.SIG_IGN
-            )
+            signal.signal(number, handler)
         ended.set()
         stop.asked.set()
-        _stop = _Stop()
+        _stop = outer
+
+
+@contextmanager
+def _let_through(stop: _Stop) -> Iterator[None]:
+    stop.holders -= 1
+    try:
+        yield
+    finally:
+        stop.holders += 1
 
 
 def delay() -> None:
@@ -123,9 +134,16 @@ def held() -> Iterator[None]:
         _stop.holders -= 1
 
 
-def is_asked() -> bool:
-    """Whether a signal has asked this process to stop."""
-    return _stop.number is not None
+def signal_asked() -> int | None:
+    """The signal that has asked this process to stop."""
+    return _stop.number
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process; a signal from here on would change its exit status and skip its last work."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(status)
 
 
 def _remind(stop: _Stop, main_thread: int, ended: threading.Event) -> None:

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from ceeh import stopping
 from ceeh.component import ConfigError, RunError
@@ -22,23 +23,32 @@ def plain(text: str) -> str:
 
 def complain(error: object) -> None:
     """`error: ...` on standard error, as every command ends that was given something wrong."""
-    print(f"error: {plain(redact(str(error)))}", file=sys.stderr)
+    tell(f"error: {plain(redact(str(error)))}")
+
+
+def tell(line: str) -> None:
+    """On standard error, if anyone reads it still."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def run_command(command: Callable[[], int], *, if_stopped: str) -> int:
     """A command's exit status: its own, 2 for a ConfigError, 1 for a RunError, 128 + n for signal n.
 
-    `if_stopped` says how what a signal ended is gone on with.
+    `if_stopped` says how what a signal ended is gone on with. An error of a command that was asked to
+    stop is told and changes nothing: another process of the run may have left first.
     """
     try:
         with stopping.signals_honoured():
             try:
                 return command()
-            except Exception:
-                stopping.release()  # what another process of the run caused by stopping first
-                raise
+            except Exception as error:
+                if (number := stopping.signal_asked()) is None:
+                    raise
+                complain(f"while stopping: {type(error).__name__}: {error}")
+                raise stopping.Stopped(number) from error
     except stopping.Stopped as stopped:
-        print(f"{stopped}; {if_stopped}", file=sys.stderr)
+        tell(f"{stopped}; {if_stopped}")
         return stopped.status
     except ConfigError as error:
         complain(error)

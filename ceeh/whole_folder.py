@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ceeh import stopping
 from ceeh.component import ConfigError
 
 
@@ -36,12 +37,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    # No system renames over a folder that is not empty: between these two lines there is none.
-    if folder.exists():
-        folder.rename(previous)
-    partial.rename(folder)
-    sync(folder.parent)
-    shutil.rmtree(previous, ignore_errors=True)
+    with stopping.held():
+        # No system renames over a folder that is not empty: between these two lines there is none.
+        if folder.exists():
+            folder.rename(previous)
+        partial.rename(folder)
+        sync(folder.parent)
+        shutil.rmtree(previous, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

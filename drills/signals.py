@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ceeh.checkpoint import checkpoint_files
 from ceeh.provenance import provenance
 from drills.equality import differences, file_names
 from drills.killing import PHASES, Killer, arm
@@ -73,6 +74,8 @@ def drill(phases: Sequence[str], seed: int, work: Path) -> dict[str, Any]:
                     "seconds": round(ended - float(asked), 2),
                     "status": status,
                     "left": leftovers.found(),
+                    "finished": finished_step(output / "starter"),
+                    "saved": max(checkpoint_files(output / "starter" / "checkpoints"), default=0),
                     "run": len(runs),
                 }
             )
@@ -109,7 +112,16 @@ def meddle(leftovers: Leftovers, phase: str, asker: Asker) -> None:
 
 def is_good(stop: dict[str, Any]) -> bool:
     expected = 128 + signal.Signals[stop["signal"]].value
-    return stop["status"] == expected and stop["seconds"] < PROMISED_SECONDS and not stop["left"]
+    saved = stop["saved"] == stop["finished"]
+    in_time = stop["seconds"] < PROMISED_SECONDS
+    return stop["status"] == expected and saved and in_time and not stop["left"]
+
+
+def finished_step(run: Path) -> int:
+    """The last rollout step that `metrics.jsonl` has a line of."""
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return json.loads(lines[-1])["rollout_step"] if lines else 0
 
 
 def compared(whole: Path, other: Path) -> list[str]:

@@ -13,7 +13,9 @@ from torch.optim.lr_scheduler import LambdaLR
 import ceeh.fit
 import ceeh.measure
 from ceeh import stopping
+from ceeh.callbacks.run_checkpoint import RunCheckpoint
 from ceeh.checkpoint_io import WholeCheckpointIO
+from ceeh.config import load
 from ceeh.data.verify import RewardFunction
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
@@ -107,7 +109,7 @@ def test_a_signal_is_honoured_in_every_phase(
     given = command(tiny_model_dir, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         # A second one while the state is written.
-        second = lambda: stopping.is_asked() and interrupt()  # noqa: E731
+        second = lambda: stopping.signal_asked() and interrupt()  # noqa: E731
         calling(patch, WholeCheckpointIO, "_save", 0, second, after=True)
         calling(patch, owner, name, call, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert ceeh.fit.main(given) == 143
@@ -118,7 +120,6 @@ def test_a_signal_is_honoured_in_every_phase(
     files = [file.name for file in (folder / "checkpoints").glob("*")]
     assert files == ([f"step-{saved:06d}.ckpt"] if saved else [])
     assert not list(folder.rglob("*.partial"))
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as another process has it
     assert ceeh.fit.main(given) == 0
     assert differing_at_the_end(whole, folder) == []
 
@@ -149,17 +150,69 @@ def test_a_grace_that_ends_among_half_changed_weights_leaves_no_checkpoint_of_th
     assert differing_at_the_end(whole, tmp_path / "starter") == []
 
 
-def test_an_error_leaves_the_last_finished_step(
-    whole: Path, tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fails() -> None:
-        raise MemoryError
+def fails() -> None:
+    raise MemoryError("full")
 
+
+@pytest.mark.parametrize(
+    ("name", "call", "saved"),
+    [
+        ("training_step", 4, 3),
+        # Step 2 is over, its evaluation not begun.
+        ("on_train_batch_end", 2, 2),
+    ],
+)
+def test_an_error_leaves_the_last_finished_step(
+    whole: Path,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    call: int,
+    saved: int,
+) -> None:
     given = command(tiny_model_dir, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        calling(patch, CEEHModule, "training_step", 4, fails)
+        calling(patch, CEEHModule, name, call, fails)
         with pytest.raises(MemoryError):
             ceeh.fit.main(given)
-    assert "rollout step 3 is saved" in capsys.readouterr().out
+    assert f"rollout step {saved} is saved" in capsys.readouterr().out
     assert ceeh.fit.main(given) == 0
     assert differing_at_the_end(whole, tmp_path / "starter") == []
+
+
+def test_a_signal_while_an_error_is_handled_does_not_lose_the_step(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        calling(patch, CEEHModule, "training_step", 2, fails)
+        calling(patch, RunCheckpoint, "save_finished", 1, interrupt)
+        assert ceeh.fit.main(command(tiny_model_dir, tmp_path)) == 130
+    assert (tmp_path / "starter" / "checkpoints" / "step-000001.ckpt").is_file()
+
+
+def test_a_step_that_cannot_be_saved_does_not_hide_why_the_run_ended(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    def lost() -> None:
+        raise RuntimeError("device lost")
+
+    with pytest.MonkeyPatch.context() as patch:
+        calling(patch, CEEHModule, "training_step", 2, fails)
+        calling(patch, WholeCheckpointIO, "_save", 1, lost)
+        words = r"rollout step 1 could not be saved \(RuntimeError: device lost\)"
+        with pytest.warns(UserWarning, match=words), pytest.raises(MemoryError, match="full"):
+            ceeh.fit.main(command(tiny_model_dir, tmp_path))
+
+
+def test_a_program_that_calls_fit_has_its_signals_back(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    config = load([SHIPPED], command(tiny_model_dir, tmp_path)[2:])
+    with pytest.MonkeyPatch.context() as patch:
+        calling(patch, TorchEngine, "generate", 3, interrupt)
+        with pytest.raises(stopping.Stopped, match="SIGINT"):
+            ceeh.fit.fit(config)
+    assert signal.getsignal(signal.SIGINT) == before
+    assert (tmp_path / "starter" / "checkpoints" / "step-000001.ckpt").is_file()

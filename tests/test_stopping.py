@@ -62,8 +62,46 @@ def test_further_signals_change_nothing_before_nor_after_the_end() -> None:
 
     assert run_command(command, if_stopped="") == 130
     assert cleaned == [True]
+    with pytest.raises(SystemExit, match="130"):
+        stopping.leave(130)
     os.kill(os.getpid(), signal.SIGTERM)  # would end this process
     interrupt()
+
+
+def test_a_terminal_that_is_gone_loses_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*arguments: object, **settings: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("os.write", gone)
+    monkeypatch.setattr("builtins.print", gone)
+
+    def command() -> int:
+        interrupt()
+        return 0
+
+    assert run_command(command, if_stopped="") == 130
+
+
+def test_a_block_within_another_changes_nothing() -> None:
+    with signals_honoured():
+        handler = signal.getsignal(signal.SIGTERM)
+        with signals_honoured():
+            assert signal.getsignal(signal.SIGTERM) == handler
+        assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def test_ranks_above_zero_let_rank_zero_leave_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(stopping, "GRACE_SECONDS", 0.2)
+    done = []
+
+    def work() -> None:
+        interrupt()
+        done.append(1)
+        wait_for_signal()
+
+    assert stopped(work)
+    assert done == [1]
 
 
 def stopped(work: Callable[[], None]) -> bool:
@@ -94,13 +132,13 @@ def test_a_delayed_signal_comes_at_the_release() -> None:
         stopping.delay()
         interrupt()
         done.append(1)
-        assert stopping.is_asked()
+        assert stopping.signal_asked()
         stopping.release()
         done.append(2)
 
     assert stopped(work)
     assert done == [1]
-    assert not stopping.is_asked()
+    assert not stopping.signal_asked()
 
 
 def test_a_delay_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +212,22 @@ def failing_after(ask: Callable[[], None]) -> Callable[[], int]:
     return command
 
 
-def test_what_another_process_caused_by_stopping_first_is_a_stop_too() -> None:
-    assert run_command(failing_after(interrupt), if_stopped="") == 130
+def failing_clean_up() -> int:
+    try:
+        interrupt()
+    finally:
+        raise ConnectionError("a process of the run is gone")
+
+
+@pytest.mark.parametrize("command", [failing_after(interrupt), failing_clean_up])
+def test_an_error_of_a_command_that_stops_is_told_and_changes_nothing(
+    command: Callable[[], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(command, if_stopped="") == 130
+    words = "error: while stopping: ConnectionError: a process of the run is gone\nstopped by SIGINT; \n"
+    assert capsys.readouterr().err == words
+
+
+def test_an_error_of_a_command_that_nobody_stops_is_raised() -> None:
     with pytest.raises(ConnectionError):
         run_command(failing_after(lambda: None), if_stopped="")

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ceeh import stopping
+from ceeh.callbacks.rng_state import KEY as GENERATORS
+from ceeh.callbacks.rng_state import RNGState
 from ceeh.checkpoint import checkpoint_file, checkpoint_files
 from ceeh.checkpoint_io import Failure, WholeCheckpointIO
 from ceeh.component import ConfigError
@@ -30,11 +32,13 @@ class FinishedStep:
     """What of a checkpoint changes before the next optimiser step, as it stood when the step was over.
 
     Weights, optimiser and tables do not change until then, so this and they are the step's checkpoint.
+    What a callback of one's own keeps must not either: a signal changes in `observe` alone.
     """
 
     rollout_step: int
     row: dict[str, Any]
     fit_loop: dict[str, Any]
+    generators: list[dict[str, Any]]
 
 
 class RunCheckpoint(Checkpoint):
@@ -56,6 +60,7 @@ class RunCheckpoint(Checkpoint):
         folder: Path,
         io: WholeCheckpointIO,
         jsonl: JSONLLogger,
+        generators: RNGState,
         *,
         steps: int,
         every_n_steps: int,
@@ -66,6 +71,7 @@ class RunCheckpoint(Checkpoint):
         self.folder = folder
         self.io = io
         self.jsonl = jsonl
+        self.generators = generators
         self.steps = steps
         self.every_n_steps = every_n_steps
         self.evaluate_every_n_steps = evaluate_every_n_steps
@@ -83,18 +89,18 @@ class RunCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         # Now the weights change, and there is nothing to save until the step is over.
-        self.finished = None
         stopping.delay()
+        self.finished = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         rollout_step = batch_idx + 1
-        self.note_finished(trainer, rollout_step)
-        # A run that goes on from here would leave out this step's evaluation: Lightning takes it
-        # for done.
-        evaluated = self.evaluate_every_n_steps and rollout_step % self.evaluate_every_n_steps == 0
-        if self.is_due(rollout_step) and not evaluated:
+        finished = self.note_finished(trainer, rollout_step)
+        # Lightning takes this step's evaluation for done in a checkpoint that it writes here.
+        if self.evaluate_every_n_steps and rollout_step % self.evaluate_every_n_steps == 0:
+            evaluation_to_come(finished.fit_loop)
+        elif self.is_due(rollout_step):
             self.save(trainer, rollout_step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -121,19 +127,32 @@ class RunCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """On rank 0 alone, without the other ranks: each may have been left anywhere."""
-        step, self.finished = self.finished, None
+        # Any other BaseException wants out at once.
         expected = isinstance(exception, Stopped | Exception)
-        if step is None or not expected or not trainer.is_global_zero:
+        if self.finished is None or not expected or not trainer.is_global_zero:
             return
+        with stopping.held():
+            step, self.finished = self.finished, None
+            try:
+                self.save_finished(trainer, step)
+            except (
+                Exception
+            ) as error:  # a lost device, a table that cannot be kept, a closed terminal
+                warnings.warn(
+                    f"rollout step {step.rollout_step} could not be saved ({type(error).__name__}: "
+                    f"{error}); the run goes on from the checkpoint before it",
+                    stacklevel=2,
+                )
+
+    def save_finished(self, trainer: Trainer, step: FinishedStep) -> None:
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         checkpoint["loops"]["fit_loop"] = step.fit_loop
-        checkpoint[METRICS] = step.row
+        checkpoint |= {METRICS: step.row, GENERATORS: step.generators}
         self.io.save_checkpoint(checkpoint, checkpoint_file(self.folder, step.rollout_step))
-        if self.io.failure is None:
-            say(f"rollout step {step.rollout_step} is saved")
-            self.remove_outdated()
-        else:
-            say(f"rollout step {step.rollout_step} could not be saved: {self.io.failure.reason}")
+        if self.io.failure is not None:
+            raise OSError(self.io.failure.reason)
+        say(f"rollout step {step.rollout_step} is saved")
+        self.remove_outdated()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -145,6 +164,7 @@ class RunCheckpoint(Checkpoint):
             rollout_step=rollout_step,
             row=self.row(trainer),
             fit_loop=copy.deepcopy(trainer.fit_loop.state_dict()),
+            generators=self.generators.gathered,
         )
         return self.finished
 
@@ -205,7 +225,10 @@ class RunCheckpoint(Checkpoint):
 
 
 def evaluation_to_come(fit_loop: dict[str, Any]) -> None:
-    """Marks the evaluation as begun and not finished, which Lightning tells from the counters."""
+    """Marks the step as over and its evaluation as begun, as Lightning tells from the counters."""
+    for counters in fit_loop["epoch_loop.batch_progress"].values():
+        if isinstance(counters, dict):
+            counters["completed"] = counters["ready"]
     progress = fit_loop["epoch_loop.val_loop.batch_progress"]
     for counter in progress["current"]:
         progress["current"][counter] = 0

@@ -12,6 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils.logging import disable_progress_bar
 
+from ceeh import stopping
 from ceeh.base_model import first_line, load_tokenizer
 from ceeh.component import ConfigError, RunError
 from ceeh.export.card import Export, public, write_card
@@ -179,4 +180,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stopping.leave(main())

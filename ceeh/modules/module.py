@@ -181,12 +181,12 @@ class CEEHModule(LightningModule):
     def apply_update(self, finite: bool) -> None:
         """The optimiser's step, skipped and counted when loss or gradient is not finite."""
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
-        self.bad_updates = 0 if finite else self.bad_updates + 1
         if not finite:
             optimizer.zero_grad()  # type: ignore[union-attr]
         # With the gradients gone the step changes nothing but the counters, which must go on.
         optimizer.step()  # type: ignore[union-attr]
         schedule.step()  # type: ignore[union-attr]
+        self.bad_updates = 0 if finite else self.bad_updates + 1
 
     def hard(self, batch: RolloutBatch) -> Float[Tensor, " R"]:
         """1 for rows of hard prompts, from the signal that `objective.hard_signal` names; else 0."""

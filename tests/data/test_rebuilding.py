@@ -23,7 +23,7 @@ SAMPLING = Sampling(completions=2, temperature=1.0, max_tokens=6)
 SOUND = 8
 """Calls before a run generates for its first step: the base takes wake, wake, push, canary and a generation,
 the start of the training wake, push, canary."""
-AGAIN = r"the engine failed while {doing} \(MemoryError: full\); it is built anew with the present weights"
+AGAIN = r"the engine failed while {doing} \(MemoryError: full\); it is built anew with .* the first time"
 
 
 class Failing(TorchEngine):
@@ -107,15 +107,39 @@ def test_a_second_failure_stops_and_says_what_to_do(
     assert len(engines) == 2
 
 
-def test_an_engine_that_has_generated_since_may_fail_again(
-    built: tuple[RebuildingEngine, list[Failing]],
+def test_an_engine_that_has_proved_itself_since_may_fail_again(
+    built: tuple[RebuildingEngine, list[Failing]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, engines = built
-    for _ in range(2):
+    monkeypatch.setattr("ceeh.data.rebuilding.TRIED_AFTER", 3)
+    for time in ("first", "second"):
         Failing.errors = iter([MemoryError("full")])
-        with pytest.warns(UserWarning, match="built anew"):
+        with pytest.warns(UserWarning, match=rf"built anew .* for the {time} time"):
+            engine.generate([PROMPT], SAMPLING)
+        for _ in range(2):
             engine.generate([PROMPT], SAMPLING)
     assert len(engines) == 3
+    engine.generate([PROMPT], SAMPLING)
+    Failing.errors = iter([MemoryError("full")])
+    with pytest.warns(UserWarning, match="for the third time"):
+        engine.generate([PROMPT], SAMPLING)
+    Failing.errors = iter([None, MemoryError("full")])
+    engine.generate([PROMPT], SAMPLING)
+    with pytest.raises(RunError, match="failed twice"):
+        engine.generate([PROMPT], SAMPLING)
+
+
+def test_several_processes_do_not_wait_for_each_other_in_a_build(
+    built: tuple[RebuildingEngine, list[Failing]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, engines = built
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    Failing.errors = iter([MemoryError("full")])
+    with pytest.raises(
+        RunError, match=r"the engine failed while sampling .* \(MemoryError: full\)"
+    ):
+        engine.generate([PROMPT], SAMPLING)
+    assert len(engines) == 1
 
 
 def test_a_build_that_fails_is_the_second_failure(
@@ -125,10 +149,10 @@ def test_a_build_that_fails_is_the_second_failure(
     Failing.errors = iter([MemoryError("full")])
 
     def fails() -> RolloutEngine:
-        raise OSError("no device")
+        raise ValueError("free memory on device is less than asked for")  # as vLLM says it
 
     monkeypatch.setattr(engine, "build", fails)
-    words = r"being built anew \(OSError: no device\)"
+    words = r"failed while sampling .* could not be built anew \(ValueError: free memory .*\)"
     with pytest.warns(UserWarning, match="built anew"), pytest.raises(RunError, match=words):
         engine.generate([PROMPT], SAMPLING)
 
