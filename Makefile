@@ -57,7 +57,7 @@ drill: env
 	@touch $@
 
 test: env
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --cov=ceeh --cov-report=term
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --cov=ceeh --cov-report=term
 
 # Known vulnerabilities and malicious uploads among what is locked. In an environment of its own, and not a
 # failure where the advisories cannot be reached: tests/security/test_dependencies.py knows the worst.

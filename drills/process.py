@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,8 @@ def attempt(
     """The command once, `meddle` called before it; its exit status, negative for a signal."""
     process = os.fork()
     if process == 0:
+        # A shell starts what it puts into the background with Ctrl-C ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with log.open("a") as file:
             os.dup2(file.fileno(), sys.stdout.fileno())
             os.dup2(file.fileno(), sys.stderr.fileno())

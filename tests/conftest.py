@@ -34,7 +34,8 @@ def save_tiny_model(folder: Path, *, tied: bool) -> None:
 
 @pytest.fixture(autouse=True)
 def _signals_kept() -> Iterator[None]:
-    """A command that was asked to stop leaves signals ignored, for its process is about to end."""
+    """As a terminal starts a command, whoever started the tests; and as they were afterwards."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
     yield
     for number, handler in before.items():

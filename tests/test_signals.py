@@ -79,9 +79,7 @@ def calling(
     [
         pytest.param(TorchEngine, "__init__", 1, None, id="start"),
         pytest.param(TorchEngine, "generate", 1, None, id="base"),
-        pytest.param(TorchEngine, "generate", 2, None, id="generation of step 1"),
         pytest.param(TorchEngine, "generate", 4, 2, id="evaluation of step 2"),
-        pytest.param(CEEHModule, "validation_step", 2, 2, id="its last batch"),
         pytest.param(TorchEngine, "generate", 5, 2, id="generation of step 3"),
         pytest.param(RewardFunction, "__call__", 3, 1, id="scoring of step 2"),
         pytest.param(CEEHModule, "training_step", 2, 1, id="update of step 2"),
