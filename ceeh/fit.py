@@ -7,7 +7,7 @@ import argparse
 import logging
 import warnings
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -72,12 +72,14 @@ def fit(config: Config) -> Path:
         keep_reference=config.objective.kl_coefficient > 0,
     )
     module = CEEHModule(config, policy)
-    folder, checkpoint = from_rank_zero(
-        lambda: open_folder(config, inputs, checkpoint_bytes(policy))
-    )
-    jsonl, mlflow = build_loggers(config, folder, checkpoint)
-    say(f"run folder {folder.path}; starting the engine ...")
-    with closing(inputs.verifier), closing(build_engine(config, inputs, policy)) as engine:
+    with ExitStack() as held:
+        folder, checkpoint = from_rank_zero(
+            lambda: open_folder(config, inputs, checkpoint_bytes(policy), held)
+        )
+        jsonl, mlflow = build_loggers(config, folder, checkpoint)
+        say(f"run folder {folder.path}; starting the engine ...")
+        held.enter_context(closing(inputs.verifier))
+        engine = held.enter_context(closing(build_engine(config, inputs, policy)))
         datamodule = RolloutDataModule(
             config,
             engine=engine,
@@ -126,9 +128,9 @@ def quieten() -> None:
 
 
 def open_folder(
-    config: Config, inputs: Inputs, checkpoint_size: int
+    config: Config, inputs: Inputs, checkpoint_size: int, held: ExitStack
 ) -> tuple[RunFolder, Path | None]:
-    """A new run folder, or the one to resume and its checkpoint.
+    """A new run folder, or the one to resume and its checkpoint; claimed until `held` is closed.
 
     The configuration is written into it, and what a mixture drew and left out. Raises ConfigError
     when there is no space for one checkpoint of `checkpoint_size` bytes.
@@ -136,8 +138,10 @@ def open_folder(
     if config.ckpt_path is None:
         check_space(parent_folder(config.output), checkpoint_size, config.checkpoints.keep)
         folder, checkpoint = RunFolder.create(config.output, config.name), None
+        held.enter_context(folder.claimed())
     else:
         folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
+        held.enter_context(folder.claimed())
         folder.drop_after(rollout_step_of(checkpoint) if checkpoint else 0)
         check_space(folder.checkpoints, checkpoint_size, config.checkpoints.keep)
     write_whole(folder.path / "config.yaml", to_public_yaml(config))

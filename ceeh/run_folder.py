@@ -1,8 +1,11 @@
 """The run folder: `<output>/<name>/`, a fresh suffix when taken, `<output>/latest` pointing at the newest."""
 
+import fcntl
 import json
+import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ceeh.checkpoint import checkpoint_files, fault, newest_checkpoint
@@ -115,6 +118,29 @@ class RunFolder:
         folder.refuse_links()
         folder.point_latest()
         return folder, checkpoint
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Inside, no other process may claim the folder: two runs in it would clear away each other's files.
+
+        The claim ends with its process, however that ends. Where the file system knows no locks there is
+        none. Raises ConfigError when another process has the folder.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise ConfigError(
+                f"ckpt_path: the run '{self.path}' is under way in another process, whose files this one "
+                "would clear away; wait for its end or stop it, or begin another run without ckpt_path"
+            ) from error
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     def drop_after(self, rollout_step: int) -> None:
         """Clears away what the run wrote after `rollout_step`, from which it goes on, and half files.

@@ -10,6 +10,7 @@ import torch
 from ceeh.component import ConfigError
 from ceeh.config import Config, load
 from ceeh.fit import fit, main
+from ceeh.run_folder import RunFolder
 from tests.endings import Killed
 from tests.torch_engine import TorchEngine
 
@@ -142,6 +143,16 @@ def test_a_run_leaves_a_checkpoint_of_its_end_from_which_a_longer_one_goes_on(
     assert newest(folder)["rollout_step"] == steps
     fit(small(tiny_model_dir, tmp_path, "ckpt_path=last"))
     assert [row["rollout_step"] for row in rows(folder) if "loss/policy" in row] == [1, 2, 3, 4]
+
+
+def test_a_second_process_leaves_a_run_that_is_under_way_alone(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    folder = RunFolder(fit(small(tiny_model_dir, tmp_path, "rollouts.steps=1")))
+    before = sorted(folder.path.rglob("*"))
+    with folder.claimed(), pytest.raises(ConfigError, match="under way in another process"):
+        fit(small(tiny_model_dir, tmp_path, "ckpt_path=last", "rollouts.steps=2"))
+    assert sorted(folder.path.rglob("*")) == before
 
 
 def test_a_model_that_cannot_be_trained_leaves_no_folder(

@@ -1,5 +1,7 @@
 """Which run and checkpoint `ckpt_path` means, and what of the run's later life is cleared away."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,16 @@ def test_what_came_after_the_checkpoint_and_half_files_are_cleared_away(tmp_path
         "rollouts/step-000004.parquet",
     }
     assert run.newest_checkpoint() == files[1]
+
+
+def test_a_run_that_is_under_way_is_not_resumed_beside_itself(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "a")
+    run.path.mkdir()
+    program = "import sys; sys.stdin.read()"
+    with run.claimed():
+        # A process that was started meanwhile has no part in the claim.
+        child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+        with pytest.raises(ConfigError, match=r"the run '.*a' is under way in another process"):
+            run.claimed().__enter__()
+    with child, run.claimed():
+        assert list(run.path.iterdir()) == []

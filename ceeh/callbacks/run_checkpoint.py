@@ -82,7 +82,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         evaluation = trainer.fit_loop.epoch_loop.val_loop
-        if evaluation.restarted_mid_evaluation:  # as `evaluation_to_come` told
+        if evaluation.restarted_mid_evaluation:  # as `mark_evaluation_begun` told
             evaluation.batch_progress.total.reset_on_restart()
 
     def on_before_optimizer_step(
@@ -96,23 +96,23 @@ class RunCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         rollout_step = batch_idx + 1
-        finished = self.note_finished(trainer, rollout_step)
         # Lightning takes this step's evaluation for done in a checkpoint that it writes here.
-        if self.evaluate_every_n_steps and rollout_step % self.evaluate_every_n_steps == 0:
-            evaluation_to_come(finished.fit_loop)
-        elif self.is_due(rollout_step):
+        every_n_steps = self.evaluate_every_n_steps
+        evaluated = every_n_steps > 0 and rollout_step % every_n_steps == 0
+        self.note_finished(trainer, rollout_step, evaluation_to_come=evaluated)
+        if self.is_due(rollout_step) and not evaluated:
             self.save(trainer, rollout_step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            finished = self.note_finished(trainer, trainer.fit_loop.epoch_loop.batch_idx + 1)
-            evaluation_to_come(finished.fit_loop)
+            rollout_step = trainer.fit_loop.epoch_loop.batch_idx + 1
+            self.note_finished(trainer, rollout_step, evaluation_to_come=True)
             stopping.release()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             rollout_step = trainer.fit_loop.epoch_loop.batch_idx + 1
-            self.note_finished(trainer, rollout_step)
+            self.note_finished(trainer, rollout_step, evaluation_to_come=False)
             if self.is_due(rollout_step):
                 self.save(trainer, rollout_step)
 
@@ -135,9 +135,8 @@ class RunCheckpoint(Checkpoint):
             step, self.finished = self.finished, None
             try:
                 self.save_finished(trainer, step)
-            except (
-                Exception
-            ) as error:  # a lost device, a table that cannot be kept, a closed terminal
+            except Exception as error:
+                # A lost device, a table that cannot be kept: not to hide why the run ends.
                 warnings.warn(
                     f"rollout step {step.rollout_step} could not be saved ({type(error).__name__}: "
                     f"{error}); the run goes on from the checkpoint before it",
@@ -159,14 +158,18 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         checkpoint[METRICS] = self.row(trainer)
 
-    def note_finished(self, trainer: Trainer, rollout_step: int) -> FinishedStep:
+    def note_finished(
+        self, trainer: Trainer, rollout_step: int, *, evaluation_to_come: bool
+    ) -> None:
+        fit_loop = copy.deepcopy(trainer.fit_loop.state_dict())
+        if evaluation_to_come:
+            mark_evaluation_begun(fit_loop)
         self.finished = FinishedStep(
             rollout_step=rollout_step,
             row=self.row(trainer),
-            fit_loop=copy.deepcopy(trainer.fit_loop.state_dict()),
+            fit_loop=fit_loop,
             generators=self.generators.gathered,
         )
-        return self.finished
 
     def row(self, trainer: Trainer) -> dict[str, Any]:
         """The step's line of `metrics.jsonl`."""
@@ -224,7 +227,7 @@ class RunCheckpoint(Checkpoint):
             )
 
 
-def evaluation_to_come(fit_loop: dict[str, Any]) -> None:
+def mark_evaluation_begun(fit_loop: dict[str, Any]) -> None:
     """Marks the step as over and its evaluation as begun, as Lightning tells from the counters."""
     for counters in fit_loop["epoch_loop.batch_progress"].values():
         if isinstance(counters, dict):
