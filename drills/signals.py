@@ -43,7 +43,8 @@ class Asker(Killer):
 def drill(phases: Sequence[str], seed: int, work: Path) -> dict[str, Any]:
     """Each signal in each phase, one run for all phases of a signal; a run is continued after each stop."""
     begin, dice = time.monotonic(), random.Random(seed)
-    leftovers = Leftovers(work / "temporary")
+    # Absolute: compilers work elsewhere.
+    leftovers = Leftovers((work / "temporary").resolve())
     if (status := attempt(work / "whole", work / "whole.log", meddle=leftovers.enter)) != 0:
         raise RuntimeError(f"the uninterrupted run ended with {status}; see {work / 'whole.log'}")
     after_a_whole_run = leftovers.found()

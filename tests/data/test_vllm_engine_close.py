@@ -1,5 +1,6 @@
 """The end of the real engine: by failure, by `close`, and another one after it."""
 
+import logging
 import os
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from ceeh.component import ConfigError
 from ceeh.data.engine import Sampling
 from ceeh.data.vllm_engine import VLLMEngine
+from ceeh.data.vllm_process import import_vllm, process_kept
 from ceeh.types import Prompt
 
 pytestmark = pytest.mark.engine
@@ -87,3 +89,14 @@ def test_an_accelerator_that_vllm_was_not_built_for_is_refused(tiny_model_dir):
     )
     with pytest.raises(ConfigError, match=message):
         VLLMEngine(str(tiny_model_dir), 64, accelerator="cuda")
+
+
+def test_what_vllm_logs_of_a_failure_can_be_read(capfd: pytest.CaptureFixture[str]) -> None:
+    with process_kept():
+        import_vllm()
+    log = logging.getLogger("vllm.v1.engine")
+    (handler,) = logging.getLogger("vllm").handlers
+    record = log.makeRecord(log.name, logging.ERROR, "core.py", 1, "the device is gone", (), None)
+    log.handle(record)
+    assert "the device is gone" in handler.format(record)
+    assert "Logging error" not in capfd.readouterr().err
