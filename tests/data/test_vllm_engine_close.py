@@ -91,12 +91,12 @@ def test_an_accelerator_that_vllm_was_not_built_for_is_refused(tiny_model_dir):
         VLLMEngine(str(tiny_model_dir), 64, accelerator="cuda")
 
 
-def test_what_vllm_logs_of_a_failure_can_be_read(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_vllm_logs_of_a_failure_can_be_read() -> None:
     with process_kept():
         import_vllm()
-    log = logging.getLogger("vllm.v1.engine")
-    (handler,) = logging.getLogger("vllm").handlers
+    log = logging.getLogger("vllm")
     record = log.makeRecord(log.name, logging.ERROR, "core.py", 1, "the device is gone", (), None)
     log.handle(record)
-    assert "the device is gone" in handler.format(record)
-    assert "Logging error" not in capfd.readouterr().err
+    assert log.handlers
+    for handler in log.handlers:
+        assert "the device is gone" in handler.format(record)
