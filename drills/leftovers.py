@@ -18,7 +18,7 @@ class Leftovers:
     """Watches over the processes that are forked from this one, one at a time.
 
     This process adopts what they leave behind; `temporary` is where they put temporary files once
-    `enter` was called in them.
+    `enter` was called in them. Shared memory has no owner: whatever else runs meanwhile counts, too.
     """
 
     def __init__(self, temporary: Path) -> None:
