@@ -44,7 +44,7 @@ bench: env bench-env
 bench-check: env
 	$(BIN)/python -m benchmarks.check
 
-# What a run is said to survive, done to it: half an hour; writes docs/reliability.md.
+# What a run is said to survive, done to it: forty minutes on quiet cores; writes docs/reliability.md.
 drill: env
 	$(BIN)/python -m drills
 

@@ -66,7 +66,8 @@ def case(
     place: str, error: str, log: Path, status: int, whole: Path, output: Path
 ) -> dict[str, Any]:
     """`common`: a run that was stopped leaves one checkpoint more."""
-    said = [line for line in log.read_text().splitlines() if "the engine failed" in line]
+    lines = log.read_text().splitlines()
+    said = [line.rpartition("UserWarning: ")[2] for line in lines if "the engine failed" in line]
     found = differences(whole / "starter", output / "starter", common=True)
     return {
         "place": place,

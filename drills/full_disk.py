@@ -54,7 +54,7 @@ def drill(work: Path, disk: Path) -> dict[str, Any]:
         "differences": differences(whole / "starter", run),
     }
     figures["told"] = [
-        line
+        line.rpartition("UserWarning: ")[2]
         for line in log.read_text().splitlines()
         if "was not written" in line or "cannot be written" in line or "were not written" in line
     ]
