@@ -4,6 +4,7 @@ questions -> embedded engine -> verifier -> samples.parquet -> results.json, rep
 """
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import yaml
 
-from ceeh import stopping
 from ceeh.assembly import DTYPE, resolve_accelerator, resolve_precision
 from ceeh.base_model import load_tokenizer
 from ceeh.component import Component
@@ -253,8 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(f"\n{folder / FILE}; report: {folder / 'report.html'}")
         return 0
 
-    return run_command(command, if_stopped="the same command continues")
+    return run_command(command, if_stopped="the same command continues", last=arguments is None)
 
 
 if __name__ == "__main__":
-    stopping.leave(main())
+    sys.exit(main())

@@ -5,6 +5,7 @@ base measured on held-out questions -> Trainer.fit -> tuned measured on the same
 
 import argparse
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -257,8 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fit(config)
         return 0
 
-    return run_command(command, if_stopped="continue with ckpt_path=last")
+    return run_command(command, if_stopped="continue with ckpt_path=last", last=arguments is None)
 
 
 if __name__ == "__main__":
-    stopping.leave(main())
+    sys.exit(main())

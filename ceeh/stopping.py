@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """What a terminal, a batch system and a pre-emption send; SLURM's `--signal` often names the last two."""
@@ -72,11 +71,12 @@ _stop = _Stop()
 
 
 @contextmanager
-def signals_honoured() -> Iterator[None]:
+def signals_honoured(*, last: bool = False) -> Iterator[None]:
     """Inside, each of SIGNALS raises Stopped as above. Further ones change nothing.
 
     In a block of its own kind, and outside the main thread, where Python takes no signals, it does
-    nothing. A signal that whoever started the process has ignored, as nohup does, stays so.
+    nothing. A signal that whoever started the process has ignored, as nohup does, stays so. After the
+    `last` block of a process a further signal would change its exit status: they are ignored then.
     """
     global _stop
     outer = _stop
@@ -98,7 +98,7 @@ def signals_honoured() -> Iterator[None]:
             yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if last and stop.number else handler)
         ended.set()
         stop.asked.set()
         _stop = outer
@@ -137,13 +137,6 @@ def held() -> Iterator[None]:
 def signal_asked() -> int | None:
     """The signal that has asked this process to stop."""
     return _stop.number
-
-
-def leave(status: int) -> NoReturn:
-    """Ends the process; a signal from here on would change its exit status and skip its last work."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    sys.exit(status)
 
 
 def _remind(stop: _Stop, main_thread: int, ended: threading.Event) -> None:

@@ -32,14 +32,15 @@ def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def run_command(command: Callable[[], int], *, if_stopped: str) -> int:
+def run_command(command: Callable[[], int], *, if_stopped: str, last: bool) -> int:
     """A command's exit status: its own, 2 for a ConfigError, 1 for a RunError, 128 + n for signal n.
 
-    `if_stopped` says how what a signal ended is gone on with. An error of a command that was asked to
-    stop is told and changes nothing: another process of the run may have left first.
+    `if_stopped` says how what a signal ended is gone on with; after the `last` command of a process
+    signals stay ignored when one has ended it. An error of a command that was asked to stop is told and
+    changes nothing: another process of the run may have left first.
     """
     try:
-        with stopping.signals_honoured():
+        with stopping.signals_honoured(last=last):
             try:
                 return command()
             except Exception as error:

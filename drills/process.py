@@ -47,7 +47,8 @@ def attempt(
             os.dup2(file.fileno(), sys.stderr.fileno())
             meddle()
             given = [*RUN, f"output={output}", *overrides]
-            status = fit.main(["--config", str(CONFIG), *given])
+            sys.argv = ["python -m ceeh.fit", "--config", str(CONFIG), *given]
+            status = fit.main()
             sys.stdout.flush()
         os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])

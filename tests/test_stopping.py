@@ -39,7 +39,7 @@ def test_a_signal_ends_a_command_at_once_with_its_status(
         os.kill(os.getpid(), number)
         return 0
 
-    assert run_command(command, if_stopped="go on with ckpt_path=last") == status
+    assert run_command(command, if_stopped="go on with ckpt_path=last", last=True) == status
     name = signal.Signals(number).name
     said = f"{name}: stopping ...\nstopped by {name}; go on with ckpt_path=last\n"
     assert capfd.readouterr().err == said
@@ -60,10 +60,8 @@ def test_further_signals_change_nothing_before_nor_after_the_end() -> None:
             cleaned.append(True)
         return 0
 
-    assert run_command(command, if_stopped="") == 130
+    assert run_command(command, if_stopped="", last=True) == 130
     assert cleaned == [True]
-    with pytest.raises(SystemExit, match="130"):
-        stopping.leave(130)
     os.kill(os.getpid(), signal.SIGTERM)  # would end this process
     interrupt()
 
@@ -79,7 +77,7 @@ def test_a_terminal_that_is_gone_loses_no_signal(monkeypatch: pytest.MonkeyPatch
         interrupt()
         return 0
 
-    assert run_command(command, if_stopped="") == 130
+    assert run_command(command, if_stopped="", last=True) == 130
 
 
 def test_a_block_within_another_changes_nothing() -> None:
@@ -186,7 +184,9 @@ def test_handlers_and_threads_are_given_back() -> None:
 
 def test_a_thread_that_gets_no_signals_may_run_a_command() -> None:
     statuses: list[int] = []
-    thread = threading.Thread(target=lambda: statuses.append(run_command(lambda: 3, if_stopped="")))
+    thread = threading.Thread(
+        target=lambda: statuses.append(run_command(lambda: 3, if_stopped="", last=True))
+    )
     thread.start()
     thread.join(PATIENCE)
     assert statuses == [3]
@@ -199,7 +199,7 @@ def test_errors_for_people_end_without_a_trace(
     def command() -> int:
         raise error("the \x1b[31mword")
 
-    assert run_command(command, if_stopped="") == status
+    assert run_command(command, if_stopped="", last=True) == status
     assert capsys.readouterr().err == "error: the \\x1b[31mword\n"
 
 
@@ -223,11 +223,11 @@ def failing_clean_up() -> int:
 def test_an_error_of_a_command_that_stops_is_told_and_changes_nothing(
     command: Callable[[], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(command, if_stopped="") == 130
+    assert run_command(command, if_stopped="", last=True) == 130
     words = "error: while stopping: ConnectionError: a process of the run is gone\nstopped by SIGINT; \n"
     assert capsys.readouterr().err == words
 
 
 def test_an_error_of_a_command_that_nobody_stops_is_raised() -> None:
     with pytest.raises(ConnectionError):
-        run_command(failing_after(lambda: None), if_stopped="")
+        run_command(failing_after(lambda: None), if_stopped="", last=True)

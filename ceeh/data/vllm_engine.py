@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -63,6 +64,7 @@ class VLLMEngine:
         options: dict[str, Any] | None = None,
     ) -> None:
         options = check_options(options or {})
+        self._llm: Any = None
         self.policy_version = -1
         self.max_model_len = max_model_len
         self._asleep: set[str] = set()
@@ -87,7 +89,7 @@ class VLLMEngine:
             if kv_cache_gib is None and "gpu_memory_utilization" not in options:
                 kv_cache_gib = DEFAULT_KV_CACHE_GIB["cpu" if cpu else "cuda"]
             try:
-                self._llm: Any = self._vllm.LLM(
+                self._llm = self._vllm.LLM(
                     model=model_path,
                     max_model_len=max_model_len,
                     trust_remote_code=trust_remote_code,
@@ -99,7 +101,6 @@ class VLLMEngine:
                     **(default_options(cpu=cpu) | options),
                 )
             except BaseException:
-                self._llm = None
                 release_process_groups(keep_default=not self._own_group)
                 raise
         self._tokenizer = self._llm.get_tokenizer()
@@ -198,6 +199,11 @@ class VLLMEngine:
                 llm.llm_engine.engine_core.shutdown()
             del llm
             release_process_groups(keep_default=not self._own_group)
+
+    def __del__(self) -> None:
+        # For one whose owner was interrupted before it had it.
+        with suppress(Exception):
+            self.close()
 
     def __enter__(self) -> "VLLMEngine":
         return self

@@ -12,7 +12,6 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils.logging import disable_progress_bar
 
-from ceeh import stopping
 from ceeh.base_model import first_line, load_tokenizer
 from ceeh.component import ConfigError, RunError
 from ceeh.export.card import Export, public, write_card
@@ -176,8 +175,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(push(given.out, given.push_to_hub, private=given.private))
         return 0
 
-    return run_command(command, if_stopped="an unfinished export leaves nothing behind")
+    return run_command(
+        command, if_stopped="an unfinished export leaves nothing behind", last=arguments is None
+    )
 
 
 if __name__ == "__main__":
-    stopping.leave(main())
+    sys.exit(main())

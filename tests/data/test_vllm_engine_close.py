@@ -53,6 +53,8 @@ def test_an_engine_closed_by_a_failed_generation_can_be_followed_by_another(
         with pytest.raises(RuntimeError, match="engine is closed"):
             second.canary(temperature=1.0)
         assert second.policy_version == -1
+    assert build(tiny_model_dir).policy_version == -1  # and nobody has it any more
+    assert not torch.distributed.is_initialized()
 
 
 def test_the_trainers_process_group_and_threads_outlive_the_engine(tiny_model_dir, tmp_path):
