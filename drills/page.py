@@ -47,7 +47,7 @@ def signals(found: Mapping[str, Any]) -> Rows:
 
 
 def engine(found: Mapping[str, Any]) -> Rows:
-    places = ", ".join(dict.fromkeys(case["place"] for case in found["cases"]))
+    places = "; ".join(dict.fromkeys(case["place"] for case in found["cases"]))
     return [
         (
             "An engine that fails is built anew once and the step sampled again, to equal numbers; when it "
@@ -94,16 +94,22 @@ def user_code(found: Mapping[str, Any]) -> Rows:
 
 
 def tracking(found: Mapping[str, Any]) -> Rows:
+    cases = {
+        name.replace("_", " "): case
+        for name, case in found.items()
+        if isinstance(case, dict) and "values_lacking_at_last" in case
+    }
+    steps = ", ".join(
+        f"{name} {case['overhead_percent_of_medians']:+.1f} %" for name, case in cases.items()
+    )
+    lacking = sum(case["values_lacking_at_last"] for case in cases.values())
     return [
         (
             "A tracking server that is absent, silent, dying or back again costs no step and loses nothing",
-            f"{name.replace('_', ' ')}: a real server on loopback, {found['steps']} steps of "
-            f"{found['values_a_step']} values",
-            f"step {case['overhead_percent_of_medians']:+.1f} % (median), "
-            f"{case['values_lacking_at_last']} values lacking at last",
+            f"a real server on loopback and addresses that never answer, {found['steps']} steps of "
+            f"{found['values_a_step']} values each; what was not sent is sent later",
+            f"step's time beside one without tracking, medians: {steps}; {lacking} values lacking at last",
         )
-        for name, case in found.items()
-        if isinstance(case, dict) and "values_lacking_at_last" in case
     ]
 
 
