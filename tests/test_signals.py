@@ -18,7 +18,6 @@ from ceeh.checkpoint_io import WholeCheckpointIO
 from ceeh.config import load
 from ceeh.data.verify import RewardFunction
 from ceeh.modules.module import CEEHModule
-from ceeh.modules.policy import Policy
 from tests.endings import interrupt
 from tests.test_fit import SHIPPED, SMALL
 from tests.test_resume import differing
@@ -82,15 +81,11 @@ def calling(
         pytest.param(TorchEngine, "generate", 4, 2, id="evaluation of step 2"),
         pytest.param(TorchEngine, "generate", 5, 2, id="generation of step 3"),
         pytest.param(RewardFunction, "__call__", 3, 1, id="scoring of step 2"),
-        pytest.param(CEEHModule, "training_step", 2, 1, id="update of step 2"),
         pytest.param(CEEHModule, "manual_backward", 3, 1, id="backward of step 2"),
         # Weights have changed: the step comes to its end, which is the next place to stop.
         pytest.param(LambdaLR, "step", 4, 2, id="optimiser of step 2"),
-        pytest.param(TorchEngine, "load_weights", 4, 2, id="push of step 2"),
         pytest.param(TorchEngine, "generate", 7, 4, id="evaluation of step 4"),
         pytest.param(WholeCheckpointIO, "save_checkpoint", 1, 4, id="save of step 4"),
-        pytest.param(Policy, "save", 1, 4, id="model"),
-        pytest.param(TorchEngine, "generate", 8, 4, id="tuned"),
         pytest.param(ceeh.measure, "summarise", 1, 4, id="results"),
     ],
 )
