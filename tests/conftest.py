@@ -42,6 +42,14 @@ def _signals_kept() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture(scope="module")
+def without_figures() -> Iterator[None]:
+    """Drawing is half the time of a short run, and no part of what most of them test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ceeh.measure.write_report", lambda folder, *_, **__: folder / "report.html")
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `save_pretrained` writes it; embeddings tied, as in the starter."""

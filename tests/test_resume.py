@@ -1,7 +1,7 @@
 """After a kill, a full disk or damage a run goes on to the numbers of one that never stopped."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from ceeh.modules.policy import Policy
 from drills.equality import differences
 from tests.endings import Killed
 from tests.test_fit import small
+
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 # A checkpoint after every step; two of the four have an evaluation, too.
 EVERY = ("checkpoints.every_n_steps=1", "evaluation.every_n_steps=2")
@@ -47,16 +49,10 @@ def differing(one: Path, other: Path) -> list[str]:
     return [words for words in differences(one, other) if "rng_states[0].python" not in words]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _without_figures() -> Iterator[None]:
-    """Drawing is half the time of such a short run, and no part of what is tested here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ceeh.measure.write_report", lambda folder, *_, **__: folder / "report.html")
-        yield
-
-
 @pytest.fixture(scope="module")
-def whole(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(
+    tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory, without_figures: None
+) -> Path:
     return fit(small(tiny_model_dir, tmp_path_factory.mktemp("whole"), *EVERY, "ckpt_path=last"))
 
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from tests.test_fit import SHIPPED, SMALL
 from tests.test_resume import differing
 from tests.torch_engine import TorchEngine
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 # Of four steps, only the end has a checkpoint anyway; an evaluation after steps 2 and 4.
 RARE = ("checkpoints.every_n_steps=4", "evaluation.every_n_steps=2")
 
@@ -32,16 +34,10 @@ def command(model: Path, output: Path) -> list[str]:
     return ["--config", str(SHIPPED), *given]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _without_figures() -> Iterator[None]:
-    """Drawing is half the time of such a short run, and no part of what is tested here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ceeh.measure.write_report", lambda folder, *_, **__: folder / "report.html")
-        yield
-
-
 @pytest.fixture(scope="module")
-def whole(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(
+    tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory, without_figures: None
+) -> Path:
     output = tmp_path_factory.mktemp("whole")
     assert ceeh.fit.main(command(tiny_model_dir, output)) == 0
     return output / "starter"

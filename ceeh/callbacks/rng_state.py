@@ -18,9 +18,9 @@ class RNGState(Callback):
     Lightning writes no generator state, and of callback states only those of rank 0; so they are
     gathered when a step or its evaluation is over (or its evaluation begins), which every rank comes
     to, and a checkpoint holds the last ones: it may be written by rank 0 alone, in the midst of the
-    next step. They are set in `on_train_start`, the
-    last callback hook before the first batch of an epoch that was left midway: place this callback
-    after every one that may draw there (a weight push may).
+    next step. They are set in `on_train_start`, the last callback hook before the first batch of an
+    epoch that was left midway: place this callback after every one that may draw there (a weight push
+    may).
     """
 
     def __init__(self) -> None:
