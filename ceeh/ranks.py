@@ -47,10 +47,13 @@ def join_processes(accelerator: str) -> None:
     """Opens the process group, before anything is written or an engine built in it."""
     if world_size() == 1 or dist.is_initialized():
         return
-    if accelerator == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    backend = "cpu:gloo,cuda:nccl" if accelerator == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    if accelerator != "cuda":
+        dist.init_process_group("gloo", timeout=PATIENCE)
+        return
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    # The device named here, NCCL need not guess it at the first collective.
+    dist.init_process_group("cpu:gloo,cuda:nccl", timeout=PATIENCE, device_id=device)
 
 
 def wait_for_all() -> None:

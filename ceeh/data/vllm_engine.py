@@ -3,10 +3,10 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,6 +68,7 @@ class VLLMEngine:
         self.policy_version = -1
         self.max_model_len = max_model_len
         self._asleep: set[str] = set()
+        self._has_weights = True
         self._sleeps = sleep
         # A process group that is there already belongs to the trainer and outlives the engine.
         self._own_group = not torch.distributed.is_initialized()
@@ -88,17 +89,22 @@ class VLLMEngine:
                 )
             if kv_cache_gib is None and "gpu_memory_utilization" not in options:
                 kv_cache_gib = DEFAULT_KV_CACHE_GIB["cpu" if cpu else "cuda"]
+            if dtype == "auto":
+                dtype = "float32" if cpu else "bfloat16"
+            if dtype == "float32" and not cpu:
+                # Triton's attention multiplies fp32 as TF32 by default, 1e-3 off the trainer's.
+                os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
             try:
                 self._llm = self._vllm.LLM(
                     model=model_path,
                     max_model_len=max_model_len,
                     trust_remote_code=trust_remote_code,
                     seed=seed,
-                    dtype=("float32" if cpu else "bfloat16") if dtype == "auto" else dtype,
+                    dtype=dtype,
                     enable_sleep_mode=sleep,
                     logprobs_mode="processed_logprobs",
                     kv_cache_memory_bytes=kv_cache_gib and int(kv_cache_gib * 2**30),
-                    **(default_options(cpu=cpu) | options),
+                    **merge_options(default_options(cpu=cpu), options),
                 )
             except BaseException:
                 release_process_groups(keep_default=not self._own_group)
@@ -177,16 +183,21 @@ class VLLMEngine:
         except BaseException:
             self.close()
             raise
-        self.policy_version = policy_version
+        self._has_weights, self.policy_version = True, policy_version
 
     def sleep(self) -> None:
-        """Moves the weights to host memory and drops the KV cache, when built with `sleep`."""
+        """Drops the weights and the KV cache, when built with `sleep`; a push must follow.
+
+        Sleep level 2: level 1 would keep a copy of weights that the next push replaces in pinned host
+        memory. `policy_version` is -1 until the push.
+        """
         if self._sleeps and not self._asleep:
-            self._live().sleep(level=1)
+            self._live().sleep(level=2)
             self._asleep = {"weights", "kv_cache"}
+            self._has_weights, self.policy_version = False, -1
 
     def wake(self) -> None:
-        """Brings the weights back; the KV cache follows with the next generation, after a push."""
+        """Takes memory for the weights; the KV cache follows with the next generation, after a push."""
         self._wake("weights")
 
     def close(self) -> None:
@@ -201,9 +212,12 @@ class VLLMEngine:
             release_process_groups(keep_default=not self._own_group)
 
     def __del__(self) -> None:
-        # For one whose owner was interrupted before it had it.
-        with suppress(Exception):
+        # For an engine whose owner was interrupted before it held it. No context manager here: at
+        # interpreter exit this module's names may be gone, and only builtins are safe.
+        try:  # noqa: SIM105
             self.close()
+        except Exception:
+            pass
 
     def __enter__(self) -> "VLLMEngine":
         return self
@@ -228,12 +242,14 @@ class VLLMEngine:
         self, prompts: Sequence[tuple[int, ...]], params: Sequence[Any], engine_seed: int
     ) -> list[tuple[Completion, ...]]:
         llm = self._live()
+        if not self._has_weights:
+            raise RuntimeError("the engine's weights were dropped by sleep(); push weights first")
         self._wake("weights")
         self._wake("kv_cache")
         inputs = [self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
         try:
             with generators_kept():
-                torch.manual_seed(engine_seed)
+                seed_unseeded_requests(engine_seed)
                 outputs = llm.generate(inputs, list(params), use_tqdm=False)
         except BaseException:
             self.close()
@@ -261,6 +277,17 @@ class VLLMEngine:
         )
 
 
+def seed_unseeded_requests(seed: int) -> None:
+    """Seeds both generators that vLLM may sample a request without a seed from.
+
+    Its V1 model runner draws from torch's generator. The V2 runner, which CUDA has, draws one seed per
+    request from NumPy's (`vllm/v1/worker/gpu/sample/states.py`): seeding torch alone would give the
+    same text in every rollout step and on every rank.
+    """
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 def default_options(*, cpu: bool) -> dict[str, Any]:
     """What `options` may change: quiet; on the CPU eager; one engine per rank under torchrun."""
     options: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False}
@@ -272,9 +299,19 @@ def default_options(*, cpu: bool) -> dict[str, Any]:
         # The KV cache has its size in bytes. This share of the device is only demanded to be free
         # at the start, and the default, nearly all of it, never is beside a trainer.
         options["gpu_memory_utilization"] = 0.05
+        # A bf16 head alone moves log-probs by up to 0.5 nats at temperature 0.6.
+        options["hf_overrides"] = {"head_dtype": "float32"}
     if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         options["distributed_executor_backend"] = "external_launcher"
     return options
+
+
+def merge_options(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` over `defaults`; `hf_overrides` are merged key by key."""
+    merged = dict(defaults) | dict(options)
+    if isinstance(options.get("hf_overrides"), Mapping):
+        merged["hf_overrides"] = defaults.get("hf_overrides", {}) | dict(options["hf_overrides"])
+    return merged
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:

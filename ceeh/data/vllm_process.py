@@ -29,6 +29,8 @@ ENVIRONMENT = {
 }
 """Set unless the user has. Binding threads would pin the trainer's to the engine's cores."""
 LOOPBACK = "lo"
+OWN_VARIABLES = ("VLLM_", "TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_", "DO_NOT_TRACK")
+"""Variables that stay as vLLM set them: its code reads them as it runs."""
 
 
 def import_vllm() -> ModuleType:
@@ -70,12 +72,14 @@ def process_kept() -> Iterator[None]:
     """What vLLM changes in its process while it is imported, built or closed, is undone at the end.
 
     That is: environment variables but its own (LD_PRELOAD would reach the verifier's workers),
-    `torch.set_num_threads` (replaced by a no-op on the CPU), the default dtype, the exception hook,
-    logging, warning filters. Deprecations inside vLLM are not the user's concern and stay unsaid.
+    `torch.set_num_threads` (replaced by a no-op on the CPU), the default dtype, the precision of fp32
+    matrix products (its GPU worker forbids TF32), the exception hook, logging, warning filters.
+    Deprecations inside vLLM are not the user's concern and stay unsaid.
     """
     environment = dict(os.environ)
     set_num_threads, num_threads = torch.set_num_threads, torch.get_num_threads()
     dtype, excepthook = torch.get_default_dtype(), sys.excepthook
+    matmul_precision = torch.get_float32_matmul_precision()
     record_factory, disabled = logging.getLogRecordFactory(), logging.root.manager.disable
     level, handlers = logging.root.level, list(logging.root.handlers)
     if environment.get("VLLM_LOGGING_LEVEL", "ERROR") == "ERROR":
@@ -87,7 +91,7 @@ def process_kept() -> Iterator[None]:
             yield
     finally:
         for name in set(os.environ) | set(environment):
-            if not name.startswith(("VLLM_", "TORCHINDUCTOR_", "_TORCHINDUCTOR_", "DO_NOT_TRACK")):
+            if not name.startswith(OWN_VARIABLES):
                 if name in environment:
                     os.environ[name] = environment[name]
                 else:
@@ -96,6 +100,7 @@ def process_kept() -> Iterator[None]:
         if torch.get_num_threads() != num_threads:
             torch.set_num_threads(num_threads)
         torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(matmul_precision)
         sys.excepthook = excepthook
         logging.setLogRecordFactory(record_factory)
         logging.disable(disabled)
@@ -115,16 +120,19 @@ def release_process_groups(*, keep_default: bool) -> None:
 def collected_once() -> Iterator[None]:
     """Garbage is collected at the end of the block, and not, as vLLM would, three times in it.
 
-    With torch, transformers and vLLM loaded a collection takes most of a second.
+    With torch, transformers and vLLM loaded a collection takes most of a second. On CUDA vLLM's own
+    collections stay: its sleep mode must see its tensors freed before it unmaps their memory.
     """
     collect = gc.collect
-    gc.collect = lambda generation=2: 0
+    on_cuda = torch.cuda.is_available()
+    if not on_cuda:
+        gc.collect = lambda generation=2: 0
     try:
         yield
     finally:
         gc.collect = collect
         gc.collect()
-        if torch.cuda.is_available():
+        if on_cuda:
             torch.cuda.empty_cache()
 
 

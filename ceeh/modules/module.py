@@ -261,7 +261,8 @@ class CEEHModule(LightningModule):
     def configure_optimizers(self) -> Any:
         settings = self.config.optimizer
         updates = self.config.rollouts.steps * optimizer_steps(self.config)
-        optimizer = AdamW(self.policy.trainable)
+        # One kernel for all weights on a GPU; on the CPU it would change the order of rounding.
+        optimizer = AdamW(self.policy.trainable, fused=self.device.type == "cuda" or None)
         set_hyperparameters(optimizer, settings)
         scale = learning_rate_scale(settings.schedule, warmup=settings.warmup_steps, total=updates)
         return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, scale)}
