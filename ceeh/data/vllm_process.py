@@ -26,8 +26,10 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_HOST_IP": "127.0.0.1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
-"""Set unless the user has. Binding threads would pin the trainer's to the engine's cores."""
+"""Set unless the user has. Binding threads would pin the trainer's to the engine's cores. FlashInfer's
+sampler is for top-k and top-p, which training refuses, and compiles its kernels at the start."""
 LOOPBACK = "lo"
 OWN_VARIABLES = ("VLLM_", "TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_", "DO_NOT_TRACK")
 """Variables that stay as vLLM set them: its code reads them as it runs."""
