@@ -232,6 +232,7 @@ def resolve_precision(hardware: Hardware, accelerator: str) -> str:
     if (
         precision == "bf16-mixed"
         and accelerator == "cuda"
+        and torch.cuda.is_available()  # a plan for other devices asks, too
         and not torch.cuda.is_bf16_supported(including_emulation=False)
     ):
         raise ConfigError(

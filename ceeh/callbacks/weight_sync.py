@@ -12,8 +12,9 @@ from ceeh.data.engine import RolloutEngine
 from ceeh.modules.module import CEEHModule
 from ceeh.types import RolloutBatch
 
-MAX_OVER_MEAN = 10
-"""A single token may differ by this many times the mean's tolerance: bf16 rounding has long tails."""
+MAX_OVER_MEAN = 20
+"""One token may differ by this many times the mean's tolerance. bf16 has long tails: on an H100 the
+starter's 10,701 tokens differ by 0.011 nats in the mean and by 0.67 at most."""
 
 
 class Difference(NamedTuple):
@@ -79,17 +80,21 @@ class WeightSync(Callback):
             pl_module.policy.engine_weights(), policy_version=trainer.global_step
         )
         difference = self.canary_difference(trainer, pl_module)
+        self.check(difference, trainer.global_step)
+        return difference
+
+    def check(self, difference: Difference, policy_version: int) -> None:
+        """Raises RunError for a difference above the tolerance, or one that is not a number."""
         if not (
             difference.mean <= self.tolerance and difference.max <= MAX_OVER_MEAN * self.tolerance
         ):
             raise RunError(
-                f"after the push of policy version {trainer.global_step} engine and trainer differ by "
+                f"after the push of policy version {policy_version} engine and trainer differ by "
                 f"{difference.mean:.3g} nats on the canary (at most {difference.max:.3g}), more than the "
                 f"tolerance of {self.tolerance:g} ({MAX_OVER_MEAN * self.tolerance:g} for one token); "
                 "the engine holds other weights than the trainer. Check that the installed vLLM is one that "
                 "ceeh was read against, or raise rollouts.canary_tolerance for a lossy engine dtype"
             )
-        return difference
 
     @torch.no_grad()
     def canary_difference(self, trainer: Trainer, module: CEEHModule) -> Difference:

@@ -104,7 +104,7 @@ def overhead(devices: Devices, engine: EngineSettings | None) -> list[Item]:
 def engine_items(shapes: ModelShapes, devices: Devices, engine: EngineSettings) -> list[Item]:
     """The engine, during training too unless it sleeps then."""
     phases = AWAKE if engine.sleep else PHASES
-    asleep = ", in main memory while training" if engine.sleep else ""
+    asleep = ", dropped while training" if engine.sleep else ""
     dtype = engine.dtype
     work = formulas.engine_layer(shapes, batched_tokens=engine.batched_tokens, dtype=dtype)
     sampler = formulas.engine_sampler(shapes, sequences=engine.sequences, dtype=dtype)

@@ -49,7 +49,7 @@ class Plan:
     engine: EngineSettings | None
     kv_cache: KVCache | None
     host_bytes: int
-    """Of main memory, per process beside a GPU: what loading the weights or a sleeping engine takes."""
+    """Of main memory, per process beside a GPU: what loading the weights takes."""
 
     def held(self, phase: str) -> int:
         return sum(item.size for item in self.items if phase in item.phases)
@@ -88,14 +88,12 @@ def make_plan(config: Config, shapes: ModelShapes, devices: Devices) -> Plan:
         *update_items(config, shapes, devices, compute=compute),
         *evaluation_items(config, shapes, devices, compute=compute),
     ]
-    loading = formulas.master_weights(shapes)
-    asleep = formulas.engine_weights(shapes, dtype=engine.dtype, cuda=True) if engine else 0
     return Plan(
         devices=devices,
         items=tuple(item for item in items if item.size),
         engine=engine,
         kv_cache=kv_cache(config, shapes, devices, engine) if engine else None,
-        host_bytes=max(loading, asleep if engine and engine.sleep else 0),
+        host_bytes=formulas.master_weights(shapes),
     )
 
 

@@ -26,9 +26,13 @@ def test_the_trainers_spare_memory_goes_back_before_the_engine_wakes(
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: asked.append("empty_cache"))
     engine = VLLMEngine.__new__(VLLMEngine)
     engine._llm, engine._sleeps, engine._asleep = SleepingLLM(asked), True, set()
+    engine._has_weights, engine.policy_version = True, 3
     engine.sleep()
     engine.sleep()
+    assert engine.policy_version == -1, "the weights are gone until the next push"
     engine.wake()
     engine.wake()
-    assert asked == ["sleep 1", "empty_cache", "weights"]
+    assert asked == ["sleep 2", "empty_cache", "weights"]
     assert engine._asleep == {"kv_cache"}, "it follows with the next generation"
+    with pytest.raises(RuntimeError, match=r"dropped by sleep\(\); push weights first"):
+        engine._run([(1,)], [None], engine_seed=0)

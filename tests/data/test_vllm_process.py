@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 from ceeh.component import ConfigError
-from ceeh.data.vllm_engine import check_options
-from ceeh.data.vllm_process import default_group_kept, import_vllm, process_kept
+from ceeh.data.vllm_engine import check_options, default_options, merge_options
+from ceeh.data.vllm_process import collected_once, default_group_kept, import_vllm, process_kept
 
 
 @pytest.fixture
@@ -85,6 +86,7 @@ def test_what_happens_to_the_process_inside_is_undone(monkeypatch):
         os.environ.update(CEEH_CHANGED="after", LD_PRELOAD="lib.so", VLLM_CEEH="stays")
         torch.set_num_threads = lambda count: None
         torch.set_default_dtype(torch.bfloat16)
+        torch.set_float32_matmul_precision("high")
         sys.excepthook = print
         logging.setLogRecordFactory(lambda *args, **kwargs: None)
         logging.root.addHandler(logging.NullHandler())
@@ -96,6 +98,7 @@ def test_what_happens_to_the_process_inside_is_undone(monkeypatch):
     assert os.environ.pop("VLLM_CEEH") == "stays"
     assert torch.set_num_threads is set_num_threads
     assert torch.get_default_dtype() is torch.float32
+    assert torch.get_float32_matmul_precision() == "highest"
     assert sys.excepthook is excepthook
     assert logging.getLogRecordFactory() is factory
     assert (logging.root.handlers, logging.root.level) == (handlers, level)
@@ -117,6 +120,27 @@ def test_the_trainers_process_group_outlives_the_engines_clean_up(keep, tmp_path
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_vllm_collects_garbage_itself_on_cuda_alone(cuda, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    collect = gc.collect
+    with collected_once():
+        assert (gc.collect is collect) == cuda
+    assert gc.collect is collect
+
+
+def test_a_cuda_engine_has_a_float32_head_unless_the_user_says_otherwise():
+    defaults = default_options(cpu=False)
+    assert merge_options(defaults, {})["hf_overrides"] == {"head_dtype": "float32"}
+    theirs = merge_options(defaults, {"hf_overrides": {"rope_theta": 5.0}, "enforce_eager": True})
+    assert theirs["hf_overrides"] == {"head_dtype": "float32", "rope_theta": 5.0}
+    assert theirs["enforce_eager"] is True
+    plain = merge_options(defaults, {"hf_overrides": {"head_dtype": "model"}})
+    assert plain["hf_overrides"] == {"head_dtype": "model"}
+    assert "hf_overrides" not in default_options(cpu=True)
 
 
 def test_options_that_would_break_training_are_refused_with_the_place_to_set_them():
