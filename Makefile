@@ -46,7 +46,7 @@ bench-check: env
 
 # What a run is said to survive, done to it: forty minutes on quiet cores; writes docs/reliability.md.
 drill: env
-	$(BIN)/python -m drills
+	$(BIN)/python -m fault_injection
 
 .venv-trl/.ready: benchmarks/requirements.txt requirements/cpu.in
 	$(PYTHON) -m venv .venv-trl

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-from ceeh.config import Model
-from ceeh.data.vllm_engine import VLLMEngine
+from ceeh.config.settings import Model
+from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.modules.policy import Policy
 from ceeh.starter.model import MODEL_DIR
 

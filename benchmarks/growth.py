@@ -25,14 +25,14 @@ from benchmarks.harness import RESULTS, Figure, by_turns, report
 from benchmarks.workload import log_normal_lengths, random_model, scored_groups
 from ceeh.callbacks.difficulty import RollingDifficulty
 from ceeh.callbacks.optimal_length import OptimalLength
-from ceeh.config import Entropy, Model, Objective
-from ceeh.data.collate import collate
+from ceeh.config.settings import Entropy, Model, Objective
+from ceeh.data.batch import collate
 from ceeh.modules.advantages import group_advantages
 from ceeh.modules.aggregation import denominator_shares
 from ceeh.modules.batching import microbatches
 from ceeh.modules.policy import Policy
+from ceeh.modules.timing import Phases
 from ceeh.modules.update import UpdateInputs, accumulate_gradients
-from ceeh.phases import Phases
 from ceeh.reporting.style import PALETTE, dress
 from ceeh.types import ScoredGroup
 
@@ -64,7 +64,7 @@ PROPORTIONAL = ("tokens, by more prompts", "tokens, by larger groups")
 
 
 class Step:
-    """All of a rollout step but the engine: collation, signals, gradients, the optimiser, the tables."""
+    """All of a rollout step but the engine: collation, signals, gradients, the optimizer, the tables."""
 
     def __init__(self, folder: Path, size: Size) -> None:
         path = random_model(folder / f"v{size.vocabulary}", "balanced", vocabulary=size.vocabulary)
@@ -145,10 +145,10 @@ def plot(measured: dict[str, dict[int, float]]) -> Path:
     figure = PlotFigure(figsize=(7, 4.5), layout="constrained", dpi=110)
     axes = figure.add_subplot()
     axes.loglog(TIMES, TIMES, color="#777777", linestyle=":", label="proportional")
-    for (name, times), colour in zip(measured.items(), PALETTE[1:], strict=False):
+    for (name, times), color in zip(measured.items(), PALETTE[1:], strict=False):
         relative = [seconds / times[1] for seconds in times.values()]
         axes.loglog(
-            TIMES, relative, marker="o", color=colour, label=f"{name}: slope {slope(times):.2f}"
+            TIMES, relative, marker="o", color=color, label=f"{name}: slope {slope(times):.2f}"
         )
     dress(axes, "How a step grows", "times as long")
     axes.set_xlabel("times as large")

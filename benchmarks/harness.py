@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from ceeh.provenance import provenance
+from ceeh.runtime.versions import provenance
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -63,20 +63,20 @@ def by_turns(
 
 def timed(call: Callable[[], object]) -> float:
     """Seconds of one call, a GPU's work included."""
-    synchronise()
+    synchronize()
     begin = time.perf_counter()
     call()
-    synchronise()
+    synchronize()
     return time.perf_counter() - begin
 
 
-def synchronise() -> None:
+def synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """Median of the ratios of neighbours in time: what a change of the machine's speed disturbs least."""
+    """Median of the ratios of neighbors in time: what a change of the machine's speed disturbs least."""
     return median(one / other for one, other in zip(numerators, denominators, strict=True))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.harness import Figure, by_turns, median_ratio, report
 from benchmarks.memory import MIB, peak_memory
-from ceeh.config import Model
+from ceeh.config.settings import Model
 from ceeh.modules.head import chunked_objective
 
 TEMPERATURE = 0.7

@@ -13,35 +13,27 @@ from lightning import Callback, LightningModule, Trainer
 
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.worker import Orders
-from ceeh.assembly import CANARY_TOLERANCE, DTYPE
-from ceeh.base_model import load_tokenizer
+from ceeh.assembly import quieten
 from ceeh.callbacks.weight_sync import WeightSync
-from ceeh.config import Config, load
-from ceeh.data.collate import collate
-from ceeh.data.engine import Sampling
-from ceeh.data.loader import RolloutLoader, derived_seed
+from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE
+from ceeh.config.settings import Config, load
+from ceeh.data.batch import RolloutBatch, collate
+from ceeh.data.engine.base import Sampling
+from ceeh.data.engine.vllm_engine import VLLMEngine
+from ceeh.data.loader import RolloutLoader
 from ceeh.data.prompts import PromptStream
-from ceeh.data.verify import RewardFunction
-from ceeh.data.vllm_engine import VLLMEngine
-from ceeh.fit import quieten
+from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
-from ceeh.types import (
-    Completion,
-    Finish,
-    Outcome,
-    Prompt,
-    RolloutBatch,
-    RolloutGroup,
-    ScoredGroup,
-    Verdict,
-)
+from ceeh.pretrained.loading import load_tokenizer
+from ceeh.runtime.rng import derived_seed
+from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
 
 STEPS = 10_000
 
 
 def settings(job: dict[str, Any]) -> Config:
-    """The same objective and optimiser as the reference: token mean, clip-higher, no KL, AdamW."""
+    """The same objective and optimizer as the reference: token mean, clip-higher, no KL, AdamW."""
     return load(
         [],
         [

@@ -14,8 +14,8 @@ import torch
 from benchmarks.harness import Figure, by_turns, median_ratio, report
 from benchmarks.memory import MIB, peak_memory
 from benchmarks.workload import SIZES, random_model
-from ceeh.config import LoRA, Model
-from ceeh.data.vllm_engine import VLLMEngine
+from ceeh.config.settings import LoRA, Model
+from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.modules.policy import Policy
 
 GB = 1e9

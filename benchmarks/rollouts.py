@@ -12,13 +12,13 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 from benchmarks.harness import Figure, by_turns, median_ratio, report
-from ceeh.config import DynamicSampling
-from ceeh.data.engine import Sampling
+from ceeh.config.settings import DynamicSampling
+from ceeh.data.engine.base import Sampling
+from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.data.loader import RolloutLoader
 from ceeh.data.prompts import PromptBuilder, PromptStream, load_prompts
-from ceeh.data.starter_task import StarterTask
-from ceeh.data.verify import ExactAnswer
-from ceeh.data.vllm_engine import VLLMEngine
+from ceeh.data.sources.starter_task import StarterTask
+from ceeh.data.verify.exact_answer import ExactAnswer
 from ceeh.starter.model import MODEL_DIR, build_tokenizer
 
 

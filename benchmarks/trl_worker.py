@@ -1,8 +1,8 @@
-"""TRL's GRPOTrainer as its users run it, one optimiser step whenever it is asked. Runs in `.venv-trl`.
+"""TRL's GRPOTrainer as its users run it, one optimizer step whenever it is asked. Runs in `.venv-trl`.
 
-Everything measured is TRL's own code: the trainer's `train()` with its optimiser, scheduler and
+Everything measured is TRL's own code: the trainer's `train()` with its optimizer, scheduler and
 metrics. Job `update`: the rollouts come from the job, and the clock runs from the moment they are
-prepared to the end of the optimiser step. Job `step`: generation, rewards and update.
+prepared to the end of the optimizer step. Job `step`: generation, rewards and update.
 """
 
 import time
@@ -77,7 +77,7 @@ class MeasuredTrainer(GRPOTrainer):
 
 
 class Answers(TrainerCallback):
-    """Stops the clock after the optimiser's step and its `zero_grad`."""
+    """Stops the clock after the optimizer's step and its `zero_grad`."""
 
     trainer: MeasuredTrainer
 
@@ -97,7 +97,7 @@ class Answers(TrainerCallback):
 
 
 def settings(job: dict[str, Any], rows: int) -> GRPOConfig:
-    """The same objective and optimiser as ours: token mean, clip-higher, no KL, AdamW, clipped norm."""
+    """The same objective and optimizer as ours: token mean, clip-higher, no KL, AdamW, clipped norm."""
     gpu = torch.cuda.is_available()
     micro = job["rows_per_microbatch"]
     return GRPOConfig(

@@ -1,6 +1,6 @@
-"""python -m benchmarks.update: one optimiser step over ragged rows, ours against TRL's GRPOTrainer.
+"""python -m benchmarks.update: one optimizer step over ragged rows, ours against TRL's GRPOTrainer.
 
-Same weights, rows, advantages and old log-probs, same objective and optimiser; that both compute the
+Same weights, rows, advantages and old log-probs, same objective and optimizer; that both compute the
 same is checked by loss and gradient norm. TRL runs with the fastest of several micro-batch sizes.
 """
 

@@ -15,10 +15,10 @@ from threading import Event, Thread
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ceeh.data.verify import MathAnswer
-from ceeh.data.verify_pool import START_SECONDS, WALL_FACTOR
+from ceeh.data.verify.math_answer import MathAnswer
+from ceeh.data.verify.pool import START_SECONDS, WALL_FACTOR
 from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup
-from tests.data.hostile import HONEST, HOSTILE, REFERENCE, response
+from tests.data.verify.hostile import HONEST, HOSTILE, REFERENCE, response
 
 PAIRS = [
     (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt2}"),

@@ -9,18 +9,9 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from ceeh.data.collate import collate
+from ceeh.data.batch import RolloutBatch, collate
 from ceeh.starter.model import build_tokenizer
-from ceeh.types import (
-    Completion,
-    Finish,
-    Outcome,
-    Prompt,
-    RolloutBatch,
-    RolloutGroup,
-    ScoredGroup,
-    Verdict,
-)
+from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
 
 SIZES = {
     # name: width, layers, heads, key-value heads, inner width, vocabulary

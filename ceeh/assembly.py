@@ -1,33 +1,50 @@
 """From a configuration to parts: what can fail on bad input is built before any engine starts."""
 
+import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import torch
+from lightning import Callback, Trainer
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
-from ceeh.base_model import load_tokenizer, resolve_model
+from ceeh.callbacks.checkpoint import METRICS, RunCheckpoint
+from ceeh.callbacks.console import Console
+from ceeh.callbacks.profiler import Profiler
+from ceeh.callbacks.rng_state import RNGState
+from ceeh.callbacks.rollout_log import RolloutLog
 from ceeh.callbacks.signal import SignalCallback, check_signals
-from ceeh.component import Component, ConfigError, users_code
-from ceeh.config import Config, Hardware, check_not_redacted
-from ceeh.data.columns import show
+from ceeh.callbacks.weight_sync import WeightSync
+from ceeh.config.component import Component
+from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE, resolve_accelerator, resolve_precision
+from ceeh.config.settings import Config, check_not_redacted, check_pairs, to_public_yaml
+from ceeh.data.engine.base import RolloutEngine
+from ceeh.data.engine.restartable import RestartableEngine
+from ceeh.data.mixture.mixture import Mixture
 from ceeh.data.prompts import PromptBuilder, load_prompts
-from ceeh.data.questions import Question
-from ceeh.data.rebuilding import RebuildingEngine
-from ceeh.data.verify import Verifier
-from ceeh.data.verify_checked import CheckedVerifier
+from ceeh.data.verify.base import Verifier
+from ceeh.data.verify.build import build_verifier, drop_unverifiable
+from ceeh.errors import ConfigError
 from ceeh.modules.policy import Policy
-from ceeh.modules.shaping import build_shaping
-from ceeh.ranks import from_rank_zero, join_processes, world_size
-from ceeh.types import Prompt
-
-CANARY_TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1}
-"""Mean difference in nats. fp32 engine and trainer agree to 1e-5; bf16 rounds log-probs by hundredths."""
-
-DTYPE = {"32-true": "float32", "bf16-mixed": "bfloat16"}
-"""The engine's, by the trainer's precision."""
+from ceeh.modules.shaping.base import build_shaping
+from ceeh.pretrained.loading import load_tokenizer, resolve_model
+from ceeh.run.atomic import atomic_folder, atomic_write_text
+from ceeh.run.checkpoint import read_checkpoint, rollout_step_of
+from ceeh.run.checkpoint_io import WholeCheckpointIO
+from ceeh.run.disk_space import check_space, format_bytes, free_bytes
+from ceeh.run.folder import RunFolder, parent_folder
+from ceeh.run.metrics_file import JSONLLogger
+from ceeh.runtime.distributed import (
+    join_processes,
+    processes_here,
+    world_size,
+)
+from ceeh.tracking.logger import GuardedMLFlowLogger
+from ceeh.types import Prompt, Question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +89,8 @@ def gather_inputs(config: Config) -> Inputs:
     held_out = load_prompts(held_out_source, builder, "prompts.held_out")
     verifier = build_verifier(config.verifier)
     join_processes(accelerator)
-    train = readable(train, verifier, "prompts.train")
-    held_out = readable(held_out, verifier, "prompts.held_out")
+    train = drop_unverifiable(train, verifier, "prompts.train")
+    held_out = drop_unverifiable(held_out, verifier, "prompts.held_out")
     if len(train) < config.rollouts.prompts_per_step:
         raise ConfigError(
             f"rollouts.prompts_per_step is {config.rollouts.prompts_per_step}, but prompts.train has only "
@@ -103,51 +120,9 @@ def build_source(component: Component, place: str) -> Iterable[Question]:
     if not isinstance(source, Iterable):
         raise ConfigError(
             f"{place}: {component.class_path} is no source of questions (ceeh.data.sources), whose "
-            "__iter__ gives ceeh.data.questions.Question"
+            "__iter__ gives ceeh.types.Question"
         )
     return source
-
-
-def build_verifier(component: Component) -> Verifier:
-    verifier = component.build("verifier")
-    if not isinstance(verifier, Verifier):
-        raise ConfigError(
-            f"verifier: {component.class_path} is no Verifier (ceeh.data.verify), which can be"
-            " called and has answer, unreadable and close; a function of prompt and response goes"
-            " through ceeh.data.verify.RewardFunction"
-        )
-    if type(verifier).__module__ == Verifier.__module__:
-        return verifier
-    return CheckedVerifier(verifier, component.class_path)
-
-
-def readable(prompts: Sequence[Prompt], verifier: Verifier, place: str) -> list[Prompt]:
-    """The prompts whose reference `verifier` can read; rank 0 decides, and warns of the others.
-
-    Raises ConfigError, on all ranks, when none is left.
-    """
-
-    def decide() -> set[str]:
-        with users_code(verifier, "fails while it reads references", place="verifier: "):
-            dropped = verifier.unreadable(prompts)
-        if not dropped:
-            return set()
-        first = f"'{dropped[0].uid}' the first, with the reference {show(dropped[0].answer)}"
-        if len(dropped) == len(prompts):
-            raise ConfigError(
-                f"{place}: the verifier can read the reference of none of its {len(prompts)}"
-                f" prompts, {first}; map the column that holds the final answer alone, or choose"
-                " another verifier"
-            )
-        warnings.warn(
-            f"{place}: dropped {len(dropped)} of {len(prompts)} prompts whose reference the verifier"
-            f" cannot read, {first}",
-            stacklevel=4,
-        )
-        return {prompt.uid for prompt in dropped}
-
-    uids = from_rank_zero(decide)
-    return [prompt for prompt in prompts if prompt.uid not in uids]
 
 
 def build_signals(config: Config) -> dict[str, SignalCallback]:
@@ -170,81 +145,9 @@ def build_signals(config: Config) -> dict[str, SignalCallback]:
     return callbacks
 
 
-def check_pairs(config: Config, processes: int) -> None:
-    """Refuses settings that are fine alone and meaningless together, or with `processes` in all."""
-    objective = config.objective
-    if objective.dual_clip is not None and objective.dual_clip <= 1 + objective.clip_high:
-        raise ConfigError(
-            f"objective.dual_clip must be above 1 + objective.clip_high = {1 + objective.clip_high}, "
-            f"got {objective.dual_clip}"
-        )
-    for name, value in (
-        ("rollouts.prompts_per_step", config.rollouts.prompts_per_step),
-        ("optimizer.prompts_per_minibatch", config.optimizer.prompts_per_minibatch),
-    ):
-        if value % processes:
-            raise ConfigError(
-                f"{name} is over all processes and must be a multiple of their number "
-                f"({processes}), got {value}"
-            )
-    longest = config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens
-    if config.optimizer.tokens_per_microbatch < longest:
-        raise ConfigError(
-            f"optimizer.tokens_per_microbatch must hold one longest row, prompts.max_prompt_tokens + "
-            f"rollouts.max_response_tokens = {longest}, got {config.optimizer.tokens_per_microbatch}"
-        )
-
-
-def resolve_accelerator(hardware: Hardware) -> str:
-    """The accelerator to train on. Raises ConfigError for CUDA that torch cannot use."""
-    available = torch.cuda.is_available()
-    if hardware.accelerator == "cuda" and not available:
-        raise ConfigError(
-            f"hardware.accelerator is cuda, but {why_no_cuda()}; or set hardware.accelerator=cpu"
-        )
-    if hardware.accelerator != "auto":
-        return hardware.accelerator
-    if not available and torch.cuda.device_count() > 0:
-        warnings.warn(f"training on the CPU: {why_no_cuda()}", stacklevel=2)
-    return "cuda" if available else "cpu"
-
-
-def why_no_cuda() -> str:
-    """Why torch has no CUDA device, and the cure. The driver's own library (NVML) counts GPUs even where
-    the CUDA runtime does not start."""
-    if torch.cuda.device_count() > 0:
-        return (
-            f"this torch is built for CUDA {torch.version.cuda} and the NVIDIA driver, which sees "
-            f"{torch.cuda.device_count()} GPU(s), cannot run it; update the driver (CUDA 13 needs 580 or "
-            "newer)"
-        )
-    return (
-        'torch finds no CUDA device; install the CUDA build (pip install ".[cuda]") on a machine with '
-        "a GPU"
-    )
-
-
-def resolve_precision(hardware: Hardware, accelerator: str) -> str:
-    """Lightning's precision. Raises ConfigError for bf16 on a GPU without it (before Ampere)."""
-    precision = hardware.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if accelerator == "cuda" else "32-true"
-    if (
-        precision == "bf16-mixed"
-        and accelerator == "cuda"
-        and torch.cuda.is_available()  # a plan for other devices asks, too
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
-        raise ConfigError(
-            f"hardware.precision is {precision}, but {torch.cuda.get_device_name()} has no bf16 "
-            "arithmetic (Ampere and newer GPUs do); set hardware.precision=32-true"
-        )
-    return precision
-
-
-def build_engine(config: Config, inputs: Inputs, policy: Policy) -> RebuildingEngine:
+def build_engine(config: Config, inputs: Inputs, policy: Policy) -> RestartableEngine:
     """The engine of the configuration, built anew with the policy's weights should it fail."""
-    return RebuildingEngine(
+    return RestartableEngine(
         lambda: config.engine.build("engine", **engine_arguments(config, inputs)),
         policy.engine_weights,
     )
@@ -260,3 +163,124 @@ def engine_arguments(config: Config, inputs: Inputs) -> dict[str, Any]:
         "accelerator": inputs.accelerator,
         "dtype": DTYPE[inputs.precision],
     }
+
+
+def write_model(policy: Policy, folder: RunFolder, inputs: Inputs) -> None:
+    try:
+        with atomic_folder(folder.model) as model:
+            policy.save(model, inputs.tokenizer)
+    except OSError as error:
+        raise ConfigError(
+            f"output: '{folder.model}' cannot be written ({error.strerror or error}), "
+            f"{format_bytes(free_bytes(folder.path))} are free there; make room and continue with "
+            "ckpt_path=last"
+        ) from error
+
+
+def quieten() -> None:
+    """Silences what Lightning and transformers print and what does not apply to us."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    disable_progress_bar()
+    # Our held-out figures are joined over ranks before they are logged, and the engine opens a process
+    # group of one, which Lightning takes for ranks to join.
+    warnings.filterwarnings("ignore", message="It is recommended to use .self.log.'eval/")
+    # Lightning 2.6 under torch 2.13 and its own loader that has no workers.
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+
+
+def open_folder(
+    config: Config, inputs: Inputs, checkpoint_size: int, held: ExitStack
+) -> tuple[RunFolder, Path | None]:
+    """A new run folder, or the one to resume and its checkpoint; claimed until `held` is closed.
+
+    The configuration is written into it, and what a mixture drew and left out. Raises ConfigError
+    when there is no space for one checkpoint of `checkpoint_size` bytes.
+    """
+    if config.ckpt_path is None:
+        check_space(parent_folder(config.output), checkpoint_size, config.checkpoints.keep)
+        folder, checkpoint = RunFolder.create(config.output, config.name), None
+        held.enter_context(folder.claimed())
+    else:
+        folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
+        held.enter_context(folder.claimed())
+        folder.drop_after(rollout_step_of(checkpoint) if checkpoint else 0)
+        check_space(folder.checkpoints, checkpoint_size, config.checkpoints.keep)
+    atomic_write_text(folder.path / "config.yaml", to_public_yaml(config))
+    if isinstance(inputs.train_source, Mixture):
+        inputs.train_source.report.write(folder.path)
+    return folder, checkpoint
+
+
+def build_loggers(
+    config: Config, folder: RunFolder, checkpoint: Path | None
+) -> tuple[JSONLLogger, GuardedMLFlowLogger | None]:
+    jsonl = JSONLLogger(folder.path)
+    kept = read_checkpoint(checkpoint) if checkpoint else {}
+    jsonl.resume_from_step(kept.get("rollout_step", 0), kept.get(METRICS))
+    if not config.tracking.mlflow:
+        return jsonl, None
+    mlflow = GuardedMLFlowLogger(
+        uri=config.tracking.mlflow_uri,
+        experiment=config.tracking.experiment,
+        run_name=folder.path.name,
+        folder=folder.path,
+    )
+    mlflow.log_config(to_public_yaml(config), {})
+    return jsonl, mlflow
+
+
+def build_trainer(
+    config: Config, inputs: Inputs, folder: RunFolder, engine: RolloutEngine, loggers: list
+) -> Trainer:
+    """Lightning's Trainer with the callbacks that every run has around those of the configuration."""
+    rollouts, checkpoint_io, generators = config.rollouts, WholeCheckpointIO(), RNGState()
+    callbacks: list[Callback] = [
+        *inputs.signals.values(),
+        WeightSync(
+            engine,
+            tolerance=rollouts.canary_tolerance or CANARY_TOLERANCE[inputs.precision],
+            temperature=rollouts.temperature,
+        ),
+        generators,
+        Console(
+            steps=rollouts.steps,
+            title=f"{folder.path.name}: {config.model.path} on {inputs.accelerator}",
+        ),
+        RunCheckpoint(
+            folder.checkpoints,
+            checkpoint_io,
+            loggers[0],
+            generators,
+            steps=rollouts.steps,
+            every_n_steps=config.checkpoints.every_n_steps,
+            evaluate_every_n_steps=config.evaluation.every_n_steps,
+            keep=config.checkpoints.keep,
+            max_failures=config.checkpoints.max_failures,
+        ),
+        RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps),
+    ]
+    if config.profile:
+        callbacks.append(Profiler(folder.path, steps=rollouts.steps))
+    trainer = Trainer(
+        accelerator=inputs.accelerator,
+        devices=processes_here(),
+        num_nodes=world_size() // processes_here(),
+        strategy="ddp" if world_size() > 1 else "auto",
+        precision=inputs.precision,  # type: ignore[arg-type]  # checked against Lightning's names
+        max_epochs=1,
+        check_val_every_n_epoch=None,
+        val_check_interval=config.evaluation.every_n_steps or rollouts.steps + 1,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[checkpoint_io],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder.path,
+    )
+    # Lightning's handlers let a stop wait for the end of a step, broadcast from within a signal, and end a
+    # process with status 0; `ceeh.runtime.shutdown` has the signals.
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    return trainer

@@ -6,16 +6,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ceeh.component import ConfigError
+from ceeh.errors import ConfigError
 from ceeh.evaluation.comparison import AVERAGE, compare, points
 from ceeh.evaluation.results import Results, read_results
-from ceeh.ranks import say
 from ceeh.reporting.evaluation_page import comparison_grids, write_page
-from ceeh.terminal import complain
-from ceeh.whole_folder import check_folder
+from ceeh.run.atomic import check_folder
+from ceeh.runtime.cli import complain
+from ceeh.runtime.distributed import say
 
 
-def labelled(places: Sequence[str]) -> dict[str, Results]:
+def labeled(places: Sequence[str]) -> dict[str, Results]:
     """Results by label, LABEL=FOLDER, or by the name that the evaluation had.
 
     Raises ConfigError for fewer than two, and for a label that occurs twice.
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--margin must be between 0 and 100 points, got {given.margin}")
         if given.draws < 100:
             raise ConfigError(f"--draws must be at least 100, got {given.draws}")
-        results = labelled(given.results)
+        results = labeled(given.results)
         comparison = compare(results, draws=given.draws, seed=given.seed, margin=given.margin)
         folder = Path(given.output)
         check_folder(folder, "--output:")

@@ -6,27 +6,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ceeh.assembly import (
-    Inputs,
-    build_signals,
-    check_pairs,
-    gather_inputs,
-    resolve_accelerator,
-    resolve_model,
-)
-from ceeh.base_model import check_weight_files
-from ceeh.component import ConfigError
-from ceeh.config import Config
+from ceeh.assembly import Inputs, build_signals, gather_inputs, resolve_model
+from ceeh.config.hardware import resolve_accelerator
+from ceeh.config.settings import Config, check_pairs
+from ceeh.errors import ConfigError
 from ceeh.memory.advice import advise
 from ceeh.memory.devices import GIB, USABLE, Devices, present_devices
 from ceeh.memory.items import PHASES, count
 from ceeh.memory.plan import Plan, make_plan
 from ceeh.memory.shapes import ModelShapes, read_shapes
 from ceeh.modules.schedule import optimizer_steps
-from ceeh.prompt import Prompt
-from ceeh.provenance import redact
-from ceeh.ranks import say
-from ceeh.types import FAILURES, Completion, Finish, RolloutGroup
+from ceeh.pretrained.loading import check_weight_files
+from ceeh.runtime.distributed import say
+from ceeh.runtime.text import redact
+from ceeh.types import FAILURES, Completion, Finish, Prompt, RolloutGroup
 
 FITS, FITS_NOT = 0, 3
 
@@ -92,7 +85,7 @@ def model_line(config: Config, shapes: ModelShapes) -> str:
     return (
         f"{config.model.path}: {count(shapes.parameters)} parameters{trained}; {rollouts.steps} steps "
         f"of {rollouts.prompts_per_step} prompts x {rollouts.completions_per_prompt} responses, "
-        f"{updates} optimiser step{'s' if updates > 1 else ''} each"
+        f"{updates} optimizer step{'s' if updates > 1 else ''} each"
     )
 
 

@@ -12,33 +12,35 @@ from pathlib import Path
 
 import yaml
 
-from ceeh.assembly import DTYPE, resolve_accelerator, resolve_precision
-from ceeh.base_model import load_tokenizer
-from ceeh.component import Component
-from ceeh.config import Tracking
+from ceeh.assembly import quieten
+from ceeh.config.component import Component
+from ceeh.config.hardware import DTYPE, resolve_accelerator, resolve_precision
+from ceeh.config.settings import Tracking
 from ceeh.data.benchmarks import Benchmark, benchmark_files
-from ceeh.data.engine import RolloutEngine
-from ceeh.data.rebuilding import RebuildingEngine
-from ceeh.evaluation.protocol import Protocol, load_protocol
+from ceeh.data.engine.base import RolloutEngine
+from ceeh.data.engine.restartable import RestartableEngine
+from ceeh.evaluation.protocol import EvaluationConfig, load_evaluation_config
 from ceeh.evaluation.results import FILE, Results, flat_figures, write_results
 from ceeh.evaluation.runner import Task, build_task, sample_task
 from ceeh.evaluation.store import SampleStore
-from ceeh.fit import quieten
-from ceeh.outbox import read_state
-from ceeh.provenance import HIDDEN, weights_digest
-from ceeh.ranks import from_rank_zero, is_rank_zero, join_processes, say, wait_for_all
+from ceeh.modules.restore import load_policy
+from ceeh.pretrained.loading import load_tokenizer
+from ceeh.pretrained.locate import ModelSource, open_trained
 from ceeh.reporting.evaluation_page import results_grids, write_page
-from ceeh.terminal import run_command
-from ceeh.tracking import GuardedMLFlowLogger
-from ceeh.trained import Trained, load_policy, open_trained
+from ceeh.runtime.cli import run_command
+from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, join_processes, say, wait_for_all
+from ceeh.runtime.text import HIDDEN
+from ceeh.runtime.versions import weights_digest
+from ceeh.tracking.logger import GuardedMLFlowLogger
+from ceeh.tracking.outbox import read_state
 
 DEVICE_SHARE = 0.9
 
 
 def evaluate(
-    trained: Trained,
+    trained: ModelSource,
     benchmarks: Mapping[str, Benchmark],
-    protocol: Protocol,
+    protocol: EvaluationConfig,
     folder: Path,
 ) -> Results | None:
     """Samples what `folder` does not hold yet and writes the results there; None but on rank 0.
@@ -117,7 +119,7 @@ def task_line(task: Task) -> str:
     )
 
 
-def weights_of(trained: Trained, dtype: str) -> dict[str, str | None]:
+def weights_of(trained: ModelSource, dtype: str) -> dict[str, str | None]:
     """What tells one model from another, wherever its files lie."""
     over_it = trained.checkpoint or trained.adapter
     return {
@@ -132,7 +134,11 @@ def _text(path: Path | None) -> str | None:
 
 
 def open_engine(
-    trained: Trained, protocol: Protocol, tasks: Sequence[Task], accelerator: str, dtype: str
+    trained: ModelSource,
+    protocol: EvaluationConfig,
+    tasks: Sequence[Task],
+    accelerator: str,
+    dtype: str,
 ) -> RolloutEngine:
     """The engine with the model's weights in it, long enough for every task."""
     longest = max(
@@ -141,7 +147,7 @@ def open_engine(
     # Before the engine, for a checkpoint may be damaged or of another model.
     policy = load_policy(trained) if trained.checkpoint or trained.adapter else None
     component = engine_alone(protocol.engine, accelerator)
-    engine = RebuildingEngine(
+    engine = RestartableEngine(
         lambda: component.build(
             "engine",
             model_path=trained.model_path,
@@ -163,13 +169,17 @@ def engine_alone(component: Component, accelerator: str) -> Component:
     given = component.init_args
     options = given.get("options") or {}
     sized = "kv_cache_gib" in given or "gpu_memory_utilization" in options
-    if accelerator != "cuda" or sized or component.class_path != Protocol().engine.class_path:
+    if (
+        accelerator != "cuda"
+        or sized
+        or component.class_path != EvaluationConfig().engine.class_path
+    ):
         return component
     alone = {"gpu_memory_utilization": DEVICE_SHARE} | options
     return replace(component, init_args=given | {"options": alone})
 
 
-def track(trained: Trained, protocol: Protocol, results: Results) -> None:
+def track(trained: ModelSource, protocol: EvaluationConfig, results: Results) -> None:
     """The figures to MLflow: into the run whose final model this is, or a run of their own.
 
     A server or experiment that the command names is taken in place of the run's.
@@ -203,11 +213,11 @@ def track(trained: Trained, protocol: Protocol, results: Results) -> None:
     mlflow.finish()
 
 
-def _run_id(trained: Trained) -> str | None:
+def _run_id(trained: ModelSource) -> str | None:
     return read_state(trained.run.path).get("run_id") if trained.run else None
 
 
-def default_output(trained: Trained) -> Path:
+def default_output(trained: ModelSource) -> Path:
     """`evaluation/` of the run, or `evaluations/<name>` for a model that is no run's last."""
     if trained.run and not trained.checkpoint:
         return trained.run.path / "evaluation"
@@ -244,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         names = [name for name in given.benchmarks.split(",") if name]
-        protocol, benchmarks = load_protocol(names, given.config, given.overrides)
+        protocol, benchmarks = load_evaluation_config(names, given.config, given.overrides)
         trained = open_trained(given.model, trust_remote_code=given.trust_remote_code)
         folder = Path(given.output) if given.output else default_output(trained)
         results = evaluate(trained, benchmarks, protocol, folder)

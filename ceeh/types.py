@@ -1,19 +1,42 @@
-"""The types that travel: one per stage of the path from prompt to optimiser step.
+"""The types that travel: one per stage of the path from prompt to optimizer step.
 
 Axes: P prompts, R rollout rows, T tokens. Groups may differ in size: a row carries the index of its
 prompt in `group`, and nothing relies on R = P x G or on the order of rows.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
-from ceeh.prompt import Prompt
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A question ready for the engine. `uid` is stable across runs: the key of every table."""
+
+    uid: str
+    text: str
+    answer: str
+    token_ids: tuple[int, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """The user's message `text`, the reference `answer`, and what else is known of it.
+
+    `uid` is stable across runs: the key of every table kept per question.
+    """
+
+    uid: str
+    text: str
+    answer: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def squeezed(self) -> str:
+        """The text with every run of white space as one space: what makes two questions the same."""
+        return " ".join(self.text.split())
 
 
 class Finish(StrEnum):
@@ -63,7 +86,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutGroup:
-    """The completions of one prompt, sampled by the weights after `policy_version` optimiser steps."""
+    """The completions of one prompt, sampled by the weights after `policy_version` optimizer steps."""
 
     prompt: Prompt
     completions: tuple[Completion, ...]
@@ -116,62 +139,3 @@ class ScoredGroup:
                 completion.finish is Finish.STOP for completion in self.group.completions
             ),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutBatch:
-    """One rollout step as tensors, right-padded: prompt tokens, then response tokens, then padding.
-
-    Position t of `engine_logprobs` belongs to token t (given the tokens before it) and is zero outside
-    `response_mask`. `signals` is the meeting place of callbacks and objective: name -> [P], written by
-    signal callbacks before the step, empty when the batch leaves the loader. `dropped` are the groups
-    that dynamic sampling drew and left out, after `sampling_rounds` rounds of generation. `timings` are
-    seconds of the rollouts' phases, `ready_at` the moment after them by `time.perf_counter`.
-    """
-
-    token_ids: Int[Tensor, "R T"]
-    response_mask: Bool[Tensor, "R T"]
-    engine_logprobs: Float[Tensor, "R T"]
-    group: Int[Tensor, " R"]
-    scores: Float[Tensor, " R"]
-    correct: Bool[Tensor, " R"]
-    lengths: Int[Tensor, " R"]
-    groups: tuple[ScoredGroup, ...]
-    policy_version: int
-    timings: Mapping[str, float] = field(default_factory=dict)
-    dropped: tuple[GroupOutcome, ...] = ()
-    sampling_rounds: int = 1
-    ready_at: float = 0.0
-    signals: dict[str, Float[Tensor, " P"]] = field(default_factory=dict)
-
-    @property
-    def num_prompts(self) -> int:
-        return len(self.groups)
-
-    @property
-    def outcomes(self) -> list[GroupOutcome]:
-        return [scored.outcome for scored in self.groups]
-
-    @property
-    def totals(self) -> Int[Tensor, " R"]:
-        """Prompt plus response tokens of each row."""
-        positions = torch.arange(1, self.token_ids.shape[1] + 1, device=self.token_ids.device)
-        return (self.response_mask * positions).amax(1)
-
-    def to(self, device: torch.device | str, **kwargs: Any) -> "RolloutBatch":
-        """A copy on `device`; floating tensors keep their precision."""
-        tensors = {
-            name: value.to(device, **kwargs)
-            for name in (
-                "token_ids",
-                "response_mask",
-                "engine_logprobs",
-                "group",
-                "scores",
-                "correct",
-                "lengths",
-            )
-            if isinstance(value := getattr(self, name), Tensor)
-        }
-        signals = {name: value.to(device, **kwargs) for name, value in self.signals.items()}
-        return replace(self, **tensors, signals=signals)

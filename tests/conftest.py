@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from ceeh import stopping
+from ceeh.runtime import shutdown
 from ceeh.starter.model import build_model, build_tokenizer
 
 
@@ -36,7 +36,7 @@ def save_tiny_model(folder: Path, *, tied: bool) -> None:
 def _signals_kept() -> Iterator[None]:
     """As a terminal starts a command, whoever started the tests; and as they were afterwards."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    before = {number: signal.getsignal(number) for number in shutdown.SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -46,7 +46,7 @@ def _signals_kept() -> Iterator[None]:
 def without_figures() -> Iterator[None]:
     """Drawing is half the time of a short run, and no part of what most of them test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ceeh.measure.write_report", lambda folder, *_, **__: folder / "report.html")
+        patch.setattr("ceeh.held_out.write_report", lambda folder, *_, **__: folder / "report.html")
         yield
 
 

@@ -9,5 +9,5 @@ class Killed(BaseException):
 
 
 def interrupt() -> None:
-    """Ctrl-C, to this process: what a command that honours signals raises comes out of here."""
+    """Ctrl-C, to this process: what a command that honors signals raises comes out of here."""
     os.kill(os.getpid(), signal.SIGINT)

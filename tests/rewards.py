@@ -1,6 +1,6 @@
 """A reward function for whole runs; apart, for worker processes import it and need no torch."""
 
-from ceeh.prompt import Prompt
+from ceeh.types import Prompt
 
 
 def even_length(prompt: Prompt, response: str) -> float:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ceeh.assembly import gather_inputs
-from ceeh.component import ConfigError
-from ceeh.config import Config, load
+from ceeh.config.settings import Config, load
+from ceeh.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "configs" / "ceeh.yaml"
 

@@ -19,7 +19,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty working directory, and engines that must not be built."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    for name in ("ceeh.data.vllm_engine.VLLMEngine", "tests.torch_engine.TorchEngine"):
+    for name in ("ceeh.data.engine.VLLMEngine", "tests.torch_engine.TorchEngine"):
         monkeypatch.setattr(f"{name}.__init__", lambda *args, **kwargs: pytest.fail("started"))
 
 
@@ -134,7 +134,7 @@ def test_a_hub_id_that_cannot_be_reached_is_named(
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("We couldn't connect to 'https://huggingface.co'\nand more")
 
-    monkeypatch.setattr("ceeh.base_model.AutoConfig.from_pretrained", offline)
+    monkeypatch.setattr("ceeh.pretrained.loading.AutoConfig.from_pretrained", offline)
     assert main([*SHIPPED, "model.path=some/model", "--dry-run", "--devices", "1x80GB"]) == 2
     error = capsys.readouterr().err
     assert (

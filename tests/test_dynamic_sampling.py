@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ceeh.config import Config, load
+from ceeh.config.settings import Config, load
 from ceeh.fit import fit
 from tests.endings import Killed
+from tests.runtime.test_distributed import LAUNCH, ROOT
 from tests.test_fit import SHIPPED, SMALL, rows, weights
-from tests.test_ranks import LAUNCH, ROOT
 from tests.torch_engine import TorchEngine
 
 DYNAMIC = ("rollouts.dynamic_sampling.max_rounds=3", "checkpoints.keep=3")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ceeh.component import Component
+from ceeh.config.component import Component
 from ceeh.evaluate import engine_alone, main
 from ceeh.evaluation.results import read_results
 from ceeh.evaluation.store import SCHEMA
@@ -86,7 +86,7 @@ def test_an_evaluation_leaves_samples_figures_and_a_report(
 def test_an_engine_without_a_trainer_takes_the_device(
     init_args: dict, accelerator: str, share: float | None
 ) -> None:
-    component = Component("ceeh.data.vllm_engine.VLLMEngine", init_args)
+    component = Component("ceeh.data.engine.VLLMEngine", init_args)
     options = engine_alone(component, accelerator).init_args.get("options", {})
     assert options.get("gpu_memory_utilization") == share
     assert options.get("max_num_seqs") == init_args.get("options", {}).get("max_num_seqs")

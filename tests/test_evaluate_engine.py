@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ceeh.compare import main as compare
-from ceeh.data.vllm_engine import VLLMEngine
+from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.evaluate import main as evaluate
 from tests.endings import interrupt
 

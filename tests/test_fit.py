@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ceeh.component import ConfigError
-from ceeh.config import Config, load
+from ceeh.config.settings import Config, load
+from ceeh.errors import ConfigError
 from ceeh.fit import fit, main
-from ceeh.run_folder import RunFolder
+from ceeh.run.folder import RunFolder
 from tests.endings import Killed
 from tests.torch_engine import TorchEngine
 
@@ -60,7 +60,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_rollouts_are_exactly_on_policy(tiny_model_dir: Path, tmp_path: Path) -> None:
     TorchEngine.events.clear()
     fit(small(tiny_model_dir, tmp_path))
-    # Two optimiser steps per rollout step: versions 0, 2, 4, 6; the held-out set before and after.
+    # Two optimizer steps per rollout step: versions 0, 2, 4, 6; the held-out set before and after.
     steps = [
         event
         for version in (0, 2, 4, 6)
@@ -175,7 +175,7 @@ def test_lora_checkpoints_hold_the_adapter_alone(tiny_model_dir: Path, tmp_path:
 def test_numbers_do_not_depend_on_the_micro_batch_split(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    # One optimiser step: later ones would compare other rollouts once a last bit differs.
+    # One optimizer step: later ones would compare other rollouts once a last bit differs.
     once = ("rollouts.steps=1", "optimizer.prompts_per_minibatch=4")
     one = fit(small(tiny_model_dir, tmp_path / "a", *once))
     many = fit(small(tiny_model_dir, tmp_path / "b", *once, "optimizer.tokens_per_microbatch=40"))
@@ -248,7 +248,7 @@ def test_a_resume_takes_the_learning_rate_of_the_configuration(
     fit(small(tiny_model_dir, tmp_path, "rollouts.steps=2"))
     folder = fit(small(tiny_model_dir, tmp_path, "ckpt_path=last", "optimizer.lr=0.001"))
     rates = [row["optimizer/lr"] for row in rows(folder) if "loss/policy" in row]
-    # 0.01 after a warm-up of 3 optimiser steps, of which there are 2 a rollout step.
+    # 0.01 after a warm-up of 3 optimizer steps, of which there are 2 a rollout step.
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
 
 

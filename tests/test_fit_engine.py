@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ceeh.config import Config, load
-from ceeh.data.vllm_engine import VLLMEngine
+from ceeh.config.settings import Config, load
+from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.fit import fit
-from ceeh.outbox import read_state
+from ceeh.tracking.outbox import read_state
 from tests.endings import Killed
 from tests.listeners import listeners
 from tests.test_fit import SHIPPED, newest, rows

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ceeh.config import Config, load
+from ceeh.config.settings import Config, load
 from ceeh.fit import fit
 from tests.test_fit import SHIPPED, SMALL, rows, weights
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ceeh.compare import main as compare
-from ceeh.config import load
+from ceeh.config.settings import load
 from ceeh.evaluate import main as evaluate
 from ceeh.export.__main__ import main as export
 from ceeh.fit import main as fit

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ceeh.assembly import build_signals, check_pairs
-from ceeh.config import Config, load
+from ceeh.assembly import build_signals
+from ceeh.config.settings import Config, check_pairs, load
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BASE = [CONFIGS / "ceeh.yaml", CONFIGS / "math.yaml"]

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-import ceeh.checkpoint_io
-from ceeh.checkpoint import checkpoint_file
-from ceeh.component import ConfigError
-from ceeh.config import Config
-from ceeh.data.verify import RewardFunction
+import ceeh.run.checkpoint_io
+from ceeh.config.settings import Config
+from ceeh.data.verify.reward_function import RewardFunction
+from ceeh.errors import ConfigError
 from ceeh.fit import fit
-from ceeh.jsonl import JSONLLogger
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
-from drills.equality import differences
+from ceeh.run.checkpoint import checkpoint_file
+from ceeh.run.metrics_file import JSONLLogger
+from fault_injection.equality import differences
 from tests.endings import Killed
 from tests.test_fit import small
 
@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on_as_if_it_were_not(
 def fill_disk(patch: pytest.MonkeyPatch, *free: int) -> None:
     """What is free at each save, in bytes; a save that finds too little asks again for its warning."""
     asked = iter([size for size in free for _ in range(2 if size == 0 else 1)])
-    patch.setattr(ceeh.checkpoint_io, "free_bytes", lambda place: next(asked))
+    patch.setattr(ceeh.run.checkpoint_io, "free_bytes", lambda place: next(asked))
 
 
 def test_a_full_disk_is_survived_with_the_checkpoint_before_it(

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ceeh.data.engine import Sampling
-from ceeh.data.loader import derived_seed
-from ceeh.modules.shaping import ShapingInputs
+from ceeh.data.engine.base import Sampling
+from ceeh.modules.shaping.base import ShapingInputs
+from ceeh.runtime.rng import derived_seed
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup
 
 

@@ -9,8 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ceeh.terminal import plain
-from ceeh.types import RolloutBatch
+from ceeh.data.batch import RolloutBatch
+from ceeh.runtime.text import plain
 
 PHASES = ("generate", "score", "update", "push")
 

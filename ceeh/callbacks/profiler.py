@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from ceeh.ranks import say
-from ceeh.types import RolloutBatch
+from ceeh.data.batch import RolloutBatch
+from ceeh.runtime.distributed import say
 
 FIRST, STEPS = 2, 2
 """Traced are steps 2 and 3: the first one warms caches and kernels up."""

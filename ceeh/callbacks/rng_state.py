@@ -6,8 +6,8 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from ceeh.generators import read_generators, set_generators
-from ceeh.ranks import gather_objects
+from ceeh.runtime.distributed import gather_objects
+from ceeh.runtime.rng import read_rng, set_rng
 
 KEY = "rng_states"
 
@@ -41,7 +41,7 @@ class RNGState(Callback):
             self.gather(trainer)
 
     def gather(self, trainer: Trainer) -> None:
-        self.gathered = gather_objects(trainer, read_generators(trainer.strategy.root_device))
+        self.gathered = gather_objects(trainer, read_rng(trainer.strategy.root_device))
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -63,7 +63,7 @@ class RNGState(Callback):
         if not self.loaded:
             return
         if len(self.loaded) == trainer.world_size:
-            set_generators(self.loaded[trainer.global_rank], trainer.strategy.root_device)
+            set_rng(self.loaded[trainer.global_rank], trainer.strategy.root_device)
         else:
             warnings.warn(
                 f"the checkpoint holds the random generators of {len(self.loaded)} ranks, this run "

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ceeh.types import RolloutBatch
-from ceeh.whole_file import whole_file
+from ceeh.data.batch import RolloutBatch
+from ceeh.run.atomic import atomic_write
 
 COLUMNS: dict[str, pa.DataType] = {
     "rollout_step": pa.int64(),
@@ -72,7 +72,7 @@ class RolloutLog(Callback):
         path = self.folder / f"{name}.parquet"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as file:
+            with atomic_write(path) as file:
                 pq.write_table(table, file)
         except OSError as error:
             warnings.warn(

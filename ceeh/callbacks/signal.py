@@ -16,9 +16,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ceeh.component import ConfigError
-from ceeh.ranks import gather_objects
-from ceeh.types import GroupOutcome, RolloutBatch
+from ceeh.data.batch import RolloutBatch
+from ceeh.errors import ConfigError
+from ceeh.runtime.distributed import gather_objects
+from ceeh.types import GroupOutcome
 
 WRITERS = {
     "accuracy_history": "ceeh.callbacks.difficulty.RollingDifficulty",

@@ -7,10 +7,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ceeh.component import RunError
-from ceeh.data.engine import RolloutEngine
+from ceeh.data.batch import RolloutBatch
+from ceeh.data.engine.base import RolloutEngine
+from ceeh.errors import RunError
 from ceeh.modules.module import CEEHModule
-from ceeh.types import RolloutBatch
 
 MAX_OVER_MEAN = 20
 """One token may differ by this many times the mean's tolerance. bf16 has long tails: on an H100 the
@@ -25,7 +25,7 @@ class Difference(NamedTuple):
 
 
 class WeightSync(Callback):
-    """Keeps `engine.policy_version` at the trainer's optimiser step.
+    """Keeps `engine.policy_version` at the trainer's optimizer step.
 
     After every push the engine samples a short fixed prompt and the trainer recomputes the log-probs
     (the canary). A mean difference above `tolerance` nats, or a single one above MAX_OVER_MEAN times

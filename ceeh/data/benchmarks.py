@@ -7,10 +7,11 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import ceeh
-from ceeh.component import Component, ConfigError
-from ceeh.config import load
-from ceeh.data.questions import Question
-from ceeh.schema import at_least, positive, rule, text_or_null
+from ceeh.config.component import Component
+from ceeh.config.rules import at_least, positive, rule, text_or_null
+from ceeh.config.settings import load
+from ceeh.errors import ConfigError
+from ceeh.types import Question
 
 FOLDER = Path("configs", "benchmarks")
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."

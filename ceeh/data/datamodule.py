@@ -5,12 +5,13 @@ from dataclasses import replace
 
 from lightning import LightningDataModule
 
-from ceeh.config import Config
-from ceeh.data.engine import RolloutEngine, Sampling
-from ceeh.data.loader import HeldOutLoader, RolloutLoader, derived_seed
+from ceeh.config.settings import Config
+from ceeh.data.engine.base import RolloutEngine, Sampling
+from ceeh.data.loader import HeldOutLoader, RolloutLoader
 from ceeh.data.prompts import PromptStream
-from ceeh.data.verify import Verifier
-from ceeh.ranks import gather_objects
+from ceeh.data.verify.base import Verifier
+from ceeh.runtime.distributed import gather_objects
+from ceeh.runtime.rng import derived_seed
 from ceeh.types import Prompt
 
 

@@ -4,7 +4,6 @@ Both loaders have a length. Without one Lightning would fetch a batch ahead, and
 be one policy version stale.
 """
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,19 +12,14 @@ from typing import Any
 
 from torch.profiler import record_function
 
-from ceeh import stopping
-from ceeh.config import DynamicSampling
-from ceeh.data.collate import collate
-from ceeh.data.engine import RolloutEngine, Sampling
+from ceeh.config.settings import DynamicSampling
+from ceeh.data.batch import RolloutBatch, collate
+from ceeh.data.engine.base import RolloutEngine, Sampling
 from ceeh.data.prompts import PromptStream
-from ceeh.data.verify import Verifier
-from ceeh.types import GroupOutcome, Prompt, RolloutBatch, ScoredGroup
-
-
-def derived_seed(*parts: object) -> int:
-    """A seed in [0, 2^63) that depends on every part and on nothing else."""
-    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+from ceeh.data.verify.base import Verifier
+from ceeh.runtime import shutdown
+from ceeh.runtime.rng import derived_seed
+from ceeh.types import GroupOutcome, Prompt, ScoredGroup
 
 
 def rollout(
@@ -60,7 +54,7 @@ class RolloutLoader:
     `dynamic.max_rounds` > 1: groups without contrast are dropped and as many further prompts drawn
     from the stream, in at most that many rounds of generation. What is missing then is made up from
     the dropped groups, first drawn first: a step always has its number of groups, so that all ranks
-    take the same optimiser steps. Signals observe the dropped groups, too.
+    take the same optimizer steps. Signals observe the dropped groups, too.
 
     A group whose responses are all right has no contrast, and yet it is where a length reward acts
     undisturbed: with one, dynamic sampling drops the questions that have most to give.
@@ -101,7 +95,7 @@ class RolloutLoader:
 
     def sample(self) -> RolloutBatch:
         """One step's batch: one round of generation, or as many as dynamic sampling takes."""
-        stopping.release()
+        shutdown.release()
         prompts = self.stream.next_step()
         wanted, rounds, timings = len(prompts), 0, Counter[str]()
         drawn: list[ScoredGroup] = []

@@ -8,11 +8,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ceeh.component import ConfigError, users_code
-from ceeh.data.columns import show
-from ceeh.data.questions import Question, stable_hash
-from ceeh.terminal import plain
-from ceeh.types import Prompt
+from ceeh.errors import ConfigError, users_code
+from ceeh.runtime.rng import stable_hash
+from ceeh.runtime.text import plain, show
+from ceeh.types import Prompt, Question
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -145,9 +144,7 @@ def _asked(source: Iterable[Question]) -> Iterator[Question]:
     with users_code(source, "fails while it is read"):
         for question in source:
             if not isinstance(question, Question):
-                raise ConfigError(
-                    f"a source must give ceeh.data.questions.Question, got {show(question)}"
-                )
+                raise ConfigError(f"a source must give ceeh.types.Question, got {show(question)}")
             for name in ("uid", "text", "answer"):
                 value = getattr(question, name)
                 if not isinstance(value, str) or SURROGATE.search(value):

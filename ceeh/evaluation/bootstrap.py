@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from ceeh.evaluation.figures import question_values, sample_ratios
+from ceeh.evaluation.metrics import question_values, sample_ratios
 from ceeh.evaluation.samples import SampleTable
 
 CHUNK_SAMPLES = 1_000_000  # samples drawn at once: some 30 MB

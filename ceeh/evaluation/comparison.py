@@ -6,15 +6,16 @@ from typing import Any
 
 import torch
 
-from ceeh.component import ConfigError
+from ceeh.errors import ConfigError
 from ceeh.evaluation.bootstrap import Estimates, Interval, average, differences, interval, intervals
-from ceeh.evaluation.figures import nag_product, nag_quotient
+from ceeh.evaluation.metrics import nag_product, nag_quotient
 from ceeh.evaluation.results import Results, benchmark_estimates
 from ceeh.evaluation.samples import COLUMNS, SampleTable
 from ceeh.evaluation.store import BenchmarkSamples
 
 AVERAGE = "average"
-UNTOLD = ("questions", "questions_digest", "questions_per_batch", "seed", "title")
+
+IGNORED_SETTINGS = ("questions", "questions_digest", "questions_per_batch", "seed", "title")
 """Settings that may differ without a word: where the questions lie, how the samples were drawn."""
 
 
@@ -156,7 +157,7 @@ def notes(results: Mapping[str, Results], shared: Sequence[str]) -> list[str]:
             found += [
                 f"{name}: {key} is {one[key]!r} for {base} and {other.get(key)!r} for {label}"
                 for key in one
-                if one[key] != other.get(key) and key not in UNTOLD
+                if one[key] != other.get(key) and key not in IGNORED_SETTINGS
             ]
     for label, result in results.items():
         if left := [name for name in result.benchmarks if name not in shared]:

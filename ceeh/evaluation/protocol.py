@@ -7,28 +7,29 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
-from ceeh.component import Component, ConfigError
-from ceeh.config import Hardware, Tracking, load
+from ceeh.config.component import Component
+from ceeh.config.rules import FILE_NAME, at_least, is_file_name, positive, rule
+from ceeh.config.settings import Hardware, Tracking, load
 from ceeh.data.benchmarks import Benchmark, load_benchmark
-from ceeh.schema import FILE_NAME, at_least, is_file_name, positive, rule
+from ceeh.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationConfig:
     """How benchmarks are run. `limit` takes the first questions of each, for a quick look."""
 
     seed: int = at_least(0, 0)
     limit: int | None = rule("at least 1, or null", lambda value: value is None or value >= 1, None)
     questions_per_batch: int = positive(64)
     bootstrap_draws: int = at_least(100, 2000)
-    engine: Component = field(default_factory=lambda: Component("ceeh.data.vllm_engine.VLLMEngine"))
+    engine: Component = field(default_factory=lambda: Component("ceeh.data.engine.VLLMEngine"))
     hardware: Hardware = field(default_factory=Hardware)
     tracking: Tracking = field(default_factory=Tracking)
 
 
-def load_protocol(
+def load_evaluation_config(
     benchmarks: Sequence[str], files: Sequence[str], overrides: Sequence[str]
-) -> tuple[Protocol, dict[str, Benchmark]]:
+) -> tuple[EvaluationConfig, dict[str, Benchmark]]:
     """The protocol and the benchmarks by name, each `key=value` where it belongs.
 
     Raises ConfigError for an unknown benchmark, an unknown key or a value out of range.
@@ -44,7 +45,7 @@ def load_protocol(
             )
     if doubled := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--benchmarks names '{doubled[0]}' twice")
-    own = {item.name for item in fields(Protocol)}
+    own = {item.name for item in fields(EvaluationConfig)}
     shared = {item.name for item in fields(Benchmark)}
     to_protocol: list[str] = []
     to_benchmarks: dict[str, list[str]] = {name: [] for name in names}
@@ -63,7 +64,7 @@ def load_protocol(
                 f"benchmarks {', '.join(sorted(shared))}; for one of them NAME.key, with a NAME that "
                 f"--benchmarks has ({', '.join(names)})"
             )
-    protocol = load(files, to_protocol, Protocol)
+    protocol = load(files, to_protocol, EvaluationConfig)
     loaded: Mapping[str, str] = dict(zip(names, benchmarks, strict=True))
     return protocol, {
         name: load_benchmark(given, to_benchmarks[name]) for name, given in loaded.items()

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ceeh.component import ConfigError
-from ceeh.data.loader import derived_seed
+from ceeh.errors import ConfigError
 from ceeh.evaluation.bootstrap import Estimates, average, estimates, intervals
 from ceeh.evaluation.store import BenchmarkSamples, SampleStore
-from ceeh.provenance import provenance, redact
-from ceeh.terminal import plain
+from ceeh.runtime.rng import derived_seed
+from ceeh.runtime.text import plain, redact
+from ceeh.runtime.versions import provenance
 
 FORMAT = 1
 FILE = "results.json"

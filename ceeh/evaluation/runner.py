@@ -11,15 +11,16 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ceeh.assembly import build_verifier, readable
-from ceeh.component import ConfigError
 from ceeh.data.benchmarks import Benchmark, benchmark_questions
-from ceeh.data.engine import RolloutEngine, Sampling
-from ceeh.data.loader import derived_seed, rollout
+from ceeh.data.engine.base import RolloutEngine, Sampling
+from ceeh.data.loader import rollout
 from ceeh.data.prompts import PromptBuilder, load_prompts
-from ceeh.data.verify import Verifier
+from ceeh.data.verify.base import Verifier
+from ceeh.data.verify.build import build_verifier, drop_unverifiable
+from ceeh.errors import ConfigError
 from ceeh.evaluation.store import SampleStore
-from ceeh.ranks import rank, say, world_size
+from ceeh.runtime.distributed import rank, say, world_size
+from ceeh.runtime.rng import derived_seed
 from ceeh.types import Prompt, ScoredGroup
 
 
@@ -76,7 +77,7 @@ def build_task(
         )
         prompts = load_prompts(questions, builder, "questions")
         verifier = build_verifier(benchmark.verifier)
-        judged = readable(prompts, verifier, "questions")
+        judged = drop_unverifiable(prompts, verifier, "questions")
     except ConfigError as error:
         raise ConfigError(f"benchmark {name}: {error}") from error
     return Task(

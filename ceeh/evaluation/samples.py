@@ -11,8 +11,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
-from ceeh.evaluation.figures import figures
-
 NO_ANSWER = -1
 COLUMNS = ("correct", "lengths", "finished", "answers", "entropy")
 
@@ -102,7 +100,7 @@ class SampleMetric(Metric):
             answers = torch.full_like(lengths, NO_ANSWER)
         samples = torch.full_like(index, correct.shape[1])
         parts = (torch.stack([samples, index], 1), correct, lengths, finished, answers, entropy)
-        assert isinstance(self.packed, list), "states are lists until they are synchronised"
+        assert isinstance(self.packed, list), "states are lists until they are synchronized"
         self.packed.append(torch.cat([part.float() for part in parts], 1).flatten())
 
     def compute(self) -> Any:
@@ -135,19 +133,3 @@ class SampleMetric(Metric):
             answers=answers.long(),
             entropy=entropy.clone(),
         )
-
-
-class FigureMetric(SampleMetric):
-    """The figures of `ceeh.evaluation.figures.figures` over all batches and ranks, by name.
-
-    `names` chooses some of them, all by default.
-    """
-
-    def __init__(self, names: Sequence[str] | None = None) -> None:
-        super().__init__()
-        self.names = names
-
-    def compute(self) -> dict[str, float]:
-        """Figure by name; NaN where it is a mean over nothing."""
-        found = figures(self.table())
-        return {name: float(found[name]) for name in self.names or found}

@@ -16,10 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from ceeh.base_model import first_line
-from ceeh.component import ConfigError
+from ceeh.errors import ConfigError, first_line
 from ceeh.evaluation.samples import SampleTable, answer_classes
-from ceeh.whole_folder import check_folder
+from ceeh.run.atomic import check_folder
 
 SCHEMA = pa.schema(
     {

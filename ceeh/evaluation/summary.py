@@ -7,11 +7,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ceeh.evaluation.bootstrap import differences, estimates, interval
-from ceeh.evaluation.figures import pass_at_k
+from ceeh.evaluation.metrics import pass_at_k
 from ceeh.evaluation.samples import SampleTable
 
 
-def summarise(
+def summarize(
     base: SampleTable,
     tuned: SampleTable,
     hard: Bool[Tensor, " Q"],

@@ -12,16 +12,16 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils.logging import disable_progress_bar
 
-from ceeh.base_model import first_line, load_tokenizer
-from ceeh.component import ConfigError, RunError
+from ceeh.errors import ConfigError, RunError, first_line
 from ceeh.export.card import Export, public, write_card
 from ceeh.export.source import mixture_of, open_run, rollout_step, summary_of, with_weights_for
-from ceeh.provenance import redact
-from ceeh.ranks import say
-from ceeh.run_folder import RunFolder
-from ceeh.terminal import run_command
-from ceeh.trained import load_policy
-from ceeh.whole_folder import check_folder, whole_folder
+from ceeh.modules.restore import load_policy
+from ceeh.pretrained.loading import load_tokenizer
+from ceeh.run.atomic import atomic_folder, check_folder
+from ceeh.run.folder import RunFolder
+from ceeh.runtime.cli import run_command
+from ceeh.runtime.distributed import say
+from ceeh.runtime.text import redact
 
 DTYPES = {
     "auto": None,
@@ -61,7 +61,7 @@ def export(
     policy = load_policy(trained, temperature=config.rollouts.temperature)
     step = rollout_step(trained, config)
     stored = dtype or (torch.float32 if adapter else policy.dtype)
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         if adapter:
             size = policy.save_adapter(folder, tokenizer, dtype=dtype)
         else:

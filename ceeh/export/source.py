@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from ceeh.base_model import load_config
-from ceeh.checkpoint import read_checkpoint
-from ceeh.component import ConfigError
-from ceeh.config import Config
-from ceeh.run_folder import RunFolder
-from ceeh.trained import Trained, open_trained
+from ceeh.config.settings import Config
+from ceeh.errors import ConfigError
+from ceeh.pretrained.loading import load_config
+from ceeh.pretrained.locate import ModelSource, open_trained
+from ceeh.run.checkpoint import read_checkpoint
+from ceeh.run.folder import RunFolder
 
 
-def open_run(place: str, checkpoint: Path | None, trust_remote_code: bool) -> Trained:
+def open_run(place: str, checkpoint: Path | None, trust_remote_code: bool) -> ModelSource:
     """The run at `place`, at `checkpoint` if that is given. Raises ConfigError for what is no run."""
     path = Path(place).expanduser()
     if not path.exists():
@@ -34,7 +34,7 @@ def open_run(place: str, checkpoint: Path | None, trust_remote_code: bool) -> Tr
     return trained
 
 
-def _open_checkpoint_of(run: RunFolder, checkpoint: Path, trust_remote_code: bool) -> Trained:
+def _open_checkpoint_of(run: RunFolder, checkpoint: Path, trust_remote_code: bool) -> ModelSource:
     file = checkpoint if checkpoint.is_file() else run.checkpoints / checkpoint
     if not file.is_file():
         there = ", ".join(sorted(found.name for found in run.checkpoints.glob("*.ckpt"))) or "none"
@@ -48,8 +48,13 @@ def _open_checkpoint_of(run: RunFolder, checkpoint: Path, trust_remote_code: boo
 
 
 def with_weights_for(
-    trained: Trained, run: RunFolder, config: Config, *, adapter: bool, dtype: torch.dtype | None
-) -> Trained:
+    trained: ModelSource,
+    run: RunFolder,
+    config: Config,
+    *,
+    adapter: bool,
+    dtype: torch.dtype | None,
+) -> ModelSource:
     """`trained`, or the checkpoint of a finished run's end where its model/ does not hold enough.
 
     model/ has the adapter merged and rounded to the base's dtype: enough for that dtype, and for any
@@ -76,7 +81,7 @@ def with_weights_for(
     )
 
 
-def rollout_step(trained: Trained, config: Config) -> int:
+def rollout_step(trained: ModelSource, config: Config) -> int:
     """The rollout step after which the weights are."""
     if trained.checkpoint is None:
         return config.rollouts.steps

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ceeh.config import Config
+from ceeh.config.settings import Config
 from ceeh.memory.devices import GIB, Devices
 from ceeh.memory.items import longest_row
 from ceeh.memory.plan import KVCache, Plan, make_plan

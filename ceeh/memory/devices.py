@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ceeh.component import ConfigError
-from ceeh.ranks import processes_here, world_size
+from ceeh.errors import ConfigError
+from ceeh.runtime.distributed import processes_here, world_size
 
 GIB = 2**30
 USABLE = 0.95

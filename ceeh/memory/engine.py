@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from ceeh.component import ConfigError
-from ceeh.config import Config
-from ceeh.data.vllm_engine import DEFAULT_KV_CACHE_GIB, default_options
+from ceeh.config.settings import Config
+from ceeh.data.engine.vllm_engine import DEFAULT_KV_CACHE_GIB, default_options
+from ceeh.errors import ConfigError
 from ceeh.memory.devices import GIB, Devices
 
-VLLM_ENGINE = "ceeh.data.vllm_engine.VLLMEngine"
+VLLM_ENGINE = "ceeh.data.engine.VLLMEngine"
 KV_BLOCK_TOKENS = {"cuda": 16, "cpu": 128}
 
 

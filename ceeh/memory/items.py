@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from ceeh.config import Config
+from ceeh.config.settings import Config
 from ceeh.memory import formulas
 from ceeh.memory.devices import GIB, Devices
 from ceeh.memory.engine import EngineSettings
 from ceeh.memory.shapes import ModelShapes
 
-ROLLOUTS, UPDATE, STEP, EVALUATION = "rollouts", "update", "optimiser step", "evaluation"
+ROLLOUTS, UPDATE, STEP, EVALUATION = "rollouts", "update", "optimizer step", "evaluation"
 PHASES = (ROLLOUTS, UPDATE, STEP, EVALUATION)
 AWAKE, TRAINING = (ROLLOUTS, EVALUATION), (UPDATE, STEP)
 
@@ -136,7 +136,7 @@ def engine_items(shapes: ModelShapes, devices: Devices, engine: EngineSettings) 
 def update_items(
     config: Config, shapes: ModelShapes, devices: Devices, *, compute: int
 ) -> list[Item]:
-    """One micro-batch at its budget, with the step's batch; then the optimiser's own workspace.
+    """One micro-batch at its budget, with the step's batch; then the optimizer's own workspace.
 
     The reference pass comes before the policy's own and needs less.
     """

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from ceeh.assembly import resolve_precision
-from ceeh.component import ConfigError
-from ceeh.config import Config
+from ceeh.config.hardware import resolve_precision
+from ceeh.config.settings import Config
+from ceeh.errors import ConfigError
 from ceeh.memory import formulas
 from ceeh.memory.devices import Devices
 from ceeh.memory.engine import KV_BLOCK_TOKENS, EngineSettings, engine_settings

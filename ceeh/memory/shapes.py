@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ceeh.base_model import first_line, load_config
-from ceeh.component import ConfigError
-from ceeh.config import LoRA, Model
+from ceeh.config.settings import LoRA, Model
+from ceeh.errors import ConfigError, first_line
 from ceeh.modules.policy import refuse_transformed_logits
+from ceeh.pretrained.loading import load_config
 
 ATTENTION_INPUTS = ("q_proj", "k_proj", "v_proj")
 MLP_INPUTS = ("gate_proj", "up_proj")

@@ -45,7 +45,7 @@ def group_advantages(
     A group of one, or of equal rewards, gets exactly 0 by every kind.
     Raises ValueError for another `kind`.
     """
-    # In float64 equal fp32 rewards centre to exactly 0: a rounding error would be blown up by the
+    # In float64 equal fp32 rewards center to exactly 0: a rounding error would be blown up by the
     # division by a std of 0 + 1e-6.
     centred = rewards.double() - group_mean(rewards, group, num_prompts)[group]
     sizes = group_sum(torch.ones_like(group), group, num_prompts)

@@ -1,6 +1,6 @@
-"""How the tokens' terms become one loss: a weight per row over one denominator per optimiser step.
+"""How the tokens' terms become one loss: a weight per row over one denominator per optimizer step.
 
-    loss = sum_i w_i sum_t l_it / D,   D = sum_i d_i over all rows of the optimiser step, on all ranks
+    loss = sum_i w_i sum_t l_it / D,   D = sum_i d_i over all rows of the optimizer step, on all ranks
 
 With |y_i| the response tokens of row i and M = `rollouts.max_response_tokens`:
 

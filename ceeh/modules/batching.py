@@ -1,4 +1,4 @@
-"""A rollout batch cut for the optimiser: mini-batches of whole prompts, micro-batches of a token budget."""
+"""A rollout batch cut for the optimizer: mini-batches of whole prompts, micro-batches of a token budget."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Microbatch:
 def minibatches(
     group: Int[Tensor, " R"], num_prompts: int, prompts: int
 ) -> list[Int[Tensor, " M"]]:
-    """Row indices of each optimiser step: `prompts` whole groups at a time, in batch order."""
+    """Row indices of each optimizer step: `prompts` whole groups at a time, in batch order."""
     return [
         torch.nonzero((group >= first) & (group < first + prompts)).flatten()
         for first in range(0, num_prompts, prompts)

@@ -1,4 +1,4 @@
-"""CEEHModule: one rollout batch in, one or more optimiser steps out.
+"""CEEHModule: one rollout batch in, one or more optimizer steps out.
 
 `training_step` reads like the paper: shaped rewards [R], advantages [R], then per micro-batch the
 per-token objective [R T] and its gradient. Manual optimisation; numbers do not depend on the split.
@@ -17,22 +17,22 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from ceeh.component import RunError
-from ceeh.config import Config
-from ceeh.evaluation.figures import figures
+from ceeh.config.settings import Config
+from ceeh.data.batch import RolloutBatch
+from ceeh.errors import RunError
+from ceeh.evaluation.metrics import figures
 from ceeh.evaluation.samples import SampleMetric
 from ceeh.modules.advantages import group_advantages
 from ceeh.modules.aggregation import denominator_shares
 from ceeh.modules.batching import Microbatch, microbatches, minibatches, padding_fraction
+from ceeh.modules.metrics import RankNumbers, add_to, joined
 from ceeh.modules.objective import entropy_anneal
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import learning_rate_scale, optimizer_steps, set_hyperparameters
-from ceeh.modules.shaping import MeasuredShaping, ShapingInputs, build_shaping
-from ceeh.modules.step_metrics import RankNumbers, add_to, joined
-from ceeh.modules.step_time import StepClock
+from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs, build_shaping
+from ceeh.modules.timing import StepClock
 from ceeh.modules.update import UpdateInputs, accumulate_gradients
-from ceeh.ranks import gather_objects
-from ceeh.types import RolloutBatch
+from ceeh.runtime.distributed import gather_objects
 
 EVAL_FIGURES = ("accuracy", "tokens", "truncated_fraction", "entropy")
 
@@ -54,12 +54,12 @@ class CEEHModule(LightningModule):
 
     def on_train_start(self) -> None:
         self.clock.start()
-        # A checkpoint restores its optimiser's settings; those of the configuration hold.
+        # A checkpoint restores its optimizer's settings; those of the configuration hold.
         schedule = cast(LambdaLR, self.lr_schedulers())
         set_hyperparameters(self.optimizers(), self.config.optimizer, schedule)
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Tensor]:
-        """All optimiser steps of one rollout step.
+        """All optimizer steps of one rollout step.
 
         Returns the rows' rewards and advantages, and which rows made an update that was skipped.
         Raises ValueError for a batch that other weights than the present ones have sampled.
@@ -153,7 +153,7 @@ class CEEHModule(LightningModule):
         found = accumulate_gradients(
             self.policy, batch, micro, inputs, backward=self.backward_of, phases=self.clock.phases
         )
-        with self.clock.phases("optimiser"):
+        with self.clock.phases("optimizer"):
             norm = torch.nn.utils.clip_grad_norm_(
                 self.policy.trainable, self.config.optimizer.max_grad_norm
             )
@@ -179,7 +179,7 @@ class CEEHModule(LightningModule):
             self.manual_backward(loss * world_size)  # DDP averages over ranks
 
     def apply_update(self, finite: bool) -> None:
-        """The optimiser's step, skipped and counted when loss or gradient is not finite."""
+        """The optimizer's step, skipped and counted when loss or gradient is not finite."""
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         if not finite:
             optimizer.zero_grad()  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ceeh.config import Objective
+from ceeh.config.settings import Objective
 from ceeh.modules.aggregation import reduce_tokens
 
 MAX_LOG_RATIO = 20.0
@@ -156,7 +156,7 @@ def policy_objective(
     """w * clipped loss + kl_coefficient * k3 - lambda H per token, made a loss by `reduce_tokens`.
 
     `weights` are the rows' `row_weights`, `denominator` is the sum of `denominator_shares` over all
-    rows of the optimiser step, on all ranks. Terms are per token: cut rows into rows of single tokens,
+    rows of the optimizer step, on all ranks. Terms are per token: cut rows into rows of single tokens,
     and nothing changes but the order of summation.
     ME and `uniform` set lambda, EA enters the advantages. w is the truncated importance weight
     where `old_logprobs` are the trainer's; where they are the engine's the ratio corrects, w = 1.
@@ -167,7 +167,7 @@ def policy_objective(
     `entropy_bonus` (lambda H, or EA's addition to A), `ratio`, `mismatch_kl`; and counts of tokens
     `clipped_high`, `clipped_low`, `dual_clipped`, `importance_truncated`. With the engine's
     log-probs as the old ones the present policy stands for the trainer in `mismatch_kl`: exact at
-    the first optimiser step of a rollout step, drift included at later ones.
+    the first optimizer step of a rollout step, drift included at later ones.
     """
     assert (reference_logprobs is not None) == (settings.kl_coefficient > 0), "a reference iff KL"
     bonus = settings.entropy

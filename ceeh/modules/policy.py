@@ -13,15 +13,12 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ceeh.base_model import first_line, load_config, load_model
-from ceeh.component import ConfigError
-from ceeh.config import Model
-from ceeh.modules.head import (
-    TokenObjective,
-    chunked_logprobs_and_entropy,
-    chunked_objective,
-)
-from ceeh.modules.shards import MAX_SHARD_BYTES, write_shards
+from ceeh.config.settings import Model
+from ceeh.errors import ConfigError, first_line
+from ceeh.modules.head import TokenObjective, chunked_logprobs_and_entropy, chunked_objective
+from ceeh.pretrained.loading import load_config, load_model
+from ceeh.pretrained.shards import MAX_SHARD_BYTES, write_shards
+from ceeh.run.disk_space import storage_bytes
 
 LOGIT_TRANSFORMS = (
     "final_logit_softcapping",
@@ -267,3 +264,10 @@ def refuse_transformed_logits(model: PreTrainedModel) -> None:
                 f"model.path: {type(model).__name__} rescales its logits ({name}); "
                 "the chunked head computes hidden @ head and would train on other log-probs"
             )
+
+
+def checkpoint_bytes(policy: Policy) -> int:
+    """What a checkpoint takes: weights, with LoRA the adapter's alone, and Adam's two moments of each."""
+    trainable = storage_bytes(policy.trainable)
+    weights = trainable if policy.lora else storage_bytes(policy.state_dict().values())
+    return weights + 2 * trainable

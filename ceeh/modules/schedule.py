@@ -1,4 +1,4 @@
-"""Optimiser steps, and learning-rate schedules: a factor of `optimizer.lr` per optimiser step."""
+"""Optimizer steps, and learning-rate schedules: a factor of `optimizer.lr` per optimizer step."""
 
 import math
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
 
-from ceeh.config import Config, Optimizer
+from ceeh.config.settings import Config, Optimizer
 
 
 def optimizer_steps(config: Config) -> int:
-    """Optimiser steps of one rollout step, whatever the number of ranks."""
+    """Optimizer steps of one rollout step, whatever the number of ranks."""
     return math.ceil(config.rollouts.prompts_per_step / config.optimizer.prompts_per_minibatch)
 
 

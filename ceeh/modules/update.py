@@ -1,4 +1,4 @@
-"""The gradient of one optimiser step: the objective of each micro-batch's tokens, and its backward pass.
+"""The gradient of one optimizer step: the objective of each micro-batch's tokens, and its backward pass.
 
 Axes: R rows of the rollout batch, T tokens, N response tokens of a micro-batch.
 """
@@ -10,19 +10,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ceeh.config import Objective
+from ceeh.config.settings import Objective
+from ceeh.data.batch import RolloutBatch
 from ceeh.modules.aggregation import row_weights
 from ceeh.modules.batching import Microbatch
 from ceeh.modules.head import TokenObjective
 from ceeh.modules.objective import policy_objective
 from ceeh.modules.policy import Policy
-from ceeh.phases import Phases
-from ceeh.types import RolloutBatch
+from ceeh.modules.timing import Phases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateInputs:
-    """What an optimiser step needs beside the rows: `denominator` is over all of them, on all ranks."""
+    """What an optimizer step needs beside the rows: `denominator` is over all of them, on all ranks."""
 
     old_logprobs: Float[Tensor, "R T"]
     advantages: Float[Tensor, " R"]
@@ -33,8 +33,8 @@ class UpdateInputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """Of one optimiser step: its loss, its metrics' sums over tokens, and rows whose numbers are not
+class GradientResult:
+    """Of one optimizer step: its loss, its metrics' sums over tokens, and rows whose numbers are not
     finite."""
 
     loss: float
@@ -50,7 +50,7 @@ def accumulate_gradients(
     *,
     backward: Callable[[Tensor, bool], None],
     phases: Phases,
-) -> Found:
+) -> GradientResult:
     """Adds up the gradient of all micro-batches.
 
     `backward` takes a micro-batch's loss and whether it is the last one.
@@ -74,7 +74,7 @@ def accumulate_gradients(
     # One transfer for the step: each number on its own would wait for the device.
     values = torch.stack([value.double() for value in sums.values()]).tolist()
     named = dict(zip(sums, values, strict=True))
-    return Found(loss=named.pop("loss"), sums=named, not_finite=not_finite)
+    return GradientResult(loss=named.pop("loss"), sums=named, not_finite=not_finite)
 
 
 def token_objective(

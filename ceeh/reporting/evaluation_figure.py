@@ -16,11 +16,11 @@ from ceeh.reporting.pareto import pareto_point
 from ceeh.reporting.style import PALETTE, arms, dress, missing, new_figure, plain_text
 
 Figures = Mapping[str, Any]
-Labelled = Mapping[str, Results]
+Labeled = Mapping[str, Results]
 
 
 @plain_text
-def write_figure(path: Path, results: Labelled, comparison: Mapping[str, Any] | None) -> None:
+def write_figure(path: Path, results: Labeled, comparison: Mapping[str, Any] | None) -> None:
     """Draws six panels into the PNG `path`; a panel without numbers says so.
 
     `results` by label, the base first. Figures of policies are means over the benchmarks that all
@@ -34,14 +34,14 @@ def write_figure(path: Path, results: Labelled, comparison: Mapping[str, Any] | 
         if all(name in result.benchmarks for result in results.values())
     ]
     averages = {label: _average(result, comparison, label) for label, result in results.items()}
-    colours = {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(results)}
-    _pareto(axes[0, 0], averages, colours)
-    _pass_at_k(axes[0, 1], averages, colours)
-    _lengths(axes[0, 2], results, shared, colours)
+    colors = {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(results)}
+    _pareto(axes[0, 0], averages, colors)
+    _pass_at_k(axes[0, 1], averages, colors)
+    _lengths(axes[0, 2], results, shared, colors)
     levelled = next((name for name in shared if shared_levels(results, name)), None)
-    _levels(axes[1, 0], results, levelled, colours, "accuracy", "accuracy, %", 100.0)
-    _levels(axes[1, 1], results, levelled, colours, "tokens", "mean tokens", 1.0)
-    _changes(axes[1, 2], comparison, colours)
+    _levels(axes[1, 0], results, levelled, colors, "accuracy", "accuracy, %", 100.0)
+    _levels(axes[1, 1], results, levelled, colors, "tokens", "mean tokens", 1.0)
+    _changes(axes[1, 2], comparison, colors)
     figure.savefig(path, format="png")
 
 
@@ -49,17 +49,17 @@ def _average(result: Results, comparison: Mapping[str, Any] | None, label: str) 
     return comparison[AVERAGE]["models"][label] if comparison else result.record[AVERAGE]
 
 
-def _pareto(axes: Axes, averages: Mapping[str, Figures], colours: Mapping[str, str]) -> None:
+def _pareto(axes: Axes, averages: Mapping[str, Figures], colors: Mapping[str, str]) -> None:
     """Up and to the left is better; bars are 95 % intervals."""
     dress(axes, "Accuracy against length", "accuracy, %")
     for label, figures in averages.items():
-        pareto_point(axes, figures, colours[label], label=label)
+        pareto_point(axes, figures, colors[label], label=label)
     axes.set_xlabel("mean tokens")
     axes.margins(0.15)
     axes.legend(frameon=False, fontsize=9)
 
 
-def _pass_at_k(axes: Axes, averages: Mapping[str, Figures], colours: Mapping[str, str]) -> None:
+def _pass_at_k(axes: Axes, averages: Mapping[str, Figures], colors: Mapping[str, str]) -> None:
     dress(axes, "pass@k", "questions solved, %")
     for label, figures in averages.items():
         sizes = sorted(
@@ -69,8 +69,8 @@ def _pass_at_k(axes: Axes, averages: Mapping[str, Figures], colours: Mapping[str
         value, low, high = (
             [100 * point[part] for point in points] for part in ("value", "low", "high")
         )
-        axes.plot(sizes, value, color=colours[label], linewidth=2.2, marker="o", ms=4, label=label)
-        axes.fill_between(sizes, low, high, color=colours[label], alpha=0.15, linewidth=0)
+        axes.plot(sizes, value, color=colors[label], linewidth=2.2, marker="o", ms=4, label=label)
+        axes.fill_between(sizes, low, high, color=colors[label], alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.set_xlabel("k")
@@ -78,7 +78,7 @@ def _pass_at_k(axes: Axes, averages: Mapping[str, Figures], colours: Mapping[str
 
 
 def _lengths(
-    axes: Axes, results: Labelled, shared: Sequence[str], colours: Mapping[str, str]
+    axes: Axes, results: Labeled, shared: Sequence[str], colors: Mapping[str, str]
 ) -> None:
     """Histograms of all benchmarks' responses together, on a logarithmic scale when they are wide."""
     dress(axes, "Response lengths", "share of responses, %")
@@ -95,9 +95,9 @@ def _lengths(
     for label, values in lengths.items():
         counts, _ = np.histogram(np.minimum(values, high), edges)
         share = 100 * counts / len(values)
-        axes.stairs(share, edges, color=colours[label], linewidth=1.8, label=label)
-        axes.stairs(share, edges, color=colours[label], alpha=0.12, fill=True)
-        axes.axvline(values.mean(), color=colours[label], linewidth=1.6, linestyle="--")
+        axes.stairs(share, edges, color=colors[label], linewidth=1.8, label=label)
+        axes.stairs(share, edges, color=colors[label], alpha=0.12, fill=True)
+        axes.axvline(values.mean(), color=colors[label], linewidth=1.6, linestyle="--")
     if wide:
         axes.set_xscale("log")
     axes.set_xlabel("tokens; dashed: mean; the last bin holds all longer ones")
@@ -106,9 +106,9 @@ def _lengths(
 
 def _levels(
     axes: Axes,
-    results: Labelled,
+    results: Labeled,
     name: str | None,
-    colours: Mapping[str, str],
+    colors: Mapping[str, str],
     figure: str,
     unit: str,
     scale: float,
@@ -129,7 +129,7 @@ def _levels(
             np.arange(len(levels)) + (number - (len(results) - 1) / 2) * width,
             [scale * point["value"] for point in points],
             width=0.92 * width,
-            color=colours[label],
+            color=colors[label],
             yerr=bars.tolist(),
             error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"},
             label=label,
@@ -140,7 +140,7 @@ def _levels(
     axes.legend(frameon=False, fontsize=9, ncols=min(len(results), 3), loc="upper right")
 
 
-def _changes(axes: Axes, comparison: Mapping[str, Any] | None, colours: Mapping[str, str]) -> None:
+def _changes(axes: Axes, comparison: Mapping[str, Any] | None, colors: Mapping[str, str]) -> None:
     """Change of accuracy by benchmark with its interval; the margin is shaded."""
     dress(axes, "Change of accuracy, paired", "")
     if comparison is None:
@@ -157,7 +157,7 @@ def _changes(axes: Axes, comparison: Mapping[str, Any] | None, colours: Mapping[
             np.arange(len(names)) + shift,
             xerr=np.concatenate([arms(point, 100.0) for point in points], 1),
             fmt="o",
-            color=colours[label],
+            color=colors[label],
             capsize=3,
             label=label,
         )

@@ -14,7 +14,7 @@ MARKERS = {"easy": "^", "all": "o", "hard": "s"}
 
 
 def pareto_point(
-    axes: Axes, figures: Mapping[str, Any], colour: str, *, marker: str = "o", label: str = ""
+    axes: Axes, figures: Mapping[str, Any], color: str, *, marker: str = "o", label: str = ""
 ) -> None:
     """`tokens` and `accuracy` of `figures`; up and to the left is better, bars are 95 % intervals."""
     x, y = figures["tokens"], figures["accuracy"]
@@ -25,7 +25,7 @@ def pareto_point(
         yerr=arms(y, 100.0),
         fmt=marker,
         markersize=8,
-        color=colour,
+        color=color,
         capsize=3,
         label=label,
         zorder=3,
@@ -34,7 +34,7 @@ def pareto_point(
 
 @plain_text
 def write_pareto(path: Path, summary: Mapping[str, Any]) -> None:
-    """Draws `summary` (ceeh.evaluation.summary.summarise) into the PNG `path`, an arrow a subset.
+    """Draws `summary` (ceeh.evaluation.summary.summarize) into the PNG `path`, an arrow a subset.
 
     Subsets without questions are left out.
     """
@@ -45,14 +45,14 @@ def write_pareto(path: Path, summary: Mapping[str, Any]) -> None:
     shown = [name for name in MARKERS if summary["base"][name]["accuracy"] is not None]
     for subset in shown:
         base, tuned = (summary[policy][subset] for policy, _ in policies)
-        for figures, colour in ((base, BASE), (tuned, TUNED)):
-            pareto_point(axes, figures, colour, marker=MARKERS[subset])
+        for figures, color in ((base, BASE), (tuned, TUNED)):
+            pareto_point(axes, figures, color, marker=MARKERS[subset])
         arrow = {"arrowstyle": "->", "color": "#bbbbbb", "shrinkA": 9, "shrinkB": 9}
         axes.annotate("", xy=_place(tuned), xytext=_place(base), arrowprops=arrow)
     handles = [
-        Line2D([], [], linestyle="none", marker=marker, color=colour, label=label)
-        for marker, colour, label in (
-            *(("o", colour, policy) for policy, colour in policies),
+        Line2D([], [], linestyle="none", marker=marker, color=color, label=label)
+        for marker, color, label in (
+            *(("o", color, policy) for policy, color in policies),
             *((MARKERS[name], "#555555", name) for name in shown),
         )
     ]

@@ -35,7 +35,7 @@ SIGNALS: Lines = (
     ("signal/accuracy_history_mean", "threshold", OTHER, 100.0),
     ("signal/optimal_length_coverage", "optimal length known", EASY, 100.0),
 )
-"""Lines of the training panels: metric, label, colour, scale."""
+"""Lines of the training panels: metric, label, color, scale."""
 
 
 @plain_text
@@ -84,15 +84,15 @@ def series(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
     return steps, values
 
 
-def _line(axes: Axes, rows: Rows, name: str, label: str, colour: str, scale: float) -> bool:
+def _line(axes: Axes, rows: Rows, name: str, label: str, color: str, scale: float) -> bool:
     """The metric as it is, pale, and its running mean over about a tenth of the run."""
     steps, values = series(rows, name)
     if not len(steps):
         return False
     window = max(1, len(values) // 10) // 2
     smooth = [values[max(0, i - window) : i + window + 1].mean() for i in range(len(values))]
-    axes.plot(steps, values * scale, color=colour, alpha=0.3, linewidth=1)
-    axes.plot(steps, np.array(smooth) * scale, color=colour, linewidth=2.2, label=label)
+    axes.plot(steps, values * scale, color=color, alpha=0.3, linewidth=1)
+    axes.plot(steps, np.array(smooth) * scale, color=color, linewidth=2.2, label=label)
     return True
 
 
@@ -139,12 +139,12 @@ def _pairs(
     axes: Axes, labels: Sequence[str], heights: Mapping[str, np.ndarray], errors: Any
 ) -> None:
     """Bars of base and tuned side by side; `errors` per policy [n], or [2, n] below and above."""
-    for shift, name, colour in ((-0.2, "base", BASE), (0.2, "tuned", TUNED)):
+    for shift, name, color in ((-0.2, "base", BASE), (0.2, "tuned", TUNED)):
         axes.bar(
             np.arange(len(labels)) + shift,
             heights[name],
             width=0.38,
-            color=colour,
+            color=color,
             label=name,
             yerr=errors.get(name),
             error_kw={"elinewidth": 1.2, "capsize": 3, "ecolor": "#333333"},
@@ -197,14 +197,14 @@ def _lengths(axes: Axes, tables: Mapping[str, SampleTable]) -> None:
     # The longest hundredth would squeeze the rest; it is counted in the last bin.
     end = max(float(np.percentile(values, 99)) for values in lengths.values()) + 1
     bins = np.linspace(0, end, 41).tolist()
-    for (name, values), colour in zip(lengths.items(), (BASE, TUNED), strict=True):
+    for (name, values), color in zip(lengths.items(), (BASE, TUNED), strict=True):
         weights = np.full(len(values), 100 / len(values))
         axes.hist(
-            np.minimum(values, end), bins, weights=weights, color=colour, alpha=0.6, label=name
+            np.minimum(values, end), bins, weights=weights, color=color, alpha=0.6, label=name
         )
         axes.axvline(
             values.mean(),
-            color=colour,
+            color=color,
             linewidth=2,
             linestyle="--",
             label=f"mean {values.mean():.0f}",

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from ceeh.evaluation.samples import SampleTable
-from ceeh.provenance import redact
 from ceeh.reporting.grid import Grid, cell
 from ceeh.reporting.run_figure import write_figure
+from ceeh.runtime.text import redact
 
 SUBSETS = ("all", "easy", "hard")
 CAUTION = (

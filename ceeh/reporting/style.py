@@ -1,4 +1,4 @@
-"""How every figure looks: colours, panels, what a panel says when it has no numbers."""
+"""How every figure looks: colors, panels, what a panel says when it has no numbers."""
 
 from collections.abc import Mapping, Sequence
 

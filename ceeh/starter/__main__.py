@@ -16,7 +16,7 @@ from ceeh.starter.task import LEVELS, STYLES, Style, sample_chain, trace
 EARLY = 0.6
 """Share of the run with few `read` traces: most of their tokens are copies and teach nothing."""
 BATCHES_PER_POOL = 16
-PRACTISED = range(11, 100)
+PRACTICED = range(11, 100)
 """Multipliers in the traces: with those of the questions alone the model would learn them by heart,
 and the hardest levels would be as easy as the others."""
 
@@ -36,7 +36,7 @@ def encode(
     tokenizer: PreTrainedTokenizerBase, rng: random.Random, level: int, style: Style
 ) -> tuple[list[int], list[bool]]:
     """One question and a trace of it as token ids, and which of them are learnt."""
-    chain = sample_chain(rng, level, PRACTISED)
+    chain = sample_chain(rng, level, PRACTICED)
     ids = tokenizer.encode(f"{chain.text}?")
     learnt = [False] * len(ids)
     for piece in trace(chain, style, rng):

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from ceeh.component import ConfigError
 from ceeh.data.prompts import PromptBuilder, load_prompts
-from ceeh.data.questions import Question
-from ceeh.data.sources import Table
+from ceeh.data.sources.table import Table
+from ceeh.errors import ConfigError
 from ceeh.starter.model import build_tokenizer
+from ceeh.types import Question
 from tests.bad_input.conftest import Refused
 
 
@@ -61,7 +61,7 @@ def test_characters_that_the_model_cannot_see_are_warned_of(text: str) -> None:
             question("1", answer="\ud83d"),
             "the answer of a question must be text that UTF-8 can hold",
         ),
-        ("1+1?", r"a source must give ceeh\.data\.questions\.Question, got str '1\+1\?'"),
+        ("1+1?", r"a source must give ceeh\.types\.Question, got str '1\+1\?'"),
         (None, "a source must give .*, got NoneType None"),
     ],
 )

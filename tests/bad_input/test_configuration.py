@@ -110,7 +110,10 @@ def test_a_wrong_override(override: str, parts: list[str], refused: Refused) -> 
             ["split must be one of train, held_out, got 'test'"],
         ),
         ("callbacks.difficulty.init_args.rise=2", ["callbacks.difficulty"]),
-        ("engine.class_path=ceeh.data.vllm_engine.VLLMEngin", ["engine.class_path", "VLLMEngin"]),
+        (
+            "engine.class_path=ceeh.data.engine.vllm_engine.VLLMEngin",
+            ["engine.class_path", "VLLMEngin"],
+        ),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )

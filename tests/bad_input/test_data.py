@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ceeh.component import ConfigError
-from ceeh.data.sources import Table
+from ceeh.data.sources.table import Table
+from ceeh.errors import ConfigError
 from tests.bad_input.conftest import Refused
 
 GOOD = b'{"question": "1+1?", "answer": "02"}\n'

@@ -8,7 +8,7 @@ from tests.bad_input.conftest import Refused
 
 SOURCE = """
 import sys
-from ceeh.data.questions import Question
+from ceeh.types import Question
 from ceeh.data.verify import ExactAnswer
 from ceeh.callbacks.signal import SignalCallback
 
@@ -80,7 +80,7 @@ TRAIN, VERIFIER, MINE = "prompts.train", "verifier", "callbacks.mine"
             TRAIN,
             "mine.py:Texts",
             "",
-            ["a source must give ceeh.data.questions.Question, got str '1+1?'"],
+            ["a source must give ceeh.types.Question, got str '1+1?'"],
         ),
         (
             TRAIN,

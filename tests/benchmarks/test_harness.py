@@ -52,7 +52,7 @@ def test_turns_alternate_their_order_and_leave_the_warm_up_out() -> None:
     assert [len(times) for times in seconds.values()] == [3, 3]
 
 
-def test_the_ratio_is_the_median_of_neighbours_ratios() -> None:
+def test_the_ratio_is_the_median_of_neighbors_ratios() -> None:
     # 4/2, 9/3, 100/1: the one disturbed pair does not count.
     assert median_ratio([4, 9, 100], [2, 3, 1]) == 3
 

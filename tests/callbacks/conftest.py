@@ -9,13 +9,13 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ceeh.data.batch import RolloutBatch
 from ceeh.types import (
     Completion,
     Finish,
     GroupOutcome,
     Outcome,
     Prompt,
-    RolloutBatch,
     RolloutGroup,
     ScoredGroup,
     Verdict,

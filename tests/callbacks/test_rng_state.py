@@ -8,7 +8,7 @@ import torch
 from lightning import Callback
 
 from ceeh.callbacks.rng_state import KEY, RNGState
-from ceeh.generators import read_generators, set_generators
+from ceeh.runtime.rng import read_rng, set_rng
 
 CPU = torch.device("cpu")
 
@@ -38,9 +38,9 @@ def seed(number: int) -> None:
 
 @pytest.fixture(autouse=True)
 def leave_generators_alone():
-    states = read_generators(CPU)
+    states = read_rng(CPU)
     yield
-    set_generators(states, CPU)
+    set_rng(states, CPU)
 
 
 def test_a_resumed_run_draws_what_the_uninterrupted_run_draws(fit, batch, tmp_path):
@@ -65,7 +65,7 @@ def test_the_checkpoint_loads_with_weights_only(fit, batch, tmp_path):
     expected = draws()  # a fit ends where its checkpoint was written: nothing was drawn since
     checkpoint = torch.load(tmp_path / "step.ckpt", weights_only=True)
     (states,) = checkpoint[KEY]
-    set_generators(states, CPU)
+    set_rng(states, CPU)
     assert draws() == expected
 
 

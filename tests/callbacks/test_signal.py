@@ -10,7 +10,7 @@ from lightning import Trainer
 
 from ceeh.callbacks.difficulty import RollingDifficulty
 from ceeh.callbacks.signal import SignalCallback, check_signals
-from ceeh.component import ConfigError
+from ceeh.errors import ConfigError
 from ceeh.types import Finish, GroupOutcome
 
 CUT = (False, 3, Finish.LENGTH)

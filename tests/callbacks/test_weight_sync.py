@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ceeh.callbacks.weight_sync import Difference, WeightSync
-from ceeh.component import RunError
-from ceeh.config import Config, load
+from ceeh.config.settings import Config, load
+from ceeh.errors import RunError
 from ceeh.fit import fit
 from tests.test_fit import SHIPPED, SMALL, rows
 from tests.torch_engine import TorchEngine
@@ -26,7 +26,7 @@ def run(model: Path, output: Path, *overrides: str) -> Path:
 def test_engine_and_trainer_agree_after_every_push_and_the_difference_is_logged(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    # One optimiser step per rollout step: a second one would count its own drift as mismatch.
+    # One optimizer step per rollout step: a second one would count its own drift as mismatch.
     folder = run(tiny_model_dir, tmp_path, "optimizer.prompts_per_minibatch=4")
     steps = [row for row in rows(folder) if "loss/policy" in row]
     differences = [row["engine/canary_difference"] for row in steps]

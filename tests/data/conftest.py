@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ceeh.data.verify import MathAnswer
-from tests.data.scoring import verdict
+from ceeh.data.verify.math_answer import MathAnswer
+from tests.data.verify.scoring import verdict
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from ceeh.component import ConfigError
-from ceeh.config import load
-from ceeh.data.benchmarks import (
-    INSTRUCTION,
-    benchmark_files,
-    benchmark_questions,
-    load_benchmark,
-)
-from tests.data.scoring import RIGHT, WRONG, verdict
+from ceeh.config.settings import load
+from ceeh.data.benchmarks import INSTRUCTION, benchmark_files, benchmark_questions, load_benchmark
+from ceeh.errors import ConfigError
 from tests.data.tables import KINDS, copy, fixture, rows
+from tests.data.verify.scoring import RIGHT, WRONG, verdict
 
 # Per benchmark: how the first question of the fixture begins, the answers, a right and a wrong response
 # to that question.

@@ -4,12 +4,13 @@ import itertools
 
 import pytest
 
-from ceeh.config import DynamicSampling, load
+from ceeh.config.settings import DynamicSampling, load
 from ceeh.data.datamodule import RolloutDataModule
-from ceeh.data.engine import RolloutEngine, Sampling
-from ceeh.data.loader import HeldOutLoader, RolloutLoader, derived_seed
+from ceeh.data.engine.base import RolloutEngine, Sampling
+from ceeh.data.loader import HeldOutLoader, RolloutLoader
 from ceeh.data.prompts import PromptStream
-from ceeh.data.verify import ExactAnswer
+from ceeh.data.verify.exact_answer import ExactAnswer
+from ceeh.runtime.rng import derived_seed
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup
 
 PROMPTS = [Prompt(uid=str(i), text="?", answer="07", token_ids=(3, 4)) for i in range(10)]

@@ -6,12 +6,13 @@ from threading import Barrier, Thread
 
 import pytest
 
-from ceeh.config import DynamicSampling
-from ceeh.data.engine import Sampling
+from ceeh.config.settings import DynamicSampling
+from ceeh.data.batch import RolloutBatch
+from ceeh.data.engine.base import Sampling
 from ceeh.data.loader import RolloutLoader, has_contrast
 from ceeh.data.prompts import PromptStream
-from ceeh.data.verify import ExactAnswer
-from ceeh.types import Completion, Finish, GroupOutcome, Prompt, RolloutBatch, RolloutGroup
+from ceeh.data.verify.exact_answer import ExactAnswer
+from ceeh.types import Completion, Finish, GroupOutcome, Prompt, RolloutGroup
 from tests.data.test_loader import Recording
 
 COUNT = 24

@@ -7,11 +7,10 @@ from collections import Counter
 import pytest
 import torch
 
-from ceeh.component import ConfigError
 from ceeh.data.prompts import PromptBuilder, PromptStream, load_prompts
-from ceeh.data.questions import Question
+from ceeh.errors import ConfigError
 from ceeh.starter.model import build_tokenizer
-from ceeh.types import Prompt
+from ceeh.types import Prompt, Question
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' %}{% if m.content == '?' %}"

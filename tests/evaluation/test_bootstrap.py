@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ceeh.evaluation.bootstrap import average, differences, estimates, interval, intervals
-from ceeh.evaluation.figures import figures
+from ceeh.evaluation.metrics import figures
 from ceeh.evaluation.samples import SampleTable
 from tests.evaluation.tables import sample_table
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ceeh.evaluation.samples import SampleTable
-from ceeh.evaluation.summary import summarise
+from ceeh.evaluation.summary import summarize
 from tests.evaluation.tables import sample_table
 
 
@@ -41,7 +41,7 @@ def test_summary_of_a_literal_case():
         lengths=torch.tensor([[10, 10], [20, 20]]),
         entropy=torch.tensor([0.1, 0.5]),
     )
-    summary = summarise(base, tuned, torch.tensor([False, True]), k=2, draws=200, seed=0)
+    summary = summarize(base, tuned, torch.tensor([False, True]), k=2, draws=200, seed=0)
     value = {
         (policy, subset, name): figure["value"]
         for policy in ("base", "tuned", "difference")
@@ -97,7 +97,7 @@ def reference_differences(
 
 def test_intervals_agree_with_a_slow_bootstrap():
     base, tuned, hard = pair(questions=12, samples=3, seed=1)
-    summary = summarise(base, tuned, hard, k=3, draws=4000, seed=0)
+    summary = summarize(base, tuned, hard, k=3, draws=4000, seed=0)
     figures = reference_differences(base, tuned, draws=4000, seed=7)
     low, high = np.percentile(figures, [2.5, 97.5], axis=0)
     for i, name in enumerate(("accuracy", "tokens_relative", "pass_at_3")):
@@ -111,7 +111,7 @@ def test_intervals_agree_with_a_slow_bootstrap():
 def test_interval_of_one_sample_per_question_is_the_normal_one():
     # K = 1: the draw within a question has no choice, so accuracy's standard error is sqrt(p q / Q)
     base, tuned, hard = pair(questions=500, samples=1, seed=2)
-    found = summarise(base, tuned, hard, k=1, draws=2000, seed=0)["base"]["all"]["accuracy"]
+    found = summarize(base, tuned, hard, k=1, draws=2000, seed=0)["base"]["all"]["accuracy"]
     rate = found["value"]
     expected = 2 * 1.96 * math.sqrt(rate * (1 - rate) / 500)
     assert found["high"] - found["low"] == pytest.approx(expected, rel=0.1)
@@ -119,7 +119,7 @@ def test_interval_of_one_sample_per_question_is_the_normal_one():
 
 def test_identical_tables_differ_by_exactly_nothing():
     base, _, hard = pair(questions=40, samples=4, seed=3)
-    summary = summarise(base, base, hard, k=4, draws=200, seed=0)
+    summary = summarize(base, base, hard, k=4, draws=200, seed=0)
     for figures in summary["difference"].values():
         for figure in figures.values():
             assert figure == {"value": 0.0, "low": 0.0, "high": 0.0}
@@ -127,7 +127,7 @@ def test_identical_tables_differ_by_exactly_nothing():
 
 def test_pairing_narrows_the_difference_below_the_unpaired_sum():
     base, tuned, hard = pair(questions=300, samples=8, seed=4)
-    summary = summarise(base, tuned, hard, k=8, draws=1000, seed=0)
+    summary = summarize(base, tuned, hard, k=8, draws=1000, seed=0)
     widths = [
         summary[policy]["all"]["accuracy"]["high"] - summary[policy]["all"]["accuracy"]["low"]
         for policy in ("base", "tuned", "difference")
@@ -143,7 +143,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     hits = dict.fromkeys(truth, 0)
     for seed in range(60):
         base, tuned, hard = pair(questions=60, samples=4, seed=seed)
-        found = summarise(base, tuned, hard, k=4, draws=200, seed=seed)["base"]["all"]
+        found = summarize(base, tuned, hard, k=4, draws=200, seed=seed)["base"]["all"]
         for name, value in truth.items():
             hits[name] += found[name]["low"] <= value <= found[name]["high"]
     # 95 % of 60 is 57, with a binomial error of 1.7
@@ -153,7 +153,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 def test_same_seed_gives_the_same_intervals_and_another_seed_others():
     base, tuned, hard = pair(questions=30, samples=4, seed=5)
     first, again, other = (
-        summarise(base, tuned, hard, k=4, draws=100, seed=seed) for seed in (0, 0, 1)
+        summarize(base, tuned, hard, k=4, draws=100, seed=seed) for seed in (0, 0, 1)
     )
     assert first == again
     assert first["base"]["all"]["tokens"] != other["base"]["all"]["tokens"]
@@ -161,9 +161,9 @@ def test_same_seed_gives_the_same_intervals_and_another_seed_others():
 
 def test_chunks_of_draws_do_not_change_the_number_of_draws(monkeypatch):
     base, tuned, hard = pair(questions=30, samples=4, seed=6)
-    whole = summarise(base, tuned, hard, k=4, draws=1000, seed=0)["base"]["all"]["tokens"]
+    whole = summarize(base, tuned, hard, k=4, draws=1000, seed=0)["base"]["all"]["tokens"]
     monkeypatch.setattr("ceeh.evaluation.bootstrap.CHUNK_SAMPLES", 30 * 4 * 7)
-    split = summarise(base, tuned, hard, k=4, draws=1000, seed=0)["base"]["all"]["tokens"]
+    split = summarize(base, tuned, hard, k=4, draws=1000, seed=0)["base"]["all"]["tokens"]
     assert split["value"] == whole["value"]
     width = whole["high"] - whole["low"]
     assert split["low"] == pytest.approx(whole["low"], abs=0.15 * width)
@@ -175,7 +175,7 @@ def test_chunks_of_draws_do_not_change_the_number_of_draws(monkeypatch):
 )
 def test_an_empty_subset_has_no_figures_and_a_count_of_zero(hard, empty, full):
     base, tuned, _ = pair(questions=10, samples=2, seed=7)
-    summary = summarise(base, tuned, torch.full((10,), hard), k=2, draws=100, seed=0)
+    summary = summarize(base, tuned, torch.full((10,), hard), k=2, draws=100, seed=0)
     assert summary["base"][empty] == dict.fromkeys(summary["base"]["all"])
     assert set(summary["difference"][empty].values()) == {None}
     assert summary["questions"] == {"all": 10, empty: 0, full: 10}
@@ -186,10 +186,10 @@ def test_tables_of_other_questions_are_refused():
     base, tuned, hard = pair(questions=4, samples=2, seed=8)
     tuned.index = tuned.index + 1
     with pytest.raises(ValueError, match="the same questions"):
-        summarise(base, tuned, hard, k=2, draws=100, seed=0)
+        summarize(base, tuned, hard, k=2, draws=100, seed=0)
 
 
 def test_more_k_than_samples_is_refused():
     base, tuned, hard = pair(questions=4, samples=2, seed=9)
     with pytest.raises(ValueError, match="got k=8 of 2 samples"):
-        summarise(base, tuned, hard, k=8, draws=100, seed=0)
+        summarize(base, tuned, hard, k=8, draws=100, seed=0)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from ceeh.component import Component
-from ceeh.config import load
+from ceeh.config.component import Component
+from ceeh.config.settings import load
 from ceeh.export.__main__ import main
-from ceeh.export.card import Export, hub_id, licence, method, public, write_card
+from ceeh.export.card import Export, hub_id, license, method, public, write_card
 from ceeh.reporting.run_page import summary_grid
 from tests.conftest import FinishedRun
 from tests.reporting.test_run_page import held_out
@@ -46,10 +46,10 @@ def card(folder: Path, overrides: list[str], **changes: Any) -> ModelCard:
 def summary() -> dict:
     import torch
 
-    from ceeh.evaluation.summary import summarise
+    from ceeh.evaluation.summary import summarize
 
     hard = torch.arange(64) % 8 > 3
-    return summarise(held_out(1.0, 0), held_out(0.6, 1), hard, k=4, draws=100, seed=0)
+    return summarize(held_out(1.0, 0), held_out(0.6, 1), hard, k=4, draws=100, seed=0)
 
 
 def test_the_metadata_is_what_the_hub_searches_by(tmp_path: Path) -> None:
@@ -75,14 +75,14 @@ def test_a_local_base_is_no_id_of_the_hub_and_its_place_stays_here(
         assert str(tiny_model_dir.parent) not in (tmp_path / file).read_text()
 
 
-def test_the_licence_is_the_bases_or_left_out(tiny_model_dir: Path, tmp_path: Path) -> None:
-    assert licence("starter") == {"license": "apache-2.0"}
-    assert licence(str(tiny_model_dir)) == {}
-    assert licence("some-user/some-model") == {}
+def test_the_license_is_the_bases_or_left_out(tiny_model_dir: Path, tmp_path: Path) -> None:
+    assert license("starter") == {"license": "apache-2.0"}
+    assert license(str(tiny_model_dir)) == {}
+    assert license("some-user/some-model") == {}
     (tmp_path / "README.md").write_text(
         "---\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\ntags: [x]\n---\n# Base\n"
     )
-    assert licence(str(tmp_path)) == {
+    assert license(str(tmp_path)) == {
         "license": "other",
         "license_name": "mine",
         "license_link": "LICENSE",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ceeh.component import ConfigError
+from ceeh.errors import ConfigError
 from ceeh.memory.devices import GIB, Devices, machine_memory, parse_devices, present_devices
 
 

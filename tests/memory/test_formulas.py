@@ -46,7 +46,7 @@ def test_adapters_add_rank_times_inputs_and_outputs() -> None:
     assert LORA.with_adapters(4) is LORA
 
 
-def test_weights_and_optimiser() -> None:
+def test_weights_and_optimizer() -> None:
     assert formulas.master_weights(LORA) == 4 * 3512
     assert formulas.gradients(LORA) == 4 * 512
     assert formulas.adamw_states(FULL) == 8 * 3000

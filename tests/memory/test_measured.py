@@ -1,4 +1,4 @@
-"""The formulae against bytes counted in the real policy, forward, backward and optimiser step."""
+"""The formulae against bytes counted in the real policy, forward, backward and optimizer step."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
-from ceeh.config import LoRA, Model
+from ceeh.config.settings import LoRA, Model
 from ceeh.memory import formulas
 from ceeh.memory.shapes import ModelShapes, read_shapes
 from ceeh.modules.policy import Policy
@@ -148,7 +148,7 @@ def test_a_forward_pass_without_gradient_is_within_6_percent(
 
 
 @pytest.mark.parametrize("case", ["full", "lora"])
-def test_the_optimiser_on_the_cpu_takes_at_most_three_of_the_largest_weight(
+def test_the_optimizer_on_the_cpu_takes_at_most_three_of_the_largest_weight(
     tmp_path: Path, case: str
 ) -> None:
     model = measured(tmp_path, case, "32-true", width=4)
@@ -162,7 +162,7 @@ def test_the_optimiser_on_the_cpu_takes_at_most_three_of_the_largest_weight(
     assert 2 / 3 * planned <= live.peak <= planned
 
 
-def test_the_optimiser_for_all_weights_at_once_takes_as_much_as_they(tmp_path: Path) -> None:
+def test_the_optimizer_for_all_weights_at_once_takes_as_much_as_they(tmp_path: Path) -> None:
     model = measured(tmp_path, "full", "32-true", width=4)
     optimizer = AdamW(model.policy.trainable, foreach=True)
     optimizer.step()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ceeh.component import ConfigError
-from ceeh.config import Config, load
+from ceeh.config.settings import Config, load
+from ceeh.errors import ConfigError
 from ceeh.memory import formulas
 from ceeh.memory.advice import advise, with_changes
 from ceeh.memory.devices import GIB, parse_devices

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ceeh.config import Objective
+from ceeh.config.settings import Objective
 from ceeh.fit import fit
 from ceeh.modules.aggregation import denominator_shares, reduce_tokens, row_weights
 from ceeh.modules.objective import policy_objective

@@ -1,4 +1,4 @@
-"""Cutting a batch: whole prompts per optimiser step, a token budget per micro-batch, no row lost."""
+"""Cutting a batch: whole prompts per optimizer step, a token budget per micro-batch, no row lost."""
 
 from collections.abc import Iterator
 

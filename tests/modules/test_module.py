@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ceeh.callbacks.weight_sync import WeightSync
-from ceeh.component import RunError
-from ceeh.config import Config, load
+from ceeh.config.settings import Config, load
+from ceeh.errors import RunError
 from ceeh.fit import fit
 from ceeh.modules import head
 from ceeh.modules.module import CEEHModule

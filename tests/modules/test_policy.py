@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from ceeh.component import ConfigError
-from ceeh.config import LoRA, Model
+from ceeh.config.settings import LoRA, Model
+from ceeh.errors import ConfigError
 from ceeh.modules.policy import Policy, refuse_transformed_logits
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 0], [4, 3, 2, 1, 5, 6]])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ceeh.config import Entropy, Objective
+from ceeh.config.settings import Entropy, Objective
 from ceeh.modules.aggregation import row_weights
 from ceeh.modules.objective import ObjectiveTerms, policy_objective
 
@@ -123,7 +123,7 @@ def test_loss_and_metrics_agree_with_a_slow_loop(
 
 
 def test_literal_case():
-    # One response token: ratio 1, A = 0.5, H = 2, hard, no KL; 4 tokens in the optimiser step.
+    # One response token: ratio 1, A = 0.5, H = 2, hard, no KL; 4 tokens in the optimizer step.
     # ME: (-0.5 - 5 * 0.01 * 0.7 * 2) / 4 = -0.57 / 4 = -0.1425.
     # EA: A + min(0.4 * 2, 0.5 / 2) = 0.75; -0.75 / 4 = -0.1875. None: -0.5 / 4.
     one = torch.tensor([[-1.0]])

@@ -1,4 +1,4 @@
-"""The gradient of an optimiser step: chunks and micro-batches against full logits and one backward pass."""
+"""The gradient of an optimizer step: chunks and micro-batches against full logits and one backward pass."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from ceeh.config import Entropy, LoRA, Model, Objective
+from ceeh.config.settings import Entropy, LoRA, Model, Objective
+from ceeh.data.batch import RolloutBatch
 from ceeh.modules.aggregation import denominator_shares, row_weights
 from ceeh.modules.batching import microbatches
 from ceeh.modules.objective import policy_objective
 from ceeh.modules.policy import Policy
-from ceeh.modules.update import Found, UpdateInputs, accumulate_gradients
-from ceeh.phases import Phases
-from ceeh.types import RolloutBatch
+from ceeh.modules.timing import Phases
+from ceeh.modules.update import GradientResult, UpdateInputs, accumulate_gradients
 
 TEMPERATURE, MOST = 0.7, 16
 
@@ -64,7 +64,7 @@ def make(folder: Path, rank: int, chunk_tokens: int) -> Policy:
 
 def updated(
     policy: Policy, batch: RolloutBatch, settings: Objective, budget: int
-) -> tuple[Found, list[Tensor]]:
+) -> tuple[GradientResult, list[Tensor]]:
     micro = microbatches(batch.totals, torch.arange(5), budget)
     found = accumulate_gradients(
         policy,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ceeh.evaluation.samples import SampleTable
-from ceeh.evaluation.summary import summarise
+from ceeh.evaluation.summary import summarize
 from ceeh.reporting.run_figure import ACCURACY, ENTROPY, SIGNALS, TOKENS, series
 from ceeh.reporting.run_page import summary_grid, write_report
 from tests.evaluation.tables import sample_table
@@ -35,7 +35,7 @@ def tables() -> dict[str, SampleTable]:
 @pytest.fixture(scope="module")
 def summary(tables) -> dict:
     hard = torch.tensor(LEVELS) > 4
-    return summarise(tables["base"], tables["tuned"], hard, k=4, draws=100, seed=0)
+    return summarize(tables["base"], tables["tuned"], hard, k=4, draws=100, seed=0)
 
 
 def log(folder: Path, steps: int) -> None:
@@ -96,7 +96,7 @@ def test_table_is_aligned_and_fits_110_columns_with_long_responses(summary):
 
 def test_table_of_an_empty_subset_shows_dashes(tables):
     easy = torch.zeros(64, dtype=torch.bool)
-    summary = summarise(tables["base"], tables["tuned"], easy, k=4, draws=100, seed=0)
+    summary = summarize(tables["base"], tables["tuned"], easy, k=4, draws=100, seed=0)
     row = next(
         line for line in summary_grid(summary).text().splitlines() if line.startswith("hard")
     )

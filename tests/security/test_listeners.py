@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch.distributed as dist
 
-from ceeh.data.vllm_process import LOOPBACK, import_vllm, process_kept
+from ceeh.data.engine.vllm_process import LOOPBACK, import_vllm, process_kept
 from tests.listeners import listeners
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ceeh import evaluate, fit
-from ceeh.config import load
-from ceeh.run_folder import RunFolder
+from ceeh.config.settings import load
+from ceeh.run.folder import RunFolder
 from tests.commands import assert_refused, contents, fit_arguments, no_engine, said
 from tests.conftest import FinishedRun
 from tests.test_fit import SHIPPED

@@ -13,8 +13,8 @@ import torch
 import ceeh
 from ceeh import compare, evaluate, fit
 from ceeh.export import __main__ as export
-from ceeh.measure import kept_table
-from ceeh.trained import open_trained
+from ceeh.held_out import kept_table
+from ceeh.pretrained.locate import open_trained
 from tests.commands import assert_refused, contents, fit_arguments, no_engine, said
 from tests.conftest import FinishedRun
 from tests.evil import Evil, change, pickled
@@ -48,7 +48,7 @@ def test_the_source_calls_no_loader_that_runs_what_it_loads() -> None:
                 if settings.get(LOADERS[name]) != safe:
                     found.append(f"{file.name}:{node.lineno} {name} without {LOADERS[name]}={safe}")
     # A worker is handed its tasks by the process that started it, through a pipe of theirs alone.
-    assert [place for place in found if not place.startswith("verify_worker.py")] == []
+    assert [place for place in found if not place.startswith("worker.py")] == []
 
 
 @pytest.fixture
@@ -81,7 +81,9 @@ def test_an_evil_checkpoint_ends_a_resume_and_leaves_the_run_as_it_was(
             said(fit.main, arguments), str(file), "nothing in it was run", "another file"
         )
     assert contents(run) == before
-    monkeypatch.setattr("ceeh.data.vllm_engine.import_vllm", lambda: pytest.fail("engine started"))
+    monkeypatch.setattr(
+        "ceeh.data.engine.vllm_engine.import_vllm", lambda: pytest.fail("engine started")
+    )
     monkeypatch.chdir(tmp_path)
     for main, arguments in (
         (evaluate.main, [str(evil), "--benchmarks", "starter", "limit=2"]),

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from ceeh import evaluate, fit
-from ceeh.base_model import load_config, load_tokenizer
-from ceeh.component import ConfigError
+from ceeh.errors import ConfigError
 from ceeh.export import __main__ as export
+from ceeh.pretrained.loading import load_config, load_tokenizer
 from tests.commands import assert_refused, fit_arguments, no_engine, said
 from tests.conftest import FinishedRun
 from tests.evil import change, with_own_code
@@ -86,7 +86,7 @@ def test_a_run_that_granted_itself_remote_code_is_exported_without_it(
 
 def test_a_chat_template_cannot_reach_out_of_its_sandbox(model: Path, tmp_path: Path) -> None:
     from ceeh.data.prompts import PromptBuilder
-    from ceeh.data.questions import Question
+    from ceeh.types import Question
 
     tokenizer = load_tokenizer(str(model), trust_remote_code=False)
     question = Question(uid="q", text="1+1?", answer="2")

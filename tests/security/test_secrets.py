@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ceeh import evaluate, fit, tracking
-from ceeh.data.questions import Question
-from ceeh.data.starter_task import StarterTask
+from ceeh import evaluate, fit
+from ceeh.data.sources.starter_task import StarterTask
 from ceeh.export import __main__ as export
-from ceeh.provenance import HIDDEN, redact
+from ceeh.runtime.text import HIDDEN, redact
+from ceeh.tracking import logger
+from ceeh.types import Question
 from tests.commands import assert_refused, fit_arguments, said
 
 CANARY = "xyzzy-canary-31415"
@@ -132,7 +133,7 @@ def test_a_server_that_is_down_is_named_without_its_password(
     assert CANARY not in caplog.text + answer.out + answer.err
     assert holding(tmp_path) == []
     # What is left of the address leads nowhere, which who sends the rest or evaluates the run is told.
-    answer = said(tracking.main, [str(tmp_path / "runs" / "starter")])
+    answer = said(logger.main, [str(tmp_path / "runs" / "starter")])
     assert answer.code == 2
     assert "held a secret, which" in answer.err
     assert "give it with --uri" in answer.err

@@ -11,15 +11,16 @@ import pytest
 
 from ceeh import compare, evaluate
 from ceeh.callbacks.console import Console
-from ceeh.component import ConfigError
 from ceeh.data.prompts import PromptBuilder, load_prompts
-from ceeh.data.questions import Question
-from ceeh.data.verify import RewardFunction
-from ceeh.ranks import say
+from ceeh.data.verify.reward_function import RewardFunction
+from ceeh.errors import ConfigError
+from ceeh.runtime.cli import complain
+from ceeh.runtime.distributed import say
+from ceeh.runtime.text import plain
 from ceeh.starter.model import build_tokenizer
-from ceeh.terminal import complain, plain
+from ceeh.types import Question
 from tests.commands import assert_refused, said
-from tests.data.scoring import verdict
+from tests.data.verify.scoring import verdict
 from tests.test_compare import write
 
 # Clears the screen, renames the window, sounds the bell, goes back to the line's start, turns the

@@ -6,9 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from ceeh import fit
-from ceeh.component import ConfigError
-from ceeh.config import load
-from ceeh.trained import open_trained
+from ceeh.config.settings import load
+from ceeh.errors import ConfigError
+from ceeh.pretrained.locate import open_trained
 from tests.commands import assert_refused, said
 from tests.conftest import FinishedRun
 from tests.test_fit import SHIPPED

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ceeh.component import ConfigError
-from ceeh.config import load
-from ceeh.data.mixture import Mixture
-from ceeh.data.questions import Question
-from ceeh.ranks import say
-from ceeh.terminal import complain
-from ceeh.whole_folder import check_folder
+from ceeh.config.settings import load
+from ceeh.data.mixture.mixture import Mixture
+from ceeh.errors import ConfigError
+from ceeh.run.atomic import check_folder
+from ceeh.runtime.cli import complain
+from ceeh.runtime.distributed import say
+from ceeh.types import Question
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ceeh.data.decontamination import Overlap
+from ceeh.data.mixture.decontamination import Overlap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Settings, their rules, and the classes that YAML names."""

@@ -1,0 +1,61 @@
+"""What the hardware section of the configuration resolves to on this machine."""
+
+import warnings
+
+import torch
+
+from ceeh.config.settings import Hardware
+from ceeh.errors import ConfigError
+
+CANARY_TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1}
+"""Mean difference in nats. fp32 engine and trainer agree to 1e-5; bf16 rounds log-probs by hundredths."""
+
+DTYPE = {"32-true": "float32", "bf16-mixed": "bfloat16"}
+"""The engine's, by the trainer's precision."""
+
+
+def resolve_accelerator(hardware: Hardware) -> str:
+    """The accelerator to train on. Raises ConfigError for CUDA that torch cannot use."""
+    available = torch.cuda.is_available()
+    if hardware.accelerator == "cuda" and not available:
+        raise ConfigError(
+            f"hardware.accelerator is cuda, but {why_no_cuda()}; or set hardware.accelerator=cpu"
+        )
+    if hardware.accelerator != "auto":
+        return hardware.accelerator
+    if not available and torch.cuda.device_count() > 0:
+        warnings.warn(f"training on the CPU: {why_no_cuda()}", stacklevel=2)
+    return "cuda" if available else "cpu"
+
+
+def why_no_cuda() -> str:
+    """Why torch has no CUDA device, and the cure. The driver's own library (NVML) counts GPUs even where
+    the CUDA runtime does not start."""
+    if torch.cuda.device_count() > 0:
+        return (
+            f"this torch is built for CUDA {torch.version.cuda} and the NVIDIA driver, which sees "
+            f"{torch.cuda.device_count()} GPU(s), cannot run it; update the driver (CUDA 13 needs 580 or "
+            "newer)"
+        )
+    return (
+        'torch finds no CUDA device; install the CUDA build (pip install ".[cuda]") on a machine with '
+        "a GPU"
+    )
+
+
+def resolve_precision(hardware: Hardware, accelerator: str) -> str:
+    """Lightning's precision. Raises ConfigError for bf16 on a GPU without it (before Ampere)."""
+    precision = hardware.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if accelerator == "cuda" else "32-true"
+    if (
+        precision == "bf16-mixed"
+        and accelerator == "cuda"
+        and torch.cuda.is_available()  # a plan for other devices asks, too
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        raise ConfigError(
+            f"hardware.precision is {precision}, but {torch.cuda.get_device_name()} has no bf16 "
+            "arithmetic (Ampere and newer GPUs do); set hardware.precision=32-true"
+        )
+    return precision

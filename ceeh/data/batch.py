@@ -1,0 +1,115 @@
+"""Scored groups to tensors: one RolloutBatch per rollout step."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ceeh.types import GroupOutcome, ScoredGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutBatch:
+    """One rollout step as tensors, right-padded: prompt tokens, then response tokens, then padding.
+
+    Position t of `engine_logprobs` belongs to token t (given the tokens before it) and is zero outside
+    `response_mask`. `signals` is the meeting place of callbacks and objective: name -> [P], written by
+    signal callbacks before the step, empty when the batch leaves the loader. `dropped` are the groups
+    that dynamic sampling drew and left out, after `sampling_rounds` rounds of generation. `timings` are
+    seconds of the rollouts' phases, `ready_at` the moment after them by `time.perf_counter`.
+    """
+
+    token_ids: Int[Tensor, "R T"]
+    response_mask: Bool[Tensor, "R T"]
+    engine_logprobs: Float[Tensor, "R T"]
+    group: Int[Tensor, " R"]
+    scores: Float[Tensor, " R"]
+    correct: Bool[Tensor, " R"]
+    lengths: Int[Tensor, " R"]
+    groups: tuple[ScoredGroup, ...]
+    policy_version: int
+    timings: Mapping[str, float] = field(default_factory=dict)
+    dropped: tuple[GroupOutcome, ...] = ()
+    sampling_rounds: int = 1
+    ready_at: float = 0.0
+    signals: dict[str, Float[Tensor, " P"]] = field(default_factory=dict)
+
+    @property
+    def num_prompts(self) -> int:
+        return len(self.groups)
+
+    @property
+    def outcomes(self) -> list[GroupOutcome]:
+        return [scored.outcome for scored in self.groups]
+
+    @property
+    def totals(self) -> Int[Tensor, " R"]:
+        """Prompt plus response tokens of each row."""
+        positions = torch.arange(1, self.token_ids.shape[1] + 1, device=self.token_ids.device)
+        return (self.response_mask * positions).amax(1)
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> "RolloutBatch":
+        """A copy on `device`; floating tensors keep their precision."""
+        tensors = {
+            name: value.to(device, **kwargs)
+            for name in (
+                "token_ids",
+                "response_mask",
+                "engine_logprobs",
+                "group",
+                "scores",
+                "correct",
+                "lengths",
+            )
+            if isinstance(value := getattr(self, name), Tensor)
+        }
+        signals = {name: value.to(device, **kwargs) for name, value in self.signals.items()}
+        return replace(self, **tensors, signals=signals)
+
+
+def collate(
+    groups: Sequence[ScoredGroup], *, pad_token_id: int, timings: Mapping[str, float] | None = None
+) -> RolloutBatch:
+    """Rows of all groups, each prompt + response, padded on the right to the longest.
+
+    Raises ValueError when the groups were sampled by different policy versions or one has no completion.
+    """
+    begin = time.perf_counter()
+    versions = {scored.group.policy_version for scored in groups}
+    if len(versions) != 1:
+        raise ValueError(f"one batch must come from one policy version, got {sorted(versions)}")
+    empty = [scored.group.prompt.uid for scored in groups if not scored.group.completions]
+    if empty:
+        raise ValueError(f"prompt '{empty[0]}' came back from the engine without a completion")
+    rows = [
+        (index, scored.group.prompt.token_ids, completion, verdict)
+        for index, scored in enumerate(groups)
+        for completion, verdict in zip(scored.group.completions, scored.verdicts, strict=True)
+    ]
+    width = max(len(prompt) + len(completion.token_ids) for _, prompt, completion, _ in rows)
+    token_ids = torch.full((len(rows), width), pad_token_id)
+    response_mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    engine_logprobs = torch.zeros(len(rows), width)
+    for row, (_, prompt, completion, _) in enumerate(rows):
+        start, stop = len(prompt), len(prompt) + len(completion.token_ids)
+        token_ids[row, :stop] = torch.tensor(prompt + completion.token_ids)
+        response_mask[row, start:stop] = True
+        engine_logprobs[row, start:stop] = torch.tensor(completion.logprobs)
+    now = time.perf_counter()
+    return RolloutBatch(
+        token_ids=token_ids,
+        response_mask=response_mask,
+        engine_logprobs=engine_logprobs,
+        group=torch.tensor([index for index, *_ in rows]),
+        scores=torch.tensor([verdict.score for *_, verdict in rows]),
+        correct=torch.tensor([verdict.score == 1.0 for *_, verdict in rows]),
+        lengths=response_mask.sum(1),
+        groups=tuple(groups),
+        policy_version=versions.pop(),
+        timings=dict(timings or {}) | {"collate": now - begin},
+        ready_at=now,
+    )

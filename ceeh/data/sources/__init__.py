@@ -1,0 +1,6 @@
+"""Sources of questions, as YAML names them: `class_path: ceeh.data.sources.Table`."""
+
+from ceeh.data.sources.starter_task import StarterTask
+from ceeh.data.sources.table import Table
+
+__all__ = ["StarterTask", "Table"]

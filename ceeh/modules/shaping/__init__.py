@@ -1,0 +1,28 @@
+"""Length rewards, as YAML names them: `class_path: ceeh.modules.shaping.OptimalLengthPenalty`."""
+
+from ceeh.modules.shaping.base import MeasuredShaping, NoShaping, Shaping, ShapingInputs
+from ceeh.modules.shaping.optimal_length import OptimalLengthPenalty
+from ceeh.modules.shaping.reference_length import (
+    AdaptivePenalty,
+    HistoryAware,
+    LengthPenalty,
+    MinMaxLength,
+    SampleOptimalLength,
+)
+from ceeh.modules.shaping.token_limits import LengthLimit, SoftOverlong, TargetLength
+
+__all__ = [
+    "AdaptivePenalty",
+    "HistoryAware",
+    "LengthLimit",
+    "LengthPenalty",
+    "MeasuredShaping",
+    "MinMaxLength",
+    "NoShaping",
+    "OptimalLengthPenalty",
+    "SampleOptimalLength",
+    "Shaping",
+    "ShapingInputs",
+    "SoftOverlong",
+    "TargetLength",
+]

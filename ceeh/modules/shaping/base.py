@@ -1,0 +1,106 @@
+"""Length rewards: what a correct response is worth, given how long it took; CEEH's and Length-Penalty.
+
+A shaping is one class named by `objective.shaping.class_path`: `reads` names the signals it needs,
+calling it turns scores into R_total. Axes: P prompts, R rollout rows. Lengths are in tokens.
+The relatives' are in `length_rewards` and `length_limits`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ceeh.config.settings import Config
+from ceeh.data.batch import RolloutBatch
+from ceeh.modules.advantages import group_mean
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapingInputs:
+    """All that a shaping may look at: the rows of one rollout step and the prompts' signals.
+
+    `progress` is the share of the run's rollout steps that lie behind, in [0, 1).
+    """
+
+    scores: Float[Tensor, " R"]
+    correct: Bool[Tensor, " R"]
+    lengths: Int[Tensor, " R"]
+    finished: Bool[Tensor, " R"]
+    group: Int[Tensor, " R"]
+    num_prompts: int
+    signals: Mapping[str, Float[Tensor, " P"]]
+    progress: float
+
+    @classmethod
+    def of(cls, batch: RolloutBatch, progress: float) -> "ShapingInputs":
+        finished = [flag for outcome in batch.outcomes for flag in outcome.finished]
+        return cls(
+            scores=batch.scores,
+            correct=batch.correct,
+            lengths=batch.lengths,
+            finished=torch.tensor(finished, device=batch.correct.device),
+            group=batch.group,
+            num_prompts=batch.num_prompts,
+            signals=batch.signals,
+            progress=progress,
+        )
+
+    def signal(self, name: str) -> Float[Tensor, " R"]:
+        """The signal of each row's prompt. Raises ValueError when no callback wrote it."""
+        if name not in self.signals:
+            raise ValueError(
+                f"objective.shaping reads the signal '{name}', which no callback wrote; add one "
+                "under callbacks, or give the name of one of these: "
+                + (", ".join(self.signals) or "none")
+            )
+        return self.signals[name][self.group]
+
+    @property
+    def accuracy(self) -> Float[Tensor, " R"]:
+        """Acc(x) of each row's prompt: the share of correct responses in its group."""
+        return group_mean(self.correct, self.group, self.num_prompts)[self.group]
+
+
+@runtime_checkable
+class Shaping(Protocol):
+    """What `objective.shaping.class_path` must name."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the signals that `inputs.signals` must hold."""
+        ...
+
+    def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
+        """R_total of each row."""
+        ...
+
+
+@runtime_checkable
+class MeasuredShaping(Shaping, Protocol):
+    """A shaping that has numbers of its own to log."""
+
+    def metrics(self, inputs: ShapingInputs) -> Mapping[str, Float[Tensor, " R"]]:
+        """Values per row by name, NaN where there is none; their mean over ranks is `reward/<name>`."""
+        ...
+
+
+def build_shaping(config: Config) -> Shaping:
+    """What `objective.shaping` names, given `max_response_tokens` if it asks for that."""
+    return config.objective.shaping.build(
+        "objective.shaping", max_response_tokens=config.rollouts.max_response_tokens
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoShaping:
+    """R_total = score: correctness alone."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
+        return inputs.scores

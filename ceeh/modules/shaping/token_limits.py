@@ -1,0 +1,134 @@
+"""Length rewards of CEEH's relatives that hold a response against a limit or a target in tokens.
+
+One pure function per paper, and the frozen class that `objective.shaping.class_path` names.
+Axis: R rollout rows. Lengths are in tokens.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ceeh.modules.shaping.base import ShapingInputs
+
+
+def within_limit(
+    lengths: Int[Tensor, " R"], finished: Bool[Tensor, " R"], limit: int
+) -> Bool[Tensor, " R"]:
+    """Whether a response ended by itself within `limit` tokens; what would be cut there earns nothing.
+
+    ThinkPrune, section 3, https://arxiv.org/abs/2504.01296; DLER, section 3,
+    https://arxiv.org/abs/2510.15110.
+    """
+    return finished & (lengths <= limit)
+
+
+def overlong_punishment(
+    lengths: Int[Tensor, " R"], *, longest: int, margin: int
+) -> Float[Tensor, " R"]:
+    """0 up to longest - margin, then (longest - margin - L) / margin down to -1 at `longest` and beyond.
+
+    DAPO eq. 13 (L_max, L_cache), https://arxiv.org/abs/2503.14476.
+    """
+    return ((longest - margin - lengths.double()) / margin).clamp(-1.0, 0.0)
+
+
+def step_reward(
+    correct: Bool[Tensor, " R"], lengths: Int[Tensor, " R"], targets: Float[Tensor, " R"]
+) -> Bool[Tensor, " R"]:
+    """Whether a response is correct and at most its question's target long.
+
+    LASER and LASER-D, section 3, https://arxiv.org/abs/2505.15612.
+    """
+    return correct & (lengths <= targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthLimit:
+    """R_total = score where `within_limit`, else 0.
+
+    With several `limits` the run has as many equal rounds, each with the next limit: ThinkPrune's
+    iterative pruning. One limit is DLER's truncation. A response is sampled on to
+    `rollouts.max_response_tokens` all the same, and its tail is trained on; the papers stop it at
+    the limit. Raises ValueError for no limit, or one below 1.
+    """
+
+    limits: Sequence[int]
+
+    def __post_init__(self) -> None:
+        if not self.limits or min(self.limits) < 1:
+            raise ValueError(
+                f"limits must be one or more numbers of tokens, at least 1, got {self.limits}"
+            )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    def limit(self, progress: float) -> int:
+        """The limit in force at `progress`, the share of the run behind us, in [0, 1)."""
+        return self.limits[min(int(progress * len(self.limits)), len(self.limits) - 1)]
+
+    def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
+        kept = within_limit(inputs.lengths, inputs.finished, self.limit(inputs.progress))
+        return torch.where(kept, inputs.scores, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftOverlong:
+    """DAPO: R_total = 2 score - 1 + `overlong_punishment`, the last `margin` tokens before the limit.
+
+    The paper's correctness reward is 1 or -1 (section 2.4), which sets the punishment's weight beside it.
+    Raises ValueError for a margin outside [1, rollouts.max_response_tokens].
+    """
+
+    margin: int
+    max_response_tokens: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.margin <= self.max_response_tokens:
+            raise ValueError(
+                "margin must be from 1 to rollouts.max_response_tokens "
+                f"({self.max_response_tokens}), got {self.margin}"
+            )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
+        punishment = overlong_punishment(
+            inputs.lengths, longest=self.max_response_tokens, margin=self.margin
+        )
+        return 2 * inputs.scores - 1 + punishment.to(inputs.scores.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetLength:
+    """LASER-D: R_total = score + `bonus` where `step_reward`, and -`wrong` instead of 0 for a wrong response.
+
+    The target is the signal `target_length`, which `DifficultyTargets` writes; 0.5 and 0.5 are
+    published. A score between counts in proportion. Raises ValueError for negative arguments.
+    """
+
+    bonus: float = 0.5
+    wrong: float = 0.5
+    target_signal: str = "target_length"
+
+    def __post_init__(self) -> None:
+        for name in ("bonus", "wrong"):
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise ValueError(f"{name} must be a finite number, at least 0")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.target_signal,)
+
+    def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
+        targets = inputs.signal(self.target_signal)
+        short = step_reward(inputs.correct, inputs.lengths, targets)
+        scores = inputs.scores - self.wrong * (1 - inputs.scores)
+        return scores + self.bonus * short.to(inputs.scores.dtype)

@@ -1,0 +1,1 @@
+"""Models from elsewhere: where they are, loading them, writing their files."""

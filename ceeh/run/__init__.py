@@ -1,0 +1,1 @@
+"""The run folder: checkpoints, metrics, atomic writes, disk space."""

@@ -1,0 +1,1 @@
+"""The process: ranks, termination signals, random number generators, the terminal."""

@@ -1,0 +1,72 @@
+"""Text for terminals and files: secrets removed, control characters escaped, values shortened."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+def show(value: Any) -> str:
+    shown = repr(value)
+    return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
+
+
+SECRET_NAMES = {
+    *("secret", "secrets", "password", "passwords", "passwd", "pwd", "passphrase"),
+    *("credential", "credentials", "apikey", "authorization", "auth", "bearer"),
+}
+SECRET_PAIRS = ("api_key", "access_key", "private_key", "signing_key", "encryption_key")
+SECRET_TEXTS = (
+    r"(?<=://)\S+(?=@)",  # user:password@
+    r"(?<=[?&;])(?:[\w-]*(?:token|key|secret|password|passwd|auth|sig|signature))=[^&;\s]+",
+    # The shapes of well-known tokens: Hugging Face, OpenAI and kin, GitHub, GitLab, AWS, Slack, JWT.
+    r"\bhf_\w{16,}|\bsk-[\w-]{16,}|\bgh[oprsu]_\w{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}",
+    r"\bAKIA[0-9A-Z]{16}\b|\bxox[abprs]-[\w-]{10,}|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+",
+)
+HIDDEN = "[redacted]"
+
+
+def redact(value: Any, key: str = "") -> Any:
+    """`value` without secrets, in nested mappings and lists too.
+
+    A value is hidden when its key says so (a word secret, password, credential, api_key ...; token
+    with a text beside it, so `max_prompt_tokens: 512` stays). Out of texts are cut `user:password@`
+    and `?token=` of addresses, and what has the shape of a well-known service's token.
+    """
+    if isinstance(value, Mapping):
+        return {name: redact(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(item, key) for item in value]
+    if value is None or isinstance(value, bool):
+        return value
+    words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", key).lower().replace("-", "_").split("_")
+    if SECRET_NAMES & set(words) or any(pair in "_".join(words) for pair in SECRET_PAIRS):
+        return HIDDEN
+    if not isinstance(value, str):
+        return value
+    if {"token", "tokens"} & set(words):
+        return HIDDEN
+    for secret in SECRET_TEXTS:
+        value = re.sub(secret, HIDDEN, value)
+    return value
+
+
+def flatten(tree: Mapping[str, Any], joint: str = ".", prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, joint, f"{prefix}{name}{joint}")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+# Control characters but tab and newline, line separators, marks that turn the direction of writing,
+# and halves of surrogate pairs: they move the cursor, rename the window, hide or reorder words.
+UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def plain(text: str) -> str:
+    r"""`text` with what a terminal would act on spelt out, `\x1b` for an escape."""
+    return UNSAFE.sub(lambda match: ascii(match[0])[1:-1], text)

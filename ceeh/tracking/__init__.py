@@ -1,0 +1,1 @@
+"""MLflow: delivery of a run's metrics and artifacts."""

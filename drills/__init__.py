@@ -1,1 +1,0 @@
-"""Drills: what a run is said to survive, done to a real one, and the figures; `python -m drills.NAME`."""

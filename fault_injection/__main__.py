@@ -1,0 +1,41 @@
+"""python -m fault_injection: every drill one after the other, and docs/reliability.md from what they measured.
+
+`--only report` writes the page anew from the results that are there.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fault_injection.page import ROOT, write_page
+
+RESULTS = ROOT / "fault_injection" / "results"
+DRILLS = ("kills", "signals", "engine", "full_disk", "user_code", "tracking", "soak")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m fault_injection", description=__doc__)
+    parser.add_argument("--only", help=f"some of {', '.join(DRILLS)}, report; with commas")
+    given = parser.parse_args(arguments)
+    chosen = given.only.split(",") if given.only else [*DRILLS, "report"]
+    if unknown := set(chosen) - {*DRILLS, "report"}:
+        parser.error(f"no drill '{min(unknown)}'; there are {', '.join(DRILLS)}, report")
+    RESULTS.mkdir(exist_ok=True)
+    failed = []
+    for name in DRILLS:
+        if name not in chosen:
+            continue
+        print(f"drill {name} ...", flush=True)
+        output = str(RESULTS / f"{name}.json")
+        command = [sys.executable, "-m", f"drills.{name}", "--output", output]
+        if subprocess.run(command, cwd=ROOT).returncode != 0:
+            failed.append(name)
+    page: Path = write_page(RESULTS)
+    print(f"{page} written" + (f"; not good: {', '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

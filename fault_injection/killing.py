@@ -1,0 +1,162 @@
+"""Phases of a run, and a signal that lands in a chosen one: patches of a process, none of the product."""
+
+import functools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ceeh.callbacks.checkpoint import RunCheckpoint
+from ceeh.data.engine.vllm_engine import VLLMEngine
+from ceeh.data.loader import RolloutLoader
+from ceeh.data.verify.exact_answer import ExactAnswer
+from ceeh.modules.module import CEEHModule
+from ceeh.modules.policy import Policy
+from ceeh.run.checkpoint import tensors
+from ceeh.run.checkpoint_io import Stream, WholeCheckpointIO
+from ceeh.run.disk_space import storage_bytes
+from ceeh.run.metrics_file import JSONLLogger
+
+PHASES = {
+    "start": 1,
+    "generation": 4,
+    "scoring": 4,
+    "forward": 10,
+    "backward": 10,
+    "optimizer": 10,
+    "push": 5,
+    "write": 2,
+    "save": 2,
+    "metrics": 6,
+    "evaluation": 4,
+    "model": 1,
+}
+"""Name -> calls of it among which one is chosen; `write` is inside a checkpoint's bytes, `save` around
+its rename, `metrics` around a line of metrics.jsonl."""
+
+START_SECONDS = 3.0
+"""Of an engine, about: the first call of what is killed has no call before it that tells."""
+
+
+class Killer:
+    """Sends its own process `number` within the `call`-th call of what it is put around.
+
+    `moment` in [0, 1) is the share of the last call's time, or of a file's bytes; a call that is
+    over earlier is killed at its end, so that the phase is always the chosen one. `note` is the
+    file that tells afterwards what was hit, its first line when, by the machine's monotonic clock.
+    """
+
+    def __init__(self, call: int, moment: float, note: Path, number: int = signal.SIGKILL) -> None:
+        self.call = call
+        self.moment = moment
+        self.note = note
+        self.number = number
+        self.calls = 0
+        self.seconds = 0.0
+
+    def kill(self, words: str) -> None:
+        if not self.note.exists():
+            self.note.write_text(f"{time.monotonic()}\n{words}")
+            os.kill(os.getpid(), self.number)
+
+    def around(self, owner: type, name: str, counts: Callable[[], bool] = lambda: True) -> None:
+        function = getattr(owner, name)
+
+        @functools.wraps(function)
+        def watched(*arguments: Any, **settings: Any) -> Any:
+            if not counts():
+                return function(*arguments, **settings)
+            self.calls += 1
+            place = f"{owner.__name__}.{name}, call {self.calls}"
+            if self.calls == self.call:
+                delay = self.moment * self.seconds
+                threading.Timer(delay, self.kill, [f"{place}, after {delay:.3f} s"]).start()
+                result = function(*arguments, **settings)
+                self.kill(f"{place}, at its end")
+                return result
+            begin = time.perf_counter()
+            result = function(*arguments, **settings)
+            self.seconds = time.perf_counter() - begin
+            return result
+
+        setattr(owner, name, watched)
+
+
+def arm(phase: str, killer: Killer) -> None:
+    """Puts `killer` around what `phase` is made of."""
+    sampling = Sampling()
+    match phase:
+        case "start":
+            killer.seconds = START_SECONDS
+            killer.around(VLLMEngine, "__init__")
+        case "generation":
+            killer.around(VLLMEngine, "generate", sampling)
+        case "scoring":
+            killer.around(ExactAnswer, "__call__", sampling)
+        case "forward":
+            killer.around(Policy, "forward")
+        case "backward":
+            killer.around(CEEHModule, "manual_backward")
+        case "optimizer":
+            killer.around(CEEHModule, "apply_update")
+        case "push":
+            killer.around(VLLMEngine, "load_weights")
+        case "write":
+            arm_bytes(killer)
+        case "save" if killer.moment < 0.5:
+            killer.around(WholeCheckpointIO, "save_checkpoint")
+        case "save":
+            killer.around(RunCheckpoint, "save")
+        case "metrics":
+            killer.around(JSONLLogger, "log_metrics")
+        case "evaluation" if killer.moment < 0.5:
+            killer.around(CEEHModule, "validation_step")
+        case "evaluation":
+            killer.around(VLLMEngine, "generate", lambda: not sampling())
+        case "model":
+            killer.around(Policy, "save")
+        case _:
+            raise ValueError(f"no phase '{phase}'; there are {', '.join(PHASES)}")
+
+
+class Sampling:
+    """Whether training questions are being sampled, not held-out ones."""
+
+    def __init__(self) -> None:
+        self.now = False
+        sample = RolloutLoader.sample
+
+        def noting(loader: RolloutLoader) -> Any:
+            self.now = True
+            try:
+                return sample(loader)
+            finally:
+                self.now = False
+
+        RolloutLoader.sample = noting
+
+    def __call__(self) -> bool:
+        return self.now
+
+
+def arm_bytes(killer: Killer) -> None:
+    """Kills when `moment` of a checkpoint's bytes are on their way to the disk."""
+    size = [0]
+    save, write = WholeCheckpointIO.save_checkpoint, Stream.write
+
+    def counted(self: WholeCheckpointIO, *arguments: Any, **settings: Any) -> None:
+        killer.calls += 1
+        size[0] = storage_bytes(tensor for _, tensor in tensors(arguments[0], ""))
+        save(self, *arguments, **settings)
+
+    def watched(self: Stream, data: bytes | memoryview) -> int:
+        written = write(self, data)
+        if killer.calls == killer.call and self.target.tell() >= killer.moment * size[0]:
+            self.target.flush()
+            killer.kill(f"checkpoint {killer.calls}, after {self.target.tell()} bytes")
+        return written
+
+    WholeCheckpointIO.save_checkpoint, Stream.write = counted, watched

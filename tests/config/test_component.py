@@ -1,0 +1,76 @@
+"""Components: a class by import path or file, its arguments checked before it is built."""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ceeh.config.component import MOVED, Component
+from ceeh.errors import ConfigError
+
+HERE = f"{__name__}.Thing"
+
+
+@dataclass
+class Thing:
+    size: int
+    color: str = "red"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
+
+
+def test_a_class_path_of_version_0_1_names_its_new_place() -> None:
+    for old, new in MOVED.items():
+        with pytest.raises(
+            ConfigError, match=f"^engine.class_path: {old} is now {new}; change it in"
+        ):
+            Component(old).build("engine")
+        assert inspect.isclass(Component(new)._import("engine"))
+
+
+def test_arguments_come_from_yaml_and_those_asked_for_from_the_context() -> None:
+    built = Component(HERE, {"size": 3}).build("engine", color="blue", unknown=1)
+    assert built == Thing(size=3, color="blue")
+    # What the user wrote wins over what the run would have given.
+    assert Component(HERE, {"size": 3, "color": "green"}).build("x", color="blue").color == "green"
+
+
+def test_a_class_is_loaded_from_a_file_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("class Mine:\n    def __init__(self, n: int = 2):\n        self.n = n\n")
+    assert Component(f"{file}:Mine", {"n": 5}).build("callbacks.mine").n == 5
+
+
+@pytest.mark.parametrize(
+    ("class_path", "arguments", "message"),
+    [
+        ("Thing", {}, r"engine\.class_path must be package\.module\.Class or .*, got 'Thing'"),
+        ("", {}, r"engine\.class_path must be .*, got ''"),
+        ("no_such.module.Thing", {}, r"engine\.class_path: cannot import 'no_such\.module'"),
+        ("nowhere.py:Thing", {}, r"cannot import 'nowhere\.py' \(no file nowhere\.py\)"),
+        (f"{__name__}.Think", {}, r"has no 'Think'; its classes are: Thing"),
+        (HERE, {"size": 1, "sice": 2}, r"init_args\.sice is not an argument of .*size, color"),
+        (HERE, {}, r"engine\.init_args lacks size, which .* needs"),
+        (HERE, {"size": 0}, r"engine \(.*Thing\): size must be at least 1, got 0"),
+    ],
+)
+def test_a_mistake_names_its_place_and_the_cure(
+    class_path: str, arguments: dict, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Component(class_path, arguments).build("engine")
+
+
+def test_a_file_that_does_not_run_is_reported_and_not_left_half_imported(tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text("class Mine(:\n")
+    with pytest.raises(
+        ConfigError, match=r"callbacks\.mine\.class_path: .*broken\.py.*SyntaxError"
+    ):
+        Component(f"{file}:Mine").build("callbacks.mine")
+    file.write_text("import math\nvalue = math.no_such_thing\n")
+    with pytest.raises(ConfigError, match=r"AttributeError.*no_such_thing"):
+        Component(f"{file}:Mine").build("callbacks.mine")

@@ -1,0 +1,61 @@
+"""Seeds of requests without one of their own, as vLLM's two model runners draw them; no vLLM needed."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ceeh.data.engine.base import Sampling
+from ceeh.data.engine.vllm_engine import VLLMEngine
+from ceeh.types import Prompt
+
+PROMPTS = [Prompt(uid=uid, text="", token_ids=(1, 2), answer="") for uid in ("a", "b")]
+
+
+class DrawingLLM:
+    """Stands for vLLM: a request without a seed gets its token from a global generator.
+
+    V1's runner draws from torch's, V2's (every dense model on CUDA) one seed from NumPy's.
+    """
+
+    def __init__(self, runner: str) -> None:
+        self.runner = runner
+
+    def draw(self) -> int:
+        if self.runner == "V1":
+            return int(torch.randint(2**31, ()))
+        return int(np.random.randint(2**31))
+
+    def generate(self, inputs, params, use_tqdm):
+        return [
+            SimpleNamespace(outputs=[self.completion() for _ in range(given["n"])])
+            for _, given in zip(inputs, params, strict=True)
+        ]
+
+    def completion(self):
+        token = self.draw()
+        flat = SimpleNamespace(token_ids=[token], logprobs=[-1.0], start_indices=[0])
+        return SimpleNamespace(token_ids=[token], logprobs=flat, finish_reason="length")
+
+
+def tokens(runner: str, seed: int) -> list[tuple[int, ...]]:
+    engine = VLLMEngine.__new__(VLLMEngine)
+    engine._llm, engine._asleep, engine._has_weights = DrawingLLM(runner), set(), True
+    engine.max_model_len, engine.policy_version = 64, 0
+    engine._vllm = SimpleNamespace(TokensPrompt=dict)
+    engine._params = dict
+    engine._tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: "")
+    sampling = Sampling(completions=3, temperature=1.0, max_tokens=4, seed=seed, seeds="step")
+    groups = engine.generate(PROMPTS, sampling)
+    return [completion.token_ids for group in groups for completion in group.completions]
+
+
+@pytest.mark.parametrize("runner", ["V1", "V2"])
+def test_each_rollout_step_samples_other_text_and_a_repeated_one_the_same(runner):
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    first, second, again = tokens(runner, 1), tokens(runner, 2), tokens(runner, 1)
+    assert first == again
+    assert not set(first) & set(second)
+    assert len(set(first)) == 6, "completions of one step differ"
+    assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before

@@ -1,0 +1,161 @@
+import contextlib
+import gc
+import logging
+import os
+import sys
+import warnings
+from types import ModuleType
+
+import pytest
+import torch
+
+from ceeh.data.engine.vllm_engine import check_options, default_options, merge_options
+from ceeh.data.engine.vllm_process import (
+    collected_once,
+    default_group_kept,
+    import_vllm,
+    process_kept,
+)
+from ceeh.errors import ConfigError
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch):
+    """Pretends that vLLM of some version is installed, or (None) that it is not."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+    def install(version: str | None) -> None:
+        fake = None
+        if version is not None:
+            fake = ModuleType("vllm")
+            fake.__version__ = version
+        monkeypatch.setitem(sys.modules, "vllm", fake)
+
+    return install
+
+
+def test_a_missing_vllm_is_reported_with_the_install_line(installed):
+    installed(None)
+    with pytest.raises(ConfigError, match=r'not installed.*pip install "\.\[cpu\]".*"\.\[cuda\]"'):
+        import_vllm()
+
+
+def test_a_vllm_that_does_not_import_is_told_from_a_missing_one(installed, monkeypatch, tmp_path):
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "__init__.py").write_text("import a_library_that_is_not_there")
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"installed but does not import.*a_library_that"):
+        import_vllm()
+
+
+@pytest.mark.parametrize("version", ["0.25.9", "0.11.0+cpu"])
+def test_a_vllm_before_0_26_is_refused(installed, version):
+    installed(version)
+    with pytest.raises(ConfigError, match=r"must be 0\.26 or newer, found 0\.\d+.*pip install"):
+        import_vllm()
+
+
+@pytest.mark.parametrize("version", ["0.26.0", "0.32.0+cpu", "0.33.4"])
+def test_a_vllm_from_0_26_to_0_33_is_taken_silently(installed, version):
+    installed(version)
+    assert import_vllm().__version__ == version
+
+
+def test_a_newer_vllm_is_taken_with_a_warning(installed):
+    installed("0.34.0")
+    with pytest.warns(UserWarning, match="newer than those ceeh was read against"):
+        import_vllm()
+
+
+def test_vllm_is_told_to_stay_in_process_and_to_report_nothing(installed, monkeypatch):
+    installed("0.32.0")
+    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):
+        monkeypatch.delitem(os.environ, name, raising=False)
+    monkeypatch.setitem(os.environ, "VLLM_LOGGING_LEVEL", "INFO")
+    import_vllm()
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert os.environ["VLLM_NO_USAGE_STATS"] == os.environ["DO_NOT_TRACK"] == "1"
+    assert os.environ["VLLM_LOGGING_LEVEL"] == "INFO"
+
+
+def test_what_happens_to_the_process_inside_is_undone(monkeypatch):
+    monkeypatch.setenv("CEEH_GONE", "before")
+    monkeypatch.setenv("CEEH_CHANGED", "before")
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
+    set_num_threads, excepthook = torch.set_num_threads, sys.excepthook
+    factory, filters = logging.getLogRecordFactory(), list(warnings.filters)
+    handlers, level = list(logging.root.handlers), logging.root.level
+    with contextlib.suppress(KeyError), process_kept():
+        del os.environ["CEEH_GONE"]
+        os.environ.update(CEEH_CHANGED="after", LD_PRELOAD="lib.so", VLLM_CEEH="stays")
+        torch.set_num_threads = lambda count: None
+        torch.set_default_dtype(torch.bfloat16)
+        torch.set_float32_matmul_precision("high")
+        sys.excepthook = print
+        logging.setLogRecordFactory(lambda *args, **kwargs: None)
+        logging.root.addHandler(logging.NullHandler())
+        logging.root.setLevel(5)
+        warnings.simplefilter("ignore")
+        raise KeyError
+    assert os.environ["CEEH_GONE"] == os.environ["CEEH_CHANGED"] == "before"
+    assert "LD_PRELOAD" not in os.environ
+    assert os.environ.pop("VLLM_CEEH") == "stays"
+    assert torch.set_num_threads is set_num_threads
+    assert torch.get_default_dtype() is torch.float32
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert sys.excepthook is excepthook
+    assert logging.getLogRecordFactory() is factory
+    assert (logging.root.handlers, logging.root.level) == (handlers, level)
+    assert logging.root.manager.disable == logging.NOTSET
+    assert list(warnings.filters) == filters
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_trainers_process_group_outlives_the_engines_clean_up(keep, tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        other = torch.distributed.new_group([0])
+        with default_group_kept(keep):
+            torch.distributed.destroy_process_group(other)
+            torch.distributed.destroy_process_group()
+        assert torch.distributed.is_initialized() == keep
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_vllm_collects_garbage_itself_on_cuda_alone(cuda, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    collect = gc.collect
+    with collected_once():
+        assert (gc.collect is collect) == cuda
+    assert gc.collect is collect
+
+
+def test_a_cuda_engine_has_a_float32_head_unless_the_user_says_otherwise():
+    defaults = default_options(cpu=False)
+    assert merge_options(defaults, {})["hf_overrides"] == {"head_dtype": "float32"}
+    theirs = merge_options(defaults, {"hf_overrides": {"rope_theta": 5.0}, "enforce_eager": True})
+    assert theirs["hf_overrides"] == {"head_dtype": "float32", "rope_theta": 5.0}
+    assert theirs["enforce_eager"] is True
+    plain = merge_options(defaults, {"hf_overrides": {"head_dtype": "model"}})
+    assert plain["hf_overrides"] == {"head_dtype": "model"}
+    assert "hf_overrides" not in default_options(cpu=True)
+
+
+def test_options_that_would_break_training_are_refused_with_the_place_to_set_them():
+    with pytest.raises(ConfigError, match=r"options\.logprobs_mode is not free: the log-probs"):
+        check_options({"logprobs_mode": "raw_logprobs"})
+    with pytest.raises(ConfigError, match=r"options\.max_model_len.*prompts\.max_prompt_tokens"):
+        check_options({"max_model_len": 10})
+
+
+def test_tensor_parallelism_is_refused():
+    with pytest.raises(ConfigError, match=r"tensor_parallel_size must be 1: each process has an"):
+        check_options({"tensor_parallel_size": 2})
+    assert check_options({"tensor_parallel_size": 1}) == {"tensor_parallel_size": 1}

@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from ceeh.data.engine.vllm_weights import checked, repack_heads, weight_shapes
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_model_dir: Path) -> dict[str, torch.Tensor]:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    return {name: weight.detach() for name, weight in model.named_parameters()}
+
+
+def test_a_complete_push_passes_unchanged_and_lazily(tiny_model_dir, weights):
+    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
+    drawn = []
+    stream = checked((drawn.append(name) or (name, w) for name, w in weights.items()), shapes)
+    name, weight = next(stream)
+    assert drawn == [name]
+    assert weight is weights[name]
+    assert [name, *(name for name, _ in stream)] == list(weights)
+
+
+def test_a_tied_head_may_come_and_need_not(tiny_model_dir, weights):
+    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
+    assert "lm_head.weight" not in weights
+    head = {"lm_head.weight": weights["model.embed_tokens.weight"]}
+    assert len(list(checked((weights | head).items(), shapes))) == len(weights) + 1
+
+
+def test_an_untied_head_must_come(untied_model_dir, weights):
+    shapes = weight_shapes(str(untied_model_dir), trust_remote_code=False)
+    with pytest.raises(ValueError, match=r"left out 1 of \d+ weights, the first 'lm_head.weight'"):
+        list(checked(weights.items(), shapes))
+
+
+def test_an_empty_push_is_refused(tiny_model_dir, weights):
+    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
+    count = len(weights)
+    with pytest.raises(ValueError, match=f"left out {count} of {count} weights"):
+        list(checked([], shapes))
+
+
+def test_an_unknown_name_is_refused_with_an_example(tiny_model_dir, weights):
+    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
+    renamed = {f"module.{name}": weight for name, weight in weights.items()}
+    with pytest.raises(ValueError, match=r"'module\.model\..*such as 'model\.embed_tokens"):
+        list(checked(renamed.items(), shapes))
+
+
+def test_another_shape_is_refused(tiny_model_dir, weights):
+    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
+    cut = weights | {"model.norm.weight": torch.ones(31)}
+    with pytest.raises(
+        ValueError, match=r"'model.norm.weight' with shape \(31,\).* model has \(32,\)"
+    ):
+        list(checked(cut.items(), shapes))
+
+
+def test_only_heads_that_keep_their_plain_weight_are_packed_anew():
+    packed = []
+
+    class Method:
+        def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+            packed.append(layer)
+
+    def layer(*, rows: int, has_packed_copy: bool) -> torch.nn.Linear:
+        module = torch.nn.Linear(2, rows)
+        module.quant_method = Method()  # type: ignore[assignment]
+        if has_packed_copy:
+            module.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
+        return module
+
+    head = layer(rows=3, has_packed_copy=True)
+    emptied = layer(rows=3, has_packed_copy=True)
+    emptied.weight = torch.nn.Parameter(torch.empty(0))
+    plain = layer(rows=3, has_packed_copy=False)
+    repack_heads(torch.nn.Sequential(emptied, plain, head))
+    assert packed == [head]

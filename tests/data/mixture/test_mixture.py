@@ -1,0 +1,270 @@
+"""Mixtures: draws by seed alone, nothing twice, no benchmark question, counts that add up, the command."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ceeh.config.component import Component
+from ceeh.config.settings import load
+from ceeh.data.benchmarks import benchmark_files
+from ceeh.data.mixture.__main__ import main
+from ceeh.data.mixture.mixture import Mixture
+from ceeh.data.sources.table import Table
+from ceeh.errors import ConfigError
+from tests.data.tables import KINDS, copy, fixture, rows
+
+DATA = Path(__file__).parents[3] / "configs" / "data"
+BENCHMARKS = ("gsm8k", "math500", "aime24", "aime25", "amc23", "olympiad", "minerva")
+# Per training source: how the first question of the fixture begins, and the answers.
+READ = {
+    "deepmath": (r"Evaluate the limit: \[", ["5", "Yes", r"\dfrac{1}{3}", "21"]),
+    "dapo": ("Let $D$ be the midpoint", ["17", "5", "3", "16"]),
+    "deepscaler": (r"The operation $a \star b$", ["10", "96", r"9\pi"]),
+}
+PLACE = "prompts.train.init_args"
+LOCAL = [f"{PLACE}.decontaminate.benchmarks.{name}.path={fixture(name)}" for name in BENCHMARKS]
+PAPER = [
+    *LOCAL,
+    *(f"{PLACE}.parts.{name}.init_args.path={fixture(name)}" for name in ("deepmath", "dapo")),
+    f"{PLACE}.parts.deepmath.questions=2",
+    f"{PLACE}.parts.dapo.questions=2",
+]
+
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:benchmark '.*' has \d+ questions, not"),
+    pytest.mark.filterwarnings("ignore:.* left out 1 of 5 rows whose question came before"),
+]
+
+
+def mixture(config: str, *overrides: str) -> Mixture:
+    return load([DATA / f"{config}.yaml"], overrides).prompts.train.build("prompts.train")
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """A part of `count` questions that share nothing, optionally in another order of rows."""
+
+    def numbered(name, count, questions, *, backwards=False, word=None):
+        lines = [
+            json.dumps({"question": f"{word or name} {i}?", "answer": str(i)}) for i in range(count)
+        ]
+        path = tmp_path / f"{name}{'-backwards' * backwards}.jsonl"
+        path.write_text("\n".join(lines[::-1] if backwards else lines))
+        init_args = {"path": str(path)}
+        return {"class_path": "ceeh.data.sources.Table", "init_args": init_args} | (
+            {"questions": questions} if questions else {}
+        )
+
+    return numbered
+
+
+def uids(mixed):
+    return [question.uid for question in mixed]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", READ)
+def test_every_training_source_is_read_through_its_columns(name, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    path = copy(name, kind, "train", tmp_path)
+    questions = list(mixture(name, f"{PLACE}.parts.{name}.init_args.path={path}").sources[name])
+    begins, answers = READ[name]
+    assert questions[0].text.startswith(begins)
+    assert [question.answer for question in questions] == answers
+    if name == "deepmath":
+        assert [q.metadata["difficulty"] for q in questions] == [4.5, 6.0, 5.0, 5.5]
+
+
+@pytest.mark.parametrize("file", sorted(DATA.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_overlays_replace_the_training_source_alone(file):
+    files = [DATA.parent / "ceeh.yaml", DATA.parent / "math.yaml"]
+    before, after = load(files), load([*files, file])
+    assert set(after.prompts.train.init_args) == {"seed", "parts", "decontaminate"}
+    benchmarks = after.prompts.train.init_args["decontaminate"]["benchmarks"]
+    assert set(benchmarks) == {*BENCHMARKS} == {*benchmark_files()} - {"starter"}
+    assert replace(after, prompts=before.prompts) == before
+    assert after.prompts.held_out == before.prompts.held_out
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_wrong_column_names_those_there_are(name):
+    path = f"{PLACE}.parts.{name}.init_args.path={fixture(name)}"
+    mixed = mixture(name, *LOCAL, path, f"{PLACE}.parts.{name}.init_args.question=q")
+    there = ", ".join(rows(name)[0])
+    with pytest.raises(ConfigError, match=f"^parts.{name}: .* no column 'q'; it has: {there};"):
+        list(mixed)
+
+
+def test_the_papers_mixture_leaves_out_duplicates_and_benchmark_questions(capsys):
+    mixed = mixture("paper_mixture", *PAPER)
+    questions = list(mixed)
+    # DeepMath's five less one twice there and one of AIME 2025; DAPO's four less one that DeepMath
+    # has and one of AIME 2025 in capitals.
+    deepmath, dapo = mixed.report.parts
+    assert (deepmath.read, deepmath.duplicates, deepmath.clean, deepmath.drawn) == (5, 1, 3, 2)
+    assert (dapo.read, dapo.duplicates, dapo.clean, dapo.drawn) == (4, 1, 2, 2)
+    assert deepmath.contaminated == dapo.contaminated == {"aime25": 1}
+    assert sorted(q.answer for q in questions if q.metadata["part"] == "dapo") == ["16", "17"]
+    assert [q.metadata["part"] for q in questions] == ["deepmath"] * 2 + ["dapo"] * 2
+    assert all(q.uid.startswith(f"{q.metadata['part']}/") for q in questions)
+    assert capsys.readouterr().out == (
+        "mixture: deepmath 2 of 5 (1 duplicates, 1 contaminated: aime25 1);"
+        " dapo 2 of 4 (1 duplicates, 1 contaminated: aime25 1);"
+        f" against {', '.join(BENCHMARKS)} by 8-grams over 50% of a question\n"
+    )
+    assert uids(mixed) == uids(questions)
+    assert capsys.readouterr().out == ""  # drawn once
+
+
+def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_rows(numbered):
+    one = uids(Mixture({"a": numbered("a", 60, 20)}))
+    assert one == uids(Mixture({"a": numbered("a", 60, 20, backwards=True)}))
+    assert one != uids(Mixture({"a": numbered("a", 60, 20)}, seed=1))
+    # A fair draw of 20 out of 60 keeps 20 / 3 of another on average.
+    other = uids(Mixture({"a": numbered("a", 60, 20)}, seed=1))
+    assert len(set(one) & set(other)) < 15
+
+
+def test_another_part_does_not_change_the_draw_of_a_part(numbered):
+    alone = uids(Mixture({"a": numbered("a", 30, 9)}))
+    beside = uids(Mixture({"b": numbered("b", 50, 5), "a": numbered("a", 30, 9)}))
+    assert beside[5:] == alone
+
+
+def test_a_question_of_two_parts_belongs_to_the_first(numbered):
+    parts = {"a": numbered("a", 6, 2, word="w"), "b": numbered("b", 10, None, word=" w ")}
+    mixed = Mixture(parts)
+    texts = [question.squeezed for question in mixed]
+    assert len(texts) == len(set(texts)) == 2 + 4
+    assert (mixed.report.parts[1].duplicates, mixed.report.parts[1].drawn) == (6, 4)
+
+
+def test_the_draw_comes_after_all_that_must_go_is_gone(numbered, tmp_path):
+    path = tmp_path / "bench.jsonl"
+    # Ten of twelve questions are short ones of the benchmark: the two left are drawn whatever the seed.
+    path.write_text(
+        "".join(f'{{"question": "A {i} !", "answer": "1 #### 1"}}\n' for i in range(10))
+    )
+    rule = {"benchmarks": {"gsm8k": {"path": str(path)}}}
+    for seed in range(3):
+        mixed = Mixture({"a": numbered("a", 12, 2)}, seed=seed, decontaminate=rule)
+        assert {question.text for question in mixed} == {"a 10?", "a 11?"}
+        assert mixed.report.parts[0].contaminated == {"gsm8k": 10}
+    with pytest.raises(
+        ConfigError,
+        match=r"parts.a.questions is 3, but only 2 are left: a 2 of 12 \(0 duplicates, 10"
+        r" contaminated: gsm8k 10\); lower it",
+    ):
+        list(Mixture({"a": numbered("a", 12, 3)}, decontaminate=rule))
+
+
+def test_without_benchmarks_the_line_says_so(numbered, capsys):
+    list(Mixture({"a": numbered("a", 3, None)}))
+    assert capsys.readouterr().out == (
+        "mixture: a 3 of 3 (0 duplicates, 0 contaminated); not compared with any benchmark\n"
+    )
+
+
+def test_a_benchmark_that_cannot_be_read_is_never_skipped(numbered, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    mixed = Mixture({"a": numbered("a", 3, 1)}, decontaminate={"benchmarks": {"aime24": {}}})
+    with pytest.raises(
+        ConfigError,
+        match=r"^decontaminate.benchmarks.aime24: benchmark 'AIME 2024': cannot reach .*the"
+        r" path of a local copy: .*a key of decontaminate.benchmarks.aime24, such as path, replaces",
+    ):
+        list(mixed)
+
+
+def test_a_copy_without_the_columns_of_levels_serves(numbered, tmp_path):
+    path = tmp_path / "math.jsonl"
+    path.write_text('{"problem": "a 1", "answer": "1"}')
+    given = {"path": str(path), "uid": None, "metadata": []}
+    rule = {"benchmarks": {"math500": given}}
+    assert len(list(Mixture({"a": numbered("a", 3, None)}, decontaminate=rule))) == 2
+
+
+TABLE = {"class_path": "ceeh.data.sources.Table", "init_args": {"path": "a/b"}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"parts": {}}, "parts must name at least one source"),
+        ({"parts": {"a": 3}}, "parts.a must be a mapping, got 3"),
+        (
+            {"parts": {"a": TABLE | {"question": 3}}},
+            r"parts.a.question: .*Did you mean: 'questions'",
+        ),
+        ({"parts": {"a": TABLE | {"questions": 0}}}, "parts.a.questions must be at least 1, got 0"),
+        ({"parts": {"a": {"questions": 1}}}, "parts.a.class_path must be package.module.Class"),
+        (
+            {"decontaminate": {}},
+            "decontaminate.benchmarks must be a mapping of benchmarks, at least",
+        ),
+        ({"decontaminate": {"benchmarks": ["gsm8k"]}}, "decontaminate.benchmarks"),
+        (
+            {"decontaminate": {"benchmarks": {"gsm8k": {}}, "coverage": 1.0}},
+            r"decontaminate.coverage must be in \[0, 1\), got 1.0",
+        ),
+        (
+            {"decontaminate": {"benchmarks": {"x": {}}, "ngram": 1}},
+            "ngram must be at least 2, got 1",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_its_place(arguments, message):
+    component = Component("ceeh.data.mixture.Mixture", {"parts": {"a": TABLE}} | arguments)
+    with pytest.raises(
+        ConfigError, match=rf"^prompts.train \(ceeh.data.mixture.Mixture\): .*{message}"
+    ):
+        component.build("prompts.train")
+
+
+def test_an_unknown_benchmark_is_refused(numbered):
+    rule = {"benchmarks": {"gms8k": {}}}
+    with pytest.raises(ConfigError, match="no benchmark 'gms8k'; did you mean 'gsm8k'"):
+        list(Mixture({"a": numbered("a", 3, 1)}, decontaminate=rule))
+
+
+def test_the_command_writes_what_the_mixture_draws_and_what_it_left_out(tmp_path, capsys):
+    out = tmp_path / "new" / "train.jsonl"
+    assert main(["--config", str(DATA / "paper_mixture.yaml"), "--out", str(out), *PAPER]) == 0
+    there = list(mixture("paper_mixture", *PAPER))
+    again = Table(str(out), uid="uid", metadata=["part"])
+    assert [(q.uid, q.text, q.answer) for q in again] == [(q.uid, q.text, q.answer) for q in there]
+    assert f"wrote 4 questions to {out}" in capsys.readouterr().out
+    summary = json.loads((out.parent / "mixture.json").read_text())
+    assert (summary["seed"], summary["ngram"], summary["coverage"]) == (0, 8, 0.5)
+    assert summary["benchmarks"]["gsm8k"] == 4
+    assert [part["contaminated"] for part in summary["parts"]] == [{"aime25": 1}, {"aime25": 1}]
+    lines = (out.parent / "decontamination.jsonl").read_text().splitlines()
+    first, second = map(json.loads, lines)
+    # Eight of the fifteen words of AIME's question are shared; \dots for \ldots breaks the rest.
+    assert (first["part"], first["benchmark"], first["coverage"]) == ("deepmath", "aime25", 8 / 15)
+    assert first["shared"] == "find the number of subsets of 1 2"
+    assert (second["part"], second["coverage"]) == ("dapo", 1.0)
+    assert second["text"].startswith("FIND THE REMAINDER")
+
+
+def test_the_command_tells_what_cannot_be_read(capsys):
+    arguments = [*PAPER, f"{PLACE}.parts.dapo.init_args.path=none.jsonl"]
+    assert main(["--config", str(DATA / "paper_mixture.yaml"), *arguments]) == 2
+    assert "parts.dapo" in (error := capsys.readouterr().err)
+    assert "no file or folder 'none.jsonl'" in error
+    short = [*PAPER, f"{PLACE}.parts.dapo.questions=9"]
+    assert main(["--config", str(DATA / "paper_mixture.yaml"), *short]) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: prompts.train: parts.dapo.questions is 9, but only 2 are left: dapo 2 of 4"
+    )
+
+
+def test_the_command_refuses_what_is_no_mixture(capsys):
+    assert main(["--config", str(DATA.parent / "ceeh.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert re.match(
+        r"error: prompts.train.class_path is '.*StarterTask', which is no mixture", error
+    )

@@ -1,0 +1,180 @@
+"""Columns: what a row must hold, how answers are read, which rows are kept."""
+
+import json
+
+import pytest
+
+from ceeh.data.sources.table import Table
+from ceeh.errors import ConfigError
+
+ROWS = [
+    {"problem": "1+1?", "solution": "2", "id": "a", "level": 1},
+    {"problem": "1/2?", "solution": 0.5, "id": "b", "level": 2},
+    {"problem": "20+7?", "solution": 27.0, "id": "c", "level": 2},
+]
+COLUMNS = {"question": "problem", "answer": "solution"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*lines):
+        path = tmp_path / "rows.jsonl"
+        path.write_bytes(
+            b"\n".join(x if isinstance(x, bytes) else json.dumps(x).encode() for x in lines)
+        )
+        return str(path)
+
+    return write
+
+
+def test_a_table_maps_columns_and_turns_numbers_into_text(write):
+    questions = list(Table(write(*ROWS), uid="id", metadata=["level"], **COLUMNS))
+    assert [(q.uid, q.text, q.answer, q.metadata) for q in questions] == [
+        ("a", "1+1?", "2", {"level": 1}),
+        ("b", "1/2?", "0.5", {"level": 2}),
+        ("c", "20+7?", "27", {"level": 2}),
+    ]
+
+
+def test_jsonl_accepts_a_byte_order_mark_windows_line_ends_and_blank_lines(write):
+    path = write(b'\xef\xbb\xbf{"question": "\xc3\xa4?", "answer": "1"}\r', b"", b"  \r")
+    assert [q.text for q in Table(path)] == ["ä?"]
+
+
+def test_a_source_can_be_read_twice(write):
+    source = Table(write(*ROWS), **COLUMNS)
+    assert list(source) == list(source)
+
+
+def test_the_hash_uid_depends_on_question_and_answer_alone(write):
+    one = [q.uid for q in Table(write(*ROWS), **COLUMNS)]
+    other = [
+        q.uid for q in Table(write(*({**row, "level": 9} for row in reversed(ROWS))), **COLUMNS)
+    ]
+    assert one == other[::-1]
+    assert len(set(one)) == 3
+    changed = [q.uid for q in Table(write({**ROWS[0], "solution": "3"}), **COLUMNS)]
+    assert changed[0] not in one
+
+
+def test_a_list_of_one_answer_is_that_answer(write):
+    assert [q.answer for q in Table(write({"question": "?", "answer": ["7"]}))] == ["7"]
+
+
+GOOD = {"question": "q", "answer": "1"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "arguments", "message"),
+    [
+        ([], {}, "rows.jsonl has no rows"),
+        ([b"  "], {}, "rows.jsonl has no rows"),
+        ([GOOD, b'{"question": '], {}, "line 2 is not valid JSON"),
+        ([GOOD, b"[" * 100_000], {}, "line 2 is not valid JSON"),
+        ([GOOD, b'{"question": "\xff"}'], {}, "line 2 is not UTF-8; convert"),
+        ([GOOD, [1, 2]], {}, r"line 2 must be a JSON object with named columns, got list \[1, 2\]"),
+        (
+            [GOOD],
+            {"question": "problem"},
+            "line 1 has no column 'problem'; it has: question, answer;",
+        ),
+        ([GOOD], {"uid": "id"}, "line 1 has no column 'id'; it has: question, answer;"),
+        ([GOOD], {"metadata": ["level"]}, "line 1 has no column 'level'"),
+        (
+            [GOOD, {"question": "q", "answer": None}],
+            {},
+            "line 2 has no answer in column 'answer'; fill",
+        ),
+        ([GOOD, {"question": "q", "answer": " "}], {}, "line 2 has no answer in column 'answer'"),
+        ([b'{"question": "q", "answer": NaN}'], {}, "line 1: .* finite number, got float nan"),
+        ([{"question": "q", "answer": True}], {}, "text or a finite number, got bool True"),
+        ([{"question": "q", "answer": [["1"]]}], {}, "text or a finite number, got list"),
+        ([{"question": "q", "answer": []}], {}, "line 1 has no answer in column 'answer'"),
+        (
+            [{"question": "q", "answer": ["1", "2"]}],
+            {},
+            r"line 1: column 'answer' holds 2 answers, list \['1', '2'\]; set join_answers: true",
+        ),
+        (
+            [GOOD | {"answer": "7 #### 8"}, {"question": "r", "answer": "none"}],
+            {"answer_pattern": "#### (.+)"},
+            r"line 2: column 'answer' has no answer that answer_pattern '#### \(\.\+\)' finds, got"
+            " str 'none'",
+        ),
+        ([GOOD], {"answer_pattern": "( )?1"}, "no answer that answer_pattern"),
+        ([GOOD], {"where": {"level": 1}}, "line 1 has no column 'level'"),
+        (
+            [GOOD, {"question": "r", "answer": "2"}],
+            {"where": {"answer": [3, 4], "question": "q"}},
+            "none of 2 rows has 'answer' in 3, 4 and 'question' in 'q'",
+        ),
+        (
+            [{"question": " ", "answer": "1"}],
+            {},
+            "line 1: column 'question' must hold the question",
+        ),
+        ([{"question": ["m"], "answer": "1"}], {}, "must hold the question as text, got list"),
+        ([{"question": "\ud800", "answer": "1"}], {}, "line 1 has half a surrogate pair"),
+        ([GOOD | {"id": None}], {"uid": "id"}, "line 1 has no uid in column 'id'; fill it in"),
+        (
+            [GOOD | {"id": 1}, {"question": "r", "answer": "1", "id": 1}],
+            {"uid": "id"},
+            "line 2 has the uid '1' of line 1; give each row its own",
+        ),
+        ([GOOD, {}, GOOD], {}, "line 2 has no column"),
+        (
+            [GOOD, b"", GOOD],
+            {},
+            "line 3 has the question and answer of line 1; remove one, set deduplicate",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(write, lines, arguments, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        list(Table(write(*lines), **arguments))
+    assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_that_went_through_floats_are_whole_again(write):
+    answers = [27.0, "27.0", "-3.0", "2.50", "1.00", "x.0", 0.5]
+    rows = [{"question": str(i), "answer": answer} for i, answer in enumerate(answers)]
+    # 1.00 is no float's way to print a number: it may be an amount of money.
+    assert [q.answer for q in Table(write(*rows))] == [
+        "27",
+        "27",
+        "-3",
+        "2.50",
+        "1.00",
+        "x.0",
+        "0.5",
+    ]
+
+
+def test_the_pattern_takes_group_1_of_the_last_match(write):
+    row = {"question": "?", "answer": "3 * 4 = 12\n#### 12\n#### 1,234 \n"}
+    assert [q.answer for q in Table(write(row), answer_pattern=r"####(.+)")] == ["1,234"]
+
+
+def test_several_answers_are_joined_only_when_asked(write):
+    row = {"question": "?", "answer": ["$1$", 2.0, "3.0"]}
+    assert [q.answer for q in Table(write(row), join_answers=True)] == ["$1$, 2, 3"]
+
+
+def test_where_keeps_the_rows_that_hold_one_of_its_values(write):
+    path = write(*ROWS)
+    some = Table(path, uid="id", where={"level": [2, 3], "solution": 0.5}, **COLUMNS)
+    assert [q.uid for q in some] == ["b"]
+    assert [q.uid for q in Table(path, uid="id", limit=2, where={"level": 2}, **COLUMNS)] == ["b"]
+
+
+def test_equal_questions_are_left_out_and_counted_when_asked(write):
+    rows = [("a  b", "1"), ("c", "1"), (" a b\n", "1"), ("a b", "2"), ("A b", "1"), ("a\tb", "3")]
+    path = write(*({"question": question, "answer": answer} for question, answer in rows))
+    with pytest.warns(UserWarning, match="left out") as caught:
+        kept = list(Table(path, deduplicate=True))
+    assert [(q.text, q.answer) for q in kept] == [("a  b", "1"), ("c", "1"), ("A b", "1")]
+    assert [str(w.message) for w in caught] == [
+        f"{path}: left out 3 of 6 rows whose question came before; 2 of them give another answer"
+        " than the first, which is kept"
+    ]
+    assert len(list(Table(path))) == 6

@@ -1,0 +1,189 @@
+"""Tables: the same questions from every kind of file and folder, and what cannot be read."""
+
+import json
+
+import pytest
+from huggingface_hub.errors import HFValidationError
+
+from ceeh.config.component import Component
+from ceeh.data.sources.table import Table
+from ceeh.errors import ConfigError
+
+ROWS = [
+    {"problem": "1+1?", "solution": "2", "id": "a", "level": 1},
+    {"problem": "1/2?", "solution": 0.5, "id": "b", "level": 2},
+    {"problem": "20+7?", "solution": 27.0, "id": "c", "level": 2},
+]
+COLUMNS = {"question": "problem", "answer": "solution"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*lines):
+        path = tmp_path / "rows.jsonl"
+        path.write_bytes(
+            b"\n".join(x if isinstance(x, bytes) else json.dumps(x).encode() for x in lines)
+        )
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": "none.jsonl"}, r"no file or folder 'none.jsonl'; paths are relative to /"),
+        ({"path": "./none"}, r"no file or folder './none'"),
+        ({"path": "a/b/c"}, r"no file or folder 'a/b/c'"),
+        ({"path": __file__}, r"must be a file of \.jsonl, \.json, \.parquet, or a folder of them"),
+        ({"streaming": True}, "streaming: true needs limit"),
+        ({"limit": 0}, "limit must be at least 1, got 0"),
+        (
+            {"metadata": "level"},
+            r"metadata must be a list of columns, got 'level'; write \[level\]",
+        ),
+        ({"answer_pattern": "("}, r"answer_pattern '\(' is not a regular expression"),
+        ({"answer_pattern": "x"}, r"answer_pattern 'x' must have a group"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused_at_once(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        Table(**({"path": "some/data"} | arguments))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ""])
+def test_every_kind_of_file_gives_the_same_questions(tmp_path, write, suffix, monkeypatch):
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [row | {"solution": [str(row["solution"])], "extra": "x" * 9} for row in ROWS]
+    path = tmp_path / f"table{suffix}"
+    if suffix == ".jsonl":
+        path = write(*rows)
+    elif suffix == ".json":
+        path.write_text("\ufeff \n" + json.dumps(rows, indent=1), encoding="utf-8")
+    elif suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), path / "train.parquet")
+    table = Table(str(path), uid="id", metadata=["level"], **COLUMNS)
+    assert [(q.uid, q.text, q.answer, q.metadata) for q in table] == [
+        ("a", "1+1?", "2", {"level": 1}),
+        ("b", "1/2?", "0.5", {"level": 2}),
+        ("c", "20+7?", "27", {"level": 2}),
+    ]
+    assert [q.uid for q in Table(str(path), uid="id", limit=2, **COLUMNS)] == ["a", "b"]
+    missing = (
+        r"(row 0|line 1) has no column 'question'; it has: problem, solution, id, level, extra;"
+    )
+    with pytest.raises(ConfigError, match=missing):
+        list(Table(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.json", b'[{"question": 1}, ', "is not a JSON array in UTF-8"),
+        ("rows.json", b"[1]", "row 0 must be a JSON object with named columns, got int 1"),
+        ("rows.json", b"[]", "has no rows"),
+        ("rows.parquet", b"PAR1", "cannot read .* as parquet"),
+    ],
+)
+def test_files_that_cannot_be_read_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        list(Table(str(tmp_path / name)))
+
+
+@pytest.fixture(params=["parquet", "jsonl", "data"])
+def hub_folder(request, tmp_path, monkeypatch):
+    """A folder in each layout of the hub: data/*.parquet, loose files, files named by a card."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "dataset"
+    (folder / "data").mkdir(parents=True)
+    lines = "".join(json.dumps({**row, "solution": str(row["solution"])}) + "\n" for row in ROWS)
+    if request.param == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(ROWS[1:]), folder / "data/train-00000-of-00001.parquet")
+        pq.write_table(pa.Table.from_pylist(ROWS[:1]), folder / "data/test-00000-of-00001.parquet")
+    elif request.param == "jsonl":
+        (folder / "train.jsonl").write_text(lines.split("\n", 1)[1])
+        (folder / "test.jsonl").write_text(lines.split("\n", 1)[0])
+    else:
+        (folder / "data/a.jsonl").write_text(lines.split("\n", 1)[1])
+        (folder / "data/b.jsonl").write_text(lines.split("\n", 1)[0])
+        (folder / "README.md").write_text(
+            "---\nconfigs:\n- config_name: default\n  data_files:\n"
+            "  - split: train\n    path: data/a.jsonl\n"
+            "  - split: test\n    path: data/b.jsonl\n---\n"
+        )
+    return folder
+
+
+def test_a_local_folder_is_read_in_every_layout_of_the_hub(hub_folder):
+    train = list(Table(str(hub_folder), uid="id", metadata=["level"], **COLUMNS))
+    assert [(q.uid, q.text, q.metadata) for q in train] == [
+        ("b", "1/2?", {"level": 2}),
+        ("c", "20+7?", {"level": 2}),
+    ]
+    streamed = list(
+        Table(str(hub_folder), streaming=True, limit=9, uid="id", metadata=["level"], **COLUMNS)
+    )
+    assert streamed == train
+    assert [q.uid for q in Table(str(hub_folder), split="test", uid="id", **COLUMNS)] == ["a"]
+    for streaming in (False, True):
+        first = Table(str(hub_folder), limit=1, streaming=streaming, uid="id", **COLUMNS)
+        assert [q.uid for q in first] == ["b"]
+    with pytest.raises(
+        ConfigError,
+        match=r"split train\), row 0 has no column 'question'; it has: problem",
+    ):
+        list(Table(str(hub_folder)))
+    with pytest.raises(
+        ConfigError, match=r"cannot load .* \(split dev\).*dev.*; check path, name and split"
+    ):
+        list(Table(str(hub_folder), split="dev"))
+
+
+def test_an_unreachable_hub_names_the_id_and_the_local_way(monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"cannot reach the data set 'no/such' .*a local copy"):
+        list(Table("no/such"))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConnectionRefusedError("refused"), r"cannot reach the data set 'no/such' .*\(refused\)"),
+        (HFValidationError("bad id"), "no data set 'no/such' on the hub that you may read"),
+    ],
+)
+def test_the_hub_is_asked_once_before_a_data_set_is_loaded(monkeypatch, error, message):
+    asked = []
+
+    def refuse(self, repo_id, timeout):
+        asked.append((repo_id, timeout))
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", refuse)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("not to be tried"))
+    with pytest.raises(ConfigError, match=message):
+        list(Table("no/such"))
+    assert asked == [("no/such", 10)]
+
+
+def test_sources_are_built_by_class_path():
+    component = Component("ceeh.data.sources.StarterTask", {"questions": 2, "levels": "9"})
+    with pytest.raises(
+        ConfigError, match=r"^prompts.train \(ceeh.data.sources.StarterTask\): levels must"
+    ):
+        component.build("prompts.train")

@@ -1,0 +1,204 @@
+"""Checkpoints on disk: whole or not there, damage and poison seen, nothing half left by a failed save."""
+
+import io
+import math
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ceeh.run.checkpoint_io
+from ceeh.errors import ConfigError
+from ceeh.run.checkpoint import (
+    checkpoint_file,
+    fault,
+    newest_checkpoint,
+    read_checkpoint,
+    rollout_step_of,
+)
+from ceeh.run.checkpoint_io import Stream, WholeCheckpointIO
+from tests.limits import largest_file
+
+
+def state(rollout_step: int = 1, weight: float = 0.0, moment: float = 0.0) -> dict[str, Any]:
+    torch.manual_seed(rollout_step)
+    weights = {f"policy.{name}": torch.randn(40, 30) for name in "ab"}
+    weights["policy.b"][3, 4] += weight
+    moments = {"exp_avg": torch.zeros(40, 30) + moment, "step": torch.tensor(1.0)}
+    return {
+        "state_dict": weights,
+        "optimizer_states": [{"state": {0: moments}}],
+        "callbacks": {"Table": {"values": torch.tensor([math.nan, 1.0])}},
+        "rollout_step": rollout_step,
+    }
+
+
+def save(folder: Path, rollout_step: int, **poison: float) -> Path:
+    file = checkpoint_file(folder, rollout_step)
+    ceeh_io = WholeCheckpointIO()
+    ceeh_io.save_checkpoint(state(rollout_step, **poison), file)
+    assert ceeh_io.failure is None
+    return file
+
+
+def test_what_is_saved_is_read_back_by_torch_alone(tmp_path: Path) -> None:
+    file = save(tmp_path / "new", 3)
+    kept, read = state(3), torch.load(file, weights_only=True)
+    assert all(
+        torch.equal(read["state_dict"][name], kept["state_dict"][name])
+        for name in kept["state_dict"]
+    )
+    assert WholeCheckpointIO().load_checkpoint(file)["rollout_step"] == 3
+    assert fault(file) is None  # NaN in a table is no poison
+    assert [path.name for path in file.parent.iterdir()] == ["step-000003.ckpt"]
+
+
+def test_a_flipped_bit_is_seen_or_changes_nothing(tmp_path: Path) -> None:
+    file = save(tmp_path, 1)
+    whole, dice, seen = file.read_bytes(), random.Random(0), 0
+    ends = (range(len(whole)), range(2500), range(len(whole) - 2500, len(whole)))
+    for place in [dice.choice(dice.choice(ends)) for _ in range(150)]:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << dice.randrange(8)
+        file.write_bytes(flipped)
+        if fault(file):
+            seen += 1
+            continue
+        assert _equal(read_checkpoint(file, mmap=False), state(1)), place
+    assert seen > 100  # the others hit padding
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one.nan_to_num(), other.nan_to_num())
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return one == other
+
+
+def test_a_truncated_file_is_seen_wherever_it_was_cut(tmp_path: Path) -> None:
+    file = save(tmp_path, 1)
+    whole = file.read_bytes()
+    for length in [*range(0, len(whole), 700), len(whole) - 1]:
+        file.write_bytes(whole[:length])
+        assert fault(file), length
+
+
+def test_the_newest_good_one_is_taken_and_the_others_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (2, 4, 6, 10):
+        save(tmp_path, step)
+    whole = checkpoint_file(tmp_path, 10).read_bytes()
+    checkpoint_file(tmp_path, 10).write_bytes(whole[:-900])
+    flipped = bytearray(checkpoint_file(tmp_path, 6).read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    checkpoint_file(tmp_path, 6).write_bytes(flipped)
+    torch.save(state(4, weight=math.nan), checkpoint_file(tmp_path, 4))
+    (tmp_path / ".step-000012.ckpt.partial").write_bytes(whole[:100])
+    assert newest_checkpoint(tmp_path) == checkpoint_file(tmp_path, 2)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(
+        "taking step-000002.ckpt, the newest good checkpoint; not step-000010.ckpt: "
+    )
+    assert "; not step-000006.ckpt: it is damaged (wrong checksum of " in line
+    assert (
+        "; not step-000004.ckpt: it holds numbers that are not finite, in state_dict.policy.b"
+        in line
+    )
+    checkpoint_file(tmp_path, 2).unlink()
+    with pytest.raises(
+        ConfigError, match=r"no checkpoint in .* can be taken; step-000010\.ckpt: .*step-000004"
+    ):
+        newest_checkpoint(tmp_path)
+    assert newest_checkpoint(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("poison", "name"),
+    [
+        ({"weight": math.nan}, "state_dict.policy.b"),
+        ({"weight": -math.inf}, "state_dict.policy.b"),
+        ({"moment": math.inf}, r"optimizer_states\[0\].state.0.exp_avg"),
+    ],
+)
+def test_a_poisoned_checkpoint_is_not_written(
+    tmp_path: Path, poison: dict[str, float], name: str
+) -> None:
+    before = save(tmp_path, 2).read_bytes()
+    ceeh_io = WholeCheckpointIO()
+    ceeh_io.save_checkpoint(state(2, **poison), checkpoint_file(tmp_path, 2))
+    assert ceeh_io.failure is not None
+    assert ceeh_io.failure.poisoned
+    assert ceeh_io.failure.reason.replace("[", r"\[").replace("]", r"\]").startswith(name)
+    assert checkpoint_file(tmp_path, 2).read_bytes() == before
+
+
+def test_a_disk_that_fills_up_during_a_save_leaves_what_was_there(tmp_path: Path) -> None:
+    before = save(tmp_path, 2).read_bytes()
+    ceeh_io = WholeCheckpointIO()
+    with largest_file(9000):  # of 19 thousand bytes
+        for step in (2, 4):
+            ceeh_io.save_checkpoint(state(step), checkpoint_file(tmp_path, step))
+            assert ceeh_io.failure is not None
+            assert ceeh_io.failure.reason == "File too large"
+            assert not ceeh_io.failure.poisoned
+            assert ceeh_io.failure.needed == 3 * 4800 + 4 + 8  # a, b, exp_avg; step; the table
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000002.ckpt"]
+    assert checkpoint_file(tmp_path, 2).read_bytes() == before
+    ceeh_io.save_checkpoint(state(4), checkpoint_file(tmp_path, 4))
+    assert ceeh_io.failure is None
+    assert fault(checkpoint_file(tmp_path, 4)) is None
+
+
+def test_a_disk_without_room_is_not_filled_to_the_brim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ceeh.run.checkpoint_io, "free_bytes", lambda place: 5000)
+    monkeypatch.setattr(torch, "save", lambda *arguments: pytest.fail("tried"))
+    ceeh_io = WholeCheckpointIO()
+    ceeh_io.save_checkpoint(state(), tmp_path / "step-000001.ckpt")
+    assert ceeh_io.failure is not None
+    assert (ceeh_io.failure.reason, ceeh_io.failure.free) == ("No space left on device", 5000)
+
+
+def test_an_interrupt_during_a_save_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Target(io.FileIO):
+        """torch's C++ writer would end the process if the error came through it."""
+
+        writes = 0
+
+        def write(self, data: Any) -> int:
+            self.writes += 1
+            if self.writes == 5:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    monkeypatch.setattr(
+        ceeh.run.checkpoint_io, "Stream", lambda target: Stream(Target(os.devnull, "wb"))
+    )
+    with pytest.raises(KeyboardInterrupt):
+        WholeCheckpointIO().save_checkpoint(state(), tmp_path / "step-000001.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
+    file = save(tmp_path, 1)
+    for _ in range(2):
+        WholeCheckpointIO().remove_checkpoint(file)
+    assert not file.exists()
+
+
+def test_a_checkpoint_of_weights_alone_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+    file = tmp_path / "step-000002.ckpt"
+    torch.save({"state_dict": {}, "rollout_step": 2, "loops": {}}, file)
+    words = r"ckpt_path: '.*step-000002.ckpt' cannot be continued from, it lacks callbacks, lr_schedulers,"
+    with pytest.raises(ConfigError, match=words):
+        rollout_step_of(file)
