@@ -1,1 +1,1 @@
-"""Drills: what a run is said to survive, done to a real one, and the figures; `python -m fault_injection.NAME`."""
+"""Faults injected into real runs, one experiment per file: `python -m fault_injection.NAME`."""

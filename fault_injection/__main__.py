@@ -1,4 +1,4 @@
-"""python -m fault_injection: every drill one after the other, and docs/reliability.md from what they measured.
+"""python -m fault_injection: all experiments in turn, then docs/reliability.md from their results.
 
 `--only report` writes the page anew from the results that are there.
 """

@@ -1,4 +1,4 @@
-"""python -m fault_injection.engine: the engine of a run fails, once and twice, at a generation's step or in a push.
+"""python -m fault_injection.engine: the engine fails, once and twice, during generation or in a push.
 
 The real engine, the errors put into vLLM itself; the run's folder is held against an undisturbed one's.
 """

@@ -1,4 +1,4 @@
-"""python -m fault_injection.full_disk: a run on a disk that fills up and is cleared. Needs root, to mount one.
+"""python -m fault_injection.full_disk: a run on a disk that fills up and is cleared. Needs root to mount.
 
 The disk is a tmpfs; what fails is the system's own ENOSPC.
 """

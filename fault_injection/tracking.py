@@ -1,4 +1,4 @@
-"""What a tracking server costs that is not as it should be: python -m fault_injection.tracking --output FILE.json
+"""python -m fault_injection.tracking --output FILE.json: what a faulty tracking server costs a run.
 
 A loop of steps that compute for a while and log as many numbers as a run does, without tracking and with
 a real server that is alive, absent, silent, or dies and comes back. Per case: how much longer the loop

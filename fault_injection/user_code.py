@@ -1,7 +1,7 @@
-"""What a user's faulty code costs: python -m fault_injection.user_code --output FILE.json
+"""python -m fault_injection.user_code --output FILE.json: what faulty reward functions cost.
 
-Every fault of `fault_injection.faults` between honest answers, alone and all in one call; what honest answers were
-lost, how long it took and which processes are left. Then the speed of a trivial function.
+Every fault of `fault_injection.faults` between correct answers, alone and all in one call; which correct
+answers were lost, how long it took and which processes are left. Then the speed of a trivial function.
 """
 
 import argparse

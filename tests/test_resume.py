@@ -153,7 +153,7 @@ def test_poisoned_weights_stop_the_run_before_they_are_saved(
             state["exp_avg"][0] = torch.inf
         return outputs
 
-    stop = r"step 3 would be poisoned: .*exp_avg is not finite\. .*000002\.ckpt"
+    stop = r"step 3 contains NaN or infinity: .*exp_avg is not finite\. .*000002\.ckpt"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CEEHModule, "training_step", poisoning)
         with pytest.raises(ConfigError, match=stop):

@@ -164,7 +164,8 @@ def test_a_run_ends_when_too_large_a_share_of_the_last_answers_failed(caplog):
 
 ORPHANING = """
 import sys, threading, time
-from ceeh.data.verify.math_answer import MATH_GRADER, RewardFunction
+from ceeh.data.verify import RewardFunction
+from ceeh.data.verify.math_answer import MATH_GRADER
 from ceeh.data.verify.pool import WorkerPool
 from tests.data.verify.scoring import group
 reward = RewardFunction("fault_injection.faults.reward", workers=1, timeout_seconds=600)
