@@ -44,3 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         left = outbox.num_waiting
         print(f"{run}: {waiting - left} of {waiting} entries sent to {redact(about['uri'])}")
     return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

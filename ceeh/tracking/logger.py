@@ -6,7 +6,6 @@
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from ceeh.run.metrics_file import ROLLOUT_STEP, stable_name
 from ceeh.runtime.text import flatten, redact
 from ceeh.runtime.versions import provenance
-from ceeh.tracking.__main__ import main
 from ceeh.tracking.outbox import Outbox
 from ceeh.tracking.sender import Sender
 
@@ -143,7 +141,3 @@ class GuardedMLFlowLogger(Logger):
             self.outbox.append({"status": "RUNNING"})
         self.outbox.append(entry)
         self.sender.wake()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
