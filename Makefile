@@ -11,7 +11,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
 
-.PHONY: env fit test audit lint lock clean bench bench-env bench-check drill
+.PHONY: env fit test slow audit lint lock clean bench bench-env bench-check drill
 
 env: $(VENV)/.ready-$(DEVICE)
 
@@ -44,7 +44,7 @@ bench: env bench-env
 bench-check: env
 	$(BIN)/python -m benchmarks.check
 
-# What a run is said to survive, done to it: forty minutes on quiet cores; writes docs/reliability.md.
+# Fault injection into real runs: forty minutes on quiet cores; writes docs/reliability.md.
 drill: env
 	$(BIN)/python -m fault_injection
 
@@ -57,7 +57,11 @@ drill: env
 	@touch $@
 
 test: env
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --cov=ceeh --cov-report=term
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not slow" \
+	  --cov=ceeh --cov-report=term
+
+slow: env
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow
 
 # Known vulnerabilities and malicious uploads among what is locked. In an environment of its own, and not a
 # failure where the advisories cannot be reached: tests/security/test_dependencies.py knows the worst.

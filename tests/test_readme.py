@@ -1,4 +1,4 @@
-"""The README's commands and code, as a reader would run them."""
+"""The commands and code of the README and of docs/, as a reader would run them."""
 
 import json
 import re
@@ -16,7 +16,12 @@ from ceeh.types import GroupOutcome
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+PAGES = [README, *(file.read_text() for file in sorted((ROOT / "docs").glob("*.md")))]
+BLOCKS = [
+    found
+    for page in PAGES
+    for found in re.findall(r"^```(\w+)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+]
 
 
 def block(kind: str, holding: str) -> str:
@@ -49,6 +54,17 @@ def test_every_configuration_file_and_key_of_the_commands_exists() -> None:
         shipped = [ROOT / file for file in files if (ROOT / file).is_file()]
         assert shipped, command
         load(shipped, named)
+
+
+def test_every_page_and_picture_that_is_linked_exists() -> None:
+    for file in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    ):
+        for target in re.findall(r"\]\(([^)#]+)", file.read_text()):
+            if "://" not in target:
+                assert (file.parent / target).exists(), f"{file.name} links to {target}"
 
 
 def test_every_method_and_benchmark_is_in_the_documents() -> None:
