@@ -1,4 +1,4 @@
-"""python -m benchmarks.check: which figures are worse than the ones to keep in baseline.json."""
+"""python -m benchmarks.check: which measurements are worse than the ones to keep in baseline.json."""
 
 import json
 import sys
@@ -10,20 +10,21 @@ BASELINE = Path(__file__).parent / "baseline.json"
 
 
 def worse(kept: dict[str, dict[str, dict[str, float]]], results: Path) -> list[str]:
-    """A line for each figure that is missing or beyond its bound.
+    """A line for each measurement that is missing or beyond its bound.
 
-    `kept` maps benchmark -> figure -> {"at_least": x} or {"at_most": x}.
+    `kept` maps benchmark -> measurement -> {"at_least": x} or {"at_most": x}.
     """
     lines = []
-    for benchmark, figures in kept.items():
+    for benchmark, measurements in kept.items():
         file = results / f"{benchmark}.json"
         if not file.is_file():
             lines.append(f"{benchmark}: not measured; run make bench")
             continue
         measured = {
-            figure["name"]: figure["value"] for figure in json.loads(file.read_text())["figures"]
+            measurement["name"]: measurement["value"]
+            for measurement in json.loads(file.read_text())["measurements"]
         }
-        for name, bound in figures.items():
+        for name, bound in measurements.items():
             if name not in measured:
                 lines.append(f"{benchmark}: '{name}' was not measured; run make bench")
                 continue
@@ -42,7 +43,7 @@ def main() -> int:
     for line in lines:
         print(line)
     if not lines:
-        print(f"all {sum(map(len, kept.values()))} figures kept")
+        print(f"all {sum(map(len, kept.values()))} measurements kept")
     return 1 if lines else 0
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure as PlotFigure
 
-from benchmarks.harness import RESULTS, Figure, by_turns, report
+from benchmarks.harness import RESULTS, Measurement, by_turns, report
 from benchmarks.workload import log_normal_lengths, random_model, scored_groups
 from ceeh.callbacks.difficulty import RollingDifficulty
 from ceeh.callbacks.optimal_length import OptimalLength
@@ -175,18 +175,18 @@ def main() -> None:
             print(f"{axis}: {', '.join(f'{s:.2f} s' for s in measured[axis].values())}", flush=True)
     RESULTS.mkdir(exist_ok=True)
     plot(measured)
-    figures = [
-        Figure(
+    measurements = [
+        Measurement(
             name=f"slope, {axis}",
             value=slope(times),
             at_most=1.05 if axis in PROPORTIONAL else None,
         )
         for axis, times in measured.items()
     ]
-    assert all(math.isfinite(figure.value) for figure in figures)
+    assert all(math.isfinite(measurement.value) for measurement in measurements)
     report(
         "growth",
-        figures,
+        measurements,
         settings={"tokens_per_microbatch": TOKENS_PER_MICROBATCH, "repeats": given.repeats},
         details={"seconds": measured, "tokens": tokens},
     )

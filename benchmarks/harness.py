@@ -17,10 +17,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class Measurement:
     """One number of a benchmark, and what it should be: `limit` is a bound from below or above.
 
-    `ours` and `reference` are the two medians where the figure is a ratio, in `unit`.
+    `ours` and `reference` are the two medians where the measurement is a ratio, in `unit`.
     """
 
     name: str
@@ -81,7 +81,7 @@ def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
 
 
 def machine() -> dict[str, str]:
-    """What the figures were measured on."""
+    """What the measurements were measured on."""
     cpu = [line for line in _cpuinfo() if line.startswith("model name")]
     described = {
         "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.processor(),
@@ -101,18 +101,18 @@ def _cpuinfo() -> list[str]:
 
 def report(
     benchmark: str,
-    figures: Sequence[Figure],
+    measurements: Sequence[Measurement],
     *,
     settings: Mapping[str, object],
     versions: Mapping[str, str] | None = None,
     details: Mapping[str, object] | None = None,
 ) -> None:
-    """Prints the figures as a table and writes `results/<benchmark>.json` with versions and machine.
+    """Prints the measurements as a table and writes `results/<benchmark>.json` with versions and machine.
 
     `settings` say what was measured, `versions` those of a reference in another environment,
-    `details` are single repetitions and whatever else explains a figure.
+    `details` are single repetitions and whatever else explains a measurement.
     """
-    print(table(benchmark, figures))
+    print(table(benchmark, measurements))
     RESULTS.mkdir(exist_ok=True)
     content = {
         "benchmark": benchmark,
@@ -120,23 +120,27 @@ def report(
         "machine": machine(),
         "versions": provenance() | dict(versions or {}),
         "settings": dict(settings),
-        "figures": [asdict(figure) for figure in figures],
+        "measurements": [asdict(measurement) for measurement in measurements],
         "details": dict(details or {}),
     }
     (RESULTS / f"{benchmark}.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
-def table(benchmark: str, figures: Sequence[Figure]) -> str:
-    """name, figure, bound, whether it holds, and the two medians behind a ratio."""
+def table(benchmark: str, measurements: Sequence[Measurement]) -> str:
+    """name, measurement, bound, whether it holds, and the two medians behind a ratio."""
     marks = {True: "reached", False: "MISSED", None: ""}
-    rows = [(benchmark, "figure", "bound", "", "ours", "reference")]
-    for figure in figures:
+    rows = [(benchmark, "measurement", "bound", "", "ours", "reference")]
+    for measurement in measurements:
         sides = [
-            "" if side is None else f"{side:,.4g} {figure.unit}".strip()
-            for side in (figure.ours, figure.reference)
+            "" if side is None else f"{side:,.4g} {measurement.unit}".strip()
+            for side in (measurement.ours, measurement.reference)
         ]
-        value = f"{figure.value:,.4g}" + ("" if figure.ours is not None else f" {figure.unit}")
-        rows.append((figure.name, value, figure.bound, marks[figure.reached], *sides))
+        value = f"{measurement.value:,.4g}" + (
+            "" if measurement.ours is not None else f" {measurement.unit}"
+        )
+        rows.append(
+            (measurement.name, value, measurement.bound, marks[measurement.reached], *sides)
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -11,7 +11,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Figure, by_turns, median_ratio, report
+from benchmarks.harness import Measurement, by_turns, median_ratio, report
 from benchmarks.memory import MIB, peak_memory
 from ceeh.config.settings import Model
 from ceeh.modules.head import chunked_objective
@@ -73,7 +73,7 @@ def main() -> None:
     hidden = torch.randn(given.tokens, given.width, device=device, requires_grad=True)
     weight = 0.02 * torch.randn(given.vocabulary, given.width, device=device)
     targets = torch.randint(given.vocabulary, (given.tokens,), device=device)
-    figures, details = [], {}
+    measurements, details = [], {}
     for kind in ("frozen", "trained"):
         weight.requires_grad_(kind == "trained")
         calls = {
@@ -90,8 +90,8 @@ def main() -> None:
             with peak_memory() as peak:
                 call()
             peaks[name] = peak[0] / MIB
-        figures += [
-            Figure(
+        measurements += [
+            Measurement(
                 name=f"memory, {kind} head",
                 value=peaks["ours"] / peaks["full"],
                 at_most=1 / 6,
@@ -99,7 +99,7 @@ def main() -> None:
                 reference=peaks["full"],
                 unit="MiB",
             ),
-            Figure(
+            Measurement(
                 name=f"time, {kind} head",
                 value=median_ratio(seconds["ours"], seconds["full"]),
                 at_most=1.15,
@@ -109,8 +109,8 @@ def main() -> None:
             ),
         ]
     error = gradient_error(64, 128, 5000, 16)
-    figures.append(Figure(name="gradient error in float64", value=error, at_most=1e-12))
-    report("head", figures, settings=vars(given), details=details)
+    measurements.append(Measurement(name="gradient error in float64", value=error, at_most=1e-12))
+    report("head", measurements, settings=vars(given), details=details)
 
 
 if __name__ == "__main__":

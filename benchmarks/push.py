@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 import torch
 
-from benchmarks.harness import Figure, by_turns, median_ratio, report
+from benchmarks.harness import Measurement, by_turns, median_ratio, report
 from benchmarks.memory import MIB, peak_memory
 from benchmarks.workload import SIZES, random_model
 from ceeh.config.settings import LoRA, Model
@@ -64,8 +64,8 @@ def main() -> None:
                 contestants["pack"] = partial(pack, list(weights.values()))
             seconds = by_turns(contestants, repeats=given.repeats)
     per_gb = {name: [each / size * GB for each in values] for name, values in seconds.items()}
-    figures = [
-        Figure(
+    measurements = [
+        Measurement(
             name="push / copy",
             value=median_ratio(per_gb["push"], per_gb["copy"]),
             at_most=3,
@@ -74,7 +74,7 @@ def main() -> None:
             unit="s/GB",
         ),
         *(
-            Figure(
+            Measurement(
                 name="packing alone / copy (vLLM's CPU build packs what it loads)",
                 value=median_ratio(per_gb["pack"], per_gb["copy"]),
                 ours=median(per_gb["pack"]),
@@ -83,7 +83,7 @@ def main() -> None:
             )
             for _ in range("pack" in per_gb)
         ),
-        Figure(
+        Measurement(
             name="extra memory / largest tensor",
             value=peak[0] / largest,
             at_most=1.5,
@@ -94,7 +94,7 @@ def main() -> None:
     ]
     report(
         "push",
-        figures,
+        measurements,
         settings=vars(given) | {"bytes": size, "tensors": len(weights)},
         details=seconds,
     )

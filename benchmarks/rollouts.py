@@ -11,7 +11,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
-from benchmarks.harness import Figure, by_turns, median_ratio, report
+from benchmarks.harness import Measurement, by_turns, median_ratio, report
 from ceeh.config.settings import DynamicSampling
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
@@ -93,7 +93,7 @@ def main() -> None:
         seconds = by_turns({"ours": ours, "raw": reference}, repeats=given.repeats)
     assert given.seeds == "step" or counted["ours"] == counted["raw"], counted
     speed = {name: [counted[name] / each for each in values] for name, values in seconds.items()}
-    figure = Figure(
+    measurement = Measurement(
         name="rollouts / raw vLLM",
         value=median_ratio(speed["ours"], speed["raw"]),
         at_least=0.97,
@@ -103,7 +103,7 @@ def main() -> None:
     )
     report(
         "rollouts",
-        [figure],
+        [measurement],
         settings=vars(given) | {"model": "starter", "tokens": counted["raw"]},
         details=seconds | {f"ours, {name}": median(values) for name, values in parts.items()},
     )

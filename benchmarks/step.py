@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.harness import Figure, by_turns, median_ratio, report
+from benchmarks.harness import Measurement, by_turns, median_ratio, report
 from benchmarks.update import column, ours, spent, trl
 from benchmarks.workload import SIZES, log_normal_lengths, random_model
 
@@ -92,7 +92,7 @@ def main() -> None:
     report(
         "step",
         [
-            Figure(
+            Measurement(
                 name="rollout step",
                 value=median_ratio(theirs, seconds),
                 at_least=4.0,
@@ -100,14 +100,14 @@ def main() -> None:
                 reference=median(theirs),
                 unit="s",
             ),
-            Figure(
+            Measurement(
                 name="of which generation",
                 value=median_ratio(theirs_generate, generate),
                 ours=median(generate),
                 reference=median(theirs_generate),
                 unit="s",
             ),
-            Figure(
+            Measurement(
                 name="processor time",
                 value=median_ratio(*spent(reference, measured)),
                 ours=median(column(measured, "processor_seconds")),

@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from benchmarks.harness import Figure, report, timed
+from benchmarks.harness import Measurement, report, timed
 from ceeh.callbacks.difficulty import RollingDifficulty
 from ceeh.callbacks.optimal_length import OptimalLength
 from ceeh.callbacks.signal import SignalCallback
@@ -34,7 +34,7 @@ def outcomes(uids: list[str], completions: int, generator: random.Random) -> lis
 
 
 def step(signals: list[SignalCallback], seen: list[GroupOutcome]) -> None:
-    """What the signals do in one step: read every prompt, observe every group, say their figures."""
+    """What the signals do in one step: read every prompt, observe every group, say their measurements."""
     for signal in signals:
         signal.before_step(seen)
         signal.readings([outcome.uid for outcome in seen])
@@ -89,12 +89,14 @@ def main() -> None:
     report(
         "tables",
         [
-            Figure(name="read and observe a step", value=median(per_step), at_most=5, unit="ms"),
-            Figure(name="draw a step's prompts", value=median(draws), unit="ms"),
-            Figure(name="checkpoint", value=median(saves), at_most=2, unit="s"),
-            Figure(name="checkpoint's size", value=size, at_most=60, unit="MB"),
-            Figure(name="resume", value=median(resumes), unit="s"),
-            Figure(name="first order of the prompts", value=began, unit="s"),
+            Measurement(
+                name="read and observe a step", value=median(per_step), at_most=5, unit="ms"
+            ),
+            Measurement(name="draw a step's prompts", value=median(draws), unit="ms"),
+            Measurement(name="checkpoint", value=median(saves), at_most=2, unit="s"),
+            Measurement(name="checkpoint's size", value=size, at_most=60, unit="MB"),
+            Measurement(name="resume", value=median(resumes), unit="s"),
+            Measurement(name="first order of the prompts", value=began, unit="s"),
         ],
         settings=vars(given),
         details={"step": per_step, "checkpoint": saves, "resume": resumes},

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.harness import Figure, by_turns, median_ratio, report
+from benchmarks.harness import Measurement, by_turns, median_ratio, report
 from benchmarks.memory import MIB
 from benchmarks.worker import ROOT, Worker
 from benchmarks.workload import SIZES, log_normal_lengths, random_model, scored_groups
@@ -174,7 +174,7 @@ def main() -> None:
     report(
         "update",
         [
-            Figure(
+            Measurement(
                 name="tokens/s",
                 value=median_ratio(reference, seconds),
                 at_least=2.0,
@@ -182,7 +182,7 @@ def main() -> None:
                 reference=tokens / median(reference),
                 unit="tokens/s",
             ),
-            Figure(
+            Measurement(
                 name="peak memory",
                 value=median(peak) / median(reference_peak),
                 at_most=0.5,
@@ -190,15 +190,15 @@ def main() -> None:
                 reference=median(reference_peak) / MIB,
                 unit="MiB",
             ),
-            Figure(name="padding share", value=mine[0]["padding_fraction"], at_most=0.08),
+            Measurement(name="padding share", value=mine[0]["padding_fraction"], at_most=0.08),
             # Of a model whose attention is cheap beside its matrices this is what padding costs.
-            Figure(
+            Measurement(
                 name="tokens through the model",
                 value=mine_paid / theirs[0]["paid_tokens"],
                 ours=mine_paid,
                 reference=theirs[0]["paid_tokens"],
             ),
-            Figure(
+            Measurement(
                 name="peak memory, TRL's leanest",
                 value=median(peak) / lean,
                 ours=median(peak) / MIB,
@@ -206,14 +206,14 @@ def main() -> None:
                 unit="MiB",
             ),
             # By processor time, which a busy machine disturbs less than the clock.
-            Figure(
+            Measurement(
                 name="processor time",
                 value=median_ratio(*spent(theirs, mine)),
                 ours=median(column(mine, "processor_seconds")),
                 reference=median(column(theirs, "processor_seconds")),
                 unit="s",
             ),
-            Figure(
+            Measurement(
                 name="processor time, rows of one length",
                 value=median_ratio(*spent(theirs_even, mine_even)),
                 ours=median(column(mine_even, "processor_seconds")),

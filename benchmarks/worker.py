@@ -1,4 +1,4 @@
-"""A contestant in a process of its own, in its own environment: asked for a step, it answers with figures.
+"""A contestant in a process of its own, in its own environment: asked for a step, it answers with measurements.
 
 One line of JSON on stdin asks for a step, one on stdout answers. A worker that waits blocks in a
 read, so it takes no processor time from the other. Imports nothing of ceeh and not torch.

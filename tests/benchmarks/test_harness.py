@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import harness
 from benchmarks.check import worse
-from benchmarks.harness import Figure, by_turns, median_ratio, report, table
+from benchmarks.harness import Measurement, by_turns, median_ratio, report, table
 from benchmarks.memory import MIB, peak_memory
 from benchmarks.workload import SIZES, log_normal_lengths, ragged_batch
 
@@ -26,15 +26,17 @@ from benchmarks.workload import SIZES, log_normal_lengths, ragged_batch
 def test_a_figure_knows_whether_its_bound_holds(
     bound: dict[str, float], value: float, reached: bool | None
 ) -> None:
-    assert Figure(name="x", value=value, **bound).reached is reached
+    assert Measurement(name="x", value=value, **bound).reached is reached
 
 
 def test_the_table_shows_bound_verdict_and_both_sides() -> None:
     lines = table(
         "update",
         [
-            Figure(name="tokens/s", value=1.5, at_least=2, ours=3000, reference=2000, unit="t/s"),
-            Figure(name="padding", value=0.04, at_most=0.08, unit="of tokens"),
+            Measurement(
+                name="tokens/s", value=1.5, at_least=2, ours=3000, reference=2000, unit="t/s"
+            ),
+            Measurement(name="padding", value=0.04, at_most=0.08, unit="of tokens"),
         ],
     ).splitlines()
     assert [line.split() for line in lines[1:]] == [
@@ -61,9 +63,9 @@ def test_check_names_what_is_worse_missing_or_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    figures = [Figure(name="speed", value=2.5), Figure(name="memory", value=0.6)]
-    report("update", figures, settings={})
-    assert json.loads((tmp_path / "update.json").read_text())["figures"][0]["value"] == 2.5
+    measurements = [Measurement(name="speed", value=2.5), Measurement(name="memory", value=0.6)]
+    report("update", measurements, settings={})
+    assert json.loads((tmp_path / "update.json").read_text())["measurements"][0]["value"] == 2.5
     kept = {
         "update": {"speed": {"at_least": 2}, "memory": {"at_most": 0.5}, "padding": {"at_most": 1}},
         "step": {"speed": {"at_least": 4}},
