@@ -1,4 +1,4 @@
-"""python -m benchmarks.check: which measurements are worse than the ones to keep in baseline.json."""
+"""python -m benchmarks.check: which measurements fell below baseline.json."""
 
 import json
 import sys

@@ -1,8 +1,7 @@
 """python -m benchmarks.growth: how a step's time grows with tokens, prompts, group, vocabulary, tables.
 
-Each axis alone is made 1, 2, 4 and 8 times as large. The slope of a line through the logarithms is 1
-where the time is proportional; a step also costs what does not grow, so it is usually below. Longer
-responses are above: attention's share grows with the square of a row.
+Each axis alone grows 2, 4 and 8 times. The slope on log-log axes is 1 where time is proportional, below 1
+because of fixed costs, and above 1 for long responses, since attention is quadratic in a row's length.
 """
 
 import argparse

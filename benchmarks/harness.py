@@ -1,4 +1,4 @@
-"""What every benchmark shares: ours and the reference by turns, medians, a table, a file of results."""
+"""Shared by all benchmarks: alternate ours and the reference, take medians, print a table, write a file."""
 
 import json
 import os

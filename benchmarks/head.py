@@ -1,6 +1,6 @@
-"""python -m benchmarks.head: log-prob and entropy, forward and backward, a chunk at a time or all at once.
+"""python -m benchmarks.head: log-prob and entropy, forward and backward, in chunks or all at once.
 
-The reference is what one writes first: logits of all tokens, log_softmax, gather, entropy, autograd.
+The reference is the obvious code: logits of all tokens, log_softmax, gather, entropy, autograd.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""ceeh's own training step, one whenever it is asked: a real `Trainer.fit` whose loader waits for orders.
+"""ceeh's training step on request: a real `Trainer.fit` whose loader waits for requests.
 
 Job `update`: the rollouts come from the job, and the clock runs over the training step. Job `step`:
 generation, rewards, update and the push of the weights into the engine, the canary included.

@@ -1,7 +1,7 @@
 """python -m benchmarks.rollouts: tokens per second through the rollout stream and of vLLM alone.
 
-Ours is all that a training step waits for: prompts drawn, generation, answers judged, the batch
-collated. The reference is `LLM.generate` of the same engine on the same requests with the same seeds.
+Ours is everything a training step waits for: drawing prompts, generation, grading, collating.
+The reference is `LLM.generate` of the same engine on the same requests with the same seeds.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """python -m benchmarks.step: a whole rollout step, ours against TRL's GRPOTrainer.
 
 Generation, rewards, update and, in ours, the push of the weights with its canary. Both generate the
-same number of rows with the same ragged lengths, forced: random weights would end anywhere.
+same number of rows with the same forced lengths: random weights would stop anywhere.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""python -m benchmarks.tables: what a million questions cost a step, a checkpoint and a resume.
+"""python -m benchmarks.tables: the cost of a million questions for a step, a checkpoint and a resume.
 
-A checkpoint here holds what the tables and the prompt stream keep: the model's share is its own.
+The checkpoint holds the tables and the prompt stream, without the model.
 """
 
 import argparse

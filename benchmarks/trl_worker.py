@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer as its users run it, one optimizer step whenever it is asked. Runs in `.venv-trl`.
+"""TRL's GRPOTrainer as its users run it, one optimizer step per request. Runs in `.venv-trl`.
 
 Everything measured is TRL's own code: the trainer's `train()` with its optimizer, scheduler and
 metrics. Job `update`: the rollouts come from the job, and the clock runs from the moment they are

@@ -1,7 +1,7 @@
 """python -m benchmarks.update: one optimizer step over ragged rows, ours against TRL's GRPOTrainer.
 
 Same weights, rows, advantages and old log-probs, same objective and optimizer; that both compute the
-same is checked by loss and gradient norm. TRL runs with the fastest of several micro-batch sizes.
+same is checked by loss and gradient norm. TRL runs at its fastest micro-batch size.
 """
 
 import argparse

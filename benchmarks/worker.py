@@ -1,7 +1,7 @@
-"""A contestant in a process of its own, in its own environment: asked for a step, it answers with measurements.
+"""One side of a comparison, in its own process and environment: runs a step on request and reports it.
 
-One line of JSON on stdin asks for a step, one on stdout answers. A worker that waits blocks in a
-read, so it takes no processor time from the other. Imports nothing of ceeh and not torch.
+A request is a line of JSON on stdin, the reply a line on stdout. A waiting worker blocks in a read, so it
+takes no CPU time from the other side. Imports neither ceeh nor torch.
 """
 
 import json
