@@ -31,7 +31,7 @@ from ceeh.modules.advantages import group_advantages
 from ceeh.modules.aggregation import denominator_shares
 from ceeh.modules.batching import microbatches
 from ceeh.modules.policy import Policy
-from ceeh.modules.timing import Phases
+from ceeh.modules.timing import StepClock
 from ceeh.modules.update import UpdateInputs, accumulate_gradients
 from ceeh.reporting.style import PALETTE, dress
 from ceeh.types import ScoredGroup
@@ -117,7 +117,7 @@ class Step:
                 anneal=1.0,
             ),
             backward=lambda loss, last: loss.backward(),
-            phases=Phases(),
+            clock=StepClock(),
         )
         self.optimizer.step()
         for signal in self.signals:

@@ -6,14 +6,11 @@ questions and samples anew: `question_values` and `sample_ratios` are what it dr
 """
 
 import math
-from collections.abc import Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from ceeh.evaluation.samples import SampleTable
+from ceeh.evaluation.samples import SampleTable
 
 MAX_SUBSETS = 512
 CHUNK_QUESTIONS = 64  # bounds the memory of counting votes: 64 x 512 x K numbers
@@ -104,7 +101,7 @@ def majority_sizes(samples: int) -> list[int]:
     return [2**power for power in range(samples.bit_length()) if 2**power < samples] + [samples]
 
 
-def sample_ratios(table: "SampleTable") -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def sample_ratios(table: SampleTable) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Figures that are a ratio of two sums over samples: name -> (numerator, denominator) [Q, K].
 
     accuracy (avg@K), tokens of all, correct, wrong and truncated responses, and the truncated share.
@@ -123,7 +120,7 @@ def sample_ratios(table: "SampleTable") -> dict[str, tuple[np.ndarray, np.ndarra
     }
 
 
-def question_values(table: "SampleTable") -> dict[str, np.ndarray]:
+def question_values(table: SampleTable) -> dict[str, np.ndarray]:
     """Figures that are a mean over questions: name -> [Q].
 
     pass_at_k for k from 1 to K, maj_at_k where answers are known, and entropy: nats per token, all
@@ -145,8 +142,8 @@ def question_values(table: "SampleTable") -> dict[str, np.ndarray]:
     return values
 
 
-def figures(table: "SampleTable") -> Mapping[str, float]:
-    """Every figure by name; NaN where it is a mean over nothing. Fractions in [0, 1]."""
+def table_metrics(table: SampleTable) -> dict[str, float]:
+    """Every metric by name; NaN for a mean over nothing. Fractions in [0, 1]."""
     found = {
         name: float(above.sum() / below.sum()) if below.sum() else math.nan
         for name, (above, below) in sample_ratios(table).items()

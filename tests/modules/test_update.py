@@ -1,4 +1,4 @@
-"""The gradient of an optimizer step: chunks and micro-batches against full logits and one backward pass."""
+"""The gradient of an optimizer step: chunks and micro-batches against full logits and one backward."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +12,9 @@ from ceeh.config.settings import Entropy, LoRA, Model, Objective
 from ceeh.data.batch import RolloutBatch
 from ceeh.modules.aggregation import denominator_shares, row_weights
 from ceeh.modules.batching import microbatches
-from ceeh.modules.objective import policy_objective
+from ceeh.modules.objective import SampledTokens, policy_objective
 from ceeh.modules.policy import Policy
-from ceeh.modules.timing import Phases
+from ceeh.modules.timing import StepClock
 from ceeh.modules.update import GradientResult, UpdateInputs, accumulate_gradients
 
 TEMPERATURE, MOST = 0.7, 16
@@ -72,7 +72,7 @@ def updated(
         micro,
         inputs(batch, settings),
         backward=lambda loss, last: loss.backward(),
-        phases=Phases(),
+        clock=StepClock(),
     )
     return found, [weight.grad for weight in policy.trainable if weight.grad is not None]
 
@@ -80,31 +80,37 @@ def updated(
 def reference_update(
     policy: Policy, start: Path, batch: RolloutBatch, settings: Objective
 ) -> tuple[dict[str, float], list[Tensor]]:
-    """All logits of all rows at once, the objective on [R, T], one backward pass."""
-    mask, ids = batch.response_mask, batch.token_ids
+    """All logits of all rows at once, a token at a time from Python, one backward pass."""
+    ids = batch.token_ids
+    places = batch.response_mask.nonzero().tolist()
+    row = torch.tensor([r for r, _ in places])
 
     def log_softmax(model: torch.nn.Module) -> Tensor:
-        return (model(input_ids=ids).logits[:, :-1] / TEMPERATURE).log_softmax(-1)
+        logits = model(input_ids=ids).logits / TEMPERATURE
+        return torch.stack([logits[r, t - 1].log_softmax(-1) for r, t in places])
+
+    def pick(values: Tensor) -> Tensor:
+        return torch.stack([values[r, t] for r, t in places])
 
     def of_tokens(log_p: Tensor) -> Tensor:
-        chosen = log_p.gather(-1, ids[:, 1:, None])[..., 0]
-        return torch.cat([torch.zeros(5, 1), chosen], 1)
+        return log_p.gather(-1, pick(ids)[:, None])[:, 0]
 
     log_p = log_softmax(policy.model)
-    entropy = torch.cat([torch.zeros(5, 1), -(log_p.exp() * log_p).sum(-1)], 1)
     with torch.no_grad():
         reference = of_tokens(log_softmax(AutoModelForCausalLM.from_pretrained(start)))
     given = inputs(batch, settings)
+    sampled = SampledTokens(
+        old_logprobs=pick(given.old_logprobs),
+        engine_logprobs=pick(batch.engine_logprobs),
+        reference_logprobs=reference if settings.kl_coefficient > 0 else None,
+        advantages=given.advantages[row],
+        hard=given.hard[row],
+        weights=row_weights(batch.lengths, settings.aggregation)[row],
+    )
     terms = policy_objective(
         of_tokens(log_p),
-        entropy,
-        old_logprobs=given.old_logprobs,
-        engine_logprobs=batch.engine_logprobs,
-        reference_logprobs=reference if settings.kl_coefficient > 0 else None,
-        advantages=given.advantages,
-        hard=given.hard,
-        weights=row_weights(mask, settings.aggregation),
-        mask=mask,
+        -(log_p.exp() * log_p).sum(-1),
+        sampled,
         denominator=given.denominator,
         settings=settings,
         anneal=given.anneal,
@@ -145,6 +151,30 @@ def test_chunks_and_micro_batches_give_the_gradient_of_full_logits(
         assert not found.not_finite.any()
 
 
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_what_stands_in_prompts_and_padding_reaches_no_number(
+    tiny_model_dir: Path, poison: float
+) -> None:
+    results = []
+    for fill in (0.0, poison):
+        batch = ragged()
+        logprobs = batch.engine_logprobs.masked_fill(~batch.response_mask, fill)
+        batch = replace(batch, engine_logprobs=logprobs)
+        found, gradients = updated(make(tiny_model_dir, 0, 5), batch, OBJECTIVES["me"], 24)
+        results.append((found.sums, found.loss, found.not_finite, gradients))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+    wider = torch.nn.functional.pad(ragged().token_ids, (0, 4), value=7)
+    padded = ragged()
+    padded = replace(
+        padded,
+        token_ids=wider,
+        response_mask=torch.nn.functional.pad(padded.response_mask, (0, 4)),
+        engine_logprobs=torch.nn.functional.pad(padded.engine_logprobs, (0, 4), value=poison),
+    )
+    found, gradients = updated(make(tiny_model_dir, 0, 5), padded, OBJECTIVES["me"], 24)
+    torch.testing.assert_close((found.sums, gradients), (results[0][0], results[0][3]))
+
+
 def test_rows_whose_numbers_are_not_finite_are_named(tiny_model_dir: Path) -> None:
     batch = ragged()
     engine_logprobs = batch.engine_logprobs.clone()
@@ -155,16 +185,17 @@ def test_rows_whose_numbers_are_not_finite_are_named(tiny_model_dir: Path) -> No
     assert found.not_finite.tolist() == [False, False, False, True, False]
 
 
-def test_each_micro_batch_is_one_backward_pass_and_the_last_is_told(tiny_model_dir: Path) -> None:
-    batch, told = ragged(), []
-    phases = Phases()
+def test_each_micro_batch_is_one_backward_pass_and_the_last_is_marked(
+    tiny_model_dir: Path,
+) -> None:
+    batch, marks, clock = ragged(), [], StepClock()
     accumulate_gradients(
         make(tiny_model_dir, 0, 4),
         batch,
         microbatches(batch.totals, torch.arange(5), 12),
         inputs(batch, Objective(kl_coefficient=0.0)),
-        backward=lambda loss, last: told.append(last),
-        phases=phases,
+        backward=lambda loss, last: marks.append(last),
+        clock=clock,
     )
-    assert told == [False, False, False, True]  # 12, 9, 7, and 5 with 3
-    assert set(phases.take()) == {"forward", "backward"}
+    assert marks == [False, False, False, True]  # 12, 9, 7, and 5 with 3
+    assert set(clock.take()) == {"forward", "backward"}
