@@ -14,17 +14,17 @@ from ceeh.run.checkpoint import policy_weights, read_checkpoint
 def load_policy(
     trained: ModelSource, *, temperature: float = 1.0, keep_reference: bool = False
 ) -> Policy:
-    """The policy in evaluation mode, with the weights of checkpoint or adapter in it.
+    """The policy in evaluation mode with the weights of `trained`; its log-probs are at `temperature`.
 
-    `temperature` is the one that its log-probs are at. Raises ConfigError for a checkpoint that is
-    damaged or of another model, and for a base model that is not to be had; no pickle is run.
+    Raises ConfigError for a checkpoint that is damaged or of another model, and for a base model that
+    cannot be loaded. No pickle is run.
     """
     settings = trained.config.model if trained.config else Model()
     settings = replace(
         settings,
         gradient_checkpointing=False,
         trust_remote_code=trained.trust_remote_code,
-        # The model of a finished run has its adapter merged.
+        # A finished run's model has its adapter merged.
         lora=settings.lora if trained.checkpoint else replace(settings.lora, rank=0),
     )
     weights = trained.checkpoint and policy_weights(read_checkpoint(trained.checkpoint))
@@ -51,14 +51,14 @@ def copy_weights(weights: dict[str, Tensor], policy: Policy, trained: ModelSourc
         name for name in weights.keys() & own.keys() if weights[name].shape != own[name].shape
     )
     for words, names in (
-        ("lacks", missing),
-        ("has unknown", foreign),
-        ("has of another shape", misshapen),
+        ("lacks {} weights", missing),
+        ("has {} unknown weights", foreign),
+        ("has {} weights of another shape", misshapen),
     ):
         if names:
             raise ConfigError(
-                f"'{trained.checkpoint}' does not belong to {trained.model_path}: it {words} "
-                f"{len(names)} weights, e.g. '{names[0]}'; model.path and model.lora of its run's "
-                "config.yaml must be those that it was trained with"
+                f"'{trained.checkpoint}' does not belong to {trained.model_path}: it "
+                f"{words.format(len(names))}, e.g. '{names[0]}'; model.path and model.lora in its run's "
+                "config.yaml must be those of the training"
             )
     policy.load_state_dict(weights, strict=False)

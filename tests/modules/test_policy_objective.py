@@ -58,7 +58,14 @@ def reference_objective(given: Given, chosen: Objective) -> tuple[float, dict]:
     """One python loop over tokens, every equation written out."""
     sums = dict.fromkeys(SUMS, 0.0)
     loss, method, sampled = 0.0, chosen.entropy.method, given[2]
-    names = ("old_logprobs", "engine_logprobs", "reference_logprobs", "advantages", "hard", "weights")
+    names = (
+        "old_logprobs",
+        "engine_logprobs",
+        "reference_logprobs",
+        "advantages",
+        "hard",
+        "weights",
+    )
     columns = [*given[:2], *(getattr(sampled, name) for name in names)]
     for logprob, entropy, old, engine, reference, advantage, hard, weight in zip(
         *map(Tensor.tolist, columns), strict=True

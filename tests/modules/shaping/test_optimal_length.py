@@ -239,7 +239,7 @@ def test_reads_names_exactly_the_signals_that_are_looked_up():
 
 def test_a_missing_signal_is_named_with_the_cure():
     given = replace(ragged(0), signals={"hard": torch.zeros(6)})
-    with pytest.raises(ValueError, match=r"'accuracy_history', which no callback wrote.*: hard"):
+    with pytest.raises(ValueError, match=r"'optimal_length', which no callback wrote.*: hard"):
         OptimalLengthPenalty()(given)
 
 
