@@ -82,7 +82,7 @@ CASES = [
     ("evaluate", ["list", *STARTER], ["list/config.yaml must hold a mapping of keys"]),
     ("evaluate", ["adapter", *STARTER], ["adapter_config.json is no adapter configuration"]),
     ("evaluate", ["starter", "--benchmarks", "none"], ["no benchmark 'none'", "starter"]),
-    ("evaluate", ["starter", "--benchmarks", ","], ["--benchmarks names none"]),
+    ("evaluate", ["starter", "--benchmarks", ","], ["--benchmarks is empty"]),
     ("evaluate", ["starter", "--benchmarks", "starter,starter"], ["names 'starter' twice"]),
     ("evaluate", ["starter", "--benchmarks", "bench.yaml"], ["is missing and must be given"]),
     ("evaluate", ["starter", "--benchmarks", "tag.yaml"], ["tag.yaml is not valid YAML"]),

@@ -10,12 +10,12 @@ import torch
 
 from ceeh.evaluation.metrics import (
     MAX_SUBSETS,
-    figures,
     majority_at_k,
     majority_sizes,
     nag_product,
     nag_quotient,
     pass_at_k,
+    table_metrics,
     vote_subsets,
 )
 from ceeh.evaluation.samples import answer_classes
@@ -133,7 +133,7 @@ def test_figures_of_a_literal_table():
         answers=torch.tensor([[0, -1], [0, 0]]),
         entropy=torch.tensor([[0.5, 0.1], [0.2, 0.4]]),
     )
-    assert figures(table) == pytest.approx(
+    assert table_metrics(table) == pytest.approx(
         {
             "accuracy": 0.75,
             "tokens": 20.0,
@@ -152,7 +152,7 @@ def test_figures_of_a_literal_table():
 
 
 def test_figures_of_nothing_are_undefined_not_zero():
-    found = figures(sample_table(correct=torch.tensor([[True]])))
+    found = table_metrics(sample_table(correct=torch.tensor([[True]])))
     assert math.isnan(found["tokens_wrong"])
     assert math.isnan(found["tokens_truncated"])
     assert "maj_at_1" not in found, "no answers are known: there is no vote"
@@ -160,7 +160,7 @@ def test_figures_of_nothing_are_undefined_not_zero():
 
 def test_accuracy_is_pass_at_1():
     correct = torch.rand((20, 6), generator=torch.Generator().manual_seed(0)) < 0.4
-    found = figures(sample_table(correct=correct))
+    found = table_metrics(sample_table(correct=correct))
     assert found["pass_at_1"] == pytest.approx(found["accuracy"])
 
 
