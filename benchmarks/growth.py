@@ -112,10 +112,10 @@ class Step:
                 old_logprobs=batch.engine_logprobs,
                 advantages=advantages,
                 hard=torch.zeros_like(advantages),
-                denominator=shares.sum().float(),
                 settings=replace(Objective(), kl_coefficient=0.0, entropy=Entropy(method="me")),
                 anneal=1.0,
             ),
+            denominator=shares.sum().float(),
             backward=lambda loss, last: loss.backward(),
             clock=StepClock(),
         )

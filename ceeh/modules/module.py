@@ -54,11 +54,11 @@ class CEEHModule(LightningModule):
         self.clock = StepClock()
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Any]:
-        """All optimizer steps of one rollout step: rewards [R], advantages [R], gradients, updates.
+        """One rollout step: rewards [R], advantages [R], then one or more optimizer steps.
 
-        Returns "rewards", "advantages" and "skipped" [R], the rows that made an update not finite,
-        and "tokens", the response tokens of all ranks. Raises ValueError for a batch that other
-        weights than the current ones have sampled.
+        Returns "rewards", "advantages", "skipped" [R] (rows that made an update not finite) and
+        "tokens" (response tokens of all ranks). Raises ValueError for a batch that weights other than
+        the current ones sampled.
         """
         self.clock.update_begins()
         if batch.policy_version != self.trainer.global_step:
@@ -68,13 +68,18 @@ class CEEHModule(LightningModule):
                 "after every step"
             )
         settings, optimizer = self.config.objective, self.config.optimizer
-        inputs = ShapingInputs.of(batch, progress=self.rollout_step / self.config.rollouts.steps)
-        rewards = self.shaping(inputs)
+        shaped = ShapingInputs.of(batch, progress=self.rollout_step / self.config.rollouts.steps)
+        rewards = self.shaping(shaped)
         advantages = group_advantages(
             rewards, batch.group, batch.num_prompts, kind=settings.advantage
         )
-        old_logprobs = self.old_logprobs(batch)
-        anneal = entropy_anneal(inputs.progress, settings.entropy.anneal)
+        inputs = UpdateInputs(
+            old_logprobs=self.old_logprobs(batch),
+            advantages=advantages,
+            hard=self.hard(batch),
+            settings=settings,
+            anneal=entropy_anneal(shaped.progress, settings.entropy.anneal),
+        )
         sums: dict[str, float] = {}
         padding = []
         skipped = torch.zeros_like(batch.correct)
@@ -83,11 +88,11 @@ class CEEHModule(LightningModule):
         for rows in minibatches(batch.group.cpu(), batch.num_prompts, prompts):
             micro = microbatches(totals, rows, optimizer.tokens_per_microbatch)
             padding.append(padding_fraction(totals, micro))
-            step_sums, bad = self.update(batch, micro, old_logprobs, advantages, anneal)
+            step_sums, bad = self.update(batch, micro, inputs)
             add_to(sums, step_sums)
             skipped |= bad
         self.rollout_step += 1
-        metrics = self.step_metrics(batch, rewards, inputs, sums, updates=len(padding))
+        metrics = self.step_metrics(batch, rewards, shaped, sums, updates=len(padding))
         metrics["optimizer/padding_fraction"] = sum(padding) / len(padding)
         metrics["time/update"] = self.clock.update_ends()
         self.log_dict(metrics, batch_size=1)
@@ -99,36 +104,28 @@ class CEEHModule(LightningModule):
         }
 
     def update(
-        self,
-        batch: RolloutBatch,
-        micro: list[Microbatch],
-        old_logprobs: Tensor,
-        advantages: Tensor,
-        anneal: float,
+        self, batch: RolloutBatch, micro: list[Microbatch], inputs: UpdateInputs
     ) -> tuple[dict[str, float], Bool[Tensor, " R"]]:
         """One optimizer step: gradients of all micro-batches over one denominator, clipped, applied.
 
         An update that is not finite is skipped. Returns the sums over tokens, and the rows to blame
         for a skipped update.
         """
-        settings = self.config.objective
         rows = torch.cat([cut.rows for cut in micro])
         shares = denominator_shares(
             batch.lengths[rows],
-            settings.aggregation,
+            inputs.settings.aggregation,
             max_response_tokens=self.config.rollouts.max_response_tokens,
-        )
-        inputs = UpdateInputs(
-            old_logprobs=old_logprobs,
-            advantages=advantages,
-            hard=self.hard(batch),
-            denominator=self.total(shares.sum()),
-            settings=settings,
-            anneal=anneal,
         )
         self.optimizers().zero_grad()  # type: ignore[union-attr]
         found = accumulate_gradients(
-            self.policy, batch, micro, inputs, backward=self.backward_of, clock=self.clock
+            self.policy,
+            batch,
+            micro,
+            inputs,
+            denominator=self.total(shares.sum()),
+            backward=self.backward_of,
+            clock=self.clock,
         )
         with self.clock.phase("optimizer"):
             norm = torch.nn.utils.clip_grad_norm_(
@@ -140,7 +137,7 @@ class CEEHModule(LightningModule):
         bad = torch.zeros_like(batch.correct)
         if not finite:
             own = bad.index_fill(0, rows.to(bad.device), True)
-            blamed = own & (found.not_finite | ~torch.isfinite(advantages))
+            blamed = own & (found.not_finite | ~torch.isfinite(inputs.advantages))
             bad = blamed if blamed.any() else own
         return found.sums | {"grad_norm": float(norm)}, bad
 
@@ -203,12 +200,12 @@ class CEEHModule(LightningModule):
         self,
         batch: RolloutBatch,
         rewards: Tensor,
-        inputs: ShapingInputs,
+        shaped: ShapingInputs,
         sums: dict[str, float],
         updates: int,
     ) -> dict[str, float]:
         """The rollout step's metrics over all ranks."""
-        shaping = self.shaping.metrics(inputs) if isinstance(self.shaping, MeasuredShaping) else {}
+        shaping = self.shaping.metrics(shaped) if isinstance(self.shaping, MeasuredShaping) else {}
         ranks = gather_objects(self.trainer, RankMetrics.of(batch, rewards, shaping, sums))
         return join_ranks(ranks, updates) | {
             "rollout/step": float(self.rollout_step),

@@ -22,12 +22,11 @@ from ceeh.modules.timing import StepClock
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateInputs:
-    """What an optimizer step needs besides the rows; `denominator` covers all of them, on all ranks."""
+    """What all optimizer steps of a rollout step share; `hard` is 1 for rows of hard prompts, else 0."""
 
     old_logprobs: Float[Tensor, "R T"]
     advantages: Float[Tensor, " R"]
     hard: Float[Tensor, " R"]
-    denominator: Float[Tensor, ""]
     settings: Objective
     anneal: float
 
@@ -47,10 +46,11 @@ def accumulate_gradients(
     micro: Sequence[Microbatch],
     inputs: UpdateInputs,
     *,
+    denominator: Float[Tensor, ""],
     backward: Callable[[Tensor, bool], None],
     clock: StepClock,
 ) -> GradientResult:
-    """Adds up the gradients of all micro-batches.
+    """Adds up the gradients of all micro-batches; `denominator` covers their rows on all ranks.
 
     `backward` receives a micro-batch's loss and whether it is the last one.
     """
@@ -65,7 +65,7 @@ def accumulate_gradients(
                 logprobs,
                 entropy,
                 sampled[tokens],
-                denominator=inputs.denominator,
+                denominator=denominator,
                 settings=inputs.settings,
                 anneal=inputs.anneal,
             )

@@ -40,13 +40,16 @@ def ragged(seed: int = 0) -> RolloutBatch:
     )
 
 
-def inputs(batch: RolloutBatch, settings: Objective) -> UpdateInputs:
+def denominator(batch: RolloutBatch, settings: Objective) -> Tensor:
     shares = denominator_shares(batch.lengths, settings.aggregation, max_response_tokens=MOST)
+    return shares.sum().float()
+
+
+def inputs(batch: RolloutBatch, settings: Objective) -> UpdateInputs:
     return UpdateInputs(
         old_logprobs=batch.engine_logprobs + 0.1 * batch.response_mask,
         advantages=torch.tensor([0.7, -0.4, 1.2, -0.9, 0.3]),
         hard=torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0]),
-        denominator=shares.sum().float(),
         settings=settings,
         anneal=0.5,
     )
@@ -71,6 +74,7 @@ def updated(
         batch,
         micro,
         inputs(batch, settings),
+        denominator=denominator(batch, settings),
         backward=lambda loss, last: loss.backward(),
         clock=StepClock(),
     )
@@ -111,7 +115,7 @@ def reference_update(
         of_tokens(log_p),
         -(log_p.exp() * log_p).sum(-1),
         sampled,
-        denominator=given.denominator,
+        denominator=denominator(batch, settings),
         settings=settings,
         anneal=given.anneal,
     )
@@ -194,6 +198,7 @@ def test_each_micro_batch_is_one_backward_pass_and_the_last_is_marked(
         batch,
         microbatches(batch.totals, torch.arange(5), 12),
         inputs(batch, Objective(kl_coefficient=0.0)),
+        denominator=torch.tensor(1.0),
         backward=lambda loss, last: marks.append(last),
         clock=clock,
     )
