@@ -161,8 +161,11 @@ def test_what_was_written_is_read_back(tiny_model_dir: Path, tmp_path: Path) -> 
         (["starter", "--benchmarks", "gsm9k"], "did you mean 'gsm8k'"),
         (["starter", "--benchmarks", ","], "--benchmarks is empty"),
         (["starter", "--benchmarks", "starter,starter"], "--benchmarks names 'starter' twice"),
-        (["starter", "--benchmarks", "starter", "sample=2"], "'sample=2' is not for an evaluation"),
-        (["starter", "--benchmarks", "starter", "gsm8k.samples=2"], "NAME that --benchmarks has"),
+        (
+            ["starter", "--benchmarks", "starter", "sample=2"],
+            "'sample=2' is not a setting of an evaluation",
+        ),
+        (["starter", "--benchmarks", "starter", "gsm8k.samples=2"], "NAME from --benchmarks"),
         (["starter", "--benchmarks", "starter", "samples=0"], "samples must be at least 1, got 0"),
         (["starter", "--benchmarks", "starter", "top_p=1.5"], "top_p must be in (0, 1], got 1.5"),
         (["starter", "--benchmarks", "starter", "temperature=nan"], "temperature must be a finite"),

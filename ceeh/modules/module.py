@@ -108,8 +108,7 @@ class CEEHModule(LightningModule):
     ) -> tuple[dict[str, float], Bool[Tensor, " R"]]:
         """One optimizer step: gradients of all micro-batches over one denominator, clipped, applied.
 
-        An update that is not finite is skipped. Returns the sums over tokens, and the rows to blame
-        for a skipped update.
+        Returns the sums over tokens, and the rows to blame for an update skipped as not finite.
         """
         rows = torch.cat([cut.rows for cut in micro])
         shares = denominator_shares(
@@ -141,6 +140,14 @@ class CEEHModule(LightningModule):
             bad = blamed if blamed.any() else own
         return found.sums | {"grad_norm": float(norm)}, bad
 
+    def apply_update(self, finite: bool) -> None:
+        """The optimizer's step; without gradients it only advances the counters, as it must."""
+        if not finite:
+            self.optimizers().zero_grad()  # type: ignore[union-attr]
+        self.optimizers().step()  # type: ignore[union-attr]
+        self.lr_schedulers().step()  # type: ignore[union-attr]
+        self.bad_updates = 0 if finite else self.bad_updates + 1
+
     def backward_of(self, loss: Tensor, last: bool) -> None:
         """A micro-batch's backward pass; the last one's joins the gradients over ranks."""
         world_size = self.trainer.world_size
@@ -151,16 +158,6 @@ class CEEHModule(LightningModule):
         )
         with hold:
             self.manual_backward(loss * world_size)  # DDP averages over ranks
-
-    def apply_update(self, finite: bool) -> None:
-        """The optimizer's step, skipped and counted when loss or gradient is not finite."""
-        optimizer, schedule = self.optimizers(), self.lr_schedulers()
-        if not finite:
-            optimizer.zero_grad()  # type: ignore[union-attr]
-        # Without gradients the step only advances the counters, as it must.
-        optimizer.step()  # type: ignore[union-attr]
-        schedule.step()  # type: ignore[union-attr]
-        self.bad_updates = 0 if finite else self.bad_updates + 1
 
     def old_logprobs(self, batch: RolloutBatch) -> Float[Tensor, "R T"]:
         """The ratio's denominator: the engine's log-probs, or the trainer's before any update."""

@@ -44,21 +44,18 @@ def copy_weights(weights: dict[str, Tensor], policy: Policy, trained: ModelSourc
     """Copies `weights` into the policy; with LoRA they are the adapter alone."""
     own = policy.state_dict()
     trainable = {name for name, value in policy.named_parameters() if value.requires_grad}
-    needed = trainable if policy.lora else own.keys()
-    missing = sorted(needed - weights.keys())
-    foreign = sorted(weights.keys() - own.keys())
-    misshapen = sorted(
-        name for name in weights.keys() & own.keys() if weights[name].shape != own[name].shape
-    )
-    for words, names in (
-        ("lacks {} weights", missing),
-        ("has {} unknown weights", foreign),
-        ("has {} weights of another shape", misshapen),
-    ):
+    shared = weights.keys() & own.keys()
+    for words, names in {
+        "lacks {} weights": (trainable if policy.lora else own.keys()) - weights.keys(),
+        "has {} unknown weights": weights.keys() - own.keys(),
+        "has {} weights of another shape": {
+            name for name in shared if weights[name].shape != own[name].shape
+        },
+    }.items():
         if names:
             raise ConfigError(
                 f"'{trained.checkpoint}' does not belong to {trained.model_path}: it "
-                f"{words.format(len(names))}, e.g. '{names[0]}'; model.path and model.lora in its run's "
+                f"{words.format(len(names))}, e.g. '{min(names)}'; model.path and model.lora in its run's "
                 "config.yaml must be those of the training"
             )
     policy.load_state_dict(weights, strict=False)

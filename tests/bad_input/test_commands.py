@@ -90,7 +90,7 @@ CASES = [
     ("evaluate", ["starter", *STARTER, "samples=0"], ["samples must be at least 1, got 0"]),
     ("evaluate", ["starter", *STARTER, "limit=0"], ["limit must be at least 1, or null, got 0"]),
     ("evaluate", ["starter", *STARTER, "top_p=2"], ["top_p must be in (0, 1], got 2"]),
-    ("evaluate", ["starter", *STARTER, "nope=2"], ["'nope=2' is not for an evaluation"]),
+    ("evaluate", ["starter", *STARTER, "nope=2"], ["'nope=2' is not a setting of an evaluation"]),
     (
         "evaluate",
         ["starter", *STARTER, "limit=1", "--output", "file"],
