@@ -30,7 +30,7 @@ from ceeh.modules.advantages import group_advantages
 from ceeh.modules.aggregation import denominator_shares
 from ceeh.modules.batching import microbatches
 from ceeh.modules.policy import Policy
-from ceeh.modules.timing import Phases
+from ceeh.modules.timing import StepClock
 from ceeh.modules.update import UpdateInputs, accumulate_gradients
 from ceeh.reporting.style import PALETTE, dress
 from ceeh.types import ScoredGroup
@@ -111,12 +111,12 @@ class Step:
                 old_logprobs=batch.engine_logprobs,
                 advantages=advantages,
                 hard=torch.zeros_like(advantages),
-                denominator=shares.sum().float(),
                 settings=replace(Objective(), kl_coefficient=0.0, entropy=Entropy(method="me")),
                 anneal=1.0,
             ),
+            denominator=shares.sum().float(),
             backward=lambda loss, last: loss.backward(),
-            phases=Phases(),
+            clock=StepClock(),
         )
         self.optimizer.step()
         for signal in self.signals:

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +96,12 @@ def gather_inputs(config: Config) -> Inputs:
             f"rollouts.prompts_per_step is {config.rollouts.prompts_per_step}, but prompts.train has only "
             f"{len(train)} prompts; lower the one or add to the other"
         )
-    numbered = [
-        replace(prompt, metadata=dict(prompt.metadata) | {"held_out_index": index})
-        for index, prompt in enumerate(held_out[: config.evaluation.questions])
-    ]
     inputs = Inputs(
         model_path=path,
         tokenizer=tokenizer,
         train_source=train_source,
         train_prompts=train,
-        held_out_prompts=numbered,
+        held_out_prompts=held_out[: config.evaluation.questions],
         verifier=verifier,
         signals=signals,
         accelerator=accelerator,

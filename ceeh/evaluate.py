@@ -19,8 +19,8 @@ from ceeh.config.settings import Tracking
 from ceeh.data.benchmarks import Benchmark, benchmark_files
 from ceeh.data.engine.base import RolloutEngine
 from ceeh.data.engine.restartable import RestartableEngine
-from ceeh.evaluation.protocol import EvaluationConfig, load_evaluation_config
-from ceeh.evaluation.results import FILE, Results, flat_figures, write_results
+from ceeh.evaluation.config import EvaluationConfig, load_evaluation_config
+from ceeh.evaluation.results import FILE, Results, flat_metrics, write_results
 from ceeh.evaluation.runner import Task, build_task, sample_task
 from ceeh.evaluation.store import SampleStore
 from ceeh.modules.restore import load_policy
@@ -207,7 +207,7 @@ def track(trained: ModelSource, protocol: EvaluationConfig, results: Results) ->
     if run_id is None:
         record = {name: results.record[name] for name in ("model", "protocol")}
         mlflow.log_config(yaml.safe_dump(record | {"seed": protocol.seed}), {})
-    mlflow.log_metrics(flat_figures(results.record))
+    mlflow.log_metrics(flat_metrics(results.record))
     for name in (FILE, "report.html", "report.png"):
         mlflow.log_file(results.folder / name, "evaluation")
     mlflow.finish()

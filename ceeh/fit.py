@@ -27,7 +27,7 @@ from ceeh.dry_run import dry_run
 from ceeh.held_out import measure_base, measure_tuned, write_results
 from ceeh.memory.devices import parse_devices
 from ceeh.modules.module import CEEHModule
-from ceeh.modules.policy import Policy, checkpoint_bytes
+from ceeh.modules.policy import Policy
 from ceeh.runtime import shutdown
 from ceeh.runtime.cli import run_command
 from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, say
@@ -57,7 +57,7 @@ def fit(config: Config) -> Path:
     module = CEEHModule(config, policy)
     with ExitStack() as held:
         folder, checkpoint = from_rank_zero(
-            lambda: open_folder(config, inputs, checkpoint_bytes(policy), held)
+            lambda: open_folder(config, inputs, policy.checkpoint_bytes, held)
         )
         jsonl, mlflow = build_loggers(config, folder, checkpoint)
         say(f"run folder {folder.path}; starting the engine ...")

@@ -1,4 +1,4 @@
-"""Before and after: the policy measured on held-out questions, and what a run leaves behind."""
+"""Before and after training: the policy measured on held-out questions, and the run's results."""
 
 import json
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from lightning import Trainer
 
 from ceeh.config.settings import Config
 from ceeh.data.datamodule import RolloutDataModule
-from ceeh.errors import ConfigError, first_line
+from ceeh.errors import first_line
 from ceeh.evaluation.samples import COLUMNS, SampleTable
 from ceeh.evaluation.summary import summarize
 from ceeh.modules.module import CEEHModule
 from ceeh.reporting.run_page import summary_grid, write_report
 from ceeh.run.atomic import atomic_write, atomic_write_text
 from ceeh.run.folder import RunFolder
-from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, say
+from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, rank, say, world_size
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt
 
@@ -26,12 +26,12 @@ from ceeh.types import Prompt
 def measure_base(
     trainer: Trainer, module: CEEHModule, datamodule: RolloutDataModule, folder: RunFolder
 ) -> SampleTable:
-    """The starting policy: `samples` + `split_samples` completions a question; read back on a resume."""
-    evaluation = datamodule.config.evaluation
+    """The starting policy: `samples` + `split_samples` completions per question; a resumed run reads them."""
+    evaluation, prompts = datamodule.config.evaluation, datamodule.held_out_prompts
     file = folder.path / "held_out" / "base.npz"
     samples = evaluation.samples + evaluation.split_samples
-    table = from_rank_zero(lambda: kept_table(file, datamodule.held_out_prompts, samples))
-    return table or _measure(trainer, module, datamodule, file, samples, "base")
+    table = from_rank_zero(lambda: kept_table(file, prompts, samples))
+    return table or measure(trainer, module, datamodule, samples=samples, file=file)
 
 
 def measure_tuned(
@@ -39,9 +39,27 @@ def measure_tuned(
 ) -> SampleTable:
     """The trained policy on the same questions."""
     file = folder.path / "held_out" / "tuned.npz"
-    return _measure(
-        trainer, module, datamodule, file, datamodule.config.evaluation.samples, "tuned"
-    )
+    samples = datamodule.config.evaluation.samples
+    return measure(trainer, module, datamodule, samples=samples, file=file)
+
+
+def measure(
+    trainer: Trainer,
+    module: CEEHModule,
+    datamodule: RolloutDataModule,
+    *,
+    samples: int,
+    file: Path,
+) -> SampleTable:
+    """`samples` completions of every held-out question by the current policy, also written to `file`."""
+    prompts = datamodule.held_out_prompts
+    say(f"measuring {file.stem}: {len(prompts)} held-out questions x {samples} samples ...")
+    loader = datamodule.held_out_loader(samples, rank(), world_size())
+    trainer.validate(module, dataloaders=loader, verbose=False)
+    table = module.held_out.compute()
+    if is_rank_zero():
+        write_table(file, table, prompts)
+    return table
 
 
 def write_results(
@@ -52,7 +70,7 @@ def write_results(
     prompts: Sequence[Prompt],
     mlflow: GuardedMLFlowLogger | None,
 ) -> None:
-    """summary.json, report.html, report.png and the console table; all of them to MLflow."""
+    """Writes summary.json, report.html and report.png, prints the table, sends all of them to MLflow."""
     evaluation = config.evaluation
     measured, hard = split_off_hard(base, evaluation.split_samples)
     summary = summarize(
@@ -89,17 +107,18 @@ def write_results(
 
 
 def split_off_hard(base: SampleTable, split_samples: int) -> tuple[SampleTable, torch.Tensor]:
-    """The base's measured samples, and which questions are hard by its *other* samples.
+    """The base's measured samples, and the questions [Q] that are hard by its other samples.
 
-    Hard is eq. 16 with the base in place of the history: accuracy below the mean. Samples that choose
-    the questions are not measured: chosen for their failures they would flatter every later policy.
+    Hard is eq. 16 with the base in place of the history: accuracy below the mean. The samples that
+    select the hard questions are not measured: selected for failures, they would make every later
+    policy look better.
     """
     accuracy = base.columns(0, split_samples).correct.float().mean(1)
     return base.columns(split_samples), accuracy < accuracy.mean()
 
 
 def train_seconds(folder: RunFolder) -> float:
-    """Seconds of all rollout steps, those before a resume too."""
+    """Seconds of all rollout steps, including those before a resume."""
     lines = (folder.path / "metrics.jsonl").read_text().splitlines()
     return sum(json.loads(line).get("time/step") or 0.0 for line in lines)
 
@@ -112,54 +131,25 @@ def write_table(file: Path, table: SampleTable, prompts: Sequence[Prompt]) -> No
         np.savez_compressed(target, uid=np.array([prompt.uid for prompt in prompts]), **columns)
 
 
-def read_table(file: Path) -> tuple[SampleTable, list[str]]:
-    """The samples and the uids of their questions. Raises ConfigError for what `write_table` did not write.
+def kept_table(file: Path, prompts: Sequence[Prompt], samples: int) -> SampleTable | None:
+    """The table in `file` if it holds `samples` of exactly these prompts, else None.
 
-    Nothing in it is run: arrays of objects, which are pickles, are refused.
+    Nothing in the file is run: arrays of objects, which are pickles, are refused.
     """
+    if not file.is_file():
+        return None
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
             columns = {name: torch.from_numpy(arrays[name]) for name in ("index", *COLUMNS)}
             uids = [str(uid) for uid in arrays["uid"].tolist()]
-        return SampleTable(**columns), uids
-    except (
-        Exception
-    ) as error:  # a file that others may have written: its readers raise whatever comes
-        raise ConfigError(
+        table = SampleTable(**columns)
+    except Exception as error:  # others may have written the file: its readers raise anything
+        say(
             f"'{file}' cannot be read as samples of a run ({first_line(error)}); nothing in it was run; "
-            "what it held must be measured again"
-        ) from error
-
-
-def kept_table(file: Path, prompts: Sequence[Prompt], samples: int) -> SampleTable | None:
-    """The table in `file` if it holds `samples` of just these prompts, else None."""
-    if not file.is_file():
-        return None
-    try:
-        table, uids = read_table(file)
-    except ConfigError as error:
-        say(f"{error}; measuring again")
+            "measuring again"
+        )
         return None
     if uids == [prompt.uid for prompt in prompts] and table.correct.shape[1] == samples:
         return table
     say(f"{file} was measured on other questions or with other samples; measuring again")
     return None
-
-
-def _measure(
-    trainer: Trainer,
-    module: CEEHModule,
-    datamodule: RolloutDataModule,
-    file: Path,
-    samples: int,
-    name: str,
-) -> SampleTable:
-    questions = len(datamodule.held_out_prompts)
-    say(f"measuring {name}: {questions} held-out questions x {samples} samples ...")
-    datamodule.held_out_samples = samples
-    trainer.validate(module, datamodule=datamodule, verbose=False)
-    datamodule.held_out_samples = datamodule.config.evaluation.samples
-    table = module.held_out_table
-    if is_rank_zero():
-        write_table(file, table, datamodule.held_out_prompts)
-    return table

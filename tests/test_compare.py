@@ -1,9 +1,11 @@
 """python -m ceeh.compare on results made by hand: pairing, the margin, notes, pages, errors."""
 
+import itertools
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,44 +33,31 @@ def write(
     name: str | None = None,
     **settings: object,
 ) -> Results:
-    """An evaluation in `folder`: each question right with about `chance`, about `length` tokens.
+    """An evaluation in `folder`: each question correct with about `chance`, about `length` tokens.
 
     `silent`: no response has an answer; `level`: of every question.
     """
     store = SampleStore(folder)
     common = {"temperature": 1.0, "seed": seed} | settings
-    told = {
+    records = {
         key: {"settings": {"title": TITLES[key]} | common, "skipped": {}, "model": {}}
         for key in benchmarks
     }
-    store.open(told)
+    store.open(records)
     generator = torch.Generator().manual_seed(seed)
     for key in benchmarks:
         ease = torch.rand(questions, generator=torch.Generator().manual_seed(99)) * 0.4 - 0.2
+        shared = {"benchmark": key, "question": "?", "reference": "1", "finish": "stop"}
+        shared |= {"outcome": "ok", "entropy": 0.1}
         rows = []
-        for question in range(questions):
-            for sample in range(samples):
-                right = bool(torch.rand((), generator=generator) < chance + ease[question])
-                tokens = int(length * (0.5 + torch.rand((), generator=generator)))
-                rows.append(
-                    {
-                        "benchmark": key,
-                        "index": question,
-                        "uid": f"{key}-{question}",
-                        "level": level or (str(1 + question % 3) if key == "sums" else None),
-                        "question": "?",
-                        "reference": "1",
-                        "sample": sample,
-                        "response": "1" if right else "2",
-                        "tokens": tokens,
-                        "finish": "stop",
-                        "score": float(right),
-                        "correct": right,
-                        "outcome": "ok",
-                        "answer": None if silent else "1" if right else "2",
-                        "entropy": 0.1,
-                    }
-                )
+        for question, sample in itertools.product(range(questions), range(samples)):
+            correct = bool(torch.rand((), generator=generator) < chance + ease[question])
+            tokens = int(length * (0.5 + torch.rand((), generator=generator)))
+            response = "1" if correct else "2"
+            own = {"index": question, "uid": f"{key}-{question}", "sample": sample}
+            own["level"] = level or (str(1 + question % 3) if key == "sums" else None)
+            own |= {"response": response, "answer": None if silent else response, "tokens": tokens}
+            rows.append(shared | own | {"score": float(correct), "correct": correct})
         store.write(key, 0, rows)
     store.finish(benchmarks)
     protocol = {"bootstrap_draws": 200, "seed": 0}
@@ -132,8 +121,6 @@ def test_the_interval_decides_whether_accuracy_stays_within_the_margin(
 
 
 def test_a_change_is_paired_question_by_question() -> None:
-    import numpy as np
-
     before = {"accuracy": np.array([0.5, 0.2, 0.8]), "tokens": np.array([10.0, 10.0, 10.0])}
     after = {"accuracy": np.array([0.6, 0.3, 0.9]), "tokens": np.array([5.0, 5.0, 5.0])}
     found = change(before, after, margin=1.0)
@@ -175,7 +162,7 @@ def test_the_tables_are_printed_in_the_papers_layout(
     assert page.count("data:image/png;base64,") == 1
 
 
-def test_other_settings_and_benchmarks_left_out_are_told(
+def test_other_settings_and_benchmarks_left_out_are_noted(
     tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "hot", 0.6, 50, benchmarks=("sums",), temperature=0.6)
@@ -239,9 +226,9 @@ def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path: Path, base: Path
         (["{base}"], "give at least two results"),
         (["{base}", "{base}"], "two results are called 'base'; label them"),
         (["{base}", "nowhere"], "'nowhere' holds no results.json; give the output folder"),
-        (["{base}", "x={fewer}"], "30 of the 60 of base are not among them"),
-        (["{base}", "{broken}"], "is not what python -m ceeh.evaluate writes"),
-        (["{base}", "{future}"], "has format 9, this version reads 1"),
+        (["{base}", "x={fewer}"], "it has 30 questions and lacks 30 of the 60 of base"),
+        (["{base}", "{broken}"], "is not a file of python -m ceeh.evaluate"),
+        (["{base}", "{future}"], "has format 9, this version reads 2"),
         (["{base}", "x={base}", "--margin", "-1"], "--margin must be between 0 and 100 points"),
         (["{base}", "x={base}", "--margin", "nan"], "--margin must be between 0 and 100 points"),
         (["{base}", "x={base}", "--draws", "5"], "--draws must be at least 100"),

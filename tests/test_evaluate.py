@@ -54,7 +54,7 @@ def test_an_evaluation_leaves_samples_figures_and_a_report(
     starter = found["benchmarks"]["starter"]
     correct, tokens = rows["correct"].to_pylist(), rows["tokens"].to_pylist()
     assert 0 < sum(correct) < 30, "a test in which nothing varies"
-    value = {name: figure and figure["value"] for name, figure in starter["figures"].items()}
+    value = {name: figure and figure["value"] for name, figure in starter["metrics"].items()}
     assert value["accuracy"] == pytest.approx(sum(correct) / 30)
     assert value["tokens"] == pytest.approx(sum(tokens) / 30)
     cut = [finish == "length" for finish in rows["finish"].to_pylist()]
@@ -138,7 +138,7 @@ def test_the_figures_reach_mlflow(tiny_model_dir: Path, tmp_path: Path) -> None:
     client = MlflowClient(uri)
     (found,) = client.search_runs([client.get_experiment_by_name("ceeh").experiment_id])
     expected = json.loads((tmp_path / "out" / "results.json").read_text())
-    accuracy = expected["benchmarks"]["starter"]["figures"]["accuracy"]["value"]
+    accuracy = expected["benchmarks"]["starter"]["metrics"]["accuracy"]["value"]
     assert found.data.metrics["eval/starter/accuracy"] == pytest.approx(accuracy)
     assert found.data.params["protocol.seed"] == "0"
     names = [file.path for file in client.list_artifacts(found.info.run_id, "evaluation")]
@@ -159,10 +159,13 @@ def test_what_was_written_is_read_back(tiny_model_dir: Path, tmp_path: Path) -> 
     ("arguments", "message"),
     [
         (["starter", "--benchmarks", "gsm9k"], "did you mean 'gsm8k'"),
-        (["starter", "--benchmarks", ","], "--benchmarks names none"),
+        (["starter", "--benchmarks", ","], "--benchmarks is empty"),
         (["starter", "--benchmarks", "starter,starter"], "--benchmarks names 'starter' twice"),
-        (["starter", "--benchmarks", "starter", "sample=2"], "'sample=2' is not for an evaluation"),
-        (["starter", "--benchmarks", "starter", "gsm8k.samples=2"], "NAME that --benchmarks has"),
+        (
+            ["starter", "--benchmarks", "starter", "sample=2"],
+            "'sample=2' is not a setting of an evaluation",
+        ),
+        (["starter", "--benchmarks", "starter", "gsm8k.samples=2"], "NAME from --benchmarks"),
         (["starter", "--benchmarks", "starter", "samples=0"], "samples must be at least 1, got 0"),
         (["starter", "--benchmarks", "starter", "top_p=1.5"], "top_p must be in (0, 1], got 1.5"),
         (["starter", "--benchmarks", "starter", "temperature=nan"], "temperature must be a finite"),

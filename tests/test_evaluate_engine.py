@@ -39,7 +39,7 @@ def test_an_interrupted_evaluation_ends_in_the_results_of_one_that_was_not(
     assert one == other
     tables = [pq.read_table(tmp_path / name / "samples.parquet") for name in ("whole", "stopped")]
     assert tables[0].equals(tables[1])
-    found = json.loads(one)["benchmarks"]["starter"]["figures"]
+    found = json.loads(one)["benchmarks"]["starter"]["metrics"]
     assert found["accuracy"]["value"] > 0.5, "the shipped model solves most of its task"
     assert found["maj_at_4"]["value"] >= found["maj_at_1"]["value"] - 0.1
 

@@ -59,7 +59,7 @@ def test_a_finished_evaluation_is_not_sampled_again_and_takes_another_benchmark(
     both = json.loads((out / "results.json").read_text())
     assert both["benchmarks"]["starter"] == first["benchmarks"]["starter"]
     assert both["benchmarks"]["other"]["levels"] == {}
-    accuracies = [told["figures"]["accuracy"]["value"] for told in both["benchmarks"].values()]
+    accuracies = [told["metrics"]["accuracy"]["value"] for told in both["benchmarks"].values()]
     assert both["average"]["accuracy"]["value"] == pytest.approx(sum(accuracies) / 2)
 
 

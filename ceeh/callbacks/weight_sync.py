@@ -67,7 +67,7 @@ class WeightSync(Callback):
         with torch.profiler.record_function("ceeh/push"):
             difference = self.push(trainer, pl_module)
         seconds = time.perf_counter() - begin
-        pl_module.clock.phases.add("push", seconds)
+        pl_module.clock.add("push", seconds)
         pl_module.log("time/push", seconds, batch_size=1)
         pl_module.log("engine/canary_difference", difference.mean, batch_size=1)
         pl_module.log("engine/canary_difference_max", difference.max, batch_size=1)

@@ -19,8 +19,10 @@ class RolloutBatch:
     Position t of `engine_logprobs` belongs to token t (given the tokens before it) and is zero outside
     `response_mask`. `signals` is the meeting place of callbacks and objective: name -> [P], written by
     signal callbacks before the step, empty when the batch leaves the loader. `dropped` are the groups
-    that dynamic sampling drew and left out, after `sampling_rounds` rounds of generation. `timings` are
-    seconds of the rollouts' phases, `ready_at` the moment after them by `time.perf_counter`.
+    that dynamic sampling drew and left out, after `sampling_rounds` rounds of generation.
+    `question_indices` are the places of the prompts among the held-out questions, empty in training.
+    `timings` are seconds of the rollouts' phases, `ready_at` the moment after them by
+    `time.perf_counter`.
     """
 
     token_ids: Int[Tensor, "R T"]
@@ -35,6 +37,7 @@ class RolloutBatch:
     timings: Mapping[str, float] = field(default_factory=dict)
     dropped: tuple[GroupOutcome, ...] = ()
     sampling_rounds: int = 1
+    question_indices: tuple[int, ...] = ()
     ready_at: float = 0.0
     signals: dict[str, Float[Tensor, " P"]] = field(default_factory=dict)
 

@@ -16,10 +16,7 @@ from ceeh.types import Prompt
 
 
 class RolloutDataModule(LightningDataModule):
-    """Streams rollouts of `train_prompts` and, for validation, of `held_out_prompts`.
-
-    `held_out_samples` completions are drawn per held-out prompt; set it before `trainer.validate`.
-    """
+    """Streams rollouts of `train_prompts` and, for validation, of `held_out_prompts`."""
 
     def __init__(
         self,
@@ -38,7 +35,6 @@ class RolloutDataModule(LightningDataModule):
         self.train_prompts = train_prompts
         self.held_out_prompts = held_out_prompts
         self.pad_token_id = pad_token_id
-        self.held_out_samples = config.evaluation.samples
 
     @property
     def sampling(self) -> Sampling:
@@ -74,18 +70,24 @@ class RolloutDataModule(LightningDataModule):
 
     def val_dataloader(self) -> HeldOutLoader:
         rank, world_size = self._rank_and_world_size()
+        return self.held_out_loader(self.config.evaluation.samples, rank, world_size)
+
+    def held_out_loader(self, samples: int, rank: int, world_size: int) -> HeldOutLoader:
+        """This rank's held-out prompts, `samples` completions each."""
         sampling = replace(
             self.sampling,
-            completions=self.held_out_samples,
+            completions=samples,
             seed=derived_seed(self.config.seed, "held out"),
         )
         return HeldOutLoader(
             engine=self.engine,
             verifier=self.verifier,
-            prompts=self.held_out_prompts[rank::world_size],
+            prompts=self.held_out_prompts,
             sampling=sampling,
             prompts_per_batch=2 * self.config.rollouts.prompts_per_step,
             pad_token_id=self.pad_token_id,
+            rank=rank,
+            world_size=world_size,
         )
 
     def on_exception(self, exception: BaseException) -> None:

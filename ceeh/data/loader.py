@@ -141,7 +141,11 @@ class RolloutLoader:
 
 
 class HeldOutLoader:
-    """Every held-out prompt once, in order, `prompts_per_batch` at a time."""
+    """Every held-out prompt of this rank once, in order, `prompts_per_batch` at a time.
+
+    Rank r of w has every w-th prompt, starting with the r-th; a batch's `question_indices` are its
+    prompts' places in `prompts`.
+    """
 
     def __init__(
         self,
@@ -152,11 +156,15 @@ class HeldOutLoader:
         sampling: Sampling,
         prompts_per_batch: int,
         pad_token_id: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.engine = engine
         self.verifier = verifier
-        starts = range(0, len(prompts), prompts_per_batch)
-        self.chunks = [prompts[start : start + prompts_per_batch] for start in starts]
+        self.prompts = prompts
+        own = range(rank, len(prompts), world_size)
+        starts = range(0, len(own), prompts_per_batch)
+        self.chunks = [tuple(own[start : start + prompts_per_batch]) for start in starts]
         self.sampling = sampling
         self.pad_token_id = pad_token_id
 
@@ -165,5 +173,7 @@ class HeldOutLoader:
 
     def __iter__(self) -> Iterator[RolloutBatch]:
         for chunk in self.chunks:
-            scored, seconds = rollout(self.engine, self.verifier, chunk, self.sampling)
-            yield collate(scored, pad_token_id=self.pad_token_id, timings=seconds)
+            prompts = [self.prompts[index] for index in chunk]
+            scored, seconds = rollout(self.engine, self.verifier, prompts, self.sampling)
+            batch = collate(scored, pad_token_id=self.pad_token_id, timings=seconds)
+            yield replace(batch, question_indices=chunk)

@@ -1,1 +1,1 @@
-"""Judging a policy: samples of questions, figures with intervals, benchmarks, comparison."""
+"""Evaluating a policy: samples of benchmarks, metrics with intervals, comparison of policies."""

@@ -1,4 +1,4 @@
-"""95 % percentile intervals: questions drawn with replacement, then samples within each drawn question.
+"""95 % bootstrap intervals: questions drawn with replacement, then samples within each drawn question.
 
 Axes: D draws, Q questions, K samples per question.
 """
@@ -12,14 +12,14 @@ import numpy as np
 from ceeh.evaluation.metrics import question_values, sample_ratios
 from ceeh.evaluation.samples import SampleTable
 
-CHUNK_SAMPLES = 1_000_000  # samples drawn at once: some 30 MB
+CHUNK_SAMPLES = 1_000_000  # samples drawn at once, about 30 MB
 
 Estimates = Mapping[str, np.ndarray]
-"""Figure by name -> [1 + D]: the estimate itself, then its draws. NaN for a mean over nothing."""
+"""Metric by name -> [1 + D]: the estimate itself, then its draws. NaN for a mean over nothing."""
 
 
 class Interval(TypedDict):
-    """A figure with its 95 % percentile interval."""
+    """A metric with its 95 % percentile interval."""
 
     value: float
     low: float
@@ -27,15 +27,15 @@ class Interval(TypedDict):
 
 
 def estimates(table: SampleTable, *, draws: int, seed: int) -> Estimates:
-    """Every figure of `table` and `draws` bootstrap draws of it.
+    """Every metric of `table` and `draws` bootstrap draws of it.
 
-    Two tables of the same questions drawn with one `seed` draw the same questions: differences of
-    their estimates are paired, whatever their numbers of samples. Figures of samples (accuracy,
-    tokens) draw samples within each drawn question too, which counts the noise of the samples twice:
-    their intervals are on the safe side. Figures of questions (pass@k, maj@k,
-    entropy) draw questions alone: a resampled group repeats samples, so its pass@k is too low (one
-    right of 8 counts 1 at k = 8, resampled 1 - (7/8)^8 = 0.66), and drawing questions already
-    carries the noise of their samples.
+    Two tables of the same questions with one `seed` draw the same questions: differences of their
+    estimates are paired, whatever their numbers of samples. Metrics of samples (accuracy, tokens)
+    also draw samples within each drawn question. This counts the samples' noise twice, so their
+    intervals are too wide rather than too narrow. Metrics of questions (pass@k, maj@k, entropy) draw
+    questions alone: a resampled group repeats samples, so its pass@k is too low (one correct of 8
+    gives 1 at k = 8, resampled 1 - (7/8)^8 = 0.66), and drawing questions already includes the noise
+    of their samples.
     """
     ratios, by_question = sample_ratios(table), question_values(table)
     questions, samples = table.questions, table.samples
@@ -44,7 +44,7 @@ def estimates(table: SampleTable, *, draws: int, seed: int) -> Estimates:
     pairs = np.stack([part.ravel() for pair in ratios.values() for part in pair], 1)
     values = np.stack(list(by_question.values()), 1)
     sums, means = [pairs.sum(0, keepdims=True)], [values.mean(0, keepdims=True)]
-    # Two generators: the questions drawn do not depend on the number of samples.
+    # Two generators, so that the questions drawn do not depend on the number of samples.
     of_questions, of_samples = np.random.default_rng((seed, 0)), np.random.default_rng((seed, 1))
     chunk = max(1, CHUNK_SAMPLES // (questions * samples))
     for start in range(0, draws, chunk):
@@ -64,22 +64,20 @@ def estimates(table: SampleTable, *, draws: int, seed: int) -> Estimates:
 
 
 def differences(before: Estimates, after: Estimates) -> Estimates:
-    """after - before for the figures of both; tokens, too, as `<name>_relative`, after / before - 1."""
-    shared = [name for name in before if name in after]
-    change = {name: after[name] - before[name] for name in shared}
+    """after - before for the metrics of both; for tokens also `<name>_relative`, after / before - 1."""
+    change = {name: after[name] - before[name] for name in before if name in after}
     with np.errstate(invalid="ignore", divide="ignore"):
-        relative = {
+        return change | {
             f"{name}_relative": after[name] / before[name] - 1
-            for name in shared
+            for name in change
             if name.startswith("tokens")
         }
-    return change | relative
 
 
 def average(of_benchmarks: list[Estimates]) -> Estimates:
-    """The mean over benchmarks of each figure that all of them have, draw by draw.
+    """The mean over benchmarks of each metric that all of them have, draw by draw.
 
-    The benchmarks' draws are taken as independent: give each its own seed.
+    The benchmarks' draws must be independent: each needs its own seed.
     """
     shared = [
         name for name in of_benchmarks[0] if all(name in estimate for estimate in of_benchmarks)
@@ -92,7 +90,7 @@ def average(of_benchmarks: list[Estimates]) -> Estimates:
 def interval(draws: np.ndarray) -> Interval | None:
     """The estimate (entry 0) and the percentiles 2.5 and 97.5 of its draws; None where it is NaN.
 
-    Draws that are NaN (a resample without a single wrong response) are left out.
+    NaN draws (e.g. a resample without a wrong response) are left out.
     """
     if math.isnan(draws[0]):
         return None
@@ -101,12 +99,12 @@ def interval(draws: np.ndarray) -> Interval | None:
     return Interval(value=float(draws[0]), low=float(low), high=float(high))
 
 
-def intervals(of_figures: Estimates) -> dict[str, Interval | None]:
-    return {name: interval(draws) for name, draws in of_figures.items()}
+def intervals(drawn: Estimates) -> dict[str, Interval | None]:
+    return {name: interval(draws) for name, draws in drawn.items()}
 
 
 def _times_drawn(picked: np.ndarray, size: int) -> np.ndarray:
-    """How often each of `size` things is among the picks of each draw [D, size]."""
+    """How often each draw picked each of `size` items [D, size]."""
     offsets = np.arange(len(picked))[:, None] * size
     counts = np.bincount((picked + offsets).ravel(), minlength=len(picked) * size)
     return counts.reshape(len(picked), size).astype(np.float64)

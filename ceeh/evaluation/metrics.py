@@ -1,30 +1,26 @@
-"""Figures of a table of samples, each a pure function: accuracy, pass@k, maj@k, tokens, entropy, NAG.
+"""Metrics of a table of samples, each a pure function: accuracy, pass@k, maj@k, tokens, entropy, NAG.
 
 Axes: Q questions, K samples per question, S subsets of the samples, C classes of equal answers.
-A figure is a mean over questions, or a ratio of two sums over samples, so that a bootstrap can draw
-questions and samples anew: `question_values` and `sample_ratios` are what it draws from.
+A metric is a mean over questions (`question_values`) or a ratio of two sums over samples
+(`sample_ratios`), so that a bootstrap can resample questions and samples.
 """
 
 import math
-from collections.abc import Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from ceeh.evaluation.samples import SampleTable
+from ceeh.evaluation.samples import SampleTable
 
 MAX_SUBSETS = 512
 CHUNK_QUESTIONS = 64  # bounds the memory of counting votes: 64 x 512 x K numbers
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
-    """1 - C(n - c, k) / C(n, k): the chance that some of k samples, drawn from n, is right.
+    """1 - C(n - c, k) / C(n, k): the chance that k of n samples include a correct one.
 
-    n = `samples`, c = `correct`, drawn without replacement. Unbiased for the chance over k
-    fresh samples (the plug-in 1 - (1 - c/n)^k is not). Chen et al. 2021, eq. 1,
-    https://arxiv.org/abs/2107.03374.
+    n = `samples`, c = `correct`; the k are drawn without replacement. Unbiased for k fresh samples
+    (the plug-in 1 - (1 - c/n)^k is not). Chen et al. 2021, eq. 1, https://arxiv.org/abs/2107.03374.
     Raises ValueError unless 1 <= k <= n and 0 <= c <= n.
     """
     if not 1 <= k <= samples:
@@ -37,9 +33,9 @@ def pass_at_k(correct: int, samples: int, k: int) -> float:
 
 
 def vote_subsets(samples: int, k: int) -> np.ndarray:
-    """Subsets of k out of n samples [S, n], True where chosen: all of them, or MAX_SUBSETS by chance.
+    """Subsets of k out of n samples [S, n], True where chosen: all of them, or MAX_SUBSETS random ones.
 
-    The chance is seeded by (n, k) alone: the same subsets for every question and policy.
+    The random seed is (n, k): every question and policy gets the same subsets.
     """
     if math.comb(samples, k) <= MAX_SUBSETS:
         chosen = np.array(list(combinations(range(samples), k)))
@@ -52,13 +48,12 @@ def vote_subsets(samples: int, k: int) -> np.ndarray:
 
 
 def majority_at_k(answers: np.ndarray, correct: np.ndarray, k: int) -> np.ndarray:
-    """maj@k per question [Q]: the chance that the commonest answer of k samples is right.
+    """maj@k per question [Q]: the chance that the most common answer of k samples is correct.
 
-    `answers` [Q, K] numbers a question's different answers from 0, below 0 is none; `correct` [Q, K].
-    Samples without an answer do not vote; nobody voting is wrong. Where several answers have most
-    votes one of them is taken by chance: the share of right ones counts. An answer is right if any
-    response that gave it was judged right (a time-out of one is no evidence). Averaged over all
-    subsets of k samples, or over MAX_SUBSETS of them. Self-consistency: Wang et al.,
+    `answers` [Q, K] numbers a question's distinct answers from 0, negative for none; `correct` [Q, K].
+    Samples without an answer do not vote; without any vote the result is wrong. A tie counts the share
+    of correct answers in it. An answer is correct if any response with it was graded correct, because
+    grading may time out. Averaged over the `vote_subsets` of k samples. Self-consistency: Wang et al.,
     https://arxiv.org/abs/2203.11171. Raises ValueError unless 1 <= k <= K.
     """
     questions, samples = answers.shape
@@ -69,19 +64,19 @@ def majority_at_k(answers: np.ndarray, correct: np.ndarray, k: int) -> np.ndarra
     for start in range(0, questions, CHUNK_QUESTIONS):
         rows = slice(start, start + CHUNK_QUESTIONS)
         of_class = answers[rows, :, None] == np.arange(samples)  # [Q, K, C]
-        right = (of_class & correct[rows, :, None]).any(1)  # [Q, C]
+        is_correct = (of_class & correct[rows, :, None]).any(1)  # [Q, C]
         votes = np.einsum("sk,qkc->qsc", subsets, of_class.astype(np.float32))
         most = votes.max(2, keepdims=True)
         winners = (votes == most) & (most > 0)
-        share = (winners & right[:, None]).sum(2) / np.maximum(winners.sum(2), 1)
+        share = (winners & is_correct[:, None]).sum(2) / np.maximum(winners.sum(2), 1)
         values[rows] = share.mean(1)
     return values
 
 
 def nag_product(accuracy: float, base_accuracy: float, tokens: float, base_tokens: float) -> float:
-    """(1 - Acc / Acc_b) * 100 * sqrt(1 - L / L_b): the form of the paper's main table, in per cent.
+    """(1 - Acc / Acc_b) * 100 * sqrt(1 - L / L_b): the form of the paper's main table, in percent.
 
-    Positive where accuracy was lost. NaN where nothing was shortened or the base is never right.
+    Positive where accuracy was lost. NaN where nothing was shortened or the base is never correct.
     https://arxiv.org/abs/2602.22642 prints the quotient and tabulates both.
     """
     if base_accuracy <= 0 or not 0 <= tokens < base_tokens:
@@ -90,9 +85,9 @@ def nag_product(accuracy: float, base_accuracy: float, tokens: float, base_token
 
 
 def nag_quotient(accuracy: float, base_accuracy: float, tokens: float, base_tokens: float) -> float:
-    """(1 - Acc / Acc_b) * 100 / sqrt(1 - L / L_b): as printed, and in the paper's ablation.
+    """(1 - Acc / Acc_b) * 100 / sqrt(1 - L / L_b): the paper's printed equation and its ablation.
 
-    Grows without bound as the lengths come together; otherwise as `nag_product`.
+    Unbounded as L approaches L_b; otherwise like `nag_product`.
     """
     if base_accuracy <= 0 or not 0 <= tokens < base_tokens:
         return math.nan
@@ -100,12 +95,12 @@ def nag_quotient(accuracy: float, base_accuracy: float, tokens: float, base_toke
 
 
 def majority_sizes(samples: int) -> list[int]:
-    """The k of maj@k that are reported: powers of two below K, and K."""
+    """The reported k of maj@k: powers of two below K, and K."""
     return [2**power for power in range(samples.bit_length()) if 2**power < samples] + [samples]
 
 
-def sample_ratios(table: "SampleTable") -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Figures that are a ratio of two sums over samples: name -> (numerator, denominator) [Q, K].
+def sample_ratios(table: SampleTable) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Metrics that are a ratio of two sums over samples: name -> (numerator, denominator) [Q, K].
 
     accuracy (avg@K), tokens of all, correct, wrong and truncated responses, and the truncated share.
     """
@@ -123,18 +118,18 @@ def sample_ratios(table: "SampleTable") -> dict[str, tuple[np.ndarray, np.ndarra
     }
 
 
-def question_values(table: "SampleTable") -> dict[str, np.ndarray]:
-    """Figures that are a mean over questions: name -> [Q].
+def question_values(table: SampleTable) -> dict[str, np.ndarray]:
+    """Metrics that are a mean over questions: name -> [Q].
 
-    pass_at_k for k from 1 to K, maj_at_k where answers are known, and entropy: nats per token, all
-    tokens of a question alike.
+    pass_at_k for k from 1 to K, maj_at_k where answers are known, and entropy: nats per token, with
+    equal weight for all tokens of a question.
     """
-    right = table.correct.sum(1).numpy()
+    num_correct = table.correct.sum(1).numpy()
     samples = table.samples
     values = {}
     for k in range(1, samples + 1):
         chances = np.array([pass_at_k(count, samples, k) for count in range(samples + 1)])
-        values[f"pass_at_{k}"] = chances[right]
+        values[f"pass_at_{k}"] = chances[num_correct]
     if bool((table.answers >= 0).any()):
         answers, correct = table.answers.numpy(), table.correct.numpy()
         for k in majority_sizes(samples):
@@ -145,8 +140,8 @@ def question_values(table: "SampleTable") -> dict[str, np.ndarray]:
     return values
 
 
-def figures(table: "SampleTable") -> Mapping[str, float]:
-    """Every figure by name; NaN where it is a mean over nothing. Fractions in [0, 1]."""
+def table_metrics(table: SampleTable) -> dict[str, float]:
+    """Every metric by name; NaN for a mean over nothing. Fractions in [0, 1]."""
     found = {
         name: float(above.sum() / below.sum()) if below.sum() else math.nan
         for name, (above, below) in sample_ratios(table).items()

@@ -1,10 +1,10 @@
-"""What an evaluation found: results.json, written from samples and settings alone, and read back.
+"""An evaluation's results.json: written from samples and settings alone, and read back.
 
-Nothing in it depends on when or in how many goes the samples were drawn.
+It does not depend on when the samples were drawn, or on how often the evaluation was interrupted.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,20 @@ from torch import Tensor
 from ceeh.errors import ConfigError
 from ceeh.evaluation.bootstrap import Estimates, average, estimates, intervals
 from ceeh.evaluation.store import BenchmarkSamples, SampleStore
+from ceeh.run.atomic import atomic_write_text
 from ceeh.runtime.rng import derived_seed
 from ceeh.runtime.text import plain, redact
 from ceeh.runtime.versions import provenance
 
-FORMAT = 1
+FORMAT = 2
 FILE = "results.json"
 SHOWN = ("accuracy", "tokens", "tokens_correct", "tokens_wrong", "truncated_fraction", "entropy")
-"""Figures that every benchmark has, None where one is a mean over nothing."""
+"""Metrics of every benchmark, None for a mean over nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """An evaluation's folder, read: `record` is its results.json."""
+    """An evaluation's folder as read; `record` is its results.json."""
 
     name: str
     folder: Path
@@ -42,23 +43,28 @@ class Results:
 def benchmark_estimates(
     samples: BenchmarkSamples, name: str, *, draws: int, seed: int
 ) -> Estimates:
-    """Figures of a benchmark and their draws; one seed draws the same questions for every policy."""
+    """A benchmark's metrics and their draws; one seed draws the same questions for every policy."""
     return estimates(samples.table, draws=draws, seed=derived_seed(seed, "bootstrap", name))
 
 
 def by_level(samples: BenchmarkSamples) -> dict[str, Bool[Tensor, " Q"]]:
-    """Which questions [Q] are of each level, levels in order; empty without levels."""
-    if samples.levels is None:
-        return {}
-    levels = samples.levels
+    """The questions [Q] of each level, levels in order: numbers before words; empty without levels."""
+
+    def order(level: str) -> tuple[bool, float, str]:
+        try:
+            return False, float(level), level
+        except ValueError:
+            return True, 0.0, level
+
+    levels = samples.levels or ()
     return {
         level: torch.tensor([each == level for each in levels])
-        for level in sorted(set(levels), key=_level_order)
+        for level in sorted(set(levels), key=order)
     }
 
 
 def shared_levels(results: Mapping[str, Results], name: str) -> list[str]:
-    """Levels of a benchmark that all results have, in the first one's order."""
+    """Levels of a benchmark that all results have, in the order of the first."""
     of_each = [result.record["benchmarks"][name]["levels"] for result in results.values()]
     return [level for level in of_each[0] if all(level in levels for levels in of_each)]
 
@@ -66,22 +72,22 @@ def shared_levels(results: Mapping[str, Results], name: str) -> list[str]:
 def write_results(
     store: SampleStore, *, name: str, model: Mapping[str, Any], protocol: Mapping[str, Any]
 ) -> Results:
-    """results.json of all samples in `store`, whichever command drew them."""
-    draws, told = protocol["bootstrap_draws"], store.told()
+    """Writes results.json for all samples in `store`, whichever command drew them."""
+    draws, records = protocol["bootstrap_draws"], store.recorded()
     samples = dict(store.read())
     found, of_benchmarks = {}, []
-    for key, drawn_samples in samples.items():
-        settings = told[key]["settings"]
-        drawn = benchmark_estimates(drawn_samples, key, draws=draws, seed=settings["seed"])
+    for key, of_benchmark in samples.items():
+        settings = records[key]["settings"]
+        drawn = benchmark_estimates(of_benchmark, key, draws=draws, seed=settings["seed"])
         of_benchmarks.append(drawn)
         found[key] = {
             "settings": settings,
-            "skipped": told[key]["skipped"],
-            "questions": drawn_samples.table.questions,
-            "samples": drawn_samples.table.samples,
-            "outcomes": drawn_samples.outcomes,
-            "figures": intervals(drawn),
-            "levels": _levels(drawn_samples, key, draws=draws, seed=settings["seed"]),
+            "skipped": records[key]["skipped"],
+            "questions": of_benchmark.table.questions,
+            "samples": of_benchmark.table.samples,
+            "outcomes": of_benchmark.outcomes,
+            "metrics": intervals(drawn),
+            "levels": _levels(of_benchmark, key, draws=draws, seed=settings["seed"]),
         }
     record = {
         "format": FORMAT,
@@ -92,9 +98,7 @@ def write_results(
         "benchmarks": found,
         "average": intervals(average(of_benchmarks)),
     }
-    temporary = store.folder / f"{FILE}.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    temporary.replace(store.folder / FILE)
+    atomic_write_text(store.folder / FILE, json.dumps(record, indent=2) + "\n")
     return Results(name=name, folder=store.folder, record=record, benchmarks=samples)
 
 
@@ -109,8 +113,8 @@ def read_results(place: str) -> Results:
     file = folder / FILE
     if not file.is_file():
         raise ConfigError(
-            f"'{place}' holds no {FILE}; give the output folder of python -m ceeh.evaluate, or a run "
-            "folder that was evaluated"
+            f"'{place}' holds no {FILE}; give the output folder of python -m ceeh.evaluate, or an "
+            "evaluated run folder"
         )
     try:
         record = json.loads(file.read_text())
@@ -119,12 +123,12 @@ def read_results(place: str) -> Results:
             _check_shape(record)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
-            f"{file} is not what python -m ceeh.evaluate writes ({type(error).__name__}: {error}); "
+            f"{file} is not a file of python -m ceeh.evaluate ({type(error).__name__}: {error}); "
             "evaluate again"
         ) from error
     if version != FORMAT:
         raise ConfigError(
-            f"{file} has format {version}, this version reads {FORMAT}; evaluate again"
+            f"{file} has format {version}, this version reads {FORMAT}; evaluate again, the samples are kept"
         )
     samples = {key: value for key, value in SampleStore(folder).read() if key in benchmarks}
     if missing := benchmarks.keys() - samples.keys():
@@ -135,7 +139,7 @@ def read_results(place: str) -> Results:
 
 
 def _check_shape(record: Mapping[str, Any]) -> None:
-    """Raises KeyError or TypeError for a record that `write_results` did not write."""
+    """Raises KeyError or TypeError for a record that lacks what readers use."""
 
     def mapping(node: Any, *keys: str) -> Any:
         for key in keys:
@@ -153,27 +157,24 @@ def _check_shape(record: Mapping[str, Any]) -> None:
             raise TypeError("settings.title must be text")
         if not isinstance(each["questions"], int) or not isinstance(each["samples"], int):
             raise TypeError("questions and samples must be numbers")
-        of_levels = [mapping(level, "figures") for level in mapping(each, "levels").values()]
-        for figures in (mapping(each, "figures"), *of_levels):
+        for part in (each, *mapping(each, "levels").values()):
+            metrics = mapping(part, "metrics")
             for name in SHOWN:
                 if (
-                    figures[name] is not None
-                    and not {"value", "low", "high"} <= figures[name].keys()
+                    metrics[name] is not None
+                    and not {"value", "low", "high"} <= metrics[name].keys()
                 ):
-                    raise TypeError(f"figures.{name} must have value, low and high")
+                    raise TypeError(f"metrics.{name} must have value, low and high")
 
 
-def flat_figures(record: Mapping[str, Any]) -> dict[str, float]:
-    """`eval/<benchmark>/<figure>` -> value, for a tracking server."""
-    parts: Sequence[tuple[str, Mapping[str, Any]]] = [
-        *((key, told["figures"]) for key, told in record["benchmarks"].items()),
-        ("average", record["average"]),
-    ]
+def flat_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """`eval/<benchmark>/<metric>` -> value, for a tracking server."""
+    parts = {key: each["metrics"] for key, each in record["benchmarks"].items()}
     return {
-        f"eval/{key}/{name}": figure["value"]
-        for key, figures in parts
-        for name, figure in figures.items()
-        if figure is not None
+        f"eval/{key}/{name}": metric["value"]
+        for key, metrics in (*parts.items(), ("average", record["average"]))
+        for name, metric in metrics.items()
+        if metric is not None
     }
 
 
@@ -182,13 +183,5 @@ def _levels(samples: BenchmarkSamples, name: str, *, draws: int, seed: int) -> d
     for level, chosen in by_level(samples).items():
         rows = samples.table.rows(chosen)
         drawn = estimates(rows, draws=draws, seed=derived_seed(seed, "bootstrap", name, level))
-        found[level] = {"questions": rows.questions, "figures": intervals(drawn)}
+        found[level] = {"questions": rows.questions, "metrics": intervals(drawn)}
     return found
-
-
-def _level_order(level: str) -> tuple[bool, float, str]:
-    """Numbers by value, before words."""
-    try:
-        return False, float(level), level
-    except ValueError:
-        return True, 0.0, level

@@ -5,7 +5,7 @@ Axes: Q questions of a benchmark, K samples per question.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -26,7 +26,7 @@ from ceeh.types import Prompt, ScoredGroup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One benchmark, ready to be sampled. `skipped` counts questions that were left out, by reason."""
+    """One benchmark, ready to be sampled. `skipped` counts the questions left out, by reason."""
 
     name: str
     benchmark: Benchmark
@@ -45,26 +45,24 @@ class Task:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the samples depend on, but the model."""
-        return asdict(self.benchmark) | {
-            "questions_digest": f"{derived_seed(*map(self._judged, self.prompts)):016x}"
-        }
+        """Everything but the model that the samples, their grades and their place in a report depend on."""
+        questions = (
+            (prompt.uid, prompt.token_ids, prompt.answer, self.level(prompt))
+            for prompt in self.prompts
+        )
+        return asdict(self.benchmark) | {"questions_digest": f"{derived_seed(*questions):016x}"}
 
     def level(self, prompt: Prompt) -> str | None:
         level = self.benchmark.level and prompt.metadata.get(self.benchmark.level)
         return None if level is None else str(level)
 
-    def _judged(self, prompt: Prompt) -> tuple[object, ...]:
-        """What of a question decides its samples, their verdicts and where they are shown."""
-        return prompt.uid, prompt.token_ids, prompt.answer, self.level(prompt)
-
 
 def build_task(
     name: str, benchmark: Benchmark, tokenizer: PreTrainedTokenizerBase, limit: int | None
 ) -> Task:
-    """Reads the questions and drops those that cannot be judged or are too long for the prompt.
+    """Reads the questions and drops those that are too long or whose reference cannot be read.
 
-    Raises ConfigError naming the benchmark for whatever is wrong with it.
+    Raises ConfigError with the benchmark's name for any error in it.
     """
     try:
         questions = benchmark_questions(benchmark)[:limit]
@@ -77,20 +75,17 @@ def build_task(
         )
         prompts = load_prompts(questions, builder, "questions")
         verifier = build_verifier(benchmark.verifier)
-        judged = drop_unverifiable(prompts, verifier, "questions")
+        verifiable = drop_unverifiable(prompts, verifier, "questions")
     except ConfigError as error:
         raise ConfigError(f"benchmark {name}: {error}") from error
     return Task(
         name=name,
         benchmark=benchmark,
-        prompts=[
-            replace(prompt, metadata=dict(prompt.metadata) | {"held_out_index": index})
-            for index, prompt in enumerate(judged)
-        ],
+        prompts=verifiable,
         verifier=verifier,
         skipped={
             "prompt_too_long": len(questions) - len(prompts),
-            "unreadable_reference": len(prompts) - len(judged),
+            "unreadable_reference": len(prompts) - len(verifiable),
         },
     )
 
@@ -98,27 +93,34 @@ def build_task(
 def sample_task(
     task: Task, engine: RolloutEngine, store: SampleStore, *, seed: int, questions_per_batch: int
 ) -> None:
-    """Samples the batches that `store` does not have yet; rank r takes every w-th, from the r-th on."""
-    starts = range(0, len(task.prompts), questions_per_batch)
-    batches = [task.prompts[start : start + questions_per_batch] for start in starts]
-    mine = [number for number in range(len(batches)) if number % world_size() == rank()]
-    missing = [number for number in mine if not store.has(task.name, number)]
-    done = sum(len(batches[number]) for number in mine) - sum(len(batches[n]) for n in missing)
-    progress = Progress(task.name, sum(len(batches[number]) for number in mine), done)
+    """Samples the batches that `store` lacks; rank r of w takes every w-th, starting with the r-th."""
+    starts = range(0, len(task.prompts), questions_per_batch)[rank() :: world_size()]
+    batches = {
+        start // questions_per_batch: task.prompts[start : start + questions_per_batch]
+        for start in starts
+    }
+    missing = {part: batch for part, batch in batches.items() if not store.has(task.name, part)}
+    questions, to_do = (sum(map(len, each.values())) for each in (batches, missing))
+    progress = Progress(task.name, questions, done=questions - to_do)
     sampling = task.sampling(seed)
-    for number in missing:
-        scored, _ = rollout(engine, task.verifier, batches[number], sampling)
-        rows = [row for group in scored for row in sample_rows(task, group)]
-        store.write(task.name, number, rows)
-        progress.advance(len(batches[number]), rows)
+    for part, prompts in missing.items():
+        scored, _ = rollout(engine, task.verifier, prompts, sampling)
+        first = part * questions_per_batch
+        rows = [
+            row
+            for index, group in enumerate(scored, first)
+            for row in sample_rows(task, index, group)
+        ]
+        store.write(task.name, part, rows)
+        progress.advance(len(prompts), rows)
 
 
-def sample_rows(task: Task, scored: ScoredGroup) -> list[dict[str, Any]]:
-    """A row of `ceeh.evaluation.store.SCHEMA` per completion."""
+def sample_rows(task: Task, index: int, scored: ScoredGroup) -> list[dict[str, Any]]:
+    """A row of `ceeh.evaluation.store.SCHEMA` per completion of the question at `index`."""
     prompt = scored.group.prompt
     shared = {
         "benchmark": task.name,
-        "index": prompt.metadata["held_out_index"],
+        "index": index,
         "uid": prompt.uid,
         "level": task.level(prompt),
         "question": prompt.text,
@@ -144,14 +146,14 @@ def sample_rows(task: Task, scored: ScoredGroup) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """A line per batch of rank 0: what is done, what it shows so far, time gone and to go."""
+    """Prints a line per batch of rank 0: questions done, metrics so far, elapsed and remaining time."""
 
     def __init__(self, name: str, questions: int, done: int) -> None:
         self.name, self.questions, self.done = name, questions, done
         self.here = self.responses = self.correct = self.tokens = 0
         self.began = time.perf_counter()
         if done:
-            say(f"{name}: {done} of {questions} questions are there already")
+            say(f"{name}: {done} of {questions} questions were sampled before")
 
     def advance(self, questions: int, rows: Sequence[Mapping[str, Any]]) -> None:
         self.done += questions
@@ -159,15 +161,12 @@ class Progress:
         self.responses += len(rows)
         self.correct += sum(row["correct"] for row in rows)
         self.tokens += sum(row["tokens"] for row in rows)
-        gone = time.perf_counter() - self.began
-        left = gone / self.here * (self.questions - self.done)
+        elapsed = time.perf_counter() - self.began
+        left = elapsed / self.here * (self.questions - self.done)
+        times = [timedelta(seconds=round(seconds)) for seconds in (elapsed, left)]
         say(
             f"{self.name}  {self.done}/{self.questions} questions  "
             f"accuracy {100 * self.correct / self.responses:.1f}%  "
-            f"tokens {self.tokens / self.responses:.1f}  {self.tokens / gone:.0f} tokens/s  "
-            f"{_clock(gone)} gone  ETA {_clock(left)}"
+            f"tokens {self.tokens / self.responses:.1f}  {self.tokens / elapsed:.0f} tokens/s  "
+            f"elapsed {times[0]}  ETA {times[1]}"
         )
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

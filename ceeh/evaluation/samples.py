@@ -1,6 +1,6 @@
 """The samples of an evaluation: K responses to each of Q questions, gathered over batches and ranks.
 
-Axes: Q questions of a table (P of an update), K samples per question.
+Axes: Q questions of a table (P of one update), K samples per question.
 """
 
 from collections.abc import Hashable, Sequence
@@ -16,12 +16,12 @@ COLUMNS = ("correct", "lengths", "finished", "answers", "entropy")
 
 
 class SampleTable:
-    """What one policy did, rows sorted by question `index`.
+    """The samples of one policy, rows sorted by question `index`.
 
     `lengths` in tokens, `entropy` in nats per token of each response. `finished` is False where the
-    token limit cut a response. `answers` numbers the different final answers within a question, as
-    `answer_classes` does; NO_ANSWER where there is none, or where answers were not looked at.
-    Not a dataclass: torchmetrics takes those apart when a metric returns one, squeezes single values
+    token limit truncated a response. `answers` numbers the distinct final answers to a question
+    (`answer_classes`); NO_ANSWER where there is none, or where answers were not extracted.
+    Not a dataclass: torchmetrics takes apart a dataclass that a metric returns, squeezes single values
     and refuses frozen ones.
     """
 
@@ -48,7 +48,7 @@ class SampleTable:
     def samples(self) -> int:
         return self.correct.shape[1]
 
-    def rows(self, chosen: Bool[Tensor, " Q"]) -> "SampleTable":
+    def rows(self, chosen: Bool[Tensor, " Q"] | Int[Tensor, " Q"]) -> "SampleTable":
         """The table of the chosen questions."""
         columns = {name: getattr(self, name)[chosen] for name in COLUMNS}
         return SampleTable(index=self.index[chosen], **columns)
@@ -60,7 +60,7 @@ class SampleTable:
 
 
 def answer_classes(answers: Sequence[Hashable | None]) -> list[int]:
-    """0 for the first different answer, 1 for the second, ...; NO_ANSWER for None."""
+    """0 for the first distinct answer, 1 for the second, ...; NO_ANSWER for None."""
     numbers: dict[Hashable, int] = {}
     return [
         NO_ANSWER if answer is None else numbers.setdefault(answer, len(numbers))
@@ -80,9 +80,9 @@ class SampleMetric(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        # One flat float32 list of rows [K, index, then K of each column]: a single collective, and a
-        # rank without questions joins with torchmetrics' own empty tensor, which is flat and float32
-        # and would fit no other shape or type. Counts below 2^24 are exact.
+        # One flat float32 list of rows [K, index, K of each column]: a single collective, which a rank
+        # without questions joins with torchmetrics' empty tensor, flat and float32 too. Counts below
+        # 2^24 are exact.
         self.add_state("packed", default=[], dist_reduce_fx="cat")
 
     def update(
@@ -104,26 +104,21 @@ class SampleMetric(Metric):
         self.packed.append(torch.cat([part.float() for part in parts], 1).flatten())
 
     def compute(self) -> Any:
-        """The `SampleTable` of all questions. Raises ValueError when there are none or K differs."""
-        return self.table()
-
-    def table(self) -> SampleTable:
-        """What `compute` of this class returns; subclasses make their figures of it."""
-        packed = (
-            torch.cat(self.packed) if isinstance(self.packed, list) and self.packed else self.packed
-        )
-        if isinstance(packed, list) or not packed.numel():
+        """The `SampleTable` of all questions, on the CPU. Raises ValueError for none, or for several K."""
+        packed = self.packed
+        if isinstance(packed, list):
+            packed = torch.cat(packed) if packed else torch.empty(0)
+        if not packed.numel():
             raise ValueError("no question was scored; the source of questions gave none")
         samples = int(packed[0])
         width = 2 + len(COLUMNS) * samples
         if packed.numel() % width or (packed[::width] != samples).any():
             raise ValueError(f"questions need one number of samples, got {samples} and others")
-        rows = packed.view(-1, width)
-        order = torch.argsort(rows[:, 1], stable=True)
-        index = rows[order, 1].long()
-        first = torch.ones_like(index, dtype=torch.bool)
-        first[1:] = index[1:] != index[:-1]
-        rows = rows[order[first]].cpu()  # whatever device the module is on: it is kept and saved
+        rows = packed.view(-1, width).cpu()
+        rows = rows[torch.argsort(rows[:, 1], stable=True)]
+        first = torch.ones(len(rows), dtype=torch.bool)
+        first[1:] = rows[1:, 1] != rows[:-1, 1]
+        rows = rows[first]
         correct, lengths, finished, answers, entropy = rows[:, 2:].split(samples, 1)
         return SampleTable(
             index=rows[:, 1].long(),

@@ -1,10 +1,9 @@
-"""The samples of an evaluation on disk: a part per batch while it runs, samples.parquet when it is done.
+"""An evaluation's samples on disk: one part per batch while it runs, samples.parquet at the end.
 
-A part appears whole or not at all, so an evaluation that was stopped goes on with the next batch.
+A part is written whole or not at all, so an interrupted evaluation continues with the next batch.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 
 from ceeh.errors import ConfigError, first_line
 from ceeh.evaluation.samples import SampleTable, answer_classes
-from ceeh.run.atomic import check_folder
+from ceeh.run.atomic import atomic_write, atomic_write_text, check_folder
 
 SCHEMA = pa.schema(
     {
@@ -43,7 +42,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkSamples:
-    """The samples of one benchmark: `uids` and `levels` (None without any) per question."""
+    """The samples of one benchmark, with `uids` and `levels` (None without any) per question."""
 
     table: SampleTable
     uids: tuple[str, ...]
@@ -54,8 +53,8 @@ class BenchmarkSamples:
 class SampleStore:
     """`<folder>/samples.parquet` and, until it is written, `<folder>/parts/<benchmark>/`.
 
-    `<folder>/settings.json` says of each benchmark what its samples depend on (`settings`, `model`)
-    and what was left out (`skipped`).
+    `<folder>/settings.json` records per benchmark what its samples depend on (`settings`, `model`)
+    and which questions were left out (`skipped`).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,26 +62,26 @@ class SampleStore:
         self.file = folder / "samples.parquet"
         self._settings = folder / "settings.json"
 
-    def told(self) -> dict[str, Any]:
-        """What settings.json says of the benchmarks of which there are samples."""
+    def recorded(self) -> dict[str, Any]:
+        """The records of settings.json for the benchmarks that have samples."""
         check_folder(self.folder, "--output:")
         try:
-            told = json.loads(self._settings.read_text()) if self._settings.is_file() else {}
+            records = json.loads(self._settings.read_text()) if self._settings.is_file() else {}
         except ValueError as error:
-            raise self._foreign(self._settings, error) from error
-        if not isinstance(told, dict):
-            raise self._foreign(self._settings, TypeError("it is no mapping"))
-        finished = self.finished()
+            raise _foreign(self._settings, error) from error
+        if not isinstance(records, dict):
+            raise _foreign(self._settings, TypeError("it is not a mapping"))
         begun = {path.parent.name for path in (self.folder / "parts").glob("*/*.parquet")}
-        return {name: each for name, each in told.items() if name in finished | begun}
+        there = self.finished() | begun
+        return {name: record for name, record in records.items() if name in there}
 
     def open(self, wanted: Mapping[str, Mapping[str, Any]]) -> None:
-        """Prepares the folder for benchmarks of which settings.json is to say what is `wanted`.
+        """Prepares the folder for the benchmarks with the `wanted` records.
 
-        Raises ConfigError when it holds samples of one of them that were drawn otherwise, or samples
-        of another model: a folder's results are one model's.
+        Raises ConfigError when it holds samples of one of them with other settings, or samples of
+        another model: a folder's results belong to one model.
         """
-        kept = self.told()
+        kept = self.recorded()
         model = {"model": next(iter(wanted.values()))["model"]}
         for benchmark, there in kept.items():
             now = wanted.get(benchmark, there | model)
@@ -96,18 +95,13 @@ class SampleStore:
                     "another --output, or remove that folder"
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(kept | dict(wanted), indent=2) + "\n"
-        _replace(self._settings, text.encode())
+        atomic_write_text(self._settings, json.dumps(kept | dict(wanted), indent=2) + "\n")
 
     def finished(self) -> set[str]:
         """Benchmarks that samples.parquet holds."""
         if not self.file.is_file():
             return set()
-        try:
-            column = pq.read_table(self.file, columns=["benchmark"])["benchmark"]
-        except (OSError, ValueError, KeyError) as error:
-            raise self._foreign(self.file, error) from error
-        return set(column.unique().to_pylist())
+        return set(_read(self.file, ["benchmark"])["benchmark"].unique().to_pylist())
 
     def has(self, benchmark: str, part: int) -> bool:
         return self._part(benchmark, part).is_file()
@@ -116,26 +110,25 @@ class SampleStore:
         """One batch's rows, atomically."""
         path = self._part(benchmark, part)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), temporary)
-        os.replace(temporary, path)
+        with atomic_write(path) as file:
+            pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), file)
 
     def finish(self, benchmarks: Sequence[str]) -> None:
         """Joins the parts into samples.parquet, in the order of `benchmarks`, then of the questions."""
         done = self.finished()
         if set(benchmarks) <= done:
             return
-        before = pq.read_table(self.file) if done else SCHEMA.empty_table()
-        fresh = [benchmark for benchmark in benchmarks if benchmark not in done]
-        tables = [before]
-        for benchmark in fresh:
-            parts = sorted((self.folder / "parts" / benchmark).glob("*.parquet"))
-            joined = pa.concat_tables([pq.read_table(part) for part in parts])
-            tables.append(joined.sort_by([("index", "ascending"), ("sample", "ascending")]))
-        temporary = self.file.with_suffix(".tmp")
-        pq.write_table(pa.concat_tables(tables), temporary)
-        os.replace(temporary, self.file)
-        for benchmark in benchmarks:  # the parts of others may be half of an evaluation
+        tables = [pq.read_table(self.file)] if done else []
+        for benchmark in benchmarks:
+            if benchmark not in done:
+                parts = sorted((self.folder / "parts" / benchmark).glob("*.parquet"))
+                joined = pa.concat_tables([pq.read_table(part) for part in parts])
+                tables.append(joined.sort_by([("index", "ascending"), ("sample", "ascending")]))
+        with atomic_write(self.file) as file:
+            pq.write_table(pa.concat_tables(tables), file)
+        for (
+            benchmark
+        ) in benchmarks:  # another benchmark's parts may belong to an unfinished evaluation
             shutil.rmtree(self.folder / "parts" / benchmark, ignore_errors=True)
 
     def read(self) -> Iterator[tuple[str, BenchmarkSamples]]:
@@ -143,31 +136,35 @@ class SampleStore:
 
         Raises ConfigError for a file that an evaluation did not write.
         """
-        try:
-            table = pq.read_table(self.file, columns=[n for n in SCHEMA.names if n != "response"])
-        except (OSError, ValueError, KeyError) as error:
-            raise self._foreign(self.file, error) from error
+        table = _read(self.file, [name for name in SCHEMA.names if name != "response"])
         for benchmark in table["benchmark"].unique().to_pylist():
             rows = table.filter(pc.field("benchmark") == benchmark)
             try:
                 samples = _samples(rows.to_pydict())
             except (ValueError, TypeError, IndexError) as error:
-                raise self._foreign(self.file, error) from error
+                raise _foreign(self.file, error) from error
             yield benchmark, samples
-
-    def _foreign(self, file: Path, error: Exception) -> ConfigError:
-        return ConfigError(
-            f"{file} cannot be read as samples of an evaluation ({first_line(error)}); evaluate again into "
-            "another --output, or remove that folder"
-        )
 
     def _part(self, benchmark: str, part: int) -> Path:
         return self.folder / "parts" / benchmark / f"{part:06d}.parquet"
 
 
+def _read(file: Path, columns: list[str]) -> pa.Table:
+    try:
+        return pq.read_table(file, columns=columns)
+    except (OSError, ValueError, KeyError) as error:
+        raise _foreign(file, error) from error
+
+
+def _foreign(file: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{file} cannot be read as samples of an evaluation ({first_line(error)}); evaluate again into "
+        "another --output, or remove that folder"
+    )
+
+
 def _samples(columns: Mapping[str, list]) -> BenchmarkSamples:
-    questions = len(set(columns["index"]))
-    samples = len(columns["index"]) // questions
+    samples = len(columns["index"]) // len(set(columns["index"]))
     grid = {
         name: [values[start : start + samples] for start in range(0, len(values), samples)]
         for name, values in columns.items()
@@ -180,14 +177,14 @@ def _samples(columns: Mapping[str, list]) -> BenchmarkSamples:
         answers=torch.tensor([answer_classes(row) for row in grid["answer"]]),
         entropy=torch.tensor(grid["entropy"], dtype=torch.float32),
     )
-    levels = tuple(row[0] for row in grid["level"])
+    levels = [row[0] for row in grid["level"]]
     outcomes = columns["outcome"]
-    if any(level is not None for level in levels):
-        levels = tuple("none" if level is None else level for level in levels)
     return BenchmarkSamples(
         table=table,
         uids=tuple(row[0] for row in grid["uid"]),
-        levels=None if None in levels else levels,
+        levels=tuple("none" if level is None else level for level in levels)
+        if any(level is not None for level in levels)
+        else None,
         outcomes={name: outcomes.count(name) for name in sorted(set(outcomes))},
     )
 
@@ -201,9 +198,3 @@ def _different(
             yield from _different(there, now, f"{place}{name}.")
         elif there != now:
             yield f"{place}{name}", there, now
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

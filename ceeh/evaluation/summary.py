@@ -1,4 +1,4 @@
-"""A run's summary: base against tuned on all, easy and hard questions."""
+"""A run's summary: tuned against base on all, easy and hard questions."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ def summarize(
     draws: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Base against tuned, every figure with a 95 % interval, differences paired by question.
+    """Tuned against base, every metric with a 95 % interval, differences paired by question.
 
     Returns {"base": {"all": {"accuracy": {"value", "low", "high"}, "tokens", "pass_at_<k>",
     "entropy"}, "easy", "hard"}, "tuned": likewise, "difference": tuned - base, where tokens are
-    "tokens_relative", tuned / base - 1, "questions": counts, "samples": K}. Figures of an empty
+    "tokens_relative", tuned / base - 1, "questions": counts, "samples": K}. Metrics of an empty
     subset are None. Accuracy and pass@k in [0, 1], tokens per response, entropy in nats per token.
     Raises ValueError when the tables hold other questions or sample counts, or k > K.
     """

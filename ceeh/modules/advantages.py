@@ -1,6 +1,6 @@
-"""Advantages from rewards by comparison within a prompt's group.
+"""Advantages: each reward compared with its prompt's group.
 
-Axes: P prompts, R rollout rows. Groups may differ in size and their rows stand in any order.
+Axes: P prompts, R rollout rows. Groups may differ in size; rows may come in any order.
 """
 
 import torch
@@ -31,36 +31,36 @@ def group_advantages(
 ) -> Float[Tensor, " R"]:
     """One advantage per row, with n the group's size and mean, std over the group:
 
-    - `group_mean`: R_i - mean. CEEH eq. 2 (https://arxiv.org/abs/2602.22642), which leaves the
-      division by the std out: it would rescale the length coefficient away. Also Dr. GRPO,
+    - `group_mean`: R_i - mean. CEEH eq. 2 (https://arxiv.org/abs/2602.22642), without division by
+      the std, which would cancel the length coefficient. Also Dr. GRPO,
       https://arxiv.org/abs/2503.20783.
     - `group_std`: (R_i - mean) / (std + 1e-6), std with n - 1. GRPO, section 4.1.2,
       https://arxiv.org/abs/2402.03300; n - 1 and 1e-6 as in verl.
     - `leave_one_out`: R_i - mean of the others = (R_i - mean) n / (n - 1). RLOO,
       https://arxiv.org/abs/2402.14740.
-    - `batch_std`: (R_i - mean) / (std_batch + 1e-6), std_batch that of all rows' R_i - mean, with
-      R - 1. REINFORCE++-baseline, https://arxiv.org/abs/2501.03262; DLER,
-      https://arxiv.org/abs/2510.15110. The batch is the rows given: one rank's rollout step.
+    - `batch_std`: (R_i - mean) / (std_batch + 1e-6), std_batch over R_i - mean of all rows given (one
+      rank's rollout step), with R - 1. REINFORCE++-baseline, https://arxiv.org/abs/2501.03262; DLER,
+      https://arxiv.org/abs/2510.15110.
 
-    A group of one, or of equal rewards, gets exactly 0 by every kind.
+    Every kind gives exactly 0 to a group of one and to a group of equal rewards.
     Raises ValueError for another `kind`.
     """
-    # In float64 equal fp32 rewards center to exactly 0: a rounding error would be blown up by the
-    # division by a std of 0 + 1e-6.
-    centred = rewards.double() - group_mean(rewards, group, num_prompts)[group]
+    # In float64 equal fp32 rewards center to exactly 0; dividing a rounding error by a std of
+    # 0 + 1e-6 would blow it up.
+    centered = rewards.double() - group_mean(rewards, group, num_prompts)[group]
     sizes = group_sum(torch.ones_like(group), group, num_prompts)
     others = (sizes - 1).clamp(min=1)
     match kind:
         case "group_mean":
-            advantages = centred
+            advantages = centered
         case "group_std":
-            std = (group_sum(centred.square(), group, num_prompts) / others).sqrt()
-            advantages = centred / (std[group] + STD_EPSILON)
+            std = (group_sum(centered.square(), group, num_prompts) / others).sqrt()
+            advantages = centered / (std[group] + STD_EPSILON)
         case "leave_one_out":
-            advantages = centred * (sizes / others)[group]
+            advantages = centered * (sizes / others)[group]
         case "batch_std":
-            std = (centred.square().sum() / max(1, len(centred) - 1)).sqrt()
-            advantages = centred / (std + STD_EPSILON)
+            std = (centered.square().sum() / max(1, len(centered) - 1)).sqrt()
+            advantages = centered / (std + STD_EPSILON)
         case _:
             raise ValueError(
                 "objective.advantage must be one of group_mean, group_std, leave_one_out, "

@@ -1,29 +1,29 @@
-"""How the tokens' terms become one loss: a weight per row over one denominator per optimizer step.
+"""How per-token terms become one loss: a weight per row over one denominator per optimizer step.
 
     loss = sum_i w_i sum_t l_it / D,   D = sum_i d_i over all rows of the optimizer step, on all ranks
 
 With |y_i| the response tokens of row i and M = `rollouts.max_response_tokens`:
 
-    token_mean      w_i = 1          d_i = |y_i|   every token alike
-    sequence_mean   w_i = 1 / |y_i|  d_i = 1       every response alike: a token of a long one weighs less
-    constant        w_i = 1          d_i = M       every token alike, also across steps
+    token_mean      w_i = 1          d_i = |y_i|   every token counts the same
+    sequence_mean   w_i = 1 / |y_i|  d_i = 1       every response counts the same
+    constant        w_i = 1          d_i = M       every token counts the same, also across steps
 
-Numerator and D are sums over rows: micro-batches, padding, row order and ranks change nothing.
-Axes: R rollout rows, T tokens.
+Numerator and D are sums over rows, so micro-batches, row order and ranks change nothing.
+Axes: R rollout rows, N response tokens.
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def row_weights(mask: Bool[Tensor, "R T"], kind: str) -> Float[Tensor, " R"]:
-    """w_i: 1 / |y_i| for `sequence_mean`, 1 for the others; |y_i| is at least 1.
+def row_weights(lengths: Int[Tensor, " R"], kind: str) -> Float[Tensor, " R"]:
+    """w_i: 1 / |y_i| for `sequence_mean`, 1 for the others; |y_i| counts as at least 1.
 
-    sequence_mean: GRPO eq. 3, https://arxiv.org/abs/2402.03300, whose mean over the responses of a
-    question, averaged over questions, it is for groups of one size.
+    sequence_mean: GRPO eq. 3, https://arxiv.org/abs/2402.03300, a mean over responses, then over
+    questions; the two means are one when all groups have one size.
     """
-    lengths = mask.sum(1).clamp(min=1).double()
+    lengths = lengths.clamp(min=1).double()
     return 1 / lengths if kind == "sequence_mean" else torch.ones_like(lengths)
 
 
@@ -49,12 +49,10 @@ def denominator_shares(
 
 
 def reduce_tokens(
-    terms: Float[Tensor, "R T"],
-    mask: Bool[Tensor, "R T"],
-    weights: Float[Tensor, " R"],
+    terms: Float[Tensor, " N"],
+    weights: Float[Tensor, " N"],
     *,
     denominator: Float[Tensor, ""] | float,
 ) -> Float[Tensor, ""]:
-    """sum_i w_i sum_t l_it over the response tokens, over `denominator`."""
-    weighted = weights.to(terms.dtype)[:, None] * torch.where(mask, terms, 0.0)
-    return weighted.sum() / denominator
+    """sum_n w_n l_n / D, with each token's row weight w_n."""
+    return (weights.to(terms.dtype) * terms).sum() / denominator

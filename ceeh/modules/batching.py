@@ -1,4 +1,4 @@
-"""A rollout batch cut for the optimizer: mini-batches of whole prompts, micro-batches of a token budget."""
+"""Cuts a rollout batch: mini-batches of whole prompts, micro-batches within a token budget."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 OVERHEAD_TOKENS = 128
-"""What a micro-batch costs beside its tokens, in tokens: less padding is not worth another one."""
+"""Fixed cost of a micro-batch, in tokens: saving less padding than this is not worth another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Microbatch:
-    """Rows that go through the model at once, cut to `width` tokens, the longest one's total."""
+    """Rows that go through the model together, cut to `width`, the longest row's tokens."""
 
     rows: Int[Tensor, " m"]
     width: int
@@ -35,8 +35,8 @@ def microbatches(
 ) -> list[Microbatch]:
     """Cuts `rows`, longest first, so that rows x longest row <= `max_tokens` (at least one row each).
 
-    Of all such cuts the one with the fewest tokens, padding and OVERHEAD_TOKENS per micro-batch
-    included. The longest come first, so that a budget too large for the device fails at once.
+    Of all such cuts it is the one with the fewest tokens, counting padding and OVERHEAD_TOKENS per
+    micro-batch. The longest rows come first, so a budget too large for the device fails at once.
     """
     order = rows[torch.argsort(totals[rows], descending=True, stable=True)]
     lengths = totals[order].tolist()
@@ -48,7 +48,7 @@ def microbatches(
 
 
 def cheapest_cuts(lengths: Sequence[int], max_tokens: int) -> list[int]:
-    """Where each micro-batch of the `lengths`, descending, ends; the last end is their number.
+    """Where each micro-batch of the descending `lengths` ends; the last end is their number.
 
     From the back: best[i] = min_j lengths[i] (j - i) + OVERHEAD_TOKENS + best[j].
     """
@@ -69,7 +69,7 @@ def cheapest_cuts(lengths: Sequence[int], max_tokens: int) -> list[int]:
 
 
 def padding_fraction(totals: Int[Tensor, " R"], micro: Sequence[Microbatch]) -> float:
-    """Share of the tokens that go through the model which are padding."""
+    """Share of padding among the tokens that go through the model."""
     used = sum(int(totals[cut.rows].sum()) for cut in micro)
     paid = sum(len(cut.rows) * cut.width for cut in micro)
     return 1 - used / paid

@@ -1,6 +1,6 @@
-"""The output head without its logits: log-prob of targets and entropy, a chunk of tokens at a time.
+"""The output head in chunks of tokens: log-probs of targets and entropy, never all logits at once.
 
-Axes: N tokens (of all rows of a micro-batch), C tokens of one chunk, D width, V vocabulary.
+Axes: N tokens of a micro-batch, C tokens of one chunk, D width, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ TokenObjective = Callable[[Tensor, Tensor, slice], Tensor]
 """(log-probs [C], entropy [C], which of the N tokens they are) -> the loss of these tokens."""
 
 BLOCKS = 16
-"""Parts of a chunk for element-wise work: few enough that a GPU's launches do not show."""
+"""Parts of a chunk for element-wise work; few enough that kernel launches on a GPU cost nothing."""
 
 
 @torch.no_grad()
@@ -29,9 +29,9 @@ def chunked_logprobs_and_entropy(
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """log p(target) and H = -sum_v p_v log p_v (nats); p = softmax(hidden weight.T / temperature).
 
-    Without gradient. At most `chunk_tokens` x V logits exist at a time, and intermediates of a
-    sixteenth of them. Product and softmax are in fp32 (float64 for float64 `hidden`), under autocast
-    as well: a bf16 head is the main source of mismatch between trainer and engine (MiniMax-M1,
+    Without gradient. At most `chunk_tokens` x V logits exist at a time, with intermediates of a
+    sixteenth of them. Product and softmax are in fp32 (float64 for float64 `hidden`), also under
+    autocast: a bf16 head is the main source of mismatch between trainer and engine (MiniMax-M1,
     https://arxiv.org/abs/2506.13585). `torch.set_float32_matmul_precision("high")` allows TF32 for
     the product.
     """
@@ -43,7 +43,7 @@ def chunked_logprobs_and_entropy(
         for rows in slices(len(hidden), chunk_tokens):
             logits = hidden[rows].to(dtype) @ head.T
             logprobs[rows], entropy[rows] = evaluate_(logits, targets[rows], temperature)
-            del logits  # else it lives on beside the next chunk's
+            del logits  # else they stay alive with the next chunk's
     return logprobs, entropy
 
 
@@ -58,10 +58,10 @@ def chunked_objective(
 ) -> Float[Tensor, ""]:
     """The sum of `objective` over chunks of the two outputs of `chunked_logprobs_and_entropy`.
 
-    Differentiable once, in both inputs. A chunk's gradient is taken as soon as its loss is known,
-    while its logits are there, so that they are neither kept nor computed again: with z the logits,
-    d log p_y / dz_j = [j = y] - p_j and dH / dz_j = -p_j (log p_j + H). Fused linear cross entropy
-    does so for one loss (Liger, https://arxiv.org/abs/2410.10989); this for any of both outputs.
+    Differentiable once, in both inputs. Each chunk's gradient is computed in the forward pass, while
+    its logits exist: with z the logits, d log p_y / dz_j = [j = y] - p_j and
+    dH / dz_j = -p_j (log p_j + H). Fused linear cross entropy does this for one loss (Liger,
+    https://arxiv.org/abs/2410.10989); this function for any loss of both outputs.
     """
     check(hidden, temperature, chunk_tokens)
     return _ChunkedObjective.apply(hidden, weight, targets, objective, temperature, chunk_tokens)  # type: ignore[no-any-return]
@@ -83,7 +83,7 @@ class _ChunkedObjective(torch.autograd.Function):
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        # Summed over chunks in fp32 whatever the weight's dtype: bf16 would lose the small addends.
+        # Summed over chunks in fp32: in bf16 small addends would be lost.
         grad_weight = torch.zeros_like(weight, dtype=dtype) if needs_weight else None
         loss = torch.zeros((), dtype=dtype, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -100,7 +100,7 @@ class _ChunkedObjective(torch.autograd.Function):
                     grad_hidden[rows] = (logits @ head).to(hidden.dtype)
                 if grad_weight is not None:
                     grad_weight.addmm_(logits.T, chunk)
-                del logits  # else it lives on beside the next chunk's
+                del logits  # else they stay alive with the next chunk's
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -109,7 +109,7 @@ class _ChunkedObjective(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:  # type: ignore[override]
-        # In place, since the weight's gradient is large; autograd refuses a second backward then.
+        # In place, because the weight's gradient is large; autograd then refuses a second backward.
         scaled = [
             None if gradient is None else gradient.mul_(grad_outputs[0])
             for gradient in ctx.saved_tensors

@@ -1,8 +1,9 @@
-"""Numbers of one rollout step, named once: `rollout/` and `reward/` of the batch, `loss/`."""
+"""Metrics of one rollout step, named once: `rollout/` and `reward/` of the batch, `loss/` of the tokens."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,8 +14,8 @@ from ceeh.data.verify.base import outcome_counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RankNumbers:
-    """What one rank has to say of a step: figures of its batch, sums over its rows and its tokens."""
+class RankMetrics:
+    """One rank's part of a step: its batch's metrics, its rows' sums and counts, its tokens' sums."""
 
     batch: Mapping[str, float]
     rows: Mapping[str, tuple[float, int]]
@@ -27,17 +28,23 @@ class RankNumbers:
         rewards: Float[Tensor, " R"],
         shaping: Mapping[str, Float[Tensor, " R"]],
         tokens: Mapping[str, float],
-    ) -> "RankNumbers":
-        """`shaping` are the numbers that a shaping has of its own, `tokens` the objective's sums."""
-        seconds = {f"time/{name}": value for name, value in batch.timings.items()}
-        rows = lengths_by_outcome(batch) | {f"reward/{name}": shaping[name] for name in shaping}
+    ) -> "RankMetrics":
+        """`shaping` are a shaping's own metrics per row, `tokens` the objective's sums."""
+        lengths = batch.lengths.float()
+        rows = {
+            "rollout/tokens_correct": torch.where(batch.correct, lengths, torch.nan),
+            "rollout/tokens_wrong": torch.where(batch.correct, torch.nan, lengths),
+        } | {f"reward/{name}": values for name, values in shaping.items()}
         return cls(
-            batch=rollout_metrics(batch, rewards) | seconds, rows=row_sums(rows), tokens=tokens
+            batch=rollout_metrics(batch, rewards)
+            | {f"time/{name}": value for name, value in batch.timings.items()},
+            rows=row_sums(rows),
+            tokens=tokens,
         )
 
 
-def joined(ranks: Sequence[RankNumbers], updates: int) -> dict[str, float]:
-    """The step's figures over all ranks: each kind joined so that the number of ranks does not show."""
+def join_ranks(ranks: Sequence[RankMetrics], updates: int) -> dict[str, float]:
+    """The step's metrics over all ranks; they do not depend on the number of ranks."""
     total: dict[str, float] = {}
     for rank in ranks:
         add_to(total, rank.tokens)
@@ -78,44 +85,32 @@ def rollout_metrics(batch: RolloutBatch, rewards: Tensor) -> dict[str, float]:
 def over_ranks(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """One number per name: extremes, counts and throughput as such, the rest as means over the ranks.
 
-    Ranks hold as many rows each.
+    Every rank holds the same number of rows.
     """
-    joined = {}
-    for name in metrics[0]:
-        values = [rank[name] for rank in metrics]
+
+    def join(name: str, values: list[float]) -> float:
         if name.endswith("_min"):
-            joined[name] = min(values)
-        elif name.endswith("_max"):
-            joined[name] = max(values)
-        elif name.startswith(("reward/outcome_", "rollout/dropped_")) or name.endswith(
-            "_per_second"
-        ):
-            joined[name] = sum(values)
-        else:
-            joined[name] = sum(values) / len(values)
-    return joined
+            return min(values)
+        if name.endswith("_max"):
+            return max(values)
+        if name.startswith(("reward/outcome_", "rollout/dropped_")) or name.endswith("_per_second"):
+            return sum(values)
+        return sum(values) / len(values)
 
-
-def lengths_by_outcome(batch: RolloutBatch) -> dict[str, Float[Tensor, " R"]]:
-    """`rollout/tokens_correct` and `rollout/tokens_wrong`: each row's length in one, NaN in the other."""
-    lengths = batch.lengths.float()
-    return {
-        "rollout/tokens_correct": torch.where(batch.correct, lengths, torch.nan),
-        "rollout/tokens_wrong": torch.where(batch.correct, torch.nan, lengths),
-    }
+    return {name: join(name, [rank[name] for rank in metrics]) for name in metrics[0]}
 
 
 def row_sums(values: Mapping[str, Float[Tensor, " R"]]) -> dict[str, tuple[float, int]]:
-    """Sum and number of each name's rows that are not NaN."""
+    """Sum and count of each name's rows that are not NaN."""
     return {
         name: (float(rows.nansum()), int((~rows.isnan()).sum())) for name, rows in values.items()
     }
 
 
 def row_means(ranks: Sequence[Mapping[str, tuple[float, int]]]) -> dict[str, float]:
-    """Means over the rows of all ranks of what `row_sums` gave; NaN for a mean over no row.
+    """Means over the rows of all ranks, from `row_sums`; NaN where no rank has a row.
 
-    NaN and not left out: Lightning would log a name that is missing with its value of the step before.
+    Left out instead of NaN, Lightning would log the value of the step before again.
     """
     means = {}
     for name in ranks[0]:
@@ -125,18 +120,18 @@ def row_means(ranks: Sequence[Mapping[str, tuple[float, int]]]) -> dict[str, flo
 
 
 def objective_metrics(sums: Mapping[str, float], updates: int) -> dict[str, float]:
-    """`loss/` means per response token, by any aggregation, of the sums that `policy_objective` returned.
+    """`loss/` means per response token, whatever the aggregation, from `policy_objective`'s sums.
 
-    Entropies (nats) are means over their own tokens: all, hard and easy questions'. Clipping is a share
-    of tokens. A mean over no token (no hard question in the step) is NaN.
+    Entropies (nats) are means over their own tokens: of all, hard and easy questions. Clipping is a
+    share of tokens. A mean over no token (no hard question in the step) is NaN.
     """
     tokens = sums["tokens"]
     metrics = {
         "loss/policy": sums["policy_loss"] / tokens,
         "optimizer/grad_norm": sums["grad_norm"] / updates,
         "rollout/tokens_total": tokens,
+        "engine/mismatch_kl": sums["mismatch_kl"] / tokens,
     }
-    metrics["engine/mismatch_kl"] = sums["mismatch_kl"] / tokens
     for name in ("kl", "ratio", "entropy", "entropy_bonus"):
         if name in sums:
             metrics[f"loss/{name}"] = sums[name] / tokens
@@ -148,7 +143,7 @@ def objective_metrics(sums: Mapping[str, float], updates: int) -> dict[str, floa
     return metrics
 
 
-def add_to(sums: dict[str, float], more: Mapping[str, float]) -> None:
+def add_to(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
     """Adds `more` to `sums` in place, name by name."""
     for name, value in more.items():
         sums[name] = sums.get(name, 0.0) + value

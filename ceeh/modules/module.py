@@ -1,7 +1,7 @@
 """CEEHModule: one rollout batch in, one or more optimizer steps out.
 
-`training_step` reads like the paper: shaped rewards [R], advantages [R], then per micro-batch the
-per-token objective [R T] and its gradient. Manual optimisation; numbers do not depend on the split.
+Axes: P prompts, R rollout rows, T tokens. Manual optimization; the split into micro-batches changes no
+number.
 """
 
 import math
@@ -20,21 +20,22 @@ from torch.optim.lr_scheduler import LambdaLR
 from ceeh.config.settings import Config
 from ceeh.data.batch import RolloutBatch
 from ceeh.errors import RunError
-from ceeh.evaluation.metrics import figures
+from ceeh.evaluation.metrics import table_metrics
 from ceeh.evaluation.samples import SampleMetric
 from ceeh.modules.advantages import group_advantages
 from ceeh.modules.aggregation import denominator_shares
 from ceeh.modules.batching import Microbatch, microbatches, minibatches, padding_fraction
-from ceeh.modules.metrics import RankNumbers, add_to, joined
+from ceeh.modules.flops import utilization
+from ceeh.modules.metrics import RankMetrics, add_to, join_ranks
 from ceeh.modules.objective import entropy_anneal
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import learning_rate_scale, optimizer_steps, set_hyperparameters
 from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs, build_shaping
-from ceeh.modules.timing import StepClock
-from ceeh.modules.update import UpdateInputs, accumulate_gradients
+from ceeh.modules.timing import UPDATE, StepClock
+from ceeh.modules.update import UpdateInputs, accumulate_gradients, tokens_of
 from ceeh.runtime.distributed import gather_objects
 
-EVAL_FIGURES = ("accuracy", "tokens", "truncated_fraction", "entropy")
+EVAL_METRICS = ("accuracy", "tokens", "truncated_fraction", "entropy")
 
 
 class CEEHModule(LightningModule):
@@ -52,108 +53,80 @@ class CEEHModule(LightningModule):
         self.rollout_step = 0
         self.clock = StepClock()
 
-    def on_train_start(self) -> None:
-        self.clock.start()
-        # A checkpoint restores its optimizer's settings; those of the configuration hold.
-        schedule = cast(LambdaLR, self.lr_schedulers())
-        set_hyperparameters(self.optimizers(), self.config.optimizer, schedule)
+    def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Any]:
+        """One rollout step: rewards [R], advantages [R], then one or more optimizer steps.
 
-    def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Tensor]:
-        """All optimizer steps of one rollout step.
-
-        Returns the rows' rewards and advantages, and which rows made an update that was skipped.
-        Raises ValueError for a batch that other weights than the present ones have sampled.
+        Returns "rewards", "advantages", "skipped" [R] (rows that made an update not finite) and
+        "tokens" (response tokens of all ranks). Raises ValueError for a batch that weights other than
+        the current ones sampled.
         """
         self.clock.update_begins()
         if batch.policy_version != self.trainer.global_step:
             raise ValueError(
                 f"rollout step {self.rollout_step}: sampled by policy version {batch.policy_version}, "
-                "trained at "
-                f"version {self.trainer.global_step}; the WeightSync callback must push after every step"
+                f"trained at version {self.trainer.global_step}; the WeightSync callback must push "
+                "after every step"
             )
-        settings = self.config.objective
-        progress = self.rollout_step / self.config.rollouts.steps
-        inputs = ShapingInputs.of(batch, progress)
-        rewards = self.shaping(inputs)
+        settings, optimizer = self.config.objective, self.config.optimizer
+        shaped = ShapingInputs.of(batch, progress=self.rollout_step / self.config.rollouts.steps)
+        rewards = self.shaping(shaped)
         advantages = group_advantages(
             rewards, batch.group, batch.num_prompts, kind=settings.advantage
         )
-        anneal = entropy_anneal(progress, settings.entropy.anneal)
-        old_logprobs = self.old_logprobs(batch)
+        inputs = UpdateInputs(
+            old_logprobs=self.old_logprobs(batch),
+            advantages=advantages,
+            hard=self.hard(batch),
+            settings=settings,
+            anneal=entropy_anneal(shaped.progress, settings.entropy.anneal),
+        )
         sums: dict[str, float] = {}
         padding = []
         skipped = torch.zeros_like(batch.correct)
-        share = self.config.optimizer.prompts_per_minibatch // self.trainer.world_size
         totals = batch.totals.cpu()
-        rows_of_steps = minibatches(batch.group.cpu(), batch.num_prompts, share)
-        for rows in rows_of_steps:
-            micro = microbatches(totals, rows, self.config.optimizer.tokens_per_microbatch)
+        prompts = optimizer.prompts_per_minibatch // self.trainer.world_size
+        for rows in minibatches(batch.group.cpu(), batch.num_prompts, prompts):
+            micro = microbatches(totals, rows, optimizer.tokens_per_microbatch)
             padding.append(padding_fraction(totals, micro))
-            step_sums, bad = self.update(batch, micro, old_logprobs, advantages, anneal)
+            step_sums, bad = self.update(batch, micro, inputs)
             add_to(sums, step_sums)
             skipped |= bad
         self.rollout_step += 1
-        self.log_step(batch, rewards, inputs, sums, len(rows_of_steps))
-        self.log("optimizer/padding_fraction", sum(padding) / len(padding), batch_size=1)
-        self.log("time/update", self.clock.update_ends(), batch_size=1)
-        return {"rewards": rewards, "advantages": advantages, "skipped": skipped}
-
-    def old_logprobs(self, batch: RolloutBatch) -> Float[Tensor, "R T"]:
-        """What the ratio divides by: the engine's own log-probs, or the trainer's before any step."""
-        if self.config.objective.old_logprobs == "engine":
-            return batch.engine_logprobs
-        return self.forward_rows(batch)[0]
-
-    @torch.no_grad()
-    def forward_rows(
-        self, batch: RolloutBatch
-    ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
-        """Log-probs and entropy (nats) of every row's response tokens, without gradient, in fp32."""
-        logprobs = torch.zeros_like(batch.engine_logprobs)
-        entropy = torch.zeros_like(batch.engine_logprobs)
-        totals = batch.totals.cpu()
-        limit = self.config.optimizer.tokens_per_microbatch
-        for cut in microbatches(totals, torch.arange(len(totals)), limit):
-            rows, width = cut.rows, cut.width
-            token_ids, mask = batch.token_ids[rows, :width], batch.response_mask[rows, :width]
-            for filled, values in zip(
-                (logprobs, entropy), self.policy(token_ids, mask), strict=True
-            ):
-                filled[rows, :width] = values.float()
-        return logprobs, entropy
+        metrics = self.step_metrics(batch, rewards, shaped, sums, updates=len(padding))
+        metrics["optimizer/padding_fraction"] = sum(padding) / len(padding)
+        metrics["time/update"] = self.clock.update_ends()
+        self.log_dict(metrics, batch_size=1)
+        return {
+            "rewards": rewards,
+            "advantages": advantages,
+            "skipped": skipped,
+            "tokens": metrics["rollout/tokens_total"],
+        }
 
     def update(
-        self,
-        batch: RolloutBatch,
-        micro: list[Microbatch],
-        old_logprobs: Tensor,
-        advantages: Tensor,
-        anneal: float,
+        self, batch: RolloutBatch, micro: list[Microbatch], inputs: UpdateInputs
     ) -> tuple[dict[str, float], Bool[Tensor, " R"]]:
-        """Gradients of all micro-batches over one denominator, clipped, applied unless not finite.
+        """One optimizer step: gradients of all micro-batches over one denominator, clipped, applied.
 
-        Returns the sums over tokens, and the rows to blame where the update was skipped.
+        Returns the sums over tokens, and the rows to blame for an update skipped as not finite.
         """
-        settings = self.config.objective
         rows = torch.cat([cut.rows for cut in micro])
         shares = denominator_shares(
             batch.lengths[rows],
-            settings.aggregation,
+            inputs.settings.aggregation,
             max_response_tokens=self.config.rollouts.max_response_tokens,
-        )
-        inputs = UpdateInputs(
-            old_logprobs=old_logprobs,
-            advantages=advantages,
-            hard=self.hard(batch),
-            denominator=self.total(shares.sum()),
-            settings=settings,
-            anneal=anneal,
         )
         self.optimizers().zero_grad()  # type: ignore[union-attr]
         found = accumulate_gradients(
-            self.policy, batch, micro, inputs, backward=self.backward_of, phases=self.clock.phases
+            self.policy,
+            batch,
+            micro,
+            inputs,
+            denominator=self.total(shares.sum()),
+            backward=self.backward_of,
+            clock=self.clock,
         )
-        with self.clock.phases("optimizer"):
+        with self.clock.phase("optimizer"):
             norm = torch.nn.utils.clip_grad_norm_(
                 self.policy.trainable, self.config.optimizer.max_grad_norm
             )
@@ -162,13 +135,21 @@ class CEEHModule(LightningModule):
             self.apply_update(finite)
         bad = torch.zeros_like(batch.correct)
         if not finite:
-            blamed = found.not_finite | ~torch.isfinite(advantages)
-            own = torch.zeros_like(bad).index_fill(0, rows.to(bad.device), True)
-            bad = blamed & own if (blamed & own).any() else own
+            own = bad.index_fill(0, rows.to(bad.device), True)
+            blamed = own & (found.not_finite | ~torch.isfinite(inputs.advantages))
+            bad = blamed if blamed.any() else own
         return found.sums | {"grad_norm": float(norm)}, bad
 
+    def apply_update(self, finite: bool) -> None:
+        """The optimizer's step; without gradients it only advances the counters, as it must."""
+        if not finite:
+            self.optimizers().zero_grad()  # type: ignore[union-attr]
+        self.optimizers().step()  # type: ignore[union-attr]
+        self.lr_schedulers().step()  # type: ignore[union-attr]
+        self.bad_updates = 0 if finite else self.bad_updates + 1
+
     def backward_of(self, loss: Tensor, last: bool) -> None:
-        """A micro-batch's backward pass; gradients are joined over ranks with the last one's."""
+        """A micro-batch's backward pass; the last one's joins the gradients over ranks."""
         world_size = self.trainer.world_size
         hold = (
             nullcontext()
@@ -178,15 +159,11 @@ class CEEHModule(LightningModule):
         with hold:
             self.manual_backward(loss * world_size)  # DDP averages over ranks
 
-    def apply_update(self, finite: bool) -> None:
-        """The optimizer's step, skipped and counted when loss or gradient is not finite."""
-        optimizer, schedule = self.optimizers(), self.lr_schedulers()
-        if not finite:
-            optimizer.zero_grad()  # type: ignore[union-attr]
-        # With the gradients gone the step changes nothing but the counters, which must go on.
-        optimizer.step()  # type: ignore[union-attr]
-        schedule.step()  # type: ignore[union-attr]
-        self.bad_updates = 0 if finite else self.bad_updates + 1
+    def old_logprobs(self, batch: RolloutBatch) -> Float[Tensor, "R T"]:
+        """The ratio's denominator: the engine's log-probs, or the trainer's before any update."""
+        if self.config.objective.old_logprobs == "engine":
+            return batch.engine_logprobs
+        return self.forward_rows(batch)[0]
 
     def hard(self, batch: RolloutBatch) -> Float[Tensor, " R"]:
         """1 for rows of hard prompts, from the signal that `objective.hard_signal` names; else 0."""
@@ -196,6 +173,19 @@ class CEEHModule(LightningModule):
             return torch.zeros_like(batch.scores)
         return batch.signals[settings.hard_signal][batch.group]
 
+    @torch.no_grad()
+    def forward_rows(
+        self, batch: RolloutBatch
+    ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
+        """Log-probs and entropy (nats) of every row's response tokens, without gradient, in fp32."""
+        filled = [torch.zeros_like(batch.engine_logprobs) for _ in range(2)]
+        totals = batch.totals.cpu()
+        limit = self.config.optimizer.tokens_per_microbatch
+        for cut in microbatches(totals, torch.arange(len(totals)), limit):
+            for values, of_cut in zip(filled, self.policy(*tokens_of(batch, cut)), strict=True):
+                values[cut.rows, : cut.width] = of_cut.float()
+        return filled[0], filled[1]
+
     def total(self, value: Tensor) -> Tensor:
         """`value` summed over ranks."""
         value = value.clone().float()
@@ -203,60 +193,68 @@ class CEEHModule(LightningModule):
             dist.all_reduce(value)
         return value
 
-    def log_step(
+    def step_metrics(
         self,
         batch: RolloutBatch,
         rewards: Tensor,
-        inputs: ShapingInputs,
+        shaped: ShapingInputs,
         sums: dict[str, float],
         updates: int,
-    ) -> None:
-        """Logs the step's numbers over all ranks."""
-        own = self.shaping.metrics(inputs) if isinstance(self.shaping, MeasuredShaping) else {}
-        numbers = RankNumbers.of(batch, rewards, own, sums)
-        metrics = joined(gather_objects(self.trainer, numbers), updates)
-        metrics["rollout/step"] = float(self.rollout_step)
-        metrics["optimizer/lr"] = self.lr_schedulers().get_last_lr()[0]  # type: ignore[union-attr]
-        metrics["optimizer/skipped_in_a_row"] = float(self.bad_updates)
-        self.clock.tokens = metrics["rollout/tokens_total"]
-        self.log_dict(metrics, batch_size=1)
+    ) -> dict[str, float]:
+        """The rollout step's metrics over all ranks."""
+        shaping = self.shaping.metrics(shaped) if isinstance(self.shaping, MeasuredShaping) else {}
+        ranks = gather_objects(self.trainer, RankMetrics.of(batch, rewards, shaping, sums))
+        return join_ranks(ranks, updates) | {
+            "rollout/step": float(self.rollout_step),
+            "optimizer/lr": self.lr_schedulers().get_last_lr()[0],  # type: ignore[union-attr]
+            "optimizer/skipped_in_a_row": float(self.bad_updates),
+        }
+
+    def on_train_start(self) -> None:
+        self.clock.start()
+        # A checkpoint restores its optimizer's settings; those of the configuration apply.
+        schedule = cast(LambdaLR, self.lr_schedulers())
+        set_hyperparameters(self.optimizers(), self.config.optimizer, schedule)
 
     def on_train_batch_end(self, outputs: Any, batch: RolloutBatch, batch_idx: int) -> None:
-        """Raises RunError when too many updates in a row were not finite."""
+        """Logs the step's times. Raises RunError after too many updates in a row were not finite."""
+        metrics = self.clock.step_ends(batch, outputs["tokens"])
+        seconds = sum(metrics[f"time/{phase}"] for phase in UPDATE)
         reference = self.config.objective.kl_coefficient > 0
-        self.log_dict(self.clock.step_ended(batch, self.policy, reference=reference), batch_size=1)
+        used = utilization(self.policy, batch.totals, seconds, reference=reference)
+        self.log_dict(metrics | used, batch_size=1)
         if self.bad_updates >= self.config.optimizer.max_skipped_updates:
             raise RunError(
-                f"loss or gradient was not finite in {self.bad_updates} updates in a row, as many as "
-                "optimizer.max_skipped_updates allows; none of them was applied. Their rows are in "
+                f"loss or gradient was not finite in {self.bad_updates} updates in a row, the limit of "
+                "optimizer.max_skipped_updates; all were skipped. Their rows are in "
                 "rollouts/skipped-*.parquet; lower optimizer.lr or objective.entropy.coefficient "
                 "and resume with ckpt_path=last"
             )
 
+    def on_validation_epoch_start(self) -> None:
+        self.held_out.reset()
+
     def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
         """Held-out questions: correctness and lengths as sampled, entropy by the policy's own forward."""
-        entropy_sums = self.forward_rows(batch)[1].sum(1)
-        questions = (batch.num_prompts, -1)
-        device = batch.lengths.device
-        index = [scored.group.prompt.metadata["held_out_index"] for scored in batch.groups]
+        entropy = self.forward_rows(batch)[1].sum(1) / batch.lengths
+        by_question = (batch.num_prompts, -1)
         finished = [outcome.finished for outcome in batch.outcomes]
         self.held_out.update(
-            torch.tensor(index, device=device),
-            correct=batch.correct.view(questions),
-            lengths=batch.lengths.view(questions),
-            finished=torch.tensor(finished, device=device),
-            entropy=(entropy_sums / batch.lengths).view(questions),
+            torch.tensor(batch.question_indices, device=self.device),
+            correct=batch.correct.view(by_question),
+            lengths=batch.lengths.view(by_question),
+            finished=torch.tensor(finished, device=self.device),
+            entropy=entropy.view(by_question),
         )
+
+    def on_validation_epoch_end(self) -> None:
+        table = self.held_out.compute()
+        found = table_metrics(table)
+        names = (*EVAL_METRICS, f"pass_at_{table.samples}")
+        self.log_dict({f"eval/{name}": found[name] for name in names})
 
     def on_validation_end(self) -> None:
         self.clock.start()  # an evaluation is not part of the next step
-
-    def on_validation_epoch_end(self) -> None:
-        self.held_out_table = self.held_out.compute()
-        self.held_out.reset()
-        found = figures(self.held_out_table)
-        names = (*EVAL_FIGURES, f"pass_at_{self.held_out_table.samples}")
-        self.log_dict({f"eval/{name}": found[name] for name in names})
 
     def configure_optimizers(self) -> Any:
         settings = self.config.optimizer
@@ -269,9 +267,8 @@ class CEEHModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """With LoRA the frozen base weights stay out: they come from `model.path` again."""
-        trained = {name for name, value in self.named_parameters() if value.requires_grad}
         if self.policy.lora:
-            state = checkpoint["state_dict"]
+            state, trained = checkpoint["state_dict"], self.trained_names
             checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
         checkpoint["bad_updates"] = self.bad_updates
         checkpoint["rollout_step"] = self.rollout_step
@@ -279,12 +276,15 @@ class CEEHModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.bad_updates = checkpoint["bad_updates"]
         self.rollout_step = checkpoint["rollout_step"]
-        # With more rollouts.steps than before, a run that had come to its end goes on.
+        # With more rollouts.steps than before, a finished run resumes.
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         progress["is_last_batch"] = self.rollout_step >= self.config.rollouts.steps
-        trained = {name for name, value in self.named_parameters() if value.requires_grad}
-        if missing := trained - checkpoint["state_dict"].keys():
+        if missing := self.trained_names - checkpoint["state_dict"].keys():
             raise ValueError(
                 f"the checkpoint lacks {len(missing)} trained weights, e.g. '{min(missing)}'; "
                 "resume with the model.path and model.lora it was written with"
             )
+
+    @property
+    def trained_names(self) -> set[str]:
+        return {name for name, value in self.named_parameters() if value.requires_grad}

@@ -1,133 +1,132 @@
-"""The objective: one equation per function, per-token terms out, one reducer at the end.
+"""The objective of CEEH: one function per equation, per-token terms, one sum at the end.
 
-Axes: R rollout rows, T tokens. Log-probs and entropies are in nats, at the sampling temperature.
-"The paper" is Luo et al., https://arxiv.org/abs/2602.22642. What stands outside `mask` never
-matters: it is taken out before `exp`, so that not even an infinity there reaches a gradient.
+Axis: N response tokens, of any rows and in any order. Log-probs and entropies are in nats, at the
+sampling temperature. "The paper" is Luo et al., https://arxiv.org/abs/2602.22642.
 """
 
 import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ceeh.config.settings import Objective
 from ceeh.modules.aggregation import reduce_tokens
 
 MAX_LOG_RATIO = 20.0
-"""Nats. Beyond it a ratio is a broken row; an infinite one turns a clipped 0 gradient to NaN."""
-
-
-def masked_log_ratio(
-    logprobs: Float[Tensor, "R T"], other: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"]
-) -> Float[Tensor, "R T"]:
-    """logprobs - other; zero where `mask` is False."""
-    return torch.where(mask, logprobs - other, 0.0)
+"""Nats. A larger log-ratio marks a broken row; an infinite ratio turns a clipped gradient of 0 into NaN."""
 
 
 def clipped_policy_loss(
-    logprobs: Float[Tensor, "R T"],
-    old_logprobs: Float[Tensor, "R T"],
-    advantages: Float[Tensor, "R T"],
-    mask: Bool[Tensor, "R T"],
+    logprobs: Float[Tensor, " N"],
+    old_logprobs: Float[Tensor, " N"],
+    advantages: Float[Tensor, " N"],
     *,
     clip_low: float,
     clip_high: float,
     dual_clip: float | None,
-) -> Float[Tensor, "R T"]:
-    """-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) per token; zero where `mask` is False.
+) -> Float[Tensor, " N"]:
+    """-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), and at most -dual_clip A where A < 0.
 
-    r = exp(logprobs - old_logprobs). Where A < 0 the loss is at most -dual_clip A. The paper's
-    eq. 2-4; PPO eq. 7, https://arxiv.org/abs/1707.06347; clip-higher: DAPO, section 3.1,
+    r = exp(logprobs - old_logprobs). The paper's eq. 2-4; PPO eq. 7,
+    https://arxiv.org/abs/1707.06347; clip-higher: DAPO, section 3.1,
     https://arxiv.org/abs/2503.14476; dual clip: Ye et al., https://arxiv.org/abs/1912.09729.
     """
-    log_ratio = masked_log_ratio(logprobs, old_logprobs, mask)
-    ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    ratio = (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     loss = torch.maximum(-ratio * advantages, -clipped * advantages)
-    if dual_clip is not None:
-        bounded = torch.minimum(loss, -dual_clip * advantages)
-        loss = torch.where(advantages < 0, bounded, loss)
-    return torch.where(mask, loss, 0.0)
+    if dual_clip is None:
+        return loss
+    return torch.where(advantages < 0, torch.minimum(loss, -dual_clip * advantages), loss)
 
 
 def k3_kl(
-    logprobs: Float[Tensor, "R T"],
-    reference_logprobs: Float[Tensor, "R T"],
-    mask: Bool[Tensor, "R T"],
-) -> Float[Tensor, "R T"]:
-    """exp(d) - d - 1, d = reference_logprobs - logprobs: an estimate of KL(policy || reference).
+    logprobs: Float[Tensor, " N"], reference_logprobs: Float[Tensor, " N"]
+) -> Float[Tensor, " N"]:
+    """exp(d) - d - 1, an estimate of KL(policy || reference) that is never negative.
 
-    Per token, never negative, zero where `mask` is False. For tokens that the policy sampled.
-    Schulman's k3, http://joschu.net/blog/kl-approx.html; GRPO eq. 4, https://arxiv.org/abs/2402.03300.
+    d = reference_logprobs - logprobs, for tokens that the policy sampled. Schulman's k3,
+    http://joschu.net/blog/kl-approx.html; GRPO eq. 4, https://arxiv.org/abs/2402.03300.
     """
-    # Bounded above only: below, where the reference dislikes the token, d itself is the pull back.
-    difference = masked_log_ratio(reference_logprobs, logprobs, mask).clamp(max=MAX_LOG_RATIO)
+    # Bounded above only: below, where the reference dislikes the token, d itself pulls back.
+    difference = (reference_logprobs - logprobs).clamp(max=MAX_LOG_RATIO)
     return difference.expm1() - difference
 
 
 def entropy_anneal(progress: float, kind: str) -> float:
     """(1 + cos(pi progress)) / 2 for `cosine`, 1 for `none`; progress = t / T in [0, 1].
 
-    The paper prints cos(pi t / T), which turns negative half-way; this is its released code's.
+    The paper prints cos(pi t / T), which turns negative halfway; its released code has this form.
     """
     return {"cosine": (1 + math.cos(math.pi * progress)) / 2, "none": 1.0}[kind]
 
 
 def me_weights(
-    hard: Float[Tensor, " R"], *, coefficient: float, hard_factor: float, anneal: float
-) -> Float[Tensor, " R"]:
-    """lambda = coefficient anneal hard_factor on hard rows, coefficient anneal on the others.
+    hard: Float[Tensor, " N"], *, coefficient: float, hard_factor: float, anneal: float
+) -> Float[Tensor, " N"]:
+    """lambda = coefficient anneal (1 + (hard_factor - 1) hard), for the loss term -lambda H.
 
-    The loss term is -lambda H per token, with gradient; `hard` between 0 and 1 interpolates, and
-    hard_factor = 1 is a uniform bonus. The paper's eq. 5 and 11, variant ME.
+    `hard` is 1 for tokens of hard questions, 0 for others; values between interpolate. A
+    hard_factor of 1 is a uniform bonus. The paper's eq. 5 and 11, variant ME.
     """
     return coefficient * anneal * (1 + (hard_factor - 1) * hard)
 
 
 def ea_advantages(
-    advantages: Float[Tensor, " R"],
-    entropy: Float[Tensor, "R T"],
-    hard: Float[Tensor, " R"],
+    advantages: Float[Tensor, " N"],
+    entropy: Float[Tensor, " N"],
+    hard: Float[Tensor, " N"],
     *,
     alpha: float,
     kappa: float,
-) -> Float[Tensor, "R T"]:
-    """A + min(alpha H, |A| / kappa) on hard rows, A elsewhere; no gradient through H.
+) -> Float[Tensor, " N"]:
+    """A + hard min(alpha H, |A| / kappa), without gradient through H.
 
-    kappa > 1 keeps the sign of A. In a group whose responses are all wrong A = 0, so nothing is
-    added: the variant explores where some response succeeds. The paper's eq. 7 and 12, variant EA;
+    kappa > 1 keeps the sign of A. A group whose responses are all wrong has A = 0 and gets nothing:
+    the variant explores only where some response succeeds. The paper's eq. 7 and 12, variant EA;
     Cheng et al., https://arxiv.org/abs/2506.14758.
     """
-    per_token = advantages[:, None].expand_as(entropy)
-    bonus = torch.minimum(alpha * entropy.detach(), per_token.abs() / kappa)
-    return per_token + hard[:, None] * bonus
+    return advantages + hard * torch.minimum(alpha * entropy.detach(), advantages.abs() / kappa)
 
 
 def importance_weights(
-    old_logprobs: Float[Tensor, "R T"],
-    engine_logprobs: Float[Tensor, "R T"],
-    mask: Bool[Tensor, "R T"],
-    *,
-    cap: float,
-) -> Float[Tensor, "R T"]:
-    """min(pi_old / pi_engine, cap) per token, without gradient; 1 where `mask` is False.
+    old_logprobs: Float[Tensor, " N"], engine_logprobs: Float[Tensor, " N"], *, cap: float
+) -> Float[Tensor, " N"]:
+    """min(pi_old / pi_engine, cap), without gradient.
 
-    Corrects for sampling by an engine whose probabilities are not quite the trainer's. Truncated
+    Corrects for an engine whose probabilities differ slightly from the trainer's. Truncated
     importance sampling: Yao et al., https://fengyao.notion.site/off-policy-rl; Ionides 2008.
     """
-    log_ratio = masked_log_ratio(old_logprobs, engine_logprobs, mask).detach()
+    log_ratio = (old_logprobs - engine_logprobs).detach()
     return log_ratio.clamp(max=MAX_LOG_RATIO).exp().clamp(max=cap)
 
 
-def mismatch_kl(
-    trainer_logprobs: Float[Tensor, "R T"],
-    engine_logprobs: Float[Tensor, "R T"],
-    mask: Bool[Tensor, "R T"],
-) -> Float[Tensor, "R T"]:
-    """k3 estimate of KL(engine || trainer) on the engine's samples, per token, without gradient."""
-    return k3_kl(engine_logprobs, trainer_logprobs, mask).detach()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledTokens:
+    """What is fixed about N response tokens before the update's forward pass.
+
+    `advantages`, `hard` and `weights` (`row_weights`) are those of each token's row.
+    `reference_logprobs` is None exactly when `kl_coefficient` is 0.
+    """
+
+    old_logprobs: Float[Tensor, " N"]
+    engine_logprobs: Float[Tensor, " N"]
+    reference_logprobs: Float[Tensor, " N"] | None
+    advantages: Float[Tensor, " N"]
+    hard: Float[Tensor, " N"]
+    weights: Float[Tensor, " N"]
+
+    def __getitem__(self, tokens: slice | Tensor) -> "SampledTokens":
+        reference = self.reference_logprobs
+        return SampledTokens(
+            old_logprobs=self.old_logprobs[tokens],
+            engine_logprobs=self.engine_logprobs[tokens],
+            reference_logprobs=None if reference is None else reference[tokens],
+            advantages=self.advantages[tokens],
+            hard=self.hard[tokens],
+            weights=self.weights[tokens],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,103 +138,101 @@ class ObjectiveTerms:
 
 
 def policy_objective(
-    logprobs: Float[Tensor, "R T"],
-    entropy: Float[Tensor, "R T"],
+    logprobs: Float[Tensor, " N"],
+    entropy: Float[Tensor, " N"],
+    sampled: SampledTokens,
     *,
-    old_logprobs: Float[Tensor, "R T"],
-    engine_logprobs: Float[Tensor, "R T"],
-    reference_logprobs: Float[Tensor, "R T"] | None,
-    advantages: Float[Tensor, " R"],
-    hard: Float[Tensor, " R"],
-    weights: Float[Tensor, " R"],
-    mask: Bool[Tensor, "R T"],
     denominator: Float[Tensor, ""] | float,
     settings: Objective,
     anneal: float,
 ) -> ObjectiveTerms:
-    """w * clipped loss + kl_coefficient * k3 - lambda H per token, made a loss by `reduce_tokens`.
+    """sum_n w_n (rho_n l_n + kl_coefficient k3_n - lambda_n H_n) / D.
 
-    `weights` are the rows' `row_weights`, `denominator` is the sum of `denominator_shares` over all
-    rows of the optimizer step, on all ranks. Terms are per token: cut rows into rows of single tokens,
-    and nothing changes but the order of summation.
-    ME and `uniform` set lambda, EA enters the advantages. w is the truncated importance weight
-    where `old_logprobs` are the trainer's; where they are the engine's the ratio corrects, w = 1.
-    `reference_logprobs` are given exactly when kl_coefficient > 0.
-
-    Metrics, each a sum over response tokens: `tokens`, `tokens_hard`, `tokens_easy` (counts);
-    `policy_loss`, `kl` (when there is a reference), `entropy`, `entropy_hard`, `entropy_easy`,
-    `entropy_bonus` (lambda H, or EA's addition to A), `ratio`, `mismatch_kl`; and counts of tokens
-    `clipped_high`, `clipped_low`, `dual_clipped`, `importance_truncated`. With the engine's
-    log-probs as the old ones the present policy stands for the trainer in `mismatch_kl`: exact at
-    the first optimizer step of a rollout step, drift included at later ones.
+    l: `clipped_policy_loss`. rho: `importance_weights` where the old log-probs are the trainer's; 1
+    where they are the engine's, because the ratio then corrects for it. lambda: `me_weights` under
+    ME and `uniform`, else 0; EA adds to the advantages instead. w: `row_weights`. D: `denominator`,
+    the sum of `denominator_shares` over all rows of the optimizer step, on all ranks.
     """
-    assert (reference_logprobs is not None) == (settings.kl_coefficient > 0), "a reference iff KL"
-    bonus = settings.entropy
-    entropy = torch.where(mask, entropy, 0.0)
-    per_token = advantages[:, None].expand_as(entropy)
-    bonus_weights = torch.zeros_like(hard)
+    bonus, advantages = settings.entropy, sampled.advantages
+    entropy_weights = torch.zeros_like(sampled.hard)
     if bonus.method == "ea":
-        per_token = ea_advantages(
-            advantages, entropy, hard, alpha=bonus.advantage_alpha, kappa=bonus.advantage_kappa
+        advantages = ea_advantages(
+            advantages,
+            entropy,
+            sampled.hard,
+            alpha=bonus.advantage_alpha,
+            kappa=bonus.advantage_kappa,
         )
     elif bonus.method in ("me", "uniform"):
-        factor = bonus.hard_factor if bonus.method == "me" else 1.0
-        bonus_weights = me_weights(
-            hard, coefficient=bonus.coefficient, hard_factor=factor, anneal=anneal
+        entropy_weights = me_weights(
+            sampled.hard,
+            coefficient=bonus.coefficient,
+            hard_factor=bonus.hard_factor if bonus.method == "me" else 1.0,
+            anneal=anneal,
         )
     policy_loss = clipped_policy_loss(
         logprobs,
-        old_logprobs,
-        per_token,
-        mask,
+        sampled.old_logprobs,
+        advantages,
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
         dual_clip=settings.dual_clip,
     )
-    trainer_logprobs = logprobs
-    truncated = torch.zeros_like(mask)
     if settings.old_logprobs == "trainer":
-        trainer_logprobs = old_logprobs
-        importance = importance_weights(
-            old_logprobs, engine_logprobs, mask, cap=settings.importance_cap
+        policy_loss = policy_loss * importance_weights(
+            sampled.old_logprobs, sampled.engine_logprobs, cap=settings.importance_cap
         )
-        policy_loss = importance * policy_loss
-        truncated = importance >= settings.importance_cap
-    terms = policy_loss - bonus_weights[:, None] * entropy
+    entropy_bonus = entropy_weights * entropy
+    terms = policy_loss - entropy_bonus
     measured = {"policy_loss": policy_loss}
-    if reference_logprobs is not None:
-        measured["kl"] = k3_kl(logprobs, reference_logprobs, mask)
+    reference = sampled.reference_logprobs
+    assert (reference is not None) == (settings.kl_coefficient > 0), "a reference iff KL"
+    if reference is not None:
+        measured["kl"] = k3_kl(logprobs, reference)
         terms = terms + settings.kl_coefficient * measured["kl"]
-    loss = reduce_tokens(terms, mask, weights, denominator=denominator)
+    loss = reduce_tokens(terms, sampled.weights, denominator=denominator)
     with torch.no_grad():
-        ratio = masked_log_ratio(logprobs, old_logprobs, mask).clamp(max=MAX_LOG_RATIO).exp()
-        measured |= clipping(ratio, advantages, settings)
-        on_hard = hard[:, None].expand_as(entropy)
-        added = per_token - advantages[:, None]  # EA's; zero for the others
-        measured |= {
-            "tokens": torch.ones_like(entropy),
-            "tokens_hard": on_hard,
-            "tokens_easy": 1 - on_hard,
-            "entropy": entropy,
-            "entropy_hard": on_hard * entropy,
-            "entropy_easy": (1 - on_hard) * entropy,
-            "entropy_bonus": bonus_weights[:, None] * entropy + added,
-            "ratio": ratio,
-            "mismatch_kl": mismatch_kl(trainer_logprobs, engine_logprobs, mask),
-            "importance_truncated": truncated.to(entropy),
-        }
-        metrics = {name: torch.where(mask, value, 0.0).sum() for name, value in measured.items()}
+        measured["entropy_bonus"] = entropy_bonus + (advantages - sampled.advantages)  # or EA's
+        measured |= token_metrics(logprobs, entropy, sampled, settings)
+        metrics = {name: value.sum() for name, value in measured.items()}
     return ObjectiveTerms(loss=loss, metrics=metrics)
 
 
-def clipping(
-    ratio: Float[Tensor, "R T"], advantages: Float[Tensor, " R"], settings: Objective
-) -> dict[str, Float[Tensor, "R T"]]:
-    """1 where a bound of `clipped_policy_loss` holds the token: there it has no policy gradient."""
-    gains, loses = advantages[:, None] > 0, advantages[:, None] < 0
+def token_metrics(
+    logprobs: Float[Tensor, " N"],
+    entropy: Float[Tensor, " N"],
+    sampled: SampledTokens,
+    settings: Objective,
+) -> dict[str, Float[Tensor, " N"]]:
+    """Per-token metrics; the counts are 1 or 0 per token.
+
+    A clipped token is one that a bound of `clipped_policy_loss` leaves without policy gradient.
+    `mismatch_kl` is k3 of KL(engine || trainer). With the engine's log-probs as the old ones, the
+    current policy stands for the trainer: exact at the first optimizer step of a rollout step, with
+    the drift of the updates at later ones.
+    """
+    ratio = (logprobs - sampled.old_logprobs).clamp(max=MAX_LOG_RATIO).exp()
+    gains, loses = sampled.advantages > 0, sampled.advantages < 0
     dual = settings.dual_clip if settings.dual_clip is not None else math.inf
-    return {
-        "clipped_high": (gains & (ratio > 1 + settings.clip_high)).to(ratio),
-        "clipped_low": (loses & (ratio < 1 - settings.clip_low)).to(ratio),
-        "dual_clipped": (loses & (ratio > dual)).to(ratio),
+    counts = {
+        "clipped_high": gains & (ratio > 1 + settings.clip_high),
+        "clipped_low": loses & (ratio < 1 - settings.clip_low),
+        "dual_clipped": loses & (ratio > dual),
+        "importance_truncated": torch.zeros_like(gains),
+    }
+    trainer_logprobs = logprobs
+    if settings.old_logprobs == "trainer":
+        trainer_logprobs, cap = sampled.old_logprobs, settings.importance_cap
+        counts["importance_truncated"] = (
+            importance_weights(trainer_logprobs, sampled.engine_logprobs, cap=cap) >= cap
+        )
+    return {name: value.to(entropy) for name, value in counts.items()} | {
+        "tokens": torch.ones_like(entropy),
+        "tokens_hard": sampled.hard,
+        "tokens_easy": 1 - sampled.hard,
+        "entropy": entropy,
+        "entropy_hard": sampled.hard * entropy,
+        "entropy_easy": (1 - sampled.hard) * entropy,
+        "ratio": ratio,
+        "mismatch_kl": k3_kl(sampled.engine_logprobs, trainer_logprobs),
     }

@@ -29,12 +29,12 @@ LOGIT_TRANSFORMS = (
 
 
 class Policy(nn.Module):
-    """`settings.path` resolved to a folder or hub id, in fp32 master weights.
+    """The model at `path`, a folder or hub id, with fp32 master weights.
 
-    With `keep_reference` the starting policy stays at hand for the KL term: with LoRA it is the same
-    model with its adapter off, otherwise a second copy of the weights. `adapter` is a PEFT folder of
-    a LoRA to take up instead of a new one.
-    Raises ConfigError for a model whose logits are not plainly hidden @ head (soft caps, scales, bias).
+    `keep_reference` keeps the starting policy for the KL term: with LoRA the same model without its
+    adapter, otherwise a second copy of the weights. `adapter` is a PEFT folder with a LoRA to start
+    from. Raises ConfigError for a model whose logits are not exactly hidden @ head (soft caps, scales,
+    bias).
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Policy(nn.Module):
             if isinstance(model.get_output_embeddings(), LoraLayer):
                 raise ConfigError(
                     "model.lora.target_modules must not name the output head: the chunked head reads its "
-                    "weight without the adapter; leave it out, or use ['all-linear']"
+                    "weight without the adapter; remove it, or use ['all-linear']"
                 )
         elif keep_reference:
             # In a list, so that it is neither trained, checkpointed nor sharded with the policy.
@@ -77,14 +77,15 @@ class Policy(nn.Module):
         if adapter is not None:
             try:
                 return PeftModel.from_pretrained(model, adapter, is_trainable=True)
-            except Exception as error:  # files of a stranger: their reader raises whatever comes
+            except (
+                Exception
+            ) as error:  # the files may hold anything, and their reader raise anything
                 raise ConfigError(
                     f"'{adapter}' cannot be loaded over its base ({first_line(error)}); give the adapter "
                     "of that model, as peft's save_pretrained writes it"
                 ) from error
-        lora = settings.lora
-        targets = lora.target_modules
-        settings_of_peft = LoraConfig(
+        lora, targets = settings.lora, settings.lora.target_modules
+        config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft's annotation is narrower than its code
             lora_dropout=lora.dropout,
@@ -92,7 +93,7 @@ class Policy(nn.Module):
             task_type="CAUSAL_LM",
         )
         try:
-            return get_peft_model(model, settings_of_peft)
+            return get_peft_model(model, config)
         except ValueError as error:
             raise ConfigError(
                 f"model.lora.target_modules does not fit the model, got {targets} ({first_line(error)}); "
@@ -111,8 +112,8 @@ class Policy(nn.Module):
     ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
         """Log-prob of each response token and entropy (nats) of the distribution it was drawn from.
 
-        Both are at the sampling temperature and zero outside `response_mask`; neither has a gradient.
-        Rows are padded on the right, so that causal attention alone keeps padding out.
+        Both are at the sampling temperature, zero outside `response_mask` and without gradient. Rows
+        are padded on the right, so causal attention alone keeps padding out.
         """
         return self._evaluate(self.causal_lm, token_ids, response_mask)
 
@@ -154,11 +155,8 @@ class Policy(nn.Module):
             temperature=self.temperature,
             chunk_tokens=self.chunk_tokens,
         )
-        empty = torch.zeros(token_ids.shape, dtype=logprobs.dtype, device=token_ids.device)
-        return (
-            empty.masked_scatter(response_mask, logprobs),
-            empty.masked_scatter(response_mask, entropy),
-        )
+        zeros = torch.zeros(token_ids.shape, dtype=logprobs.dtype, device=token_ids.device)
+        return tuple(zeros.masked_scatter(response_mask, each) for each in (logprobs, entropy))  # type: ignore[return-value]
 
     @staticmethod
     def _predicting(
@@ -172,7 +170,7 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def engine_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight under its Hugging Face name, an adapter added in fp32 out of place, one at a time.
+        """Every weight under its Hugging Face name, one at a time, the adapter added in fp32.
 
         The training weights are never merged in place: merging and unmerging drifts.
         """
@@ -197,14 +195,14 @@ class Policy(nn.Module):
         dtype: torch.dtype | None = None,
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> int:
-        """A Hugging Face folder, an adapter merged, in `dtype`, by default the one the model came in.
+        """Writes a Hugging Face folder, an adapter merged; `dtype` is by default that of the start model.
 
         Its generation settings are those of the rollouts: the policy's temperature, all tokens
-        allowed. Returns the bytes of the weights; raises ConfigError for one that is not finite.
+        allowed. Returns the bytes of the weights; raises ConfigError for NaN or infinity in one.
         """
         dtype = dtype or self.dtype
         folder.mkdir(parents=True, exist_ok=True)
-        # Training is in fp32 whatever the file's dtype; what is written says the file's.
+        # Training is in fp32; the folder's config names the dtype of its files.
         config = copy.deepcopy(self.causal_lm.config)
         config.dtype = dtype
         config.save_pretrained(folder)
@@ -225,7 +223,7 @@ class Policy(nn.Module):
         )
 
     def _saved_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """Persistent buffers: no weights, not trained, and still part of the model's files."""
+        """Persistent buffers: not trained, but part of the model's files."""
         persistent = self.causal_lm.state_dict().keys()
         for name, value in self.causal_lm.named_buffers():
             if name in persistent:
@@ -234,7 +232,7 @@ class Policy(nn.Module):
     def save_adapter(
         self, folder: Path, tokenizer: PreTrainedTokenizerBase, *, dtype: torch.dtype | None = None
     ) -> int:
-        """A PEFT folder: the adapter alone, as trained (fp32) or in `dtype`. Returns its bytes."""
+        """Writes a PEFT folder: the adapter alone, as trained (fp32) or in `dtype`. Returns its bytes."""
         assert self.lora, "a policy without LoRA has no adapter"
         wrapped: Any = self.model
         weights = {
@@ -242,7 +240,7 @@ class Policy(nn.Module):
             for name, value in wrapped.state_dict().items()
             if ".lora_" in name
         }
-        # Asked about embeddings, which no LoRA changes, peft would look for the base on the hub.
+        # With save_embedding_layers peft would look for the base on the hub; LoRA changes no embedding.
         wrapped.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
         tokenizer.save_pretrained(folder)
         return sum(value.nbytes for value in weights.values())
@@ -250,6 +248,13 @@ class Policy(nn.Module):
     @property
     def trainable(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of a checkpoint: the weights (with LoRA the adapter's alone) and Adam's two moments."""
+        trainable = storage_bytes(self.trainable)
+        weights = trainable if self.lora else storage_bytes(self.state_dict().values())
+        return weights + 2 * trainable
 
 
 def refuse_transformed_logits(model: PreTrainedModel) -> None:
@@ -264,10 +269,3 @@ def refuse_transformed_logits(model: PreTrainedModel) -> None:
                 f"model.path: {type(model).__name__} rescales its logits ({name}); "
                 "the chunked head computes hidden @ head and would train on other log-probs"
             )
-
-
-def checkpoint_bytes(policy: Policy) -> int:
-    """What a checkpoint takes: weights, with LoRA the adapter's alone, and Adam's two moments of each."""
-    trainable = storage_bytes(policy.trainable)
-    weights = trainable if policy.lora else storage_bytes(policy.state_dict().values())
-    return weights + 2 * trainable

@@ -14,17 +14,17 @@ from ceeh.run.checkpoint import policy_weights, read_checkpoint
 def load_policy(
     trained: ModelSource, *, temperature: float = 1.0, keep_reference: bool = False
 ) -> Policy:
-    """The policy in evaluation mode, with the weights of checkpoint or adapter in it.
+    """The policy in evaluation mode with the weights of `trained`; its log-probs are at `temperature`.
 
-    `temperature` is the one that its log-probs are at. Raises ConfigError for a checkpoint that is
-    damaged or of another model, and for a base model that is not to be had; no pickle is run.
+    Raises ConfigError for a checkpoint that is damaged or of another model, and for a base model that
+    cannot be loaded. No pickle is run.
     """
     settings = trained.config.model if trained.config else Model()
     settings = replace(
         settings,
         gradient_checkpointing=False,
         trust_remote_code=trained.trust_remote_code,
-        # The model of a finished run has its adapter merged.
+        # A finished run's model has its adapter merged.
         lora=settings.lora if trained.checkpoint else replace(settings.lora, rank=0),
     )
     weights = trained.checkpoint and policy_weights(read_checkpoint(trained.checkpoint))
@@ -44,21 +44,18 @@ def copy_weights(weights: dict[str, Tensor], policy: Policy, trained: ModelSourc
     """Copies `weights` into the policy; with LoRA they are the adapter alone."""
     own = policy.state_dict()
     trainable = {name for name, value in policy.named_parameters() if value.requires_grad}
-    needed = trainable if policy.lora else own.keys()
-    missing = sorted(needed - weights.keys())
-    foreign = sorted(weights.keys() - own.keys())
-    misshapen = sorted(
-        name for name in weights.keys() & own.keys() if weights[name].shape != own[name].shape
-    )
-    for words, names in (
-        ("lacks", missing),
-        ("has unknown", foreign),
-        ("has of another shape", misshapen),
-    ):
+    shared = weights.keys() & own.keys()
+    for words, names in {
+        "lacks {} weights": (trainable if policy.lora else own.keys()) - weights.keys(),
+        "has {} unknown weights": weights.keys() - own.keys(),
+        "has {} weights of another shape": {
+            name for name in shared if weights[name].shape != own[name].shape
+        },
+    }.items():
         if names:
             raise ConfigError(
-                f"'{trained.checkpoint}' does not belong to {trained.model_path}: it {words} "
-                f"{len(names)} weights, e.g. '{names[0]}'; model.path and model.lora of its run's "
-                "config.yaml must be those that it was trained with"
+                f"'{trained.checkpoint}' does not belong to {trained.model_path}: it "
+                f"{words.format(len(names))}, e.g. '{min(names)}'; model.path and model.lora in its run's "
+                "config.yaml must be those of the training"
             )
     policy.load_state_dict(weights, strict=False)

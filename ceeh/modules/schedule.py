@@ -1,4 +1,4 @@
-"""Optimizer steps, and learning-rate schedules: a factor of `optimizer.lr` per optimizer step."""
+"""Optimizer steps and learning-rate schedules: a factor of `optimizer.lr` per optimizer step."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def optimizer_steps(config: Config) -> int:
 def set_hyperparameters(
     optimizer: Any, settings: Optimizer, schedule: LambdaLR | None = None
 ) -> None:
-    """Learning rate, betas and decay of `settings`; with `schedule` at the rate of its present step."""
+    """Sets learning rate, betas and decay; with `schedule` the rate of its current step."""
     scale = 1.0
     if schedule is not None:
         schedule.base_lrs = [settings.lr] * len(optimizer.param_groups)

@@ -1,6 +1,6 @@
-"""The gradient of one optimizer step: the objective of each micro-batch's tokens, and its backward pass.
+"""The gradient of one optimizer step: each micro-batch's objective and its backward pass.
 
-Axes: R rows of the rollout batch, T tokens, N response tokens of a micro-batch.
+Axes: R rows of the rollout batch, T tokens of a row, N response tokens of a micro-batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,28 +14,26 @@ from ceeh.config.settings import Objective
 from ceeh.data.batch import RolloutBatch
 from ceeh.modules.aggregation import row_weights
 from ceeh.modules.batching import Microbatch
-from ceeh.modules.head import TokenObjective
-from ceeh.modules.objective import policy_objective
+from ceeh.modules.metrics import add_to
+from ceeh.modules.objective import SampledTokens, policy_objective
 from ceeh.modules.policy import Policy
-from ceeh.modules.timing import Phases
+from ceeh.modules.timing import StepClock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateInputs:
-    """What an optimizer step needs beside the rows: `denominator` is over all of them, on all ranks."""
+    """What all optimizer steps of a rollout step share; `hard` is 1 for rows of hard prompts, else 0."""
 
     old_logprobs: Float[Tensor, "R T"]
     advantages: Float[Tensor, " R"]
     hard: Float[Tensor, " R"]
-    denominator: Float[Tensor, ""]
     settings: Objective
     anneal: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientResult:
-    """Of one optimizer step: its loss, its metrics' sums over tokens, and rows whose numbers are not
-    finite."""
+    """One optimizer step's loss, its metrics as sums over tokens, and the rows with NaN or infinity."""
 
     loss: float
     sums: dict[str, float]
@@ -48,28 +46,42 @@ def accumulate_gradients(
     micro: Sequence[Microbatch],
     inputs: UpdateInputs,
     *,
+    denominator: Float[Tensor, ""],
     backward: Callable[[Tensor, bool], None],
-    phases: Phases,
+    clock: StepClock,
 ) -> GradientResult:
-    """Adds up the gradient of all micro-batches.
+    """Adds up the gradients of all micro-batches; `denominator` covers their rows on all ranks.
 
-    `backward` takes a micro-batch's loss and whether it is the last one.
+    `backward` receives a micro-batch's loss and whether it is the last one.
     """
     sums: dict[str, Tensor] = {}
     not_finite = torch.zeros_like(batch.correct)
-    for index, cut in enumerate(micro):
-        with phases("forward"):
-            mask = batch.response_mask[cut.rows, : cut.width]
-            token_ids = batch.token_ids[cut.rows, : cut.width]
-            reference = (
-                policy.reference_logprobs(token_ids, mask)[mask]
-                if inputs.settings.kl_coefficient > 0
-                else None
+
+    def loss_of(cut: Microbatch) -> Tensor:
+        sampled, rows = gather_tokens(policy, batch, cut, inputs)
+
+        def objective(logprobs: Tensor, entropy: Tensor, tokens: slice) -> Tensor:
+            terms = policy_objective(
+                logprobs,
+                entropy,
+                sampled[tokens],
+                denominator=denominator,
+                settings=inputs.settings,
+                anneal=inputs.anneal,
             )
-            objective = token_objective(batch, cut, mask, reference, inputs, sums, not_finite)
-            loss = policy.loss(token_ids, mask, objective)
-            add(sums, "loss", loss.detach())
-        with phases("backward"):
+            add_to(sums, terms.metrics)
+            finite = torch.isfinite(logprobs) & torch.isfinite(entropy)
+            finite &= torch.isfinite(sampled.engine_logprobs[tokens])
+            not_finite.index_put_((rows[tokens],), ~finite, accumulate=True)
+            return terms.loss
+
+        return policy.loss(*tokens_of(batch, cut), objective)
+
+    for index, cut in enumerate(micro):
+        with clock.phase("forward"):
+            loss = loss_of(cut)
+            add_to(sums, {"loss": loss.detach()})
+        with clock.phase("backward"):
             backward(loss, index == len(micro) - 1)
     # One transfer for the step: each number on its own would wait for the device.
     values = torch.stack([value.double() for value in sums.values()]).tolist()
@@ -77,52 +89,28 @@ def accumulate_gradients(
     return GradientResult(loss=named.pop("loss"), sums=named, not_finite=not_finite)
 
 
-def token_objective(
-    batch: RolloutBatch,
-    cut: Microbatch,
-    mask: Tensor,
-    reference: Float[Tensor, " N"] | None,
-    inputs: UpdateInputs,
-    sums: dict[str, Tensor],
-    not_finite: Bool[Tensor, " R"],
-) -> TokenObjective:
-    """`policy_objective` for the head's chunks, each token a row of one.
+def tokens_of(batch: RolloutBatch, cut: Microbatch) -> tuple[Tensor, Tensor]:
+    """Token ids and response mask of a micro-batch."""
+    return batch.token_ids[cut.rows, : cut.width], batch.response_mask[cut.rows, : cut.width]
 
-    Its metrics go into `sums`; rows with a log-prob or entropy that is not finite into `not_finite`.
+
+def gather_tokens(
+    policy: Policy, batch: RolloutBatch, cut: Microbatch, inputs: UpdateInputs
+) -> tuple[SampledTokens, Tensor]:
+    """The response tokens [N] of a micro-batch in the head's order, and each one's row of the batch.
+
+    Prompts and padding end here: no equation sees them.
     """
-    row = mask.nonzero()[:, 0]
-    batch_row = cut.rows.to(row.device)[row]
-    per_token = {
-        "old_logprobs": inputs.old_logprobs[cut.rows, : cut.width][mask],
-        "engine_logprobs": batch.engine_logprobs[cut.rows, : cut.width][mask],
-    }
-    per_row = {
-        "advantages": inputs.advantages[cut.rows][row],
-        "hard": inputs.hard[cut.rows][row],
-        "weights": row_weights(mask, inputs.settings.aggregation)[row],
-    }
-
-    def objective(logprobs: Tensor, entropy: Tensor, tokens: slice) -> Tensor:
-        terms = policy_objective(
-            logprobs[:, None],
-            entropy[:, None],
-            **{name: values[tokens, None] for name, values in per_token.items()},
-            **{name: values[tokens] for name, values in per_row.items()},
-            reference_logprobs=None if reference is None else reference[tokens, None],
-            mask=torch.ones_like(logprobs, dtype=torch.bool)[:, None],
-            denominator=inputs.denominator,
-            settings=inputs.settings,
-            anneal=inputs.anneal,
-        )
-        for name, value in terms.metrics.items():
-            add(sums, name, value)
-        finite = torch.isfinite(logprobs) & torch.isfinite(entropy)
-        finite &= torch.isfinite(per_token["engine_logprobs"][tokens])
-        not_finite.index_put_((batch_row[tokens],), ~finite, accumulate=True)
-        return terms.loss
-
-    return objective
-
-
-def add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
-    sums[name] = sums[name] + value if name in sums else value
+    token_ids, mask = tokens_of(batch, cut)
+    settings, row = inputs.settings, mask.nonzero()[:, 0]
+    tokens = SampledTokens(
+        old_logprobs=inputs.old_logprobs[cut.rows, : cut.width][mask],
+        engine_logprobs=batch.engine_logprobs[cut.rows, : cut.width][mask],
+        reference_logprobs=policy.reference_logprobs(token_ids, mask)[mask]
+        if settings.kl_coefficient > 0
+        else None,
+        advantages=inputs.advantages[cut.rows][row],
+        hard=inputs.hard[cut.rows][row],
+        weights=row_weights(batch.lengths[cut.rows], settings.aggregation)[row],
+    )
+    return tokens, cut.rows.to(row.device)[row]

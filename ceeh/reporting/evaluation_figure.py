@@ -122,7 +122,7 @@ def _levels(
     levels = shared_levels(results, name)
     width = 0.8 / len(results)
     for number, (label, result) in enumerate(results.items()):
-        found = [result.record["benchmarks"][name]["levels"][level]["figures"] for level in levels]
+        found = [result.record["benchmarks"][name]["levels"][level]["metrics"] for level in levels]
         points = [each[figure] for each in found]
         bars = np.concatenate([arms(point, scale) for point in points], 1)
         axes.bar(

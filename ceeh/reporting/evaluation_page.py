@@ -135,7 +135,7 @@ def write_page(
 
 def _row(level: str, label: str, result: Results, name: str, shown: Sequence[str]) -> list[str]:
     told = result.record["benchmarks"][name]
-    figures = told["figures"] if level == "all" else told["levels"][level]["figures"]
+    figures = told["metrics"] if level == "all" else told["levels"][level]["metrics"]
     cells = [cell(figures[key], scale=scale, digits=digits) for key, _, scale, digits in FIGURES]
     return [level, label, *cells, *(cell(figures.get(key), scale=100.0) for key in shown)]
 
@@ -144,7 +144,7 @@ def _shared_size(results: Mapping[str, Results], name: str, prefix: str) -> int:
     """The largest k for which all policies that have the figure have it; 0 when none has."""
     sizes = [
         {int(k) for kind, _, k in (key.partition("_at_") for key in figures) if kind == prefix}
-        for figures in (each.record["benchmarks"][name]["figures"] for each in results.values())
+        for figures in (each.record["benchmarks"][name]["metrics"] for each in results.values())
     ]
     return max(set.intersection(*filter(None, sizes)), default=0) if any(sizes) else 0
 

@@ -82,7 +82,7 @@ CASES = [
     ("evaluate", ["list", *STARTER], ["list/config.yaml must hold a mapping of keys"]),
     ("evaluate", ["adapter", *STARTER], ["adapter_config.json is no adapter configuration"]),
     ("evaluate", ["starter", "--benchmarks", "none"], ["no benchmark 'none'", "starter"]),
-    ("evaluate", ["starter", "--benchmarks", ","], ["--benchmarks names none"]),
+    ("evaluate", ["starter", "--benchmarks", ","], ["--benchmarks is empty"]),
     ("evaluate", ["starter", "--benchmarks", "starter,starter"], ["names 'starter' twice"]),
     ("evaluate", ["starter", "--benchmarks", "bench.yaml"], ["is missing and must be given"]),
     ("evaluate", ["starter", "--benchmarks", "tag.yaml"], ["tag.yaml is not valid YAML"]),
@@ -90,7 +90,7 @@ CASES = [
     ("evaluate", ["starter", *STARTER, "samples=0"], ["samples must be at least 1, got 0"]),
     ("evaluate", ["starter", *STARTER, "limit=0"], ["limit must be at least 1, or null, got 0"]),
     ("evaluate", ["starter", *STARTER, "top_p=2"], ["top_p must be in (0, 1], got 2"]),
-    ("evaluate", ["starter", *STARTER, "nope=2"], ["'nope=2' is not for an evaluation"]),
+    ("evaluate", ["starter", *STARTER, "nope=2"], ["'nope=2' is not a setting of an evaluation"]),
     (
         "evaluate",
         ["starter", *STARTER, "limit=1", "--output", "file"],

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ceeh.evaluation.bootstrap import average, differences, estimates, interval, intervals
-from ceeh.evaluation.metrics import figures
+from ceeh.evaluation.metrics import table_metrics
 from ceeh.evaluation.samples import SampleTable
 from tests.evaluation.tables import sample_table
 
@@ -30,7 +30,7 @@ def table(questions: int, samples: int, seed: int) -> SampleTable:
 def test_the_first_row_is_the_figure_itself():
     some = table(20, 4, 0)
     found = {name: draws[0] for name, draws in estimates(some, draws=100, seed=0).items()}
-    assert found == pytest.approx(dict(figures(some)))
+    assert found == pytest.approx(table_metrics(some))
 
 
 def reference_ratio_draws(numerator, denominator, draws: int, seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Figures against enumeration and loops."""
+"""Metrics against enumeration and loops."""
 
 import itertools
 import math
@@ -10,12 +10,12 @@ import torch
 
 from ceeh.evaluation.metrics import (
     MAX_SUBSETS,
-    figures,
     majority_at_k,
     majority_sizes,
     nag_product,
     nag_quotient,
     pass_at_k,
+    table_metrics,
     vote_subsets,
 )
 from ceeh.evaluation.samples import answer_classes
@@ -29,17 +29,13 @@ def reference_pass_at_k(correct: int, samples: int, k: int) -> float:
     return sum(any(subset) for subset in subsets) / len(subsets)
 
 
-def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_sample():
-    for samples in range(1, 7):
-        for k in range(1, samples + 1):
-            for correct in range(samples + 1):
-                expected = reference_pass_at_k(correct, samples, k)
-                assert pass_at_k(correct, samples, k) == pytest.approx(expected, abs=1e-12)
-
-
-def test_pass_at_k_of_a_literal_case():
-    # 2 of 4 right, k = 2: of the 6 pairs one holds no right sample: 1 - 1/6
+def test_pass_at_k_is_the_share_of_subsets_that_hold_a_correct_sample():
+    # 2 of 4 correct, k = 2: of the 6 pairs one holds no correct sample: 1 - 1/6
     assert pass_at_k(2, 4, 2) == pytest.approx(5 / 6)
+    for samples in range(1, 7):
+        for k, correct in itertools.product(range(1, samples + 1), range(samples + 1)):
+            expected = reference_pass_at_k(correct, samples, k)
+            assert pass_at_k(correct, samples, k) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("correct", "samples", "k"), [(1, 4, 5), (1, 4, 0), (5, 4, 1), (-1, 4, 1)])
@@ -93,25 +89,21 @@ def test_majority_does_not_depend_on_the_order_of_samples_or_the_numbering_of_an
         )
 
 
-def test_an_answer_that_was_judged_right_once_is_right_where_a_time_out_judged_it_wrong():
+def test_an_answer_that_was_graded_correct_once_is_correct_where_grading_timed_out():
     assert majority_at_k(np.array([[0, 0, 1]]), np.array([[False, True, False]]), 3) == [1.0]
 
 
-def test_too_many_subsets_are_a_seeded_draw_of_the_right_size():
+def test_too_many_subsets_are_a_seeded_draw_close_to_all_of_them():
     subsets = vote_subsets(16, 8)
     assert subsets.shape == (MAX_SUBSETS, 16)
     assert (subsets.sum(1) == 8).all()
     assert (subsets == vote_subsets(16, 8)).all()
     # Each sample is chosen half the time: 256 of 512, with a standard error of 11.
     assert np.abs(subsets.sum(0) - 256).max() < 50
-
-
-def test_a_sampled_majority_is_close_to_the_exact_one():
     answers = np.array([[0] * 7 + [1] * 6 + [2] * 3])
-    correct = answers == 0
-    exact = reference_majority(answers[0].tolist(), correct[0].tolist(), 8)
+    exact = reference_majority(answers[0].tolist(), (answers == 0)[0].tolist(), 8)
     # 512 draws of a share: a standard error of at most 0.022
-    assert majority_at_k(answers, correct, 8)[0] == pytest.approx(exact, abs=0.07)
+    assert majority_at_k(answers, answers == 0, 8)[0] == pytest.approx(exact, abs=0.07)
 
 
 def test_majority_refuses_more_votes_than_samples():
@@ -125,7 +117,7 @@ def test_majority_is_reported_at_powers_of_two_and_at_all_samples():
     assert majority_sizes(12) == [1, 2, 4, 8, 12]
 
 
-def test_figures_of_a_literal_table():
+def test_metrics_of_a_literal_table():
     table = sample_table(
         correct=torch.tensor([[True, False], [True, True]]),
         lengths=torch.tensor([[10, 30], [20, 20]]),
@@ -133,7 +125,7 @@ def test_figures_of_a_literal_table():
         answers=torch.tensor([[0, -1], [0, 0]]),
         entropy=torch.tensor([[0.5, 0.1], [0.2, 0.4]]),
     )
-    assert figures(table) == pytest.approx(
+    assert table_metrics(table) == pytest.approx(
         {
             "accuracy": 0.75,
             "tokens": 20.0,
@@ -151,17 +143,12 @@ def test_figures_of_a_literal_table():
     )
 
 
-def test_figures_of_nothing_are_undefined_not_zero():
-    found = figures(sample_table(correct=torch.tensor([[True]])))
+def test_metrics_of_nothing_are_undefined_not_zero():
+    found = table_metrics(sample_table(correct=torch.tensor([[True]])))
     assert math.isnan(found["tokens_wrong"])
     assert math.isnan(found["tokens_truncated"])
+    assert found["pass_at_1"] == found["accuracy"]
     assert "maj_at_1" not in found, "no answers are known: there is no vote"
-
-
-def test_accuracy_is_pass_at_1():
-    correct = torch.rand((20, 6), generator=torch.Generator().manual_seed(0)) < 0.4
-    found = figures(sample_table(correct=correct))
-    assert found["pass_at_1"] == pytest.approx(found["accuracy"])
 
 
 def test_nag_in_both_forms_of_a_literal_case():
@@ -173,6 +160,6 @@ def test_nag_in_both_forms_of_a_literal_case():
 
 
 @pytest.mark.parametrize(("accuracy", "tokens"), [(0.0, 50.0), (0.5, 100.0), (0.5, 120.0)])
-def test_nag_is_undefined_without_a_right_base_or_a_shorter_text(accuracy, tokens):
+def test_nag_is_undefined_without_a_correct_base_or_a_shorter_text(accuracy, tokens):
     assert math.isnan(nag_product(0.5, accuracy, tokens, 100.0))
     assert math.isnan(nag_quotient(0.5, accuracy, tokens, 100.0))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ceeh.evaluation.metrics import figures
+from ceeh.evaluation.metrics import table_metrics
 from ceeh.evaluation.samples import NO_ANSWER, SampleMetric, answer_classes
 
 
@@ -90,8 +90,8 @@ def test_figures_of_two_ranks_are_those_of_one_that_has_it_all():
     other = [torch.cat(halves[1].packed)]
     halves[0].distributed_available_fn = lambda: True
     halves[0].dist_sync_fn = partial(gather_with, other)
-    found = dict(figures(halves[0].compute()))
-    assert found == pytest.approx(dict(figures(whole.compute())), nan_ok=True)
+    found = table_metrics(halves[0].compute())
+    assert found == pytest.approx(table_metrics(whole.compute()), nan_ok=True)
     assert found["accuracy"] == 0.5  # 3 of 6
 
 

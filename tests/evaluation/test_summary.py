@@ -43,10 +43,10 @@ def test_summary_of_a_literal_case():
     )
     summary = summarize(base, tuned, torch.tensor([False, True]), k=2, draws=200, seed=0)
     value = {
-        (policy, subset, name): figure["value"]
+        (policy, subset, name): metric["value"]
         for policy in ("base", "tuned", "difference")
-        for subset, figures in summary[policy].items()
-        for name, figure in figures.items()
+        for subset, metrics in summary[policy].items()
+        for name, metric in metrics.items()
     }
     assert value["base", "all", "accuracy"] == 0.75  # 3 of 4
     assert value["base", "all", "tokens"] == 25.0  # 100 / 4
@@ -58,12 +58,8 @@ def test_summary_of_a_literal_case():
     assert value["difference", "all", "tokens_relative"] == pytest.approx(-0.4)  # 15 / 25 - 1
     assert value["difference", "all", "entropy"] == pytest.approx(0.1)
     assert value["difference", "hard", "pass_at_2"] == -1.0
-    assert list(summary["difference"]["all"]) == [
-        "accuracy",
-        "tokens_relative",
-        "pass_at_2",
-        "entropy",
-    ]
+    changes = ["accuracy", "tokens_relative", "pass_at_2", "entropy"]
+    assert list(summary["difference"]["all"]) == changes
     assert summary["questions"] == {"all": 2, "easy": 1, "hard": 1}
     assert summary["samples"] == 2
 
@@ -77,7 +73,7 @@ def reference_differences(
         list(zip(t.correct.tolist(), t.lengths.tolist(), strict=True)) for t in (base, tuned)
     )
     samples = len(before[0][0])
-    figures = []
+    changes = []
     for _ in range(draws):
         right = solved = tokens_before = tokens_after = 0
         for _ in before:
@@ -91,15 +87,15 @@ def reference_differences(
                 tokens_after += new_lengths[sample]
         count = len(before)
         change = tokens_after / tokens_before - 1
-        figures.append((right / (count * samples), change, solved / count))
-    return figures
+        changes.append((right / (count * samples), change, solved / count))
+    return changes
 
 
 def test_intervals_agree_with_a_slow_bootstrap():
     base, tuned, hard = pair(questions=12, samples=3, seed=1)
     summary = summarize(base, tuned, hard, k=3, draws=4000, seed=0)
-    figures = reference_differences(base, tuned, draws=4000, seed=7)
-    low, high = np.percentile(figures, [2.5, 97.5], axis=0)
+    draws = reference_differences(base, tuned, draws=4000, seed=7)
+    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
     for i, name in enumerate(("accuracy", "tokens_relative", "pass_at_3")):
         found = summary["difference"]["all"][name]
         # two Monte Carlo estimates of a 2.5 % quantile from 4,000 draws: some 4 % of the width each
@@ -117,29 +113,20 @@ def test_interval_of_one_sample_per_question_is_the_normal_one():
     assert found["high"] - found["low"] == pytest.approx(expected, rel=0.1)
 
 
-def test_identical_tables_differ_by_exactly_nothing():
-    base, _, hard = pair(questions=40, samples=4, seed=3)
-    summary = summarize(base, base, hard, k=4, draws=200, seed=0)
-    for figures in summary["difference"].values():
-        for figure in figures.values():
-            assert figure == {"value": 0.0, "low": 0.0, "high": 0.0}
-
-
-def test_pairing_narrows_the_difference_below_the_unpaired_sum():
+def test_differences_are_paired_by_question():
     base, tuned, hard = pair(questions=300, samples=8, seed=4)
+    same = summarize(base, base, hard, k=8, draws=200, seed=0)["difference"]
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert all(metric == nothing for metrics in same.values() for metric in metrics.values())
     summary = summarize(base, tuned, hard, k=8, draws=1000, seed=0)
-    widths = [
-        summary[policy]["all"]["accuracy"]["high"] - summary[policy]["all"]["accuracy"]["low"]
-        for policy in ("base", "tuned", "difference")
-    ]
+    found = [summary[part]["all"]["accuracy"] for part in ("base", "tuned", "difference")]
+    widths = [interval["high"] - interval["low"] for interval in found]
     assert widths[2] < 0.75 * math.hypot(widths[0], widths[1])
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    truth = {
-        "accuracy": 0.5,
-        "pass_at_4": 1 - 1 / 5,
-    }  # chance uniform: E p = 1/2, E (1 - p)^4 = 1/5
+    # chance uniform: E p = 1/2, E (1 - p)^4 = 1/5
+    truth = {"accuracy": 0.5, "pass_at_4": 1 - 1 / 5}
     hits = dict.fromkeys(truth, 0)
     for seed in range(60):
         base, tuned, hard = pair(questions=60, samples=4, seed=seed)
@@ -173,7 +160,7 @@ def test_chunks_of_draws_do_not_change_the_number_of_draws(monkeypatch):
 @pytest.mark.parametrize(
     ("hard", "empty", "full"), [(True, "easy", "hard"), (False, "hard", "easy")]
 )
-def test_an_empty_subset_has_no_figures_and_a_count_of_zero(hard, empty, full):
+def test_an_empty_subset_has_no_metrics_and_a_count_of_zero(hard, empty, full):
     base, tuned, _ = pair(questions=10, samples=2, seed=7)
     summary = summarize(base, tuned, torch.full((10,), hard), k=2, draws=100, seed=0)
     assert summary["base"][empty] == dict.fromkeys(summary["base"]["all"])
@@ -182,14 +169,11 @@ def test_an_empty_subset_has_no_figures_and_a_count_of_zero(hard, empty, full):
     assert summary["base"][full] == summary["base"]["all"]
 
 
-def test_tables_of_other_questions_are_refused():
+@pytest.mark.parametrize(
+    ("shift", "k", "message"), [(1, 2, "the same questions"), (0, 8, "got k=8 of 2 samples")]
+)
+def test_other_questions_and_more_k_than_samples_are_refused(shift: int, k: int, message: str):
     base, tuned, hard = pair(questions=4, samples=2, seed=8)
-    tuned.index = tuned.index + 1
-    with pytest.raises(ValueError, match="the same questions"):
-        summarize(base, tuned, hard, k=2, draws=100, seed=0)
-
-
-def test_more_k_than_samples_is_refused():
-    base, tuned, hard = pair(questions=4, samples=2, seed=9)
-    with pytest.raises(ValueError, match="got k=8 of 2 samples"):
-        summarize(base, tuned, hard, k=8, draws=100, seed=0)
+    tuned.index = tuned.index + shift
+    with pytest.raises(ValueError, match=message):
+        summarize(base, tuned, hard, k=k, draws=100, seed=0)

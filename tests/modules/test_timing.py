@@ -9,8 +9,9 @@ import torch
 
 from ceeh.config.settings import LoRA, Model
 from ceeh.fit import fit
+from ceeh.modules.flops import update_flops
 from ceeh.modules.policy import Policy
-from ceeh.modules.timing import Phases, update_flops
+from ceeh.modules.timing import StepClock
 from tests.test_fit import small
 
 PARTS = (
@@ -34,17 +35,17 @@ def test_the_phases_of_every_step_sum_up_to_it(tiny_model_dir: Path, tmp_path: P
         assert row["optimizer/tokens_per_second"] > row["time/tokens_per_second"]
 
 
-def test_phases_of_one_name_add_up_and_begin_anew() -> None:
-    phases = Phases()
+def test_phases_of_one_name_add_up_until_they_are_taken() -> None:
+    clock = StepClock()
     for _ in range(2):
-        with phases("forward"):
+        with clock.phase("forward"):
             pass
-    phases.add("push", 1.5)
-    phases.add("push", 0.5)
-    seconds = phases.take()
+    clock.add("push", 1.5)
+    clock.add("push", 0.5)
+    seconds = clock.take()
     assert seconds["push"] == 2.0
     assert set(seconds) == {"forward", "push"}
-    assert phases.take() == {}
+    assert clock.take() == {}
 
 
 @pytest.mark.parametrize(("rank", "reference"), [(0, False), (0, True), (2, False)])

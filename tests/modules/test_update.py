@@ -1,4 +1,4 @@
-"""The gradient of an optimizer step: chunks and micro-batches against full logits and one backward pass."""
+"""The gradient of an optimizer step: chunks and micro-batches against full logits and one backward."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +12,9 @@ from ceeh.config.settings import Entropy, LoRA, Model, Objective
 from ceeh.data.batch import RolloutBatch
 from ceeh.modules.aggregation import denominator_shares, row_weights
 from ceeh.modules.batching import microbatches
-from ceeh.modules.objective import policy_objective
+from ceeh.modules.objective import SampledTokens, policy_objective
 from ceeh.modules.policy import Policy
-from ceeh.modules.timing import Phases
+from ceeh.modules.timing import StepClock
 from ceeh.modules.update import GradientResult, UpdateInputs, accumulate_gradients
 
 TEMPERATURE, MOST = 0.7, 16
@@ -40,13 +40,16 @@ def ragged(seed: int = 0) -> RolloutBatch:
     )
 
 
-def inputs(batch: RolloutBatch, settings: Objective) -> UpdateInputs:
+def denominator(batch: RolloutBatch, settings: Objective) -> Tensor:
     shares = denominator_shares(batch.lengths, settings.aggregation, max_response_tokens=MOST)
+    return shares.sum().float()
+
+
+def inputs(batch: RolloutBatch, settings: Objective) -> UpdateInputs:
     return UpdateInputs(
         old_logprobs=batch.engine_logprobs + 0.1 * batch.response_mask,
         advantages=torch.tensor([0.7, -0.4, 1.2, -0.9, 0.3]),
         hard=torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0]),
-        denominator=shares.sum().float(),
         settings=settings,
         anneal=0.5,
     )
@@ -71,8 +74,9 @@ def updated(
         batch,
         micro,
         inputs(batch, settings),
+        denominator=denominator(batch, settings),
         backward=lambda loss, last: loss.backward(),
-        phases=Phases(),
+        clock=StepClock(),
     )
     return found, [weight.grad for weight in policy.trainable if weight.grad is not None]
 
@@ -80,32 +84,38 @@ def updated(
 def reference_update(
     policy: Policy, start: Path, batch: RolloutBatch, settings: Objective
 ) -> tuple[dict[str, float], list[Tensor]]:
-    """All logits of all rows at once, the objective on [R, T], one backward pass."""
-    mask, ids = batch.response_mask, batch.token_ids
+    """All logits of all rows at once, a token at a time from Python, one backward pass."""
+    ids = batch.token_ids
+    places = batch.response_mask.nonzero().tolist()
+    row = torch.tensor([r for r, _ in places])
 
     def log_softmax(model: torch.nn.Module) -> Tensor:
-        return (model(input_ids=ids).logits[:, :-1] / TEMPERATURE).log_softmax(-1)
+        logits = model(input_ids=ids).logits / TEMPERATURE
+        return torch.stack([logits[r, t - 1].log_softmax(-1) for r, t in places])
+
+    def pick(values: Tensor) -> Tensor:
+        return torch.stack([values[r, t] for r, t in places])
 
     def of_tokens(log_p: Tensor) -> Tensor:
-        chosen = log_p.gather(-1, ids[:, 1:, None])[..., 0]
-        return torch.cat([torch.zeros(5, 1), chosen], 1)
+        return log_p.gather(-1, pick(ids)[:, None])[:, 0]
 
     log_p = log_softmax(policy.model)
-    entropy = torch.cat([torch.zeros(5, 1), -(log_p.exp() * log_p).sum(-1)], 1)
     with torch.no_grad():
         reference = of_tokens(log_softmax(AutoModelForCausalLM.from_pretrained(start)))
     given = inputs(batch, settings)
+    sampled = SampledTokens(
+        old_logprobs=pick(given.old_logprobs),
+        engine_logprobs=pick(batch.engine_logprobs),
+        reference_logprobs=reference if settings.kl_coefficient > 0 else None,
+        advantages=given.advantages[row],
+        hard=given.hard[row],
+        weights=row_weights(batch.lengths, settings.aggregation)[row],
+    )
     terms = policy_objective(
         of_tokens(log_p),
-        entropy,
-        old_logprobs=given.old_logprobs,
-        engine_logprobs=batch.engine_logprobs,
-        reference_logprobs=reference if settings.kl_coefficient > 0 else None,
-        advantages=given.advantages,
-        hard=given.hard,
-        weights=row_weights(mask, settings.aggregation),
-        mask=mask,
-        denominator=given.denominator,
+        -(log_p.exp() * log_p).sum(-1),
+        sampled,
+        denominator=denominator(batch, settings),
         settings=settings,
         anneal=given.anneal,
     )
@@ -145,6 +155,23 @@ def test_chunks_and_micro_batches_give_the_gradient_of_full_logits(
         assert not found.not_finite.any()
 
 
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_prompts_and_padding_reach_no_number(tiny_model_dir: Path, poison: float) -> None:
+    batch, pad = ragged(), torch.nn.functional.pad
+    mask = pad(batch.response_mask, (0, 4))
+    padded = replace(
+        batch,
+        token_ids=pad(batch.token_ids, (0, 4), value=7),
+        response_mask=mask,
+        engine_logprobs=pad(batch.engine_logprobs, (0, 4)).masked_fill(~mask, poison),
+    )
+    (whole, gradients), (found, got) = (
+        updated(make(tiny_model_dir, 0, 5), each, OBJECTIVES["me"], 24) for each in (batch, padded)
+    )
+    torch.testing.assert_close((found.sums, found.loss, got), (whole.sums, whole.loss, gradients))
+    assert not found.not_finite.any()
+
+
 def test_rows_whose_numbers_are_not_finite_are_named(tiny_model_dir: Path) -> None:
     batch = ragged()
     engine_logprobs = batch.engine_logprobs.clone()
@@ -155,16 +182,18 @@ def test_rows_whose_numbers_are_not_finite_are_named(tiny_model_dir: Path) -> No
     assert found.not_finite.tolist() == [False, False, False, True, False]
 
 
-def test_each_micro_batch_is_one_backward_pass_and_the_last_is_told(tiny_model_dir: Path) -> None:
-    batch, told = ragged(), []
-    phases = Phases()
+def test_each_micro_batch_is_one_backward_pass_and_the_last_is_marked(
+    tiny_model_dir: Path,
+) -> None:
+    batch, marks, clock = ragged(), [], StepClock()
     accumulate_gradients(
         make(tiny_model_dir, 0, 4),
         batch,
         microbatches(batch.totals, torch.arange(5), 12),
         inputs(batch, Objective(kl_coefficient=0.0)),
-        backward=lambda loss, last: told.append(last),
-        phases=phases,
+        denominator=torch.tensor(1.0),
+        backward=lambda loss, last: marks.append(last),
+        clock=clock,
     )
-    assert told == [False, False, False, True]  # 12, 9, 7, and 5 with 3
-    assert set(phases.take()) == {"forward", "backward"}
+    assert marks == [False, False, False, True]  # 12, 9, 7, and 5 with 3
+    assert set(clock.take()) == {"forward", "backward"}

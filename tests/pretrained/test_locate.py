@@ -201,8 +201,8 @@ def test_damaged_and_foreign_checkpoints_are_refused(
         ("empty.ckpt", "cannot be read"),
         ("other.ckpt", "holds no run's weights"),
         ("lora.ckpt", r"lora\.ckpt' does not belong to .*: it lacks \d+ weights"),
-        ("shape.ckpt", r"has of another shape 1 weights, e\.g\. 'model\.model\.norm\.weight'"),
-        ("more.ckpt", r"has unknown 1 weights, e\.g\. 'model\.more'"),
+        ("shape.ckpt", r"has 1 weights of another shape, e\.g\. 'model\.model\.norm\.weight'"),
+        ("more.ckpt", r"has 1 unknown weights, e\.g\. 'model\.more'"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_policy(open_trained(str(folder / file)))

@@ -8,7 +8,6 @@ import torch
 
 import ceeh.run.disk_space
 from ceeh.errors import ConfigError
-from ceeh.modules.policy import checkpoint_bytes
 from ceeh.modules.restore import load_policy
 from ceeh.pretrained.locate import open_trained
 from ceeh.run.checkpoint import read_checkpoint, tensors
@@ -23,7 +22,7 @@ def test_a_checkpoint_takes_what_was_estimated(kind: str, request: pytest.Fixtur
     run: FinishedRun = request.getfixturevalue(f"{kind}_run")
     file = run.path / "checkpoints" / "step-000002.ckpt"
     state = read_checkpoint(file)
-    estimate = checkpoint_bytes(load_policy(open_trained(str(file))))
+    estimate = load_policy(open_trained(str(file))).checkpoint_bytes
     kept = [
         value
         for part in ("state_dict", "optimizer_states")

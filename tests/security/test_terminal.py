@@ -135,11 +135,11 @@ def test_results_of_another_shape_are_refused(tmp_path: Path) -> None:
             ),
             *(
                 without(*sums, key)
-                for key in ("settings", "figures", "levels", "questions", "samples")
+                for key in ("settings", "metrics", "levels", "questions", "samples")
             ),
             without(*sums, "settings", "title"),
-            without(*sums, "figures", "accuracy"),
-            without(*sums, "figures", "tokens", "low"),
+            without(*sums, "metrics", "accuracy"),
+            without(*sums, "metrics", "tokens", "low"),
             *(whole | {key: 3} for key in ("name", "benchmarks", "model")),
             [],
             "x",
@@ -152,7 +152,7 @@ def test_results_of_another_shape_are_refused(tmp_path: Path) -> None:
         assert_refused(
             said(compare.main, given),
             str(other),
-            "is not what python -m ceeh.evaluate writes",
+            "is not a file of python -m ceeh.evaluate",
             "again",
         )
     assert not (tmp_path / "out").exists()

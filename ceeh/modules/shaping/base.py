@@ -1,13 +1,13 @@
-"""Length rewards: what a correct response is worth, given how long it took; CEEH's and Length-Penalty.
+"""What a length reward sees and gives: `ShapingInputs` in, R_total out.
 
-A shaping is one class named by `objective.shaping.class_path`: `reads` names the signals it needs,
-calling it turns scores into R_total. Axes: P prompts, R rollout rows. Lengths are in tokens.
-The relatives' are in `length_rewards` and `length_limits`.
+`objective.shaping.class_path` names one class; its `reads` names the signals it needs. Axes: P prompts,
+R rollout rows. Lengths are in tokens.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,9 +20,9 @@ from ceeh.modules.advantages import group_mean
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapingInputs:
-    """All that a shaping may look at: the rows of one rollout step and the prompts' signals.
+    """The rows of one rollout step and the signals of their prompts.
 
-    `progress` is the share of the run's rollout steps that lie behind, in [0, 1).
+    `progress` is the share of the run's rollout steps already done, in [0, 1).
     """
 
     scores: Float[Tensor, " R"]
@@ -53,7 +53,7 @@ class ShapingInputs:
         if name not in self.signals:
             raise ValueError(
                 f"objective.shaping reads the signal '{name}', which no callback wrote; add one "
-                "under callbacks, or give the name of one of these: "
+                "under callbacks, or name one of these signals: "
                 + (", ".join(self.signals) or "none")
             )
         return self.signals[name][self.group]
@@ -80,27 +80,31 @@ class Shaping(Protocol):
 
 @runtime_checkable
 class MeasuredShaping(Shaping, Protocol):
-    """A shaping that has numbers of its own to log."""
+    """A shaping with metrics of its own."""
 
     def metrics(self, inputs: ShapingInputs) -> Mapping[str, Float[Tensor, " R"]]:
-        """Values per row by name, NaN where there is none; their mean over ranks is `reward/<name>`."""
+        """Values per row by name, NaN for rows without; `reward/<name>` is their mean over ranks."""
         ...
 
 
 def build_shaping(config: Config) -> Shaping:
-    """What `objective.shaping` names, given `max_response_tokens` if it asks for that."""
+    """The class of `objective.shaping`, given `max_response_tokens` if it asks for it."""
     return config.objective.shaping.build(
         "objective.shaping", max_response_tokens=config.rollouts.max_response_tokens
     )
+
+
+def check_at_least_zero(**values: float) -> None:
+    for name, value in values.items():
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be a finite number, at least 0, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoShaping:
     """R_total = score: correctness alone."""
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ()
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         return inputs.scores

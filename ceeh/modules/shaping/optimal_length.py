@@ -1,6 +1,5 @@
-"""The paper's length penalty: relative to the shortest correct response so far."""
+"""CEEH's length penalty: relative to the prompt's shortest correct response so far."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ceeh.modules.shaping.base import ShapingInputs
+from ceeh.modules.shaping.base import ShapingInputs, check_at_least_zero
 
 
 def optimal_length_penalty(
@@ -22,8 +21,8 @@ def optimal_length_penalty(
 ) -> Float[Tensor, " R"]:
     """max(-floor, -beta (L_i - L_x) / L_x) where correct and the gate is open, else 0.
 
-    L_x is the prompt's shortest correct response of earlier visits, NaN where there is none: then
-    there is nothing to be long against, and the term is 0. A response below L_x earns a bonus.
+    L_x is the prompt's shortest correct response of earlier visits. It is NaN before the first one,
+    and the term is then 0. A response below L_x earns a bonus.
     CEEH eq. 13 and 14, https://arxiv.org/abs/2602.22642; the floor is the released code's.
     """
     excess = (lengths - optimal_lengths) / optimal_lengths
@@ -37,16 +36,15 @@ def not_worse_than_history(
     """The gate Acc(x) >= Acc_h(x); open where the history is NaN (the prompt is new).
 
     With > a question solved at every visit, Acc = Acc_h = 1, would never be compressed, although it
-    is the one with most to give. CEEH eq. 14, https://arxiv.org/abs/2602.22642.
+    has the most to give. CEEH eq. 14, https://arxiv.org/abs/2602.22642.
     """
-    # The tolerance makes equal equal: a moving average of 7/12s is not 7/12 to the last bit, and
-    # accuracies that differ do so by one response of a group.
+    # A moving average of 7/12s is not exactly 7/12; accuracies that differ do so by one response.
     return history.isnan() | (accuracy >= history - 1e-6)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimalLengthPenalty:
-    """R_total = score + `optimal_length_penalty`, CEEH's reward; without `gate` on every question.
+    """CEEH: R_total = score + `optimal_length_penalty`; without `gate` it applies to every question.
 
     A correct response keeps at least 1 - `floor`. Raises ValueError for arguments out of range.
     """
@@ -58,8 +56,7 @@ class OptimalLengthPenalty:
     history_signal: str = "accuracy_history"
 
     def __post_init__(self) -> None:
-        if not (self.beta >= 0 and math.isfinite(self.beta)):
-            raise ValueError(f"beta must be a finite number, at least 0, got {self.beta}")
+        check_at_least_zero(beta=self.beta)
         if not 0 < self.floor <= 1:
             raise ValueError(
                 f"floor must be in (0, 1], got {self.floor}: above 1 a correct response could be "
@@ -70,19 +67,18 @@ class OptimalLengthPenalty:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        anchor = (self.optimal_length_signal,)
-        return (*anchor, self.history_signal) if self.gate else anchor
+        history = (self.history_signal,) if self.gate else ()
+        return (self.optimal_length_signal, *history)
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         return inputs.scores + self.penalty(inputs)
 
     def penalty(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
-        open_gate = self.open_gate(inputs)
         penalty = optimal_length_penalty(
             inputs.correct,
             inputs.lengths,
             inputs.signal(self.optimal_length_signal),
-            open_gate,
+            self.open_gate(inputs),
             beta=self.beta,
             floor=self.floor,
         )
@@ -94,7 +90,7 @@ class OptimalLengthPenalty:
         return not_worse_than_history(inputs.accuracy, inputs.signal(self.history_signal))
 
     def metrics(self, inputs: ShapingInputs) -> Mapping[str, Float[Tensor, " R"]]:
-        """`gate_open`: the share of rows where it is; `length_penalty`: mean over correct responses."""
+        """`gate_open`: share of rows with an open gate; `length_penalty`: mean over correct responses."""
         return {
             "gate_open": self.open_gate(inputs).float(),
             "length_penalty": torch.where(inputs.correct, self.penalty(inputs), torch.nan),

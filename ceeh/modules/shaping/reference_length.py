@@ -1,18 +1,19 @@
-"""Length rewards of CEEH's relatives that measure a response against a reference length of its question.
+"""Length rewards of related papers that compare a response with a reference length of its question.
 
-One pure function per paper, and the frozen class that `objective.shaping.class_path` names. Axes: P
-prompts, R rollout rows. Lengths are in tokens. An unfinished response is wrong, and treated as one.
+One pure function per paper, followed by the class that `objective.shaping.class_path` names. Axes: P
+prompts, R rollout rows. Lengths are in tokens. An unfinished response counts as wrong.
 """
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from ceeh.modules.advantages import group_mean, group_sum
-from ceeh.modules.shaping.base import ShapingInputs
+from ceeh.modules.shaping.base import ShapingInputs, check_at_least_zero
 
 
 def group_min(
@@ -23,13 +24,59 @@ def group_min(
     return empty.scatter_reduce(0, group, values.double(), "amin")
 
 
+def length_penalty(
+    correct: Bool[Tensor, " R"],
+    lengths: Int[Tensor, " R"],
+    group: Int[Tensor, " R"],
+    num_prompts: int,
+    *,
+    alpha: float,
+) -> Float[Tensor, " R"]:
+    """-alpha sigmoid((L_i - mean_x) / std_x) where correct, else 0.
+
+    mean_x and std_x (population) are over the lengths of the group's correct responses; equal
+    lengths, or a single one, count as average: -alpha / 2.
+    Arora & Zanette, https://arxiv.org/abs/2502.04463.
+    """
+    of_correct = group[correct]
+    values = lengths[correct].double()
+    centered = values - group_mean(values, of_correct, num_prompts)[of_correct]
+    std = group_mean(centered.square(), of_correct, num_prompts).sqrt()[of_correct]
+    # Integer lengths that differ have a std above a thousandth of a token; below it is rounding.
+    standardized = torch.where(std > 1e-3, centered / std, 0.0)
+    penalty = torch.zeros(len(lengths), dtype=torch.float64, device=lengths.device)
+    penalty[correct] = -alpha * standardized.sigmoid()
+    return penalty
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthPenalty:
+    """R_total = score + `length_penalty`, the main baseline.
+
+    Raises ValueError for `alpha` outside [0, 1).
+    """
+
+    alpha: float = 0.1
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < 1:
+            raise ValueError(f"alpha must be in [0, 1), got {self.alpha}")
+
+    def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
+        penalty = length_penalty(
+            inputs.correct, inputs.lengths, inputs.group, inputs.num_prompts, alpha=self.alpha
+        )
+        return inputs.scores + penalty.to(inputs.scores.dtype)
+
+
 def history_aware_reward(
     correct: Bool[Tensor, " R"], lengths: Int[Tensor, " R"], shortest: Float[Tensor, " R"]
 ) -> Float[Tensor, " R"]:
     """max(-0.7, f) where correct, min(0, f) where wrong, f = cos(min(pi/2 L/h, pi)); 0 where h is NaN.
 
     h (`shortest`) is the question's shortest correct response of earlier visits. Up to h a correct
-    response earns and a wrong one pays nothing; from 2 h on both pay the most.
+    response earns and a wrong one loses nothing; from 2 h on both lose the most.
     HAPO, section 3 and its released code, https://arxiv.org/abs/2505.11225.
     """
     angle = (math.pi / 2 * lengths / shortest.double()).clamp(max=math.pi)
@@ -38,61 +85,11 @@ def history_aware_reward(
     return torch.where(shortest.isnan(), 0.0, reward)
 
 
-def sample_optimal_distance(
-    correct: Bool[Tensor, " R"],
-    lengths: Int[Tensor, " R"],
-    group: Int[Tensor, " R"],
-    num_prompts: int,
-) -> Float[Tensor, " R"]:
-    """|L_i - SOL|, SOL the group's shortest correct response, or its mean length where none is correct.
-
-    ShorterBetter, section 3, https://arxiv.org/abs/2504.21370.
-    """
-    shortest = group_min(lengths[correct], group[correct], num_prompts)
-    mean = group_mean(lengths, group, num_prompts)
-    optimal = torch.where(shortest.isinf(), mean, shortest)
-    return (lengths - optimal[group]).abs()
-
-
-def adaptive_penalty(
-    correct: Bool[Tensor, " R"],
-    lengths: Int[Tensor, " R"],
-    group: Int[Tensor, " R"],
-    num_prompts: int,
-) -> Float[Tensor, " R"]:
-    """max(p, 1/K) L_i, p the group's share of correct responses, K its size.
-
-    The easier the question, the dearer a token; wrong responses pay, too.
-    ALP, section 3, https://arxiv.org/abs/2506.05256.
-    """
-    solved = group_mean(correct, group, num_prompts)
-    sizes = group_sum(torch.ones_like(group), group, num_prompts)
-    return torch.maximum(solved, 1 / sizes)[group] * lengths
-
-
-def min_max_score(
-    correct: Bool[Tensor, " R"],
-    lengths: Int[Tensor, " R"],
-    group: Int[Tensor, " R"],
-    num_prompts: int,
-) -> Float[Tensor, " R"]:
-    """s where correct, min(0, s) where wrong, s = 0.5 - (L_i - min) / (max - min) over the whole group.
-
-    0 where all of a group's responses are of one length. Kimi k1.5, section 2.3.3,
-    https://arxiv.org/abs/2501.12599.
-    """
-    shortest = group_min(lengths, group, num_prompts)
-    spread = -group_min(-lengths, group, num_prompts) - shortest
-    score = 0.5 - (lengths - shortest[group]) / spread[group]
-    score = torch.where(spread[group] > 0, score, 0.0)
-    return torch.where(correct, score, score.clamp(max=0.0))
-
-
 @dataclass(frozen=True, kw_only=True)
 class HistoryAware:
     """HAPO: R_total = score + weight `history_aware_reward`.
 
-    With weight 1, as published, a correct response keeps at least 0.3 and a wrong one at most 0.
+    With the published weight 1 a correct response keeps at least 0.3 and a wrong one gets at most 0.
     Raises ValueError for `weight` outside [0, 1].
     """
 
@@ -113,25 +110,36 @@ class HistoryAware:
         return inputs.scores + self.weight * reward.to(inputs.scores.dtype)
 
 
+def sample_optimal_distance(
+    correct: Bool[Tensor, " R"],
+    lengths: Int[Tensor, " R"],
+    group: Int[Tensor, " R"],
+    num_prompts: int,
+) -> Float[Tensor, " R"]:
+    """|L_i - SOL|, SOL the group's shortest correct response, or its mean length if none is correct.
+
+    ShorterBetter, section 3, https://arxiv.org/abs/2504.21370.
+    """
+    shortest = group_min(lengths[correct], group[correct], num_prompts)
+    mean = group_mean(lengths, group, num_prompts)
+    optimal = torch.where(shortest.isinf(), mean, shortest)
+    return (lengths - optimal[group]).abs()
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleOptimalLength:
-    """ShorterBetter: R_total = alpha score - beta `sample_optimal_distance`, published as 2 and 0.001.
+    """ShorterBetter: R_total = alpha score - beta `sample_optimal_distance`, published with 2 and 0.001.
 
-    `beta` is per token and goes with the length of responses: 0.001 is for thousands of tokens.
-    Raises ValueError for negative arguments.
+    `beta` is per token: 0.001 suits responses of thousands of tokens. Raises ValueError for negative
+    arguments.
     """
 
     alpha: float = 2.0
     beta: float = 0.001
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta"):
-            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
-                raise ValueError(f"{name} must be a finite number, at least 0")
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ()
+        check_at_least_zero(alpha=self.alpha, beta=self.beta)
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         distance = sample_optimal_distance(
@@ -140,24 +148,36 @@ class SampleOptimalLength:
         return self.alpha * inputs.scores - self.beta * distance.to(inputs.scores.dtype)
 
 
+def adaptive_penalty(
+    correct: Bool[Tensor, " R"],
+    lengths: Int[Tensor, " R"],
+    group: Int[Tensor, " R"],
+    num_prompts: int,
+) -> Float[Tensor, " R"]:
+    """max(p, 1/K) L_i, p the group's share of correct responses, K its size.
+
+    A token costs more the easier the question is, in wrong responses too.
+    ALP, section 3, https://arxiv.org/abs/2506.05256.
+    """
+    solved = group_mean(correct, group, num_prompts)
+    sizes = group_sum(torch.ones_like(group), group, num_prompts)
+    return torch.maximum(solved, 1 / sizes)[group] * lengths
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdaptivePenalty:
-    """ALP: R_total = score - (beta / N) `adaptive_penalty`, N the longest response that can be sampled.
+    """ALP: R_total = score - (beta / N) `adaptive_penalty`, N = `rollouts.max_response_tokens`.
 
-    So `beta` is what a longest response to an always-solved question pays.
-    Raises ValueError for a negative `beta`.
+    A response of N tokens to an always-solved question loses `beta`. Raises ValueError for a
+    negative `beta`.
     """
 
     beta: float
     max_response_tokens: int
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if not (self.beta >= 0 and math.isfinite(self.beta)):
-            raise ValueError(f"beta must be a finite number, at least 0, got {self.beta}")
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ()
+        check_at_least_zero(beta=self.beta)
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         penalty = adaptive_penalty(
@@ -166,16 +186,35 @@ class AdaptivePenalty:
         return inputs.scores - self.beta / self.max_response_tokens * penalty
 
 
+def min_max_score(
+    correct: Bool[Tensor, " R"],
+    lengths: Int[Tensor, " R"],
+    group: Int[Tensor, " R"],
+    num_prompts: int,
+) -> Float[Tensor, " R"]:
+    """s where correct, min(0, s) where wrong, s = 0.5 - (L_i - min) / (max - min) over the whole group.
+
+    0 where all responses of a group have one length. Kimi k1.5, section 2.3.3,
+    https://arxiv.org/abs/2501.12599.
+    """
+    shortest = group_min(lengths, group, num_prompts)
+    spread = -group_min(-lengths, group, num_prompts) - shortest
+    score = 0.5 - (lengths - shortest[group]) / spread[group]
+    score = torch.where(spread[group] > 0, score, 0.0)
+    return torch.where(correct, score, score.clamp(max=0.0))
+
+
 @dataclass(frozen=True, kw_only=True)
 class MinMaxLength:
-    """Kimi k1.5: R_total = score + weight `min_max_score`; without the term for a `warmup` share of the run.
+    """Kimi k1.5: R_total = score + weight `min_max_score`; score alone for the `warmup` share of the run.
 
-    The paper gives neither weight nor warm-up. Up to weight 1 a right response is worth more than a
-    wrong one. Raises ValueError for arguments out of range.
+    The paper gives neither weight nor warm-up. Up to weight 1 a correct response is worth more than
+    a wrong one. Raises ValueError for arguments out of range.
     """
 
     weight: float
     warmup: float = 0.0
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
@@ -183,61 +222,8 @@ class MinMaxLength:
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be in [0, 1), got {self.warmup}")
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ()
-
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         if inputs.progress < self.warmup:
             return inputs.scores
         score = min_max_score(inputs.correct, inputs.lengths, inputs.group, inputs.num_prompts)
         return inputs.scores + self.weight * score.to(inputs.scores.dtype)
-
-
-def length_penalty(
-    correct: Bool[Tensor, " R"],
-    lengths: Int[Tensor, " R"],
-    group: Int[Tensor, " R"],
-    num_prompts: int,
-    *,
-    alpha: float,
-) -> Float[Tensor, " R"]:
-    """-alpha sigmoid((L_i - mean_x) / std_x) where correct, else 0.
-
-    mean_x and std_x (population) are over the lengths of the group's correct responses; equal
-    lengths, or a single one, count as average: -alpha / 2.
-    Arora & Zanette, https://arxiv.org/abs/2502.04463.
-    """
-    of_correct = group[correct]
-    values = lengths[correct].double()
-    centred = values - group_mean(values, of_correct, num_prompts)[of_correct]
-    std = group_mean(centred.square(), of_correct, num_prompts).sqrt()[of_correct]
-    # Below a thousandth of a token a std is rounding: integer lengths that differ give more.
-    standardised = torch.where(std > 1e-3, centred / std, 0.0)
-    penalty = torch.zeros(len(lengths), dtype=torch.float64, device=lengths.device)
-    penalty[correct] = -alpha * standardised.sigmoid()
-    return penalty
-
-
-@dataclass(frozen=True, kw_only=True)
-class LengthPenalty:
-    """R_total = score + `length_penalty`, the main baseline: correct responses against their group.
-
-    Raises ValueError for `alpha` outside [0, 1).
-    """
-
-    alpha: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha < 1:
-            raise ValueError(f"alpha must be in [0, 1), got {self.alpha}")
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ()
-
-    def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
-        penalty = length_penalty(
-            inputs.correct, inputs.lengths, inputs.group, inputs.num_prompts, alpha=self.alpha
-        )
-        return inputs.scores + penalty.to(inputs.scores.dtype)

@@ -1,29 +1,57 @@
-"""Length rewards of CEEH's relatives that hold a response against a limit or a target in tokens.
+"""Length rewards of related papers that compare a response with a limit or a target in tokens.
 
-One pure function per paper, and the frozen class that `objective.shaping.class_path` names.
+One pure function per paper, followed by the class that `objective.shaping.class_path` names.
 Axis: R rollout rows. Lengths are in tokens.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ceeh.modules.shaping.base import ShapingInputs
+from ceeh.modules.shaping.base import ShapingInputs, check_at_least_zero
 
 
 def within_limit(
     lengths: Int[Tensor, " R"], finished: Bool[Tensor, " R"], limit: int
 ) -> Bool[Tensor, " R"]:
-    """Whether a response ended by itself within `limit` tokens; what would be cut there earns nothing.
+    """Whether a response finished within `limit` tokens; one that a limit would truncate earns nothing.
 
     ThinkPrune, section 3, https://arxiv.org/abs/2504.01296; DLER, section 3,
     https://arxiv.org/abs/2510.15110.
     """
     return finished & (lengths <= limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthLimit:
+    """R_total = score where `within_limit`, else 0.
+
+    One limit is DLER's truncation. Several `limits` divide the run into equal rounds, each with the
+    next limit: ThinkPrune's iterative pruning. Unlike in the papers, responses are sampled up to
+    `rollouts.max_response_tokens` and trained on beyond the limit.
+    Raises ValueError for no limit, or one below 1.
+    """
+
+    limits: Sequence[int]
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if not self.limits or min(self.limits) < 1:
+            raise ValueError(
+                f"limits must be one or more numbers of tokens, at least 1, got {self.limits}"
+            )
+
+    def limit(self, progress: float) -> int:
+        """The limit in force at `progress`, the share of the run already done, in [0, 1)."""
+        return self.limits[min(int(progress * len(self.limits)), len(self.limits) - 1)]
+
+    def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
+        kept = within_limit(inputs.lengths, inputs.finished, self.limit(inputs.progress))
+        return torch.where(kept, inputs.scores, 0.0)
 
 
 def overlong_punishment(
@@ -36,57 +64,17 @@ def overlong_punishment(
     return ((longest - margin - lengths.double()) / margin).clamp(-1.0, 0.0)
 
 
-def step_reward(
-    correct: Bool[Tensor, " R"], lengths: Int[Tensor, " R"], targets: Float[Tensor, " R"]
-) -> Bool[Tensor, " R"]:
-    """Whether a response is correct and at most its question's target long.
-
-    LASER and LASER-D, section 3, https://arxiv.org/abs/2505.15612.
-    """
-    return correct & (lengths <= targets)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LengthLimit:
-    """R_total = score where `within_limit`, else 0.
-
-    With several `limits` the run has as many equal rounds, each with the next limit: ThinkPrune's
-    iterative pruning. One limit is DLER's truncation. A response is sampled on to
-    `rollouts.max_response_tokens` all the same, and its tail is trained on; the papers stop it at
-    the limit. Raises ValueError for no limit, or one below 1.
-    """
-
-    limits: Sequence[int]
-
-    def __post_init__(self) -> None:
-        if not self.limits or min(self.limits) < 1:
-            raise ValueError(
-                f"limits must be one or more numbers of tokens, at least 1, got {self.limits}"
-            )
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ()
-
-    def limit(self, progress: float) -> int:
-        """The limit in force at `progress`, the share of the run behind us, in [0, 1)."""
-        return self.limits[min(int(progress * len(self.limits)), len(self.limits) - 1)]
-
-    def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
-        kept = within_limit(inputs.lengths, inputs.finished, self.limit(inputs.progress))
-        return torch.where(kept, inputs.scores, 0.0)
-
-
 @dataclass(frozen=True, kw_only=True)
 class SoftOverlong:
-    """DAPO: R_total = 2 score - 1 + `overlong_punishment`, the last `margin` tokens before the limit.
+    """DAPO: R_total = 2 score - 1 + `overlong_punishment` over the last `margin` tokens before the limit.
 
-    The paper's correctness reward is 1 or -1 (section 2.4), which sets the punishment's weight beside it.
+    The paper's correctness reward is 1 or -1 (section 2.4); this sets the weight of the punishment.
     Raises ValueError for a margin outside [1, rollouts.max_response_tokens].
     """
 
     margin: int
     max_response_tokens: int
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.margin <= self.max_response_tokens:
@@ -95,10 +83,6 @@ class SoftOverlong:
                 f"({self.max_response_tokens}), got {self.margin}"
             )
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ()
-
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         punishment = overlong_punishment(
             inputs.lengths, longest=self.max_response_tokens, margin=self.margin
@@ -106,12 +90,22 @@ class SoftOverlong:
         return 2 * inputs.scores - 1 + punishment.to(inputs.scores.dtype)
 
 
+def step_reward(
+    correct: Bool[Tensor, " R"], lengths: Int[Tensor, " R"], targets: Float[Tensor, " R"]
+) -> Bool[Tensor, " R"]:
+    """Whether a response is correct and at most as long as its question's target.
+
+    LASER and LASER-D, section 3, https://arxiv.org/abs/2505.15612.
+    """
+    return correct & (lengths <= targets)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TargetLength:
-    """LASER-D: R_total = score + `bonus` where `step_reward`, and -`wrong` instead of 0 for a wrong response.
+    """LASER-D: R_total = score + `bonus` where `step_reward`; a wrong response gets -`wrong` instead of 0.
 
-    The target is the signal `target_length`, which `DifficultyTargets` writes; 0.5 and 0.5 are
-    published. A score between counts in proportion. Raises ValueError for negative arguments.
+    The target is the signal `target_length` of `DifficultyTargets`; 0.5 and 0.5 are published. A
+    score between 0 and 1 counts in proportion. Raises ValueError for negative arguments.
     """
 
     bonus: float = 0.5
@@ -119,9 +113,7 @@ class TargetLength:
     target_signal: str = "target_length"
 
     def __post_init__(self) -> None:
-        for name in ("bonus", "wrong"):
-            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
-                raise ValueError(f"{name} must be a finite number, at least 0")
+        check_at_least_zero(bonus=self.bonus, wrong=self.wrong)
 
     @property
     def reads(self) -> tuple[str, ...]:

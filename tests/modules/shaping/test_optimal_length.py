@@ -21,20 +21,21 @@ def inputs(
     correct: list[int],
     lengths: list[int],
     group: list[int],
-    *,
-    optimal_length: list[float],
-    accuracy_history: list[float],
+    optimal_length: list[float] | None = None,
+    history: list[float] | None = None,
 ) -> ShapingInputs:
+    """Finished responses; signals are NaN where nothing is given."""
+    unknown = [NAN] * (max(group) + 1)
     return ShapingInputs(
         scores=torch.tensor(correct).float(),
         correct=torch.tensor(correct).bool(),
         lengths=torch.tensor(lengths),
         finished=torch.ones(len(correct), dtype=torch.bool),
         group=torch.tensor(group),
-        num_prompts=len(optimal_length),
+        num_prompts=len(unknown),
         signals={
-            "optimal_length": torch.tensor(optimal_length),
-            "accuracy_history": torch.tensor(accuracy_history),
+            "optimal_length": torch.tensor(optimal_length or unknown),
+            "accuracy_history": torch.tensor(history or unknown),
         },
         progress=0.0,
     )
@@ -69,55 +70,56 @@ def rows(given: ShapingInputs, order: Tensor) -> ShapingInputs:
     return replace(given, **{name: getattr(given, name)[order] for name in names})
 
 
-def reference_optimal_length(given: ShapingInputs, *, gate: bool) -> list[float]:
-    group, correct = given.group.tolist(), given.correct.tolist()
+def reference(given: ShapingInputs, shaping: Shaping) -> list[float]:
+    """A python loop over rows, formulas written out."""
+    columns = (given.group, given.correct, given.lengths, given.scores)
+    table = list(zip(*map(Tensor.tolist, columns), strict=True))
     rewards = []
-    for row, prompt in enumerate(group):
-        mates = [c for c, other in zip(correct, group, strict=True) if other == prompt]
-        anchor = given.signals["optimal_length"][prompt].item()
+    for prompt, correct, length, score in table:
+        mates = [right for other, right, *_ in table if other == prompt]
+        solved = [tokens for other, right, tokens, _ in table if other == prompt and right]
+        optimal = given.signals["optimal_length"][prompt].item()
         history = given.signals["accuracy_history"][prompt].item()
-        reward = given.scores[row].item()
-        opened = not gate or math.isnan(history) or sum(mates) / len(mates) >= history
-        if correct[row] and opened and not math.isnan(anchor):
-            reward += max(-0.9, -0.1 * (given.lengths[row].item() - anchor) / anchor)
-        rewards.append(reward)
-    return rewards
-
-
-def reference_length_penalty(given: ShapingInputs, alpha: float) -> list[float]:
-    rewards = []
-    every = list(
-        zip(given.group.tolist(), given.correct.tolist(), given.lengths.tolist(), strict=True)
-    )
-    for row, (prompt, correct, length) in enumerate(every):
-        reward = given.scores[row].item()
-        if correct:
-            solved = [n for other, right, n in every if other == prompt and right]
+        if isinstance(shaping, OptimalLengthPenalty):
+            worse = sum(mates) / len(mates) < history
+            if correct and not (shaping.gate and worse) and not math.isnan(optimal):
+                score += max(-0.9, -0.1 * (length - optimal) / optimal)
+        elif correct:
             mean = sum(solved) / len(solved)
             std = math.sqrt(sum((n - mean) ** 2 for n in solved) / len(solved))
             z = 0.0 if std == 0 else (length - mean) / std
-            reward -= alpha / (1 + math.exp(-z))
-        rewards.append(reward)
+            score -= 0.4 / (1 + math.exp(-z))
+        rewards.append(score)
     return rewards
 
 
-def test_optimal_length_literal_case():
-    given = inputs(
-        [1, 1, 1, 0],
-        [100, 150, 1200, 500],
-        [0, 0, 0, 0],
-        optimal_length=[100.0],
-        accuracy_history=[0.5],
-    )
-    # Acc = 0.75 >= 0.5. 1 - 0.1 * 0; 1 - 0.1 * 50/100 = 0.95; 1 - min(0.9, 0.1 * 11) = 0.1;
-    # wrong: 0.
-    torch.testing.assert_close(OptimalLengthPenalty()(given), torch.tensor([1.0, 0.95, 0.1, 0.0]))
-
-
-def test_a_response_below_the_stored_optimum_earns_a_bonus():
-    given = inputs([1], [80], [0], optimal_length=[100.0], accuracy_history=[1.0])
-    # 1 - 0.1 * (80 - 100) / 100 = 1.02
-    assert OptimalLengthPenalty()(given).item() == pytest.approx(1.02)
+@pytest.mark.parametrize(
+    ("shaping", "given", "expected"),
+    [
+        # L_x = 100, Acc = 0.75 >= 0.5. 1 - 0.1 * 0; 1 - 0.1 * 50/100; 1 - min(0.9, 0.1 * 11);
+        # wrong: 0; below the stored optimum 1 + 0.1 * 20/100 on the second prompt.
+        pytest.param(
+            OptimalLengthPenalty(),
+            inputs([1, 1, 1, 0, 1], [100, 150, 1200, 500, 80], [0, 0, 0, 0, 1],
+                   [100.0, 100.0], [0.5, 1.0]),
+            [1.0, 0.95, 0.1, 0.0, 1.02],
+            id="optimal-length",
+        ),
+        pytest.param(
+            OptimalLengthPenalty(), inputs([1, 1], [10, 900], [0, 0]), [1.0, 1.0], id="never-solved"
+        ),
+        # Prompt 0: mean 200, std 100 of its correct ones, z = -1 and 1; sigmoid 0.26894 and
+        # 0.73106. 1 - 0.2 * 0.26894; 1 - 0.2 * 0.73106. Prompt 1: one response, 1 - 0.2 / 2.
+        pytest.param(
+            LengthPenalty(alpha=0.2),
+            inputs([1, 1, 0, 1], [100, 300, 900, 70], [0, 0, 0, 1]),
+            [0.946212, 0.853788, 0.0, 0.9],
+            id="length-penalty",
+        ),
+    ],
+)  # fmt: skip
+def test_literal_case(shaping: Shaping, given: ShapingInputs, expected: list[float]):
+    torch.testing.assert_close(shaping(given), torch.tensor(expected))
 
 
 @pytest.mark.parametrize(
@@ -127,101 +129,61 @@ def test_a_response_below_the_stored_optimum_earns_a_bonus():
 )
 def test_gate_spares_a_prompt_that_went_worse_than_its_history(history: float, expected: float):
     # Acc = 1/2. The correct response is 200 long against 100: 1 - 0.1 where the gate is open.
-    given = inputs([1, 0], [200, 50], [0, 0], optimal_length=[100.0], accuracy_history=[history])
+    given = inputs([1, 0], [200, 50], [0, 0], [100.0], [history])
     torch.testing.assert_close(OptimalLengthPenalty()(given), torch.tensor([expected, 0.0]))
     ungated = OptimalLengthPenalty(gate=False)(given)
     torch.testing.assert_close(ungated, torch.tensor([0.9, 0.0]))
 
 
-@pytest.mark.parametrize("size", range(1, 17))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equal_to_its_history_opens_the_gate_for_every_fraction(size: int, dtype: torch.dtype):
-    for solved in range(size + 1):
+def test_equal_to_its_history_opens_the_gate_for_every_fraction(dtype: torch.dtype):
+    fractions = [(solved, size) for size in range(1, 17) for solved in range(size + 1)]
+    for solved, size in fractions:
         history = solved / size
         for _ in range(50):
             history = 0.95 * history + 0.05 * (solved / size)
-        accuracy = torch.tensor([solved / size], dtype=torch.float64)
-        assert not_worse_than_history(accuracy, torch.tensor([history], dtype=dtype)).item()
-        if solved:
-            worse = torch.tensor([(solved - 1) / size], dtype=torch.float64)
-            assert not not_worse_than_history(worse, torch.tensor([history], dtype=dtype)).item()
+        accuracy = torch.tensor([solved, solved - 1], dtype=torch.float64) / size
+        is_open = not_worse_than_history(accuracy, torch.tensor([history] * 2, dtype=dtype))
+        assert is_open.tolist() == [True, False], (solved, size)
 
 
 def test_gate_and_penalty_are_logged_as_means_over_the_rows_of_all_ranks():
-    given = inputs(
-        [1, 1, 0, 1],
-        [100, 150, 500, 300],
-        [0, 0, 0, 1],
-        optimal_length=[100.0, 100.0],
-        accuracy_history=[0.5, 2.0],
-    )
-    # Open on the three rows of prompt 0. Right responses: 0, -0.05 and, behind the gate, 0.
+    given = inputs([1, 1, 0, 1], [100, 150, 500, 300], [0, 0, 0, 1], [100.0, 100.0], [0.5, 2.0])
+    # Open on the three rows of prompt 0. Correct responses: 0, -0.05 and, behind the gate, 0.
     numbers = OptimalLengthPenalty().metrics(given)
     whole = row_means([row_sums(numbers)])
     assert whole == pytest.approx({"gate_open": 0.75, "length_penalty": -0.05 / 3})
-    # Of unequal shares of the rows, the second without a right response.
+    # Of unequal shares of the rows, the second without a correct response.
     shares = [{name: rows[part] for name, rows in numbers.items()} for part in ([0, 1, 3], [2])]
     assert row_means([row_sums(share) for share in shares]) == pytest.approx(whole)
     assert math.isnan(row_means([row_sums(shares[1])])["length_penalty"])
 
 
-def test_a_prompt_never_solved_before_is_not_shaped():
-    given = inputs([1, 1], [10, 900], [0, 0], optimal_length=[NAN], accuracy_history=[NAN])
-    assert OptimalLengthPenalty()(given).tolist() == [1.0, 1.0]
+SHAPINGS: list[Shaping] = [
+    OptimalLengthPenalty(),
+    OptimalLengthPenalty(gate=False),
+    LengthPenalty(alpha=0.4),
+]
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("gate", [True, False])
-def test_optimal_length_agrees_with_a_slow_loop(seed: int, gate: bool):
+@pytest.mark.parametrize("shaping", SHAPINGS)
+def test_agrees_with_a_slow_loop_in_any_row_order(shaping: Shaping, seed: int):
     given = ragged(seed)
-    rewards = OptimalLengthPenalty(gate=gate)(given)
-    torch.testing.assert_close(rewards, torch.tensor(reference_optimal_length(given, gate=gate)))
-
-
-def test_length_penalty_literal_case():
-    given = inputs(
-        [1, 1, 0, 1],
-        [100, 300, 900, 70],
-        [0, 0, 0, 1],
-        optimal_length=[NAN, NAN],
-        accuracy_history=[NAN, NAN],
-    )
-    # Prompt 0: mean 200, std 100 of its correct ones, z = -1 and 1; sigmoid 0.26894 and 0.73106.
-    # 1 - 0.2 * 0.26894 = 0.94621; 1 - 0.2 * 0.73106 = 0.85379. Prompt 1: one response, 1 - 0.2 / 2.
-    expected = torch.tensor([0.946212, 0.853788, 0.0, 0.9])
-    torch.testing.assert_close(LengthPenalty(alpha=0.2)(given), expected)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_length_penalty_agrees_with_a_slow_loop(seed: int):
-    given = ragged(seed)
-    rewards = LengthPenalty(alpha=0.4)(given)
-    torch.testing.assert_close(rewards, torch.tensor(reference_length_penalty(given, 0.4)))
-
-
-SHAPINGS: list[Shaping] = [NoShaping(), OptimalLengthPenalty(), LengthPenalty(alpha=0.4)]
-
-
-@pytest.mark.parametrize("shaping", SHAPINGS, ids=lambda shaping: type(shaping).__name__)
-def test_row_order_does_not_matter_and_wrong_responses_keep_their_score(shaping: Shaping):
-    given = ragged(11)
-    order = torch.randperm(len(given.group), generator=torch.Generator().manual_seed(0))
     rewards = shaping(given)
-    torch.testing.assert_close(shaping(rows(given, order)), rewards[order])
-    assert torch.equal(rewards[~given.correct], given.scores[~given.correct])
+    torch.testing.assert_close(rewards, torch.tensor(reference(given, shaping)))
     assert rewards.dtype == torch.float32
+    assert torch.equal(rewards[~given.correct], given.scores[~given.correct])
+    assert (rewards != given.scores).any()
+    order = torch.randperm(len(given.group), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(shaping(rows(given, order)), rewards[order])
 
 
-def test_only_shapings_move_correct_rewards():
+def test_no_shaping_and_nobody_correct_leave_all_scores():
     given = ragged(11)
-    moved = [bool((shaping(given) != given.scores).any()) for shaping in SHAPINGS]
-    assert moved == [False, True, True]
-
-
-def test_nobody_correct_leaves_all_scores():
-    given = inputs([0, 0], [5, 9], [0, 0], optimal_length=[7.0], accuracy_history=[0.0])
+    assert torch.equal(NoShaping()(given), given.scores)
     for shaping in SHAPINGS:
-        assert shaping(given).tolist() == [0.0, 0.0]
+        assert shaping(inputs([0, 0], [5, 9], [0, 0], [7.0], [0.0])).tolist() == [0.0, 0.0]
 
 
 def test_reads_names_exactly_the_signals_that_are_looked_up():
@@ -239,7 +201,7 @@ def test_reads_names_exactly_the_signals_that_are_looked_up():
 
 def test_a_missing_signal_is_named_with_the_cure():
     given = replace(ragged(0), signals={"hard": torch.zeros(6)})
-    with pytest.raises(ValueError, match=r"'accuracy_history', which no callback wrote.*: hard"):
+    with pytest.raises(ValueError, match=r"'optimal_length', which no callback wrote.*: hard"):
         OptimalLengthPenalty()(given)
 
 
@@ -251,11 +213,20 @@ def test_a_missing_signal_is_named_with_the_cure():
         ("OptimalLengthPenalty", {"floor": 1.5}, r"floor must be in \(0, 1\], got 1.5"),
         ("OptimalLengthPenalty", {"gate": "no"}, "gate"),
         ("LengthPenalty", {"alpha": 1.0}, r"alpha must be in \[0, 1\), got 1.0"),
+        ("HistoryAware", {"weight": 1.5}, r"weight must be in \[0, 1\], got 1.5"),
+        ("SampleOptimalLength", {"beta": -1.0}, "beta must be a finite number"),
+        ("AdaptivePenalty", {"beta": NAN}, "beta must be a finite number"),
+        ("AdaptivePenalty", {}, "lacks beta"),
+        ("MinMaxLength", {"weight": 2.0}, r"weight must be in \[0, 1\], got 2.0"),
+        ("MinMaxLength", {"weight": 0.4, "warmup": 1.0}, r"warmup .* got 1.0"),
+        ("LengthLimit", {"limits": []}, r"limits must be one or more .* got \[\]"),
+        ("SoftOverlong", {"margin": 300}, r"max_response_tokens \(224\), got 300"),
+        ("TargetLength", {"bonus": -0.5}, "bonus must be a finite number"),
     ],
 )
 def test_arguments_out_of_range_are_refused_at_their_place(
     name: str, arguments: dict, message: str
 ):
     component = Component(f"ceeh.modules.shaping.{name}", arguments)
-    with pytest.raises(ConfigError, match=f"(?s)objective.shaping .*{message}"):
-        component.build("objective.shaping")
+    with pytest.raises(ConfigError, match=f"(?s)objective.shaping.*{message}"):
+        component.build("objective.shaping", max_response_tokens=224)

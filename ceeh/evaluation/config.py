@@ -1,10 +1,10 @@
-"""What an evaluation is: its benchmarks, and how they are sampled, in one mapping of keys.
+"""The configuration of an evaluation: its own settings, and its benchmarks with theirs.
 
-`key=value` on the command line reaches the evaluation itself (`seed=1`), every benchmark
-(`samples=4`), or one of them (`gsm8k.samples=4`).
+`key=value` on the command line sets the evaluation itself (`seed=1`), every benchmark (`samples=4`), or
+one of them (`gsm8k.samples=4`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from ceeh.config.component import Component
@@ -30,44 +30,44 @@ class EvaluationConfig:
 def load_evaluation_config(
     benchmarks: Sequence[str], files: Sequence[str], overrides: Sequence[str]
 ) -> tuple[EvaluationConfig, dict[str, Benchmark]]:
-    """The protocol and the benchmarks by name, each `key=value` where it belongs.
+    """The evaluation's settings, and the benchmarks by name.
 
     Raises ConfigError for an unknown benchmark, an unknown key or a value out of range.
     """
     if not benchmarks:
-        raise ConfigError("--benchmarks names none; give some of them, e.g. gsm8k,math500")
-    names = [benchmark_name(benchmark) for benchmark in benchmarks]
-    for name, given in zip(names, benchmarks, strict=True):
+        raise ConfigError("--benchmarks is empty; name at least one, e.g. gsm8k,math500")
+    given = dict.fromkeys(map(benchmark_name, benchmarks), "")
+    for benchmark in benchmarks:
+        name = benchmark_name(benchmark)
         if not is_file_name(name):
             raise ConfigError(
-                f"--benchmarks: the name of a benchmark is that of a folder of samples and must be "
-                f"{FILE_NAME}, got '{name}' of '{given}'; rename the file"
+                f"--benchmarks: a benchmark's name is also a folder of samples and must be {FILE_NAME}, "
+                f"got '{name}' of '{benchmark}'; rename the file"
             )
-    if doubled := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"--benchmarks names '{doubled[0]}' twice")
+        if given[name]:
+            raise ConfigError(f"--benchmarks names '{name}' twice")
+        given[name] = benchmark
     own = {item.name for item in fields(EvaluationConfig)}
     shared = {item.name for item in fields(Benchmark)}
-    to_protocol: list[str] = []
-    to_benchmarks: dict[str, list[str]] = {name: [] for name in names}
+    to_evaluation: list[str] = []
+    to_benchmarks: dict[str, list[str]] = {name: [] for name in given}
     for override in overrides:
         first, _, rest = override.partition("=")[0].partition(".")
-        if first in to_benchmarks and rest:
+        if first in given and rest:
             to_benchmarks[first].append(override.removeprefix(f"{first}."))
-        elif first in shared and first not in own:
-            for given in to_benchmarks.values():
-                given.append(override)
         elif first in own:
-            to_protocol.append(override)
+            to_evaluation.append(override)
+        elif first in shared:
+            for each in to_benchmarks.values():
+                each.append(override)
         else:
             raise ConfigError(
-                f"'{override}' is not for an evaluation: its keys are {', '.join(sorted(own))}; for all "
-                f"benchmarks {', '.join(sorted(shared))}; for one of them NAME.key, with a NAME that "
-                f"--benchmarks has ({', '.join(names)})"
+                f"'{override}' is not a setting of an evaluation: those are {', '.join(sorted(own))}; of all "
+                f"benchmarks {', '.join(sorted(shared))}; of one benchmark NAME.key, with a NAME from "
+                f"--benchmarks ({', '.join(given)})"
             )
-    protocol = load(files, to_protocol, EvaluationConfig)
-    loaded: Mapping[str, str] = dict(zip(names, benchmarks, strict=True))
-    return protocol, {
-        name: load_benchmark(given, to_benchmarks[name]) for name, given in loaded.items()
+    return load(files, to_evaluation, EvaluationConfig), {
+        name: load_benchmark(benchmark, to_benchmarks[name]) for name, benchmark in given.items()
     }
 
 
