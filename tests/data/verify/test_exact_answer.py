@@ -8,10 +8,10 @@ from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.errors import ConfigError
 from ceeh.types import Finish
 from tests.data.verify.scoring import (
+    CORRECT,
+    INCORRECT,
     NO_ANSWER,
-    RIGHT,
     UNREADABLE,
-    WRONG,
     completion,
     group,
     prompt,
@@ -22,9 +22,9 @@ from tests.data.verify.scoring import (
 @pytest.mark.parametrize(
     ("response", "expected"),
     [
-        ("step 47+8=55;so 55", RIGHT),
-        ("so 55;so 54", WRONG),
-        ("so 54", WRONG),
+        ("step 47+8=55;so 55", CORRECT),
+        ("so 55;so 54", INCORRECT),
+        ("so 54", INCORRECT),
         ("55", NO_ANSWER),
         ("so 55;", NO_ANSWER),
         ("", NO_ANSWER),
@@ -37,20 +37,22 @@ def test_the_starter_answer_is_what_ends_the_response(response, expected):
 @pytest.mark.parametrize(
     ("answer", "found", "expected"),
     [
-        ("7", "007", RIGHT),
-        ("-7", "-07", RIGHT),
-        ("+7", "7", RIGHT),
-        ("0", "-0", RIGHT),
-        ("7", "-7", WRONG),
-        ("7", "7.0", WRONG),
-        ("yes", " yes ", RIGHT),
-        ("yes", "Yes", WRONG),
-        ("7", "9" * 5000, WRONG),
-        ("7", "\u0667", WRONG),
+        ("7", "007", CORRECT),
+        ("-7", "-07", CORRECT),
+        ("+7", "7", CORRECT),
+        ("0", "-0", CORRECT),
+        ("7", "-7", INCORRECT),
+        ("7", "7.0", INCORRECT),
+        ("yes", " yes ", CORRECT),
+        ("yes", "Yes", INCORRECT),
+        ("7", "9" * 5000, INCORRECT),
+        ("7", "\u0667", INCORRECT),
     ],
 )
 def test_integers_compare_by_value_and_other_text_as_it_stands(answer, found, expected):
-    assert verdict(ExactAnswer(pattern="answer:(.*)"), answer, f"answer:1 answer:{found}") == WRONG
+    assert (
+        verdict(ExactAnswer(pattern="answer:(.*)"), answer, f"answer:1 answer:{found}") == INCORRECT
+    )
     assert verdict(ExactAnswer(pattern="answer:([^:]*)$"), answer, f"answer:{found}") == expected
 
 

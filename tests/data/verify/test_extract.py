@@ -171,7 +171,7 @@ def test_no_answer_within_the_limit_keeps_the_trainer_busy():
     """Nor does any pattern here backtrack: an exponential one would not come back."""
     done = in_a_process_of_its_own(
         "from ceeh.data.verify.extract import MAX_ANSWER_CHARACTERS, clean, squeezed\n"
-        "from ceeh.data.verify.parse import read\n"
+        "from ceeh.data.verify.parse import parse_plain\n"
         "from ceeh.data.verify.units import split_unit\n"
         f"for piece in {PIECES!r}:\n"
         "    for short in (1, 10, 20):\n"
@@ -179,7 +179,7 @@ def test_no_answer_within_the_limit_keeps_the_trainer_busy():
         "            room = MAX_ANSWER_CHARACTERS // short - len(head) - len(tail)\n"
         "            cleaned = clean(head + piece * (room // len(piece)) + tail)\n"
         "            if cleaned:\n"
-        "                read(cleaned), split_unit(cleaned), squeezed(cleaned)\n"
+        "                parse_plain(cleaned), split_unit(cleaned), squeezed(cleaned)\n"
         "    print(piece.encode())"
     )
     assert len(done.splitlines()) == len(PIECES)

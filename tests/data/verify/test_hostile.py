@@ -17,7 +17,7 @@ from tests.data.verify.hostile import (
     TEXT,
     response,
 )
-from tests.data.verify.scoring import RIGHT, group, prompt, verdict
+from tests.data.verify.scoring import CORRECT, group, prompt, verdict
 
 MEMORY_MIB = 768
 HONEST_BOX = response(HONEST)
@@ -38,7 +38,7 @@ def judged(tmp_path_factory):
 
 def test_the_set_is_large_and_its_honest_answer_is_right(mathematics):
     assert len(HOSTILE) >= 60
-    assert verdict(mathematics, REFERENCE, HONEST_BOX) == RIGHT
+    assert verdict(mathematics, REFERENCE, HONEST_BOX) == CORRECT
 
 
 def test_no_hostile_answer_is_rewarded_and_each_comes_back(judged):

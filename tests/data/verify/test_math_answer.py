@@ -8,10 +8,10 @@ from ceeh.data.verify.math_answer import MathAnswer
 from ceeh.errors import ConfigError
 from ceeh.types import Finish
 from tests.data.verify.scoring import (
+    CORRECT,
+    INCORRECT,
     NO_ANSWER,
-    RIGHT,
     UNREADABLE,
-    WRONG,
     completion,
     group,
     prompt,
@@ -22,20 +22,20 @@ from tests.data.verify.scoring import (
 @pytest.mark.parametrize(
     ("answer", "response", "expected"),
     [
-        ("5", r"\boxed{3}, \boxed{5}", RIGHT),  # the last box wins
-        ("3, 5", r"\boxed{3}, \boxed{5}", WRONG),
-        ("3, 5", r"\boxed{3, 5}", RIGHT),
-        ("3", r"\boxed{\boxed{3}}", RIGHT),
-        ("2", r"<think>\boxed{1}</think> \boxed{2}", RIGHT),
+        ("5", r"\boxed{3}, \boxed{5}", CORRECT),  # the last box wins
+        ("3, 5", r"\boxed{3}, \boxed{5}", INCORRECT),
+        ("3, 5", r"\boxed{3, 5}", CORRECT),
+        ("3", r"\boxed{\boxed{3}}", CORRECT),
+        ("2", r"<think>\boxed{1}</think> \boxed{2}", CORRECT),
         ("1", r"<think>\boxed{1}</think> that is it", NO_ANSWER),
-        ("1", r"<think>\boxed{1}", RIGHT),  # a block that never closed hides nothing
+        ("1", r"<think>\boxed{1}", CORRECT),  # a block that never closed hides nothing
         ("1", r"\boxed{}", NO_ANSWER),
         ("1", r"\boxed{1", NO_ANSWER),
         ("1", "1", NO_ANSWER),
         ("1", "", NO_ANSWER),
-        ("7", f"\\boxed{{7{' ' * 2000}7}}", WRONG),  # over the limit
-        ("7", "\\boxed{\u200b7}", WRONG),  # an invisible character
-        (r"\boxed{7}", r"\boxed{7}", RIGHT),  # a solution as reference
+        ("7", f"\\boxed{{7{' ' * 2000}7}}", INCORRECT),  # over the limit
+        ("7", "\\boxed{\u200b7}", INCORRECT),  # an invisible character
+        (r"\boxed{7}", r"\boxed{7}", CORRECT),  # a solution as reference
         ("", r"\boxed{7}", UNREADABLE),
         ("$ $", r"\boxed{7}", UNREADABLE),
     ],
@@ -67,7 +67,7 @@ def test_the_box_is_found_without_a_worker(answer, response, expected):
     ],
 )
 def test_the_styles_of_the_data_sets_are_judged_right(mathematics, reference, answer):
-    assert verdict(mathematics, reference, f"\\boxed{{{answer}}}") == RIGHT
+    assert verdict(mathematics, reference, f"\\boxed{{{answer}}}") == CORRECT
     assert mathematics.unreadable([prompt(reference)]) == []
 
 
@@ -127,7 +127,8 @@ MATHEMATICS_WRONG = [
 
 @pytest.mark.parametrize(
     ("reference", "answer", "expected"),
-    [(*pair, RIGHT) for pair in MATHEMATICS_RIGHT] + [(*pair, WRONG) for pair in MATHEMATICS_WRONG],
+    [(*pair, CORRECT) for pair in MATHEMATICS_RIGHT]
+    + [(*pair, INCORRECT) for pair in MATHEMATICS_WRONG],
 )
 def test_mathematics_is_compared_as_mathematics(mathematics, reference, answer, expected):
     assert verdict(mathematics, reference, f"\\boxed{{{answer}}}") == expected
@@ -136,11 +137,11 @@ def test_mathematics_is_compared_as_mathematics(mathematics, reference, answer, 
 @pytest.mark.parametrize(
     ("reference", "answer", "expected"),
     [
-        ("2x>6", "x>3", WRONG),
-        (r"(-\infty,1)\cup(2,\infty)", r"x<1 \text{ or } x>2", WRONG),
-        ("AB", "BA", RIGHT),
-        ("f'(x)", "f(x)", RIGHT),
-        ("11:30", r"\frac{11}{30}", RIGHT),
+        ("2x>6", "x>3", INCORRECT),
+        (r"(-\infty,1)\cup(2,\infty)", r"x<1 \text{ or } x>2", INCORRECT),
+        ("AB", "BA", CORRECT),
+        ("f'(x)", "f(x)", CORRECT),
+        ("11:30", r"\frac{11}{30}", CORRECT),
     ],
 )
 def test_what_is_left_to_math_verify_is_as_the_docstring_says(

@@ -7,12 +7,12 @@ import pytest
 
 from ceeh.data.verify.exact_numbers import as_number
 from ceeh.data.verify.extract import clean
-from ceeh.data.verify.parse import canonical, read, same
+from ceeh.data.verify.parse import canonical, parse_plain, same
 
 
 def plainly(text):
     cleaned = clean(text)
-    return None if cleaned is None else read(cleaned)
+    return None if cleaned is None else parse_plain(cleaned)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_what_is_no_plain_number_is_none(text):
     assert as_number(text) is None
 
 
-RIGHT = [
+CORRECT = [
     ("10000", "10,000"),
     ("9", r"9\%"),
     (r"9\%", "9"),
@@ -114,7 +114,7 @@ RIGHT = [
     ("(B)", "B."),
     (r"\text{42}", "42"),
 ]
-WRONG = [
+INCORRECT = [
     ("10000", "10001"),
     ("1/3", "0.333333"),
     ("0.09", "9"),
@@ -165,12 +165,12 @@ OPEN = [
 ]
 
 
-@pytest.mark.parametrize(("reference", "answer"), RIGHT)
+@pytest.mark.parametrize(("reference", "answer"), CORRECT)
 def test_equal_plain_answers_are_right(reference, answer):
     assert same(plainly(reference), plainly(answer)) is True
 
 
-@pytest.mark.parametrize(("reference", "answer"), WRONG)
+@pytest.mark.parametrize(("reference", "answer"), INCORRECT)
 def test_other_plain_answers_are_wrong(reference, answer):
     assert same(plainly(reference), plainly(answer)) is False
 
