@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -16,61 +15,42 @@ from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.errors import ConfigError
 from ceeh.types import FAILURES, Finish, Outcome
 from fault_injection import faults
+from fault_injection.user_code import Watched, processes_of
 from tests.data.verify.scoring import group, verdict
 
 LIMITS = {"timeout_seconds": 1, "memory_mib": 512, "max_failed_fraction": 1.0}
 
 
-def sessions(leaders) -> list[int]:
-    """Live processes in the sessions that `leaders` opened."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) in leaders and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
 @pytest.fixture(scope="module")
 def tried():
-    """One call with every fault between correct answers; its verifier and the sessions it opened."""
-    verifier = RewardFunction(faults.reward, workers=2, stall_seconds=600, **LIMITS)
-    opened, start = set(), verifier.pool._start
-
-    def noting(**given):
-        start(**given)
-        opened.add(verifier.pool.workers[-1].process.pid)
-
-    verifier.pool._start = noting
+    """One call with every fault between correct answers; its verifier."""
+    verifier = Watched(workers=2, stall_seconds=600, timeout_seconds=1, memory_mib=512)
     groups = [group("7", "7", name, "8", uid=name) for name in faults.FAULTS]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logging.getLogger("ceeh.data.verify.reward_function"), "disabled", True)
         scored = verifier(groups)
-    yield scored, verifier, opened
+    yield scored, verifier
     verifier.close()
 
 
 def test_each_fault_costs_its_own_answer_and_is_counted_by_kind(tried):
-    scored, _, _ = tried
+    scored, _ = tried
     got = {name: s.verdicts[1].outcome for name, s in zip(faults.FAULTS, scored, strict=True)}
     assert got == {name: Outcome(kind) for name, (kind, _) in faults.FAULTS.items()}
     assert all(s.verdicts[1].score == 0 for s in scored)
-    honest = [(s.verdicts[0].score, s.verdicts[2].score) for s in scored]
-    assert honest == [(1.0, 0.0)] * len(faults.FAULTS)
+    others = [(s.verdicts[0].score, s.verdicts[2].score) for s in scored]
+    assert others == [(1.0, 0.0)] * len(faults.FAULTS)
     assert set(got.values()) == FAILURES
 
 
 def test_no_process_is_left_of_those_that_were_killed(tried):
-    _, verifier, opened = tried
-    assert len(opened) > 5
+    _, verifier = tried
+    assert len(verifier.opened) > 5
     alive = {worker.process.pid for worker in verifier.pool.workers}
-    assert set(sessions(opened)) == alive
+    assert processes_of(verifier.opened) == alive
     verifier.close()
     verifier.close()
-    assert sessions(opened) == []
+    assert processes_of(verifier.opened) == set()
 
 
 def test_verdicts_do_not_depend_on_the_number_of_workers_or_chunks():
@@ -87,12 +67,13 @@ def test_verdicts_do_not_depend_on_the_number_of_workers_or_chunks():
 
 
 def test_a_class_is_built_in_the_worker_and_a_function_takes_further_arguments():
-    built = RewardFunction("fault_injection.faults.Reward", {"bonus": 0.25})
-    assert verdict(built, "7", "8.") == (0.25, Outcome.OK)
-    built.close()
-    scaled = RewardFunction("fault_injection.faults.reward", {"scale": 0.5})
-    assert verdict(scaled, "7", "7") == (0.5, Outcome.OK)
-    scaled.close()
+    for name, arguments, response in (
+        ("Reward", {"bonus": 0.25}, "8."),
+        ("reward", {"scale": 0.25}, "7"),
+    ):
+        reward = RewardFunction(f"fault_injection.faults.{name}", arguments)
+        assert verdict(reward, "7", response) == (0.25, Outcome.OK)
+        reward.close()
 
 
 @pytest.mark.parametrize(
@@ -187,11 +168,11 @@ def test_workers_end_with_a_trainer_that_is_killed():
         [sys.executable, "-c", ORPHANING], stdout=subprocess.PIPE, text=True
     ) as trainer:
         assert trainer.stdout is not None
-        pids = [int(pid) for pid in trainer.stdout.readline().split()]
+        pids = {int(pid) for pid in trainer.stdout.readline().split()}
         assert len(pids) == 3
-        assert sorted(sessions(pids)) == sorted(pids)
+        assert processes_of(pids) == pids
         os.kill(trainer.pid, signal.SIGKILL)
     deadline = time.monotonic() + 30
-    while sessions(pids) and time.monotonic() < deadline:
+    while processes_of(pids) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert sessions(pids) == []
+    assert processes_of(pids) == set()
