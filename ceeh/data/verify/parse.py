@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate
 
 from ceeh.data.verify.exact_numbers import MAX_NUMBER_CHARACTERS, as_number
 from ceeh.data.verify.extract import MAX_ANSWER_CHARACTERS, clean, squeezed
@@ -233,9 +234,8 @@ def _members(brackets: str, text: str, depth: int) -> Values | None:
 
 
 def _pieces(text: str, separators: tuple[str, ...]) -> Iterator[str]:
-    depth = start = 0
-    for index, character in enumerate(text):
-        depth += (character in "([{") - (character in ")]}")
+    start = 0
+    for index, depth in enumerate(_depths(text)):
         if depth == 0 and text.startswith(separators, index):
             yield text[start:index].strip()
             start = index + 1
@@ -244,9 +244,10 @@ def _pieces(text: str, separators: tuple[str, ...]) -> Iterator[str]:
 
 def _closes_at_end(text: str) -> bool:
     """Whether the last character closes the first bracket."""
-    depth = 0
-    for index, character in enumerate(text):
-        depth += (character in "([{") - (character in ")]}")
-        if depth == 0 and (index > 0 or character in "([{"):
-            return index == len(text) - 1
-    return False
+    closing = (index for index, depth in enumerate(_depths(text)) if index > 0 and depth == 0)
+    return next(closing, None) == len(text) - 1
+
+
+def _depths(text: str) -> Iterator[int]:
+    """The number of open brackets after each character."""
+    return accumulate((c in "([{") - (c in ")]}") for c in text)

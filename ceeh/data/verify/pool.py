@@ -21,7 +21,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from ceeh.data.verify.base import CORRECT, INCORRECT
 from ceeh.errors import ConfigError, RunError
 from ceeh.types import Outcome, Verdict
 
@@ -87,13 +86,10 @@ class TaskQueue:
 
     def settle(self, task: int, outcome: Outcome, result: Any) -> None:
         """`result` is the score if `outcome` is OK, otherwise a description."""
-        if outcome is Outcome.OK:
-            score = float(result)
-            shared = CORRECT if score == 1 else INCORRECT if score == 0 else None
-            self.verdicts[task] = shared or Verdict(score=score, outcome=outcome)
-            return
-        self.verdicts[task] = Verdict(score=0.0, outcome=outcome)
-        if task < self.faults.get(outcome, (len(self.tasks), ""))[0]:
+        score = float(result) if outcome is Outcome.OK else 0.0
+        self.verdicts[task] = Verdict(score=score, outcome=outcome)
+        first, _ = self.faults.get(outcome, (len(self.tasks), ""))
+        if outcome is not Outcome.OK and task < first:
             self.faults[outcome] = (task, str(result))
 
     def time_out(self, words: str) -> None:
@@ -226,7 +222,8 @@ class WorkerPool:
         self._stalled = 0.0
         try:
             while queue.num_open:
-                if self._stall() >= stall_seconds * self.size:
+                stalled = self._stalled + sum(map(self._stalled_by, self.workers))
+                if stalled >= stall_seconds * self.size:
                     for worker in [w for w in self.workers if w.tasks]:
                         self._drop(worker)
                     queue.time_out(f"the call spent its {stall_seconds:g} s on slow answers")
@@ -256,23 +253,23 @@ class WorkerPool:
         self.workers.remove(worker)
         return worker.kill()
 
-    def _stalled_by(self, worker: Worker) -> float:
-        free = FREE_FRACTION * self.timeout_seconds
-        return max(0.0, time.monotonic() - worker.since - free)
+    def _retire(self, worker: Worker, queue: TaskQueue) -> None:
+        """Ends a worker that has not begun its tasks."""
+        queue.put_back(worker.tasks)
+        self._drop(worker)
 
-    def _stall(self) -> float:
-        """Seconds that all workers together have stalled in this call."""
-        return self._stalled + sum(self._stalled_by(w) for w in self.workers if w.tasks)
+    def _stalled_by(self, worker: Worker) -> float:
+        """Seconds that the worker has stalled with its present task."""
+        free = FREE_FRACTION * self.timeout_seconds
+        return max(0.0, time.monotonic() - worker.since - free) if worker.tasks else 0.0
 
     def _send(self, worker: Worker, queue: TaskQueue) -> None:
         count = max(1, min(self.max_chunk, queue.num_waiting // (2 * self.size)))
-        numbers = [queue.next() for _ in range(count)]
-        if worker.send(pickle.dumps([queue.tasks[number] for number in numbers])):
-            worker.tasks.extend(numbers)
+        worker.tasks.extend(queue.next() for _ in range(count))
+        if worker.send(pickle.dumps([queue.tasks[task] for task in worker.tasks])):
             worker.expect(self.wall_seconds)
         else:
-            queue.put_back(numbers)
-            self._drop(worker)
+            self._retire(worker, queue)
 
     def _listen(self, queue: TaskQueue) -> None:
         """Handles the next messages and ends late workers."""
@@ -301,8 +298,7 @@ class WorkerPool:
                     worker.started = True
                     self._failed_starts = 0
                 case "full":
-                    queue.put_back(worker.tasks)
-                    self._drop(worker)
+                    self._retire(worker, queue)
                 case "broken":
                     raise ConfigError(details[0])
                 case _:
@@ -310,31 +306,29 @@ class WorkerPool:
 
     def _settle(self, worker: Worker, outcome: Outcome, result: Any, queue: TaskQueue) -> None:
         """Settles the first of the worker's tasks and counts the time it took."""
-        task = worker.tasks.popleft()
-        queue.settle(task, outcome, result)
         if (stalled := self._stalled_by(worker)) > 0:
             self._stalled += stalled
-            queue.slow.add(queue.questions[task])
+            queue.slow.add(queue.questions[worker.tasks[0]])
+        queue.settle(worker.tasks.popleft(), outcome, result)
         worker.expect(self.wall_seconds)
 
     def _end(self, worker: Worker, outcome: Outcome, words: str, queue: TaskQueue) -> None:
         """Kills a dead or late worker. Its first task is to blame; the others are sent again."""
         status = self._drop(worker)
-        if not worker.started:
-            self._count_failed_start(late=outcome is Outcome.TIMEOUT)
+        if worker.started:
+            if outcome is Outcome.DIED and status == -signal.SIGPROF:
+                outcome = Outcome.TIMEOUT
+                words = f"more than {self.timeout_seconds:g} s of CPU time"
+            elif outcome is Outcome.DIED:
+                ending = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+                words = f"its process ended with {ending}"
+            self._settle(worker, outcome, words, queue)
+            queue.put_back(worker.tasks)
+            if queue.num_open > len(self.workers):
+                self._start(replaces=True)
             return
-        if outcome is Outcome.DIED and status == -signal.SIGPROF:
-            outcome, words = Outcome.TIMEOUT, f"more than {self.timeout_seconds:g} s of CPU time"
-        elif outcome is Outcome.DIED:
-            ending = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-            words = f"its process ended with {ending}"
-        self._settle(worker, outcome, words, queue)
-        queue.put_back(worker.tasks)
-        if queue.num_open > len(self.workers):
-            self._start(replaces=True)
-
-    def _count_failed_start(self, *, late: bool) -> None:
         self._failed_starts += 1
+        late = outcome is Outcome.TIMEOUT
         if late or self._failed_starts == MAX_FAILED_STARTS:
             count, limit = self._failed_starts, f" after {self.start_seconds:g} s" if late else ""
             raise self.start_error(
