@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,9 @@ def killed_from_outside(kills: int, answers: int) -> dict[str, object]:
         nonlocal killed
         while killed < kills and not ended.wait(rng.uniform(0.05, 0.15)):
             if workers := [w for w in verifier.pool.workers.copy() if w.started]:
-                os.kill(rng.choice(workers).process.pid, signal.SIGKILL)
-                killed += 1
+                with suppress(ProcessLookupError):
+                    os.kill(rng.choice(workers).process.pid, signal.SIGKILL)
+                    killed += 1
 
     thread = threading.Thread(target=kill)
     thread.start()

@@ -10,29 +10,29 @@ from ceeh.data.verify.units import same_unit, split_unit
 
 
 @pytest.mark.parametrize(
-    ("response", "answer"),
+    ("answer", "responses"),
     [
-        (r"so \boxed{5}", "5"),
-        (r"\boxed{4} no, \boxed{ 5 }.", "5"),
-        (r"\boxed {5}", "5"),
-        (r"\boxed{3}, \boxed{5}", "5"),
-        (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
-        (r"\boxed{\left\{1, 2\right.} }", r"\left\{1, 2\right."),
-        (r"\boxed{a\\}", r"a\\"),
-        (r"\boxed{\boxed{3}}", "3"),
-        (r"\boxed{1}</think> it is \boxed{2}", "2"),
-        (r"<think>\boxed{1}</think> done", None),
-        (r"<think>\boxed{1}", "1"),
-        (r"<think>a</think>\boxed{1}</think>", None),
-        (r"\boxed{1} or \boxed{2", None),
-        (r"\boxed{ }", None),
-        (r"\boxed", None),
-        (r"5", None),
-        ("", None),
+        (
+            "5",
+            [
+                r"so \boxed{5}",
+                r"\boxed{4} no, \boxed{ 5 }.",
+                r"\boxed {5}",
+                r"\boxed{3}, \boxed{5}",
+            ],
+        ),
+        (r"\frac{1}{\sqrt{2}}", [r"\boxed{\frac{1}{\sqrt{2}}}"]),
+        (r"\left\{1, 2\right.", [r"\boxed{\left\{1, 2\right.} }"]),
+        (r"a\\", [r"\boxed{a\\}"]),
+        ("3", [r"\boxed{\boxed{3}}"]),
+        ("2", [r"\boxed{1}</think> it is \boxed{2}"]),
+        ("1", [r"<think>\boxed{1}"]),
+        (None, [r"<think>\boxed{1}</think> done", r"<think>a</think>\boxed{1}</think>"]),
+        (None, [r"\boxed{1} or \boxed{2", r"\boxed{ }", r"\boxed", "5", ""]),
     ],
 )
-def test_the_last_box_after_a_closed_thinking_block_is_the_answer(response, answer):
-    assert boxed_answer(response) == answer
+def test_the_last_box_after_a_closed_thinking_block_is_the_answer(answer, responses):
+    assert [boxed_answer(response) for response in responses] == [answer] * len(responses)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def plainly(text):
         ("1200", [r"1.2 \times 10^3", r"1.2 * 10^{3}", "1.2e3"]),
         ("3/2500", [r"1.2\cdot10^{-3}"]),
         ("1/100000", [r"10^{-5}", "1E-5"]),
-        ("1e12", [r"10^12"]),  # LaTeX shows 10 to the first, then 2; models mean 10 to the twelfth
+        ("1e12", [r"10^12"]),  # what a model means by it
         ("1/3", [r"0.\overline{3}"]),
         ("1/6", [r"0.1\overline{6}"]),
         ("1/7", [r"0.\overline{142857}"]),
