@@ -1,6 +1,6 @@
 r"""Box contents that a model may write to hang, crash, inflate or fool a verifier; all are incorrect.
 
-`REFERENCE` is their reference, an expression, so that none is settled as a number. `CANARY` is the
+`REFERENCE` is their reference, an expression, so that no number is graded early. `CANARY` is the
 folder that injected code would create in the working directory.
 """
 
