@@ -73,10 +73,10 @@ def _parse_short(text: str) -> ParsedAnswer | None:
     if plain is None and not cleaned.isascii():
         return None
     latex, unit = split_unit(cleaned)
-    match plain:
-        case Values("", (Quantity(Fraction() as value, percent=False),), name=""):
-            # math-verify misreads some notations of a number.
-            latex = latex if latex.replace(".", "").isdecimal() else str(value)
+    if not latex.replace(".", "").isdecimal():  # math-verify misreads some notations of a number
+        match plain:
+            case Values("", (Quantity(Fraction() as value, percent=False),), name=""):
+                latex = str(value)
     return ParsedAnswer(plain=plain, latex=latex, unit=unit)
 
 
