@@ -1,7 +1,4 @@
-"""How fast answers are verified, and what hostile ones cost: python benchmarks/verifier.py
-
-Prints a table. Needs the repository at its working directory, for the hostile answers of the tests.
-"""
+"""python benchmarks/verifier.py: the speed of grading, and what hostile answers cost, as a table."""
 
 import argparse
 import os
@@ -44,27 +41,27 @@ def group(reference: str, boxes: Sequence[str]) -> RolloutGroup:
 
 
 def seconds(call: Callable[[], object]) -> tuple[float, float]:
-    """By the clock, and of this process's processor time."""
+    """Wall time, and CPU time of this process."""
     begin, spent = time.perf_counter(), time.process_time()
     call()
     return time.perf_counter() - begin, time.process_time() - spent
 
 
-def processor_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """User and system time of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def integer_groups(answers: int) -> list[RolloutGroup]:
-    """Groups of ten distinct integers each, one of them right."""
+    """Groups of ten distinct integers each, one of them correct."""
     return [
         group(str(10 * n + 3), [str(10 * n + k) for k in range(10)]) for n in range(answers // 10)
     ]
 
 
 def distinct_pairs(count: int) -> list[tuple[str, str]]:
-    """`PAIRS` in turn, each with another constant added so that nothing is parsed before."""
+    """`PAIRS` repeatedly, with a different constant each time, so that no cache helps."""
     pairs = []
     for n in range(count):
         one, other = PAIRS[n % len(PAIRS)]
@@ -74,7 +71,7 @@ def distinct_pairs(count: int) -> list[tuple[str, str]]:
 
 @contextmanager
 def peak_memory(verifier: MathAnswer) -> Iterator[list[float]]:
-    """The largest resident set (MiB) that any worker had, as the kernel kept it (VmHWM)."""
+    """The largest resident set of any worker in MiB (the kernel's VmHWM)."""
     peaks, ended = [0.0], Event()
 
     def watch() -> None:
@@ -98,8 +95,8 @@ def peak_memory(verifier: MathAnswer) -> Iterator[list[float]]:
 
 
 def one_by_one(verifier: MathAnswer) -> Iterator[tuple[str, float, Outcome, bool, bool]]:
-    """Of each hostile answer: name, seconds, outcome, whether it was rewarded, and whether an honest
-    one right after it was."""
+    """Per hostile answer: name, seconds, outcome, whether it was rewarded, and whether a correct answer
+    right after it was."""
     for name, text in HOSTILE.items():
         begin = time.perf_counter()
         (scored,) = verifier([group(REFERENCE, [text])])
@@ -115,7 +112,7 @@ def counted(outcomes: Iterable[Outcome]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--integers", type=int, default=20_000, help="answers of the fast path")
+    parser.add_argument("--integers", type=int, default=20_000, help="integer answers")
     parser.add_argument("--pairs", type=int, default=400, help="pairs for math-verify, one worker")
     parser.add_argument("--workers", type=int, default=2, help="workers for the hostile set")
     parser.add_argument("--timeout-seconds", type=float, default=5)
@@ -134,19 +131,19 @@ def main() -> None:
     )
     groups = integer_groups(given.integers)
     taken, spent = seconds(lambda: verifier(groups))
-    show("integer answers per second, one process", f"{given.integers / taken:,.0f}")
-    show("the same per second of processor time", f"{given.integers / spent:,.0f}")
+    show("integer answers per second, no worker", f"{given.integers / taken:,.0f}")
+    show("the same per second of CPU time", f"{given.integers / spent:,.0f}")
 
     single = MathAnswer(timeout_seconds=given.timeout_seconds, workers=1)
-    single.pool.judge([("x", "x")])
+    single.pool.grade([("x", "x")])
     pairs = distinct_pairs(given.pairs)
     (worker,) = single.pool.workers
-    before = processor_seconds(worker.process.pid)
-    taken, _ = seconds(lambda: single.pool.judge(pairs))
-    spent = processor_seconds(worker.process.pid) - before
+    before = cpu_seconds(worker.process.pid)
+    taken, _ = seconds(lambda: single.pool.grade(pairs))
+    spent = cpu_seconds(worker.process.pid) - before
     single.close()
     show("math-verify pairs per second, one worker", f"{len(pairs) / taken:,.0f}")
-    show("the same per second of its processor time", f"{len(pairs) / spent:,.0f}")
+    show("the same per second of its CPU time", f"{len(pairs) / spent:,.0f}")
 
     with peak_memory(verifier) as peaks:
         results = list(one_by_one(verifier))
@@ -161,12 +158,12 @@ def main() -> None:
     show("their outcomes, one by one", counted(outcome for _, _, outcome, _, _ in results))
     show("rewarded", sum(rewarded for *_, rewarded, _ in results))
     show(f"hangs, above {limit:.0f} s", sum(took > limit for _, took, *_ in results))
-    show("honest answers lost right after one", sum(not right for *_, right in results))
+    show("correct answers lost right after one", sum(not correct for *_, correct in results))
     show("slowest, seconds", f"{slowest:.1f} ({name})")
     show(f"peak memory of a worker, MiB of {given.memory_mib}", f"{peaks[0]:.0f}")
     show("one call with 2,000 integers and all of them, seconds", f"{taken:.1f}")
     show("its outcomes", counted(verdict.outcome for verdict in verdicts))
-    show("its right answers, of 200", f"{sum(verdict.score for verdict in verdicts):.0f}")
+    show("its correct answers, of 200", f"{sum(verdict.score for verdict in verdicts):.0f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Reward functions that go wrong in every way the drill and the tests try; run in workers alone.
+"""A reward function that fails on request, for the fault injection and the tests; only workers run it.
 
-It is imported in processes that must start fast: nothing but the standard library.
+Workers must start fast, so this file imports only the standard library.
 """
 
 import ctypes
@@ -15,16 +15,16 @@ HELD = []
 
 
 def reward(prompt: Any, response: str, scale: float = 1.0) -> Any:
-    """What the response names in FAULTS, else whether it holds the prompt's answer."""
+    """Commits the fault that the response names; otherwise, whether it contains the prompt's answer."""
     if response in FAULTS:
         return FAULTS[response][1]()
     print("printed", prompt.uid, flush=True)
-    print("told", file=sys.stderr)
+    print("logged", file=sys.stderr)
     return scale * float(prompt.answer in response)
 
 
 class Reward:
-    """The same as a class; `bonus` for a response that ends in a full stop."""
+    """The same as a class; `bonus` for a response that ends in a period."""
 
     def __init__(self, bonus: float) -> None:
         self.bonus = bonus
@@ -42,13 +42,13 @@ def spins() -> None:
         pass
 
 
-def deaf() -> None:
+def ignores_the_timer() -> None:
     signal.signal(signal.SIGPROF, signal.SIG_IGN)
     spins()
 
 
 def eats() -> None:
-    while True:  # memory that is asked for and not touched
+    while True:  # memory that is reserved and not touched
         HELD.append(bytes(2**26))
 
 
@@ -80,7 +80,7 @@ FAULTS: dict[str, tuple[str, Any]] = {
     "returns one value per completion": ("invalid", lambda: [1.0, 0.0]),
     "sleeps": ("timeout", lambda: time.sleep(3600)),
     "spins": ("timeout", spins),
-    "spins, deaf to the timer": ("timeout", deaf),
+    "spins and ignores the timer": ("timeout", ignores_the_timer),
     "exits": ("died", lambda: os._exit(0)),
     "kills itself": ("died", lambda: os.kill(os.getpid(), signal.SIGKILL)),
     "segfaults": ("died", lambda: ctypes.string_at(0)),
@@ -88,4 +88,4 @@ FAULTS: dict[str, tuple[str, Any]] = {
     "leaves a child": ("died", leaves_a_child),
     "eats memory": ("memory", eats),
 }
-"""Response -> (the outcome that it must have, what it does)."""
+"""Response -> (expected outcome, what it does)."""

@@ -1,22 +1,29 @@
 """python -m fault_injection.user_code --output FILE.json: what faulty reward functions cost.
 
-Every fault of `fault_injection.faults` between correct answers, alone and all in one call; which correct
-answers were lost, how long it took and which processes are left. Then the speed of a trivial function.
+Each fault of `fault_injection.faults` between correct answers, alone and all in one call; workers killed
+from outside at random times; how many correct answers were lost, how long it took, and which processes
+are left. Then the speed of a trivial function.
 """
 
 import argparse
 import json
+import os
+import random
+import signal
+import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ceeh.data.verify.base import CORRECT, INCORRECT
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.errors import ConfigError
-from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup
+from ceeh.types import Completion, Finish, Prompt, RolloutGroup, ScoredGroup
 from fault_injection.faults import FAULTS
 
-HONEST = ("It is 7.", "It is 8.")
+ANSWERS = ("It is 7.", "It is 8.")
 
 
 def group(number: int, responses: tuple[str, ...]) -> RolloutGroup:
@@ -42,37 +49,35 @@ def processes_of(leaders: set[int]) -> set[int]:
 
 
 class Watched(RewardFunction):
-    """Notes the sessions that its workers opened."""
+    """Records the sessions that its workers opened."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__("fault_injection.faults.reward", max_failed_fraction=1.0, **settings)
         self.opened: set[int] = set()
         start = self.pool._start
 
-        def noting() -> None:
-            start()
+        def recording(**given: bool) -> None:
+            start(**given)
             self.opened.add(self.pool.workers[-1].process.pid)
 
-        self.pool._start = noting
+        self.pool._start = recording
 
 
 def lost(scored: list[ScoredGroup]) -> int:
-    """Honest answers around the fault that did not get their score."""
-    scores = [(group.verdicts[0].score, group.verdicts[2].score) for group in scored]
-    return sum((right != 1.0) + (wrong != 0.0) for right, wrong in scores) + sum(
-        group.verdicts[n].outcome is not Outcome.OK for group in scored for n in (0, 2)
-    )
+    """Answers around the fault that did not get their score."""
+    expected = ((0, CORRECT), (2, INCORRECT))
+    return sum(group.verdicts[n] != verdict for group in scored for n, verdict in expected)
 
 
 def one_by_one(verifier: Watched) -> dict[str, dict[str, object]]:
     results = {}
     for name, (expected, _) in FAULTS.items():
         begin = time.perf_counter()
-        scored = verifier([group(0, (HONEST[0], name, HONEST[1]))])
+        scored = verifier([group(0, (ANSWERS[0], name, ANSWERS[1]))])
         results[name] = {
             "outcome": scored[0].verdicts[1].outcome.value,
             "expected": expected,
-            "honest_answers_lost": lost(scored),
+            "answers_lost": lost(scored),
             "seconds": round(time.perf_counter() - begin, 2),
         }
     return results
@@ -81,7 +86,7 @@ def one_by_one(verifier: Watched) -> dict[str, dict[str, object]]:
 def all_in_one(verifier: Watched, copies: int) -> dict[str, object]:
     names = list(FAULTS) * copies
     begin = time.perf_counter()
-    scored = verifier([group(n, (HONEST[0], name, HONEST[1])) for n, name in enumerate(names)])
+    scored = verifier([group(n, (ANSWERS[0], name, ANSWERS[1])) for n, name in enumerate(names)])
     outcomes = [scores.verdicts[1].outcome.value for scores in scored]
     expected = [FAULTS[name][0] for name in names]
     return {
@@ -89,13 +94,38 @@ def all_in_one(verifier: Watched, copies: int) -> dict[str, object]:
         "faults": len(names),
         "outcomes": dict(Counter(outcomes)),
         "faults_of_another_outcome": sum(map(str.__ne__, outcomes, expected)),
-        "honest_answers_lost": lost(scored),
+        "answers_lost": lost(scored),
         "seconds": round(time.perf_counter() - begin, 2),
     }
 
 
+def killed_from_outside(kills: int, answers: int) -> dict[str, object]:
+    """Workers killed at random times, as by the kernel when memory runs out, while answers are quick."""
+    verifier = Watched()
+    rng, ended, killed = random.Random(0), threading.Event(), 0
+
+    def kill() -> None:
+        nonlocal killed
+        while killed < kills and not ended.wait(rng.uniform(0.05, 0.15)):
+            if workers := [w for w in verifier.pool.workers.copy() if w.started]:
+                with suppress(ProcessLookupError):
+                    os.kill(rng.choice(workers).process.pid, signal.SIGKILL)
+                    killed += 1
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    begin = time.perf_counter()
+    scored = verifier([group(n, ANSWERS * 50) for n in range(answers // 100)])
+    seconds = round(time.perf_counter() - begin, 2)
+    ended.set()
+    thread.join()
+    verifier.close()
+    counts = Counter(verdict.outcome.value for scores in scored for verdict in scores.verdicts)
+    return {"killed": killed, "outcomes": dict(counts), "seconds": seconds}
+
+
 def answers_per_second(verifier: RewardFunction, answers: int) -> int:
-    verifier([group(0, HONEST)])
+    verifier([group(0, ANSWERS)])
     groups = [
         group(n, tuple(f"{k} {'word ' * 200}" for k in range(12))) for n in range(answers // 12)
     ]
@@ -120,6 +150,7 @@ def main() -> None:
     result["close_seconds"] = round(time.perf_counter() - begin, 3)
     result["workers_opened"] = len(verifier.opened)
     result["processes_left_over"] = len(processes_of(verifier.opened))
+    result["killed_from_outside"] = killed_from_outside(kills=20, answers=100_000)
     for workers in (1, 2):
         trivial = RewardFunction("fault_injection.faults.reward", workers=workers)
         result[f"trivial_answers_per_second_{workers}_workers"] = answers_per_second(

@@ -1,4 +1,4 @@
-"""Files that run code where they are loaded carelessly: the code makes a file, `victim`."""
+"""Files that run code if they are loaded unsafely; the code creates the file `victim`."""
 
 import json
 import pickle
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Evil:
-    """A pickle that, loaded as pickles are, would make a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, victim: Path) -> None:
         self.victim = victim
@@ -20,7 +20,7 @@ def pickled(victim: Path) -> bytes:
 
 
 def with_own_code(model: Path, victim: Path, *, part: str) -> None:
-    """Turns a model folder into one whose config or tokenizer brings Python code with it."""
+    """Makes the config or tokenizer of a model folder bring Python code."""
     (model / "payload.py").write_text(
         "from pathlib import Path\n"
         f"Path({str(victim)!r}).touch()\n"

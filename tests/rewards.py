@@ -1,4 +1,4 @@
-"""A reward function for whole runs; apart, for worker processes import it and need no torch."""
+"""A reward function for whole runs. Worker processes import this file, so it must not import torch."""
 
 from ceeh.types import Prompt
 

@@ -38,9 +38,9 @@ def test_unreadable_references_are_dropped_and_told_with_place_count_and_first(t
     assert [p.answer for p in inputs.held_out_prompts] == ["8"]
     train, held_out = (str(warning.message) for warning in told)
     assert train.startswith(
-        "prompts.train: dropped 2 of 4 prompts whose reference the verifier cannot read, '"
+        "prompts.train: dropped 2 of 4 prompts whose reference the verifier cannot read ("
     )
-    assert train.endswith("the first, with the reference str '???'")
+    assert train.endswith(" with the reference str '???')")
     assert held_out.startswith("prompts.held_out: dropped 1 of 2 prompts")
     assert inputs.verifier.pool.workers == []
 
@@ -48,8 +48,8 @@ def test_unreadable_references_are_dropped_and_told_with_place_count_and_first(t
 def test_a_data_set_of_unreadable_references_is_refused_with_the_cure(tmp_path):
     with pytest.raises(
         ConfigError,
-        match=r"^prompts.train: the verifier can read the reference of none of its 2 prompts, .*"
-        r"with the reference str '\?\?\?'; map the column that holds the final answer alone",
+        match=r"^prompts.train: the verifier cannot read the reference of any of its 2 prompts .*"
+        r"with the reference str '\?\?\?'\); map the column that holds only the final answer",
     ):
         gather_inputs(config(tmp_path, ["???", "]"], ["8"]))
 
@@ -65,7 +65,7 @@ def test_prompts_are_counted_after_the_unreadable_ones_are_gone(tmp_path):
 def test_a_class_that_is_no_verifier_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text("class Mine:\n    def __call__(self, groups):\n        ...\n")
     with pytest.raises(
-        ConfigError, match=r"^verifier: .*mine.py:Mine is no Verifier .* unreadable"
+        ConfigError, match=r"^verifier: .*mine.py:Mine is not a Verifier .* unreadable"
     ):
         gather_inputs(
             config(tmp_path, ["7", "8"], ["8"], f"verifier.class_path={tmp_path}/mine.py:Mine")

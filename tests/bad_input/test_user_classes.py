@@ -33,7 +33,7 @@ class Surrogates:
 class NoVerifier:
     def __call__(self, groups): return []
 class Closed(ExactAnswer):
-    def unreadable(self, prompts): raise ConnectionError("the judge is down")
+    def unreadable(self, prompts): raise ConnectionError("the grader is down")
 class Plain:
     pass
 class Writes(SignalCallback):
@@ -94,14 +94,14 @@ TRAIN, VERIFIER, MINE = "prompts.train", "verifier", "callbacks.mine"
             "",
             ["the text of a question must be text that UTF-8 can hold"],
         ),
-        (VERIFIER, "mine.py:NoVerifier", "", ["is no Verifier"]),
+        (VERIFIER, "mine.py:NoVerifier", "", ["is not a Verifier"]),
         (
             VERIFIER,
             "mine.py:Closed",
             "",
             [
-                "mine.py:Closed failed in unreadable",
-                "the judge is down",
+                "Closed failed in unreadable",
+                "the grader is down",
             ],
         ),
         (

@@ -9,7 +9,7 @@ from ceeh.config.settings import load
 from ceeh.data.benchmarks import INSTRUCTION, benchmark_files, benchmark_questions, load_benchmark
 from ceeh.errors import ConfigError
 from tests.data.tables import KINDS, copy, fixture, rows
-from tests.data.verify.scoring import RIGHT, WRONG, verdict
+from tests.data.verify.scoring import CORRECT, INCORRECT, verdict
 
 # Per benchmark: how the first question of the fixture begins, the answers, a right and a wrong response
 # to that question.
@@ -82,8 +82,8 @@ def test_the_benchmarks_own_verifier_knows_right_from_wrong(name):
     benchmark = local(name, f"expected_questions={len(rows(name))}")
     verifier = benchmark.verifier.build("verifier")
     answer = benchmark_questions(benchmark)[0].answer
-    assert verdict(verifier, answer, right) == RIGHT
-    assert verdict(verifier, answer, wrong) == WRONG
+    assert verdict(verifier, answer, right) == CORRECT
+    assert verdict(verifier, answer, wrong) == INCORRECT
     verifier.close()
 
 
@@ -91,9 +91,9 @@ def test_all_references_can_be_read_by_the_verifier(mathematics):
     for name in READ:
         for question in benchmark_questions(local(name, f"expected_questions={len(rows(name))}")):
             boxed = rf"\boxed{{{question.answer}}}"
-            assert verdict(mathematics, question.answer, boxed) == RIGHT, (name, question.answer)
-    assert verdict(mathematics, "2, -3", r"\boxed{-3, 2}") == RIGHT
-    assert verdict(mathematics, "2, -3", r"\boxed{2}") == WRONG
+            assert verdict(mathematics, question.answer, boxed) == CORRECT, (name, question.answer)
+    assert verdict(mathematics, "2, -3", r"\boxed{-3, 2}") == CORRECT
+    assert verdict(mathematics, "2, -3", r"\boxed{2}") == INCORRECT
 
 
 def test_the_defaults_are_the_papers_protocol():
@@ -112,7 +112,7 @@ def test_the_starter_is_asked_as_the_shipped_run_asks_it():
     assert (starter.questions, starter.verifier) == (shipped.prompts.held_out, shipped.verifier)
     assert starter.max_response_tokens == shipped.rollouts.max_response_tokens
     verifier = starter.verifier.build("verifier")
-    assert verdict(verifier, questions[0].answer, f"so {questions[0].answer}") == RIGHT
+    assert verdict(verifier, questions[0].answer, f"so {questions[0].answer}") == CORRECT
     assert (starter.instruction, starter.chat_template, starter.top_p) == (None, False, 1.0)
 
 

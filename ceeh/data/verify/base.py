@@ -1,20 +1,24 @@
-"""Is a response right? Verifiers turn groups into scored groups; outcomes are counted, not hidden.
+"""Is a response correct? Verifiers turn groups into scored groups and count every outcome.
 
-An unfinished response is wrong whatever it holds: a parser would pick a lucky intermediate result.
+An unfinished response has no answer, whatever it holds: a parser could pick a lucky intermediate result.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
-from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
+from ceeh.types import Completion, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
 
+CORRECT = Verdict(score=1.0, outcome=Outcome.OK)
+INCORRECT = Verdict(score=0.0, outcome=Outcome.OK)
 NO_ANSWER = Verdict(score=0.0, outcome=Outcome.NO_ANSWER)
+UNREADABLE = Verdict(score=0.0, outcome=Outcome.UNREADABLE)
 
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Scores rollouts; `close` releases what it holds and is harmless when called twice."""
+    """Scores rollouts. `close` releases its resources and is harmless when called twice."""
 
     def __call__(self, groups: Sequence[RolloutGroup]) -> list[ScoredGroup]:
         """A scored group per group, in order."""
@@ -25,30 +29,22 @@ class Verifier(Protocol):
         ...
 
     def unreadable(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """The prompts whose reference cannot be read, so that no response could be found right."""
+        """The prompts whose reference cannot be read, so that no response could be correct."""
         ...
 
     def close(self) -> None: ...
 
 
-def outcome_counts(scored: Iterable[ScoredGroup]) -> dict[str, int]:
-    """Completions per outcome, every outcome named."""
-    counts = Counter(verdict.outcome for group in scored for verdict in group.verdicts)
-    return {outcome.value: counts[outcome] for outcome in Outcome}
-
-
-def score_groups(
-    groups: Sequence[RolloutGroup], judge: Callable[[Prompt, str], Verdict]
-) -> list[ScoredGroup]:
+def with_verdicts(groups: Sequence[RolloutGroup], verdicts: Iterable[Verdict]) -> list[ScoredGroup]:
+    """Scored groups from a verdict per completion, in the order of the groups."""
+    each = iter(verdicts)
     return [
-        ScoredGroup(
-            group=group,
-            verdicts=tuple(
-                judge(group.prompt, completion.text)
-                if completion.finish is Finish.STOP
-                else NO_ANSWER
-                for completion in group.completions
-            ),
-        )
+        ScoredGroup(group=group, verdicts=tuple(islice(each, len(group.completions))))
         for group in groups
     ]
+
+
+def outcome_counts(scored: Iterable[ScoredGroup]) -> dict[str, int]:
+    """Completions per outcome, with every outcome listed."""
+    counts = Counter(verdict.outcome for group in scored for verdict in group.verdicts)
+    return {outcome.value: counts[outcome] for outcome in Outcome}

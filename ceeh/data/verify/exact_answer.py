@@ -1,16 +1,16 @@
-"""ExactAnswer: grades by a pattern whose group must equal the reference."""
+"""ExactAnswer: what a pattern finds must equal the reference."""
 
 import re
+from collections import deque
 from collections.abc import Sequence
 
-from ceeh.data.verify.base import NO_ANSWER, score_groups
-from ceeh.data.verify.pool import RIGHT, UNREADABLE, WRONG
+from ceeh.data.verify.base import CORRECT, INCORRECT, NO_ANSWER, UNREADABLE, with_verdicts
 from ceeh.errors import ConfigError
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup, ScoredGroup, Verdict
 
 
 class ExactAnswer:
-    """Group 1 of the last match of `pattern` against the reference; integers by their value."""
+    """Compares group 1 of the last match of `pattern` with the reference; integers by value."""
 
     def __init__(self, pattern: str = r"so (\d{2})$") -> None:
         try:
@@ -23,32 +23,31 @@ class ExactAnswer:
             raise ConfigError(f"pattern '{pattern}' must have a group (...) around the answer")
 
     def __call__(self, groups: Sequence[RolloutGroup]) -> list[ScoredGroup]:
-        return score_groups(groups, self._judge)
+        verdicts = (
+            self._grade(g.prompt, completion) for g in groups for completion in g.completions
+        )
+        return with_verdicts(groups, verdicts)
 
     def answer(self, completion: Completion) -> str | None:
-        found = self._find(completion.text) if completion.finish is Finish.STOP else None
-        return None if found is None else normalize_integer(found)
+        if completion.finish is not Finish.STOP:
+            return None
+        last = deque(self.pattern.finditer(completion.text), maxlen=1)
+        return normalize_integer(last[0][1]) if last and last[0][1] is not None else None
 
     def unreadable(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """Those with an empty reference; any other text may be what the pattern finds."""
+        """Those with an empty reference; the pattern may find any other text."""
         return [prompt for prompt in prompts if not prompt.answer.strip()]
 
     def close(self) -> None:
         pass
 
-    def _find(self, response: str) -> str | None:
-        found = None
-        for match in self.pattern.finditer(response):
-            found = match[1]
-        return found
-
-    def _judge(self, prompt: Prompt, response: str) -> Verdict:
-        found = self._find(response)
-        if found is None:
+    def _grade(self, prompt: Prompt, completion: Completion) -> Verdict:
+        answer = self.answer(completion)
+        if answer is None:
             return NO_ANSWER
         if not prompt.answer.strip():
             return UNREADABLE
-        return RIGHT if normalize_integer(found) == normalize_integer(prompt.answer) else WRONG
+        return CORRECT if answer == normalize_integer(prompt.answer) else INCORRECT
 
 
 def normalize_integer(answer: str) -> str:

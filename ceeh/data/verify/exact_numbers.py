@@ -1,4 +1,4 @@
-"""Numbers as models and data sets write them, read as Fractions: nothing is rounded."""
+"""Numbers as models and data sets write them, parsed as Fractions without rounding."""
 
 import re
 from collections.abc import Callable
@@ -50,8 +50,8 @@ _FORMS: list[tuple[re.Pattern[str], Callable[..., Fraction | None]]] = [
 
 
 def as_number(text: str) -> Fraction | None:
-    r"""The number that a cleaned text is, without unit: 1,000, -.5, \frac12, 1\frac{1}{2}, 1 1/2, 3/4,
-    1.2 \times 10^{3}, 1e-5, 0.\overline{3}. None for all else, and for long or undefined ones."""
+    r"""The number in a cleaned text without unit, such as 1,000, -.5, \frac12, 1\frac{1}{2}, 1 1/2, 3/4,
+    1.2 \times 10^{3}, 1e-5, 0.\overline{3}; None for anything else, or if too long or undefined."""
     if len(text) > MAX_NUMBER_CHARACTERS:
         return None
     body = text[1:].lstrip() if text[:1] in ("+", "-") else text

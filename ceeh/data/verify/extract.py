@@ -1,4 +1,4 @@
-"""The answer in a response, as text: the last box, what of it can be read, one spelling for each thing.
+"""The answer in a response as text: the last box, cleaned to one spelling.
 
 Every step takes time linear in the text: responses and references may hold anything.
 """
@@ -14,12 +14,12 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def boxed_answer(response: str) -> str | None:
-    r"""The inside of the last \boxed{}, after a closed thinking block; None without one."""
+    r"""The content of the last \boxed{} after a closed thinking block; None without one."""
     return last_box(response.rpartition("</think>")[2])
 
 
 def last_box(text: str) -> str | None:
-    r"""The inside of the last \boxed{...}, up to its own closing brace; None if open or empty."""
+    r"""The content of the last \boxed{...} up to its closing brace; None if open or empty."""
     start = None
     for match in _BOX.finditer(text):
         start = match.end()
@@ -34,36 +34,21 @@ def last_box(text: str) -> str | None:
 
 
 # What models and data sets write for a LaTeX command or an ASCII character.
+_COMMANDS = r"""
+    × \times  · \cdot  ⋅ \cdot  ± \pm  ° ^\circ  √ \sqrt  ∞ \infty  ≤ \le  ≥ \ge  ≠ \ne
+    ∪ \cup  ∩ \cap  ∈ \in  ∅ \emptyset  π \pi  α \alpha  β \beta  θ \theta  λ \lambda
+"""  # noqa: RUF001
+_PAIRS = _COMMANDS.split()
 _SAME = str.maketrans(
     {
+        **{sign: f"{name} " for sign, name in zip(_PAIRS[::2], _PAIRS[1::2], strict=True)},
         **dict.fromkeys("\u2212\u2013\ufe63\uff0d", "-"),
         **dict.fromkeys("\u00a0\u2002\u2003\u3000\t\n\r", " "),
         **dict.fromkeys("\u2009\u202f", r"\,"),
-        "\u00d7": r"\times ",
-        "\u00b7": r"\cdot ",
-        "\u22c5": r"\cdot ",
-        "\u00f7": "/",
-        "\u2044": "/",
-        "\u00b1": r"\pm ",
-        "\u00b0": r"^\circ ",
+        **dict.fromkeys("\u20ac\u00a3", r"\$"),  # the currency is not compared
+        **dict.fromkeys("\u00f7\u2044", "/"),
         "\u00b2": "^2",
         "\u00b3": "^3",
-        "\u221e": r"\infty ",
-        "\u221a": r"\sqrt ",
-        "\u2264": r"\le ",
-        "\u2265": r"\ge ",
-        "\u2260": r"\ne ",
-        "\u222a": r"\cup ",
-        "\u2229": r"\cap ",
-        "\u2208": r"\in ",
-        "\u2205": r"\emptyset ",
-        "\u03c0": r"\pi ",
-        "\u03b1": r"\alpha ",
-        "\u03b2": r"\beta ",
-        "\u03b8": r"\theta ",
-        "\u03bb": r"\lambda ",
-        "\u20ac": r"\$",  # which currency is no part of the value
-        "\u00a3": r"\$",
     }
 )
 _REWRITE = [
@@ -86,11 +71,11 @@ _REWRITE = [
 
 
 def clean(text: str) -> str | None:
-    r"""`text` in one spelling for each thing: no dollar signs, no layout, ASCII where there is any.
+    r"""`text` in one spelling: without dollar signs and layout, in ASCII where possible.
 
-    None when it cannot be an answer: empty, above MAX_ANSWER_CHARACTERS or MAX_NESTING brackets in
-    each other, which parsers choke on, or with control, format, combining or unassigned characters
-    and lone surrogates, which show one thing and hold another.
+    None when it cannot be an answer: empty, longer than MAX_ANSWER_CHARACTERS or nested deeper than
+    MAX_NESTING brackets, which parsers cannot take, or with control, format, combining or unassigned
+    characters or lone surrogates, which look different from what they are.
     """
     if len(text) > MAX_ANSWER_CHARACTERS or _nesting(text) > MAX_NESTING:
         return None
@@ -116,7 +101,7 @@ _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 
 
 def squeezed(text: str) -> str:
-    r"""LaTeX without the spaces that mean nothing: `\pi r` and `1 2` keep theirs, `x + 1` has none."""
+    r"""LaTeX without meaningless spaces: `\pi r` and `1 2` keep theirs, `x + 1` loses them."""
     written, last, spaced = [], "", False
     for token in _TOKEN.findall(text):
         if token == " ":

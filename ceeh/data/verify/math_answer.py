@@ -4,49 +4,49 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ceeh.data.verify.base import NO_ANSWER
+from ceeh.data.verify.base import CORRECT, INCORRECT, NO_ANSWER, UNREADABLE, with_verdicts
 from ceeh.data.verify.extract import boxed_answer, last_box, squeezed
-from ceeh.data.verify.parse import Reading, canonical, reading, same
-from ceeh.data.verify.pool import RIGHT, UNREADABLE, WRONG, WorkerPool
-from ceeh.data.verify.reward_function import check_limits
+from ceeh.data.verify.parse import ParsedAnswer, canonical, parse_answer, same
+from ceeh.data.verify.pool import WorkerPool, check_limits
 from ceeh.data.verify.units import same_unit
 from ceeh.errors import ConfigError
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup, ScoredGroup, Verdict
 
-MATH_GRADER = Path(__file__).with_name("math_worker.py")
+MATH_GRADER = Path(__file__).with_name("math_grader.py")
 
 
 class MathAnswer:
-    r"""The last \boxed{} of the response against the reference, as mathematics.
+    r"""Compares the last \boxed{} of the response with the reference as mathematics.
 
-    Numbers, words, lists and tuples are compared here, exactly (`ceeh.data.verify.parse`). All else goes to
-    math-verify, in `workers` processes of `memory_mib` each. What counts as right:
+    Numbers, words, lists and tuples are compared here, exactly (`ceeh.data.verify.parse`). Everything
+    else goes to math-verify, in `workers` processes of `memory_mib` each. The rules:
 
-    - The last box wins, also after `\boxed{3}, \boxed{5}`: a list belongs in one box. A thinking
-      block is left out once it is closed. An empty or open box and an unfinished response are no
-      answer; one of more than 2,000 characters or 40 nested brackets, or with invisible or combining
-      characters, is wrong.
+    - The last box wins, also after `\boxed{3}, \boxed{5}`: a list belongs in one box. A closed thinking
+      block is ignored. An empty or open box and an unfinished response are no answer. A box of more
+      than 2,000 characters or 40 nested brackets, or with invisible or combining characters, is
+      incorrect.
     - Decimals and fractions are compared exactly: 0.333 is not 1/3, 10001 is not 10000. For an
       irrational reference a decimal must agree to six decimals and to one part in a million.
       1,000 = 1000, 1 1/2 = 1.5, 0.\overline{3} = 1/3, 1.2 \times 10^3 = 1.2e3 = 1200, 7 million.
-    - 9\% is right for 9 (the sign is a unit) and for 0.09 (its value); 9 is wrong for 0.09.
-    - A unit, and a base as in 12_8, may be left out. Two units of the table (`ceeh.data.verify.units`) must
-      be the same, and are not converted: 5 cm is neither 5 m nor 0.05 m. Degrees are a unit but
-      within trigonometric functions: 90^\circ is 90, not \pi/2.
-    - x = 5 is right for 5 and 5 for x = 5, y = 5 for neither x = 5 nor x = 6.
+    - 9\% is correct for 9 (the sign is a unit) and for 0.09 (its value); 9 is incorrect for 0.09.
+    - A unit, and a base as in 12_8, may be left out. Two units of the table (`ceeh.data.verify.units`)
+      must be the same and are not converted: 5 cm is neither 5 m nor 0.05 m. Degrees are a unit except
+      inside trigonometric functions: 90^\circ is 90, not \pi/2.
+    - x = 5 is correct for 5, and 5 for x = 5; y = 5 is correct for neither x = 5 nor x = 6.
     - Several values are a list, with or without braces, in any order, each counted once; \pm 3 is
-      3, -3. Fewer or more values are wrong. Tuples keep their order, which a list without brackets
-      must match; intervals their brackets. An inequality is the interval of its variable.
-    - Words, \text{} or not, are compared without case, four letters or more as such, fewer as a
-      product of variables where neither side is \text{}. Lone letters, (A) or A, keep their case.
+      3, -3. Fewer or more values are incorrect. Tuples keep their order, which a list without brackets
+      must match; intervals keep their brackets. An inequality is the interval of its variable.
+    - Words, in \text{} or not, are compared without case: with four letters or more as words, with
+      fewer as a product of variables if neither side is in \text{}. Single letters, (A) or A, keep
+      their case.
     - Matrices are compared by entry; a column vector is not a tuple. \log is the decimal logarithm.
 
-    Left to math-verify, and wrong: `2x > 6` is not `x > 3`, two inequalities joined by "or" are no
-    union, AB = BA, f' = f, 11:30 = 11/30.
+    Known errors, left to math-verify: `2x > 6` is not `x > 3`, two inequalities joined by "or" are not
+    a union, AB = BA, f' = f, 11:30 = 11/30.
 
-    An answer that takes more than `timeout_seconds` of processor time ends with its process. A call
-    lasts at most `stall_seconds` and one time limit longer than its distinct answers would at a tenth
-    of the limit each; questions with slow answers come last, and what is then open is timed out.
+    An answer that takes more than `timeout_seconds` of CPU time ends with its process. A call lasts at
+    most `stall_seconds` and one time limit longer than its distinct answers would at a tenth of the
+    limit each. Questions with slow answers come last; what is still open at the end times out.
     """
 
     def __init__(
@@ -63,46 +63,44 @@ class MathAnswer:
             )
         self.stall_seconds = stall_seconds
         self.pool = WorkerPool(
-            MATH_GRADER, {}, workers=workers, timeout_seconds=timeout_seconds, memory_mib=memory_mib
+            grader=MATH_GRADER,
+            arguments={},
+            size=workers,
+            timeout_seconds=timeout_seconds,
+            memory_mib=memory_mib,
         )
 
     def __call__(self, groups: Sequence[RolloutGroup]) -> list[ScoredGroup]:
-        decisions = [[self._decide(group.prompt, c) for c in group.completions] for group in groups]
-        open_pairs = list(
-            dict.fromkeys(d for row in decisions for d in row if isinstance(d, tuple))
-        )
-        judged = dict(zip(open_pairs, self.pool.judge(open_pairs, self.stall_seconds), strict=True))
-        return [
-            ScoredGroup(
-                group=group,
-                verdicts=tuple(judged[d] if isinstance(d, tuple) else d for d in row),
-            )
-            for group, row in zip(groups, decisions, strict=True)
+        decisions = [
+            self._decide(g.prompt, completion) for g in groups for completion in g.completions
         ]
+        pairs = list(dict.fromkeys(d for d in decisions if isinstance(d, tuple)))
+        graded = dict(zip(pairs, self.pool.grade(pairs, self.stall_seconds), strict=True))
+        return with_verdicts(groups, (graded[d] if isinstance(d, tuple) else d for d in decisions))
 
     def answer(self, completion: Completion) -> str | None:
         r"""The last box: 1/2 for 0.5 and \frac12, {1,2} for 2, 1; no unit, percent sign or name.
 
-        Expressions are only freed of layout: math-verify is not asked which are equal.
+        Expressions lose their layout only; math-verify does not compare them.
         """
-        found = boxed_answer(completion.text) if completion.finish is Finish.STOP else None
-        given = None if found is None else reading(found)
+        box = final_box(completion)
+        given = None if box is None else parse_answer(box)
         if given is None:
             return None
         return squeezed(given.latex) if given.plain is None else canonical(given.plain)
 
     def unreadable(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """Those whose reference is not plain and not, to math-verify within its limits, itself.
+        """Those whose reference is not plain and that math-verify does not find equal to itself.
 
-        Only such are sent to the workers, which end afterwards: rollouts are a model's start away.
+        The workers are needed for such references only. They end afterwards: the model loads next.
         """
         references = [parse_reference(prompt) for prompt in prompts]
         doubtful = list(dict.fromkeys(r.latex for r in references if r and r.plain is None))
         try:
-            verdicts = self.pool.judge([(latex, latex) for latex in doubtful])
+            verdicts = self.pool.grade([(latex, latex) for latex in doubtful])
         finally:
             self.pool.close()
-        bad = {latex for latex, v in zip(doubtful, verdicts, strict=True) if v != RIGHT}
+        bad = {latex for latex, v in zip(doubtful, verdicts, strict=True) if v != CORRECT}
         return [
             prompt
             for prompt, r in zip(prompts, references, strict=True)
@@ -113,20 +111,24 @@ class MathAnswer:
         self.pool.close()
 
     def _decide(self, prompt: Prompt, completion: Completion) -> Verdict | tuple[str, str]:
-        """The verdict, or the pair (reference, answer) that only math-verify can judge."""
-        found = boxed_answer(completion.text) if completion.finish is Finish.STOP else None
-        if found is None:
+        """The verdict, or the pair (reference, answer) that only math-verify can grade."""
+        box = final_box(completion)
+        if box is None:
             return NO_ANSWER
-        reference, given = parse_reference(prompt), reading(found)
+        reference, given = parse_reference(prompt), parse_answer(box)
         if reference is None:
             return UNREADABLE
         if given is None:
-            return WRONG
-        right = same(reference.plain, given.plain)
-        if right is None and same_unit(reference.unit, given.unit):
+            return INCORRECT
+        equal = same(reference.plain, given.plain)
+        if equal is None and same_unit(reference.unit, given.unit):
             return reference.latex, given.latex
-        return RIGHT if right else WRONG
+        return CORRECT if equal else INCORRECT
 
 
-def parse_reference(prompt: Prompt) -> Reading | None:
-    return reading(last_box(prompt.answer) or prompt.answer)
+def final_box(completion: Completion) -> str | None:
+    return boxed_answer(completion.text) if completion.finish is Finish.STOP else None
+
+
+def parse_reference(prompt: Prompt) -> ParsedAnswer | None:
+    return parse_answer(last_box(prompt.answer) or prompt.answer)

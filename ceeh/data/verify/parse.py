@@ -1,4 +1,4 @@
-"""Plain answers, read and compared exactly without math-verify: numbers, lists, tuples, words."""
+"""Plain answers, parsed and compared exactly without math-verify: numbers, lists, tuples, words."""
 
 import math
 import re
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate
 
 from ceeh.data.verify.exact_numbers import MAX_NUMBER_CHARACTERS, as_number
 from ceeh.data.verify.extract import MAX_ANSWER_CHARACTERS, clean, squeezed
@@ -17,7 +18,7 @@ MAX_DEPTH = 3
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number (an infinity is a float), whether a percent sign followed, and its unit."""
+    """A number (a float if infinite), whether a percent sign followed, and its unit."""
 
     value: Fraction | float
     percent: bool = False
@@ -26,8 +27,11 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """`brackets` is "" for a list (a number is a list of one), "()" for a tuple or open interval, or
-    that of an interval: "[]", "[)", "(]"."""
+    """A list, tuple or interval; a single number is a list of one.
+
+    `brackets` is "" for a list, "()" for a tuple or open interval, or "[]", "[)", "(]". `name` is what
+    precedes an equals sign.
+    """
 
     brackets: str
     items: tuple["Quantity | Values", ...]
@@ -36,7 +40,7 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    r"""`product` where it may be one: two or three letters that are not in \text{}."""
+    r"""`product` if it may be a product of variables: two or three letters outside \text{}."""
 
     text: str
     product: bool
@@ -45,8 +49,39 @@ class Word:
 Plain = Values | Word
 
 
-def read(text: str) -> Plain | None:
-    """A cleaned answer (`ceeh.data.verify.extract.clean`) as what it plainly is; None for all else."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedAnswer:
+    """`plain` if it is so; `latex` is for math-verify, without the `unit` that it would misread."""
+
+    plain: Plain | None
+    latex: str
+    unit: str
+
+
+def parse_answer(text: str) -> ParsedAnswer | None:
+    """None if it cannot be an answer: empty, too long, or with characters that are not mathematics."""
+    # The cache holds the texts, so they must be short.
+    return _parse_short(text) if len(text) <= MAX_ANSWER_CHARACTERS else None
+
+
+@lru_cache(maxsize=4096)
+def _parse_short(text: str) -> ParsedAnswer | None:
+    cleaned = clean(text)
+    if cleaned is None:
+        return None
+    plain = parse_plain(cleaned)
+    if plain is None and not cleaned.isascii():
+        return None
+    latex, unit = split_unit(cleaned)
+    if not latex.replace(".", "").isdecimal():  # math-verify misreads some notations of a number
+        match plain:
+            case Values("", (Quantity(Fraction() as value, percent=False),), name=""):
+                latex = str(value)
+    return ParsedAnswer(plain=plain, latex=latex, unit=unit)
+
+
+def parse_plain(text: str) -> Plain | None:
+    """A cleaned answer (`ceeh.data.verify.extract.clean`); None if it is not plain."""
     grouped = _TEXT.fullmatch(text)
     inside = grouped[1].strip() if grouped else text
     if (values := _values(inside, 0)) is not None:
@@ -63,7 +98,7 @@ def read(text: str) -> Plain | None:
 
 
 def same(reference: Plain | None, answer: Plain | None) -> bool | None:
-    """Whether `answer` is right; None where that is not plain and math-verify must say."""
+    """Whether `answer` is correct; None if math-verify must decide."""
     if isinstance(reference, Word) and isinstance(answer, Word):
         if reference.text == answer.text:
             return True
@@ -78,7 +113,7 @@ def same(reference: Plain | None, answer: Plain | None) -> bool | None:
 
 
 def canonical(plain: Plain) -> str:
-    """One spelling for what is the same: no unit, percent sign or name; lists sorted, each once."""
+    """One spelling of equal answers: no unit, percent sign or name; lists sorted, without repeats."""
     if isinstance(plain, Word):
         return plain.text
     items = [canonical(i) if isinstance(i, Values) else str(i.value) for i in plain.items]
@@ -88,20 +123,12 @@ def canonical(plain: Plain) -> str:
     return items[0] if len(items) == 1 else f"{{{','.join(items)}}}"
 
 
-def exact_latex(values: Values) -> str | None:
-    """A finite number as math-verify reads it whatever its form was; None for all else."""
-    if len(values.items) == 1 and isinstance(item := values.items[0], Quantity):
-        plain = isinstance(item.value, Fraction) and not item.percent and not values.brackets
-        return str(item.value) if plain else None
-    return None
-
-
 def _same_values(reference: Values, answer: Values) -> bool:
     wanted, given = reference.items, answer.items
     if reference.brackets:
-        in_order = answer.brackets in (reference.brackets, "")
+        brackets = (reference.brackets, answer.brackets)
         return (
-            (in_order and (answer.brackets != "" or reference.brackets == "()"))
+            (brackets[0] == brackets[1] or brackets == ("()", ""))
             and len(wanted) == len(given)
             and all(map(_same_item, wanted, given))
         )
@@ -115,10 +142,10 @@ def _same_values(reference: Values, answer: Values) -> bool:
 
 
 def _same_item(wanted: Quantity | Values, given: Quantity | Values) -> bool:
+    if isinstance(wanted, Values) and isinstance(given, Values):
+        return _same_values(wanted, given)
     if isinstance(wanted, Values) or isinstance(given, Values):
-        return (
-            isinstance(wanted, Values) and isinstance(given, Values) and _same_values(wanted, given)
-        )
+        return False
     if not same_unit(wanted.unit, given.unit):
         return False
     if wanted.percent == given.percent:
@@ -137,7 +164,7 @@ _BRACKETS = {"()": "()", "[]": "[]", "[)": "[)", "(]": "(]", "\\}": "", "{}": ""
 
 
 def _quantities(text: str) -> tuple[Quantity, ...] | None:
-    r"""One number with or without unit, or the two of \pm; None for all else."""
+    r"""One number with or without unit, or the two of \pm; None for anything else."""
     if (number := as_number(text)) is not None:
         return (Quantity(number),)
     if len(text) > 2 * MAX_NUMBER_CHARACTERS:
@@ -162,7 +189,7 @@ def _quantities(text: str) -> tuple[Quantity, ...] | None:
 
 
 def _values(text: str, depth: int) -> Values | None:
-    """A number, a list or a tuple of such; None for what is none, or nested beyond reason."""
+    """A number, a list or a tuple; None for anything else, or when nested too deeply."""
     if (quantities := _quantities(text)) is not None:
         return Values("", quantities)
     if text == r"\emptyset":
@@ -183,9 +210,9 @@ def _values(text: str, depth: int) -> Values | None:
 
 
 def _members(brackets: str, text: str, depth: int) -> Values | None:
-    """The list, tuple or interval of what `text` separates.
+    """The list, tuple or interval of the items in `text`.
 
-    A comma with a space always separates; one without may set off thousands, as in 1,000, 2,000.
+    A comma and a space always separate; a comma alone may be of a number, as in 1,000, 2,000.
     """
     text = _AND.sub(", ", text)
     for separators in ((", ", "; "), (",", ";")):
@@ -207,9 +234,8 @@ def _members(brackets: str, text: str, depth: int) -> Values | None:
 
 
 def _pieces(text: str, separators: tuple[str, ...]) -> Iterator[str]:
-    depth = start = 0
-    for index, character in enumerate(text):
-        depth += (character in "([{") - (character in ")]}")
+    start = 0
+    for index, depth in enumerate(_depths(text)):
         if depth == 0 and text.startswith(separators, index):
             yield text[start:index].strip()
             start = index + 1
@@ -217,39 +243,11 @@ def _pieces(text: str, separators: tuple[str, ...]) -> Iterator[str]:
 
 
 def _closes_at_end(text: str) -> bool:
-    """Whether the first bracket is open until the last character."""
-    depth = 0
-    for index, character in enumerate(text):
-        depth += (character in "([{") - (character in ")]}")
-        if depth == 0 and (index > 0 or character in "([{"):
-            return index == len(text) - 1
-    return False
+    """Whether the last character closes the first bracket."""
+    closing = (index for index, depth in enumerate(_depths(text)) if index > 0 and depth == 0)
+    return next(closing, None) == len(text) - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """`plain` where it is so; `latex` is for math-verify, without the `unit` that it would misread."""
-
-    plain: Plain | None
-    latex: str
-    unit: str
-
-
-def reading(text: str) -> Reading | None:
-    """None when nothing could read it: empty, endless, or with characters that are no mathematics."""
-    # Readings are kept by their text, so nothing endless may be among it.
-    return _reading(text) if len(text) <= MAX_ANSWER_CHARACTERS else None
-
-
-@lru_cache(maxsize=4096)
-def _reading(text: str) -> Reading | None:
-    cleaned = clean(text)
-    if cleaned is None:
-        return None
-    plain = read(cleaned)
-    if plain is None and not cleaned.isascii():
-        return None
-    latex, unit = split_unit(cleaned)
-    if isinstance(plain, Values) and not plain.name and not latex.replace(".", "").isdecimal():
-        latex = exact_latex(plain) or latex
-    return Reading(plain=plain, latex=latex, unit=unit)
+def _depths(text: str) -> Iterator[int]:
+    """The number of open brackets after each character."""
+    return accumulate((c in "([{") - (c in ")]}") for c in text)

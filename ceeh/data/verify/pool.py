@@ -1,4 +1,8 @@
-"""Worker processes that judge answers, each killed and replaced when late or dead."""
+"""Worker processes that grade answers. A late or dead one is replaced and costs one answer.
+
+Each worker has its own pipes: a pool with one shared queue stops when a worker dies holding its lock.
+Workers start from a script: a multiprocessing child would import the trainer's main module, torch too.
+"""
 
 import json
 import math
@@ -12,38 +16,56 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from ceeh.errors import ConfigError
+from ceeh.errors import ConfigError, RunError
 from ceeh.types import Outcome, Verdict
 
-RIGHT = Verdict(score=1.0, outcome=Outcome.OK)
-WRONG = Verdict(score=0.0, outcome=Outcome.OK)
-UNREADABLE = Verdict(score=0.0, outcome=Outcome.UNREADABLE)
+SCRIPT = Path(__file__).with_name("worker.py")
+START_SECONDS = 120.0
+WALL_FACTOR = 10
+FREE_FRACTION = 0.1
+MAX_FAILED_STARTS = 3
+
+Task = tuple[Any, ...]
 
 
-class Tasks:
-    """A task is known by its index. Questions take turns; those that had a slow answer come last.
+def check_limits(
+    workers: int, memory_mib: int | None, min_memory_mib: int, **seconds: float
+) -> None:
+    """Raises ConfigError for a limit out of range. `timeout=5` stands for timeout_seconds."""
+    for name, value in seconds.items():
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{name}_seconds must be greater than 0, got {value}")
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
+    if memory_mib is not None and memory_mib < min_memory_mib:
+        raise ConfigError(
+            f"memory_mib must be at least {min_memory_mib} for a worker to start, got {memory_mib}"
+        )
 
-    `faults` has the first task that failed in each way, first by its index, and what was said of it.
+
+class TaskQueue:
+    """The tasks of one call, by index. Questions alternate; those with a slow answer come last.
+
+    `faults` maps each kind of failure to the first task that failed so, by index, and a description.
     """
 
-    def __init__(
-        self, tasks: Sequence[tuple[Any, ...]], question: Callable[[tuple[Any, ...]], Hashable]
-    ) -> None:
+    def __init__(self, tasks: Sequence[Task], question: Callable[[Task], Hashable]) -> None:
         self.tasks = tasks
         self.questions = [question(task) for task in tasks]
         self.verdicts: dict[int, Verdict] = {}
         self.faults: dict[Outcome, tuple[int, str]] = {}
         self.slow: set[Hashable] = set()
         seen: Counter[Hashable] = Counter()
-        turns = []
+        rounds = []
         for key in self.questions:
-            turns.append(seen[key])
+            rounds.append(seen[key])
             seen[key] += 1
-        self.waiting = deque(sorted(range(len(tasks)), key=turns.__getitem__))
+        self.waiting = deque(sorted(range(len(tasks)), key=rounds.__getitem__))
         self.postponed: deque[int] = deque()
 
     @property
@@ -62,33 +84,26 @@ class Tasks:
     def put_back(self, tasks: Sequence[int]) -> None:
         self.waiting.extendleft(reversed(tasks))
 
-    def settle(self, task: int, outcome: Outcome, said: Any) -> None:
-        """`said` is the score of one that is OK, and else words."""
-        if outcome is Outcome.OK:
-            score = float(said)
-            fixed = RIGHT if score == 1 else WRONG if score == 0 else None
-            self.verdicts[task] = fixed or Verdict(score=score, outcome=outcome)
-            return
-        self.verdicts[task] = Verdict(score=0.0, outcome=outcome)
-        if task < self.faults.get(outcome, (len(self.tasks), ""))[0]:
-            self.faults[outcome] = (task, str(said))
+    def settle(self, task: int, outcome: Outcome, result: Any) -> None:
+        """`result` is the score if `outcome` is OK, otherwise a description."""
+        score = float(result) if outcome is Outcome.OK else 0.0
+        self.verdicts[task] = Verdict(score=score, outcome=outcome)
+        first, _ = self.faults.get(outcome, (len(self.tasks), ""))
+        if outcome is not Outcome.OK and task < first:
+            self.faults[outcome] = (task, str(result))
 
-    def give_up(self, words: str) -> None:
-        while self.num_waiting:
-            self.settle(self.next(), Outcome.TIMEOUT, words)
-
-
-SCRIPT = Path(__file__).with_name("worker.py")
-START_SECONDS = 120.0
-WALL_FACTOR = 10
-FREE_FRACTION = 0.1
-MAX_FAILED_STARTS = 3
+    def time_out(self, words: str) -> None:
+        """Settles every open task."""
+        for task in range(len(self.tasks)):
+            if task not in self.verdicts:
+                self.settle(task, Outcome.TIMEOUT, words)
 
 
 class Worker:
-    """One process and the tasks it has; `deadline` and `since` are monotonic times in seconds.
+    """A process and its tasks; `since` and `deadline` are monotonic times in seconds.
 
-    The process leads a session of its own, so that what it starts ends with it.
+    The process leads its own session, so that what it starts is killed with it. `replaces` is True
+    where it takes the place of a worker that an answer ended.
     """
 
     def __init__(self, command: Sequence[str], start_seconds: float, *, replaces: bool) -> None:
@@ -100,242 +115,223 @@ class Worker:
             bufsize=0,
             start_new_session=True,
         )
-        self.tasks: deque[int] = deque()
-        self.started = self.ready = self.leaving = False
-        self.replaces = replaces
-        self.since = time.monotonic()
-        self.deadline = self.since + start_seconds
-        self._heard = b""
-
-    def fileno(self) -> int:
-        assert self.process.stdout is not None
-        return self.process.stdout.fileno()
-
-    def send(self, numbers: Sequence[int], content: bytes, wall_seconds: float) -> bool:
-        """Hands tasks over; False when the process is gone and the tasks are still to be done."""
         assert self.process.stdin is not None
-        self.ready = False
+        assert self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        self.tasks: deque[int] = deque()
+        self.started = False
+        self.replaces = replaces
+        self._partial_line = b""
+        self.expect(start_seconds)
+
+    def expect(self, seconds: float) -> None:
+        """The next message is due within `seconds`."""
+        self.since = time.monotonic()
+        self.deadline = self.since + seconds
+
+    def send(self, content: bytes) -> bool:
+        """False when the process has ended."""
+        left = memoryview(content)
         try:
-            left = memoryview(content)
             while left:
-                left = left[os.write(self.process.stdin.fileno(), left) :]
+                left = left[os.write(self.stdin.fileno(), left) :]
         except BrokenPipeError:
             return False
-        self.tasks.extend(numbers)
-        self.since = time.monotonic()
-        self.deadline = self.since + wall_seconds
         return True
 
-    def hear(self) -> list[list[Any]] | None:
-        """The messages that are there; None when there will be no more."""
-        heard = os.read(self.fileno(), 2**16)
-        if not heard:
+    def receive(self) -> list[list[Any]] | None:
+        """The messages that have arrived; None at the end of the stream."""
+        content = os.read(self.stdout.fileno(), 2**16)
+        if not content:
             return None
-        *lines, self._heard = (self._heard + heard).split(b"\n")
+        *lines, self._partial_line = (self._partial_line + content).split(b"\n")
         return [json.loads(line) for line in lines]
 
     def kill(self) -> int:
-        """Ends the process and all of its session; the status it had ended with, if it had."""
-        # Before the wait, which frees the number. A process that ended keeps the status it has.
+        """Kills the whole session. Returns the exit status, of an earlier end if there was one."""
         with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(self.process.pid, signal.SIGKILL)  # before wait() frees the process id
         status = self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            pipe.close()
+        self.stdin.close()
+        self.stdout.close()
         return status
 
 
+@dataclass(kw_only=True)
 class WorkerPool:
-    """At most `workers` processes of `memory_mib` each (None: no limit), started when first needed.
+    """At most `size` processes of `memory_mib` each (None: no limit), started when first needed.
 
-    `judge` is a file whose `build(**arguments)` makes the function that is called with a task and
-    answers [outcome, score or words]; it is run in the workers alone. `timeout_seconds` per answer are
-    processor time, kept by the worker itself; one that has not replied after `wall_factor` times as
-    long by the clock is killed from here. `max_chunk` tasks are handed over at a time, fewer toward
-    the end: that saves time where an answer takes less than a millisecond.
-    `question` tells which tasks belong together. `faults` are those of the last call, as in `Tasks`.
+    `grader` is a file that only the workers import. Its `build(**arguments)` returns a function of a
+    task that returns [outcome, score or description]. The worker itself enforces `timeout_seconds` of
+    CPU time per answer; the pool kills one that has not replied after `wall_factor` times as long in
+    wall time. Up to `max_chunk` tasks are sent at once, fewer toward the end, which is faster where an
+    answer takes less than a millisecond. `question` maps a task to the question it belongs to.
+    Workers that cannot start raise `start_error`. `faults` are those of the last call (`TaskQueue`).
     """
 
-    def __init__(
-        self,
-        judge: Path,
-        arguments: Mapping[str, Any],
-        *,
-        workers: int,
-        timeout_seconds: float,
-        memory_mib: int | None,
-        wall_factor: float = WALL_FACTOR,
-        start_seconds: float = START_SECONDS,
-        max_chunk: int = 1,
-        question: Callable[[tuple[Any, ...]], Hashable] = lambda task: task[0],
-    ) -> None:
-        self.size = workers
-        self.timeout_seconds = timeout_seconds
-        self.wall_factor = wall_factor
-        self.start_seconds = start_seconds
-        self.max_chunk = max_chunk
-        self.question = question
-        self.settings = {
-            "judge": str(judge),
-            "arguments": dict(arguments),
-            "timeout_seconds": timeout_seconds,
-            "memory_mib": memory_mib,
-        }
+    grader: Path
+    arguments: Mapping[str, Any]
+    size: int
+    timeout_seconds: float
+    memory_mib: int | None
+    wall_factor: float = WALL_FACTOR
+    start_seconds: float = START_SECONDS
+    max_chunk: int = 1
+    question: Callable[[Task], Hashable] = lambda task: task[0]
+    start_error: Callable[[str], Exception] = RunError
+
+    def __post_init__(self) -> None:
         self.workers: list[Worker] = []
         self.faults: dict[Outcome, tuple[int, str]] = {}
         self._failed_starts = 0
-        self._killed = 0
         self._stalled = 0.0
 
     @property
     def command(self) -> list[str]:
-        # Run by its path with -P: found from any working directory, and no module beside it shadows
-        # a library's.
-        settings = json.dumps(self.settings | {"parent": os.getpid()})
-        return [sys.executable, "-P", str(SCRIPT), settings]
+        # A path works from any folder; with -P no file next to it hides a library.
+        settings = {
+            "grader": str(self.grader),
+            "arguments": self.arguments,
+            "timeout_seconds": self.timeout_seconds,
+            "memory_mib": self.memory_mib,
+            "parent": os.getpid(),
+        }
+        return [sys.executable, "-P", str(SCRIPT), json.dumps(settings)]
+
+    @property
+    def wall_seconds(self) -> float:
+        return self.wall_factor * self.timeout_seconds
 
     def check(self) -> None:
-        """Returns when a worker could be started. Raises as `judge` does."""
-        tasks = Tasks([], self.question)
+        """Returns once a worker has started. Raises as `grade` does."""
+        queue = TaskQueue([], self.question)
         while not any(worker.started for worker in self.workers):
             if not self.workers:
                 self._start()
-            self._listen(tasks)
+            self._listen(queue)
 
-    def judge(
-        self, tasks: Sequence[tuple[Any, ...]], stall_seconds: float = math.inf
-    ) -> list[Verdict]:
+    def grade(self, tasks: Sequence[Task], stall_seconds: float = math.inf) -> list[Verdict]:
         """A verdict per task, in order.
 
-        An answer stalls by the clock's seconds beyond FREE_FRACTION of its limit, and by the start of
-        the worker that takes the place of one it ended. Once the workers have stalled for
-        `stall_seconds` on average, what is open counts as timed out.
-        Raises ConfigError where there is no judge to be had, RuntimeError when workers stop before
-        they are ready.
+        The wall time of an answer beyond FREE_FRACTION of its limit counts as a stall, and so does the
+        start of a worker that replaces one it ended. Once the stalls reach `stall_seconds` per worker,
+        all open tasks time out. Raises ConfigError if the grader cannot be built and `start_error` if
+        workers end before they are ready.
         """
-        book = Tasks(tasks, self.question)
+        queue = TaskQueue(tasks, self.question)
         self._stalled = 0.0
-        while book.num_open:
-            if self._stall() >= stall_seconds * self.size:
-                words = f"slow answers had spent the call's {stall_seconds:g} s"
-                for worker in [w for w in self.workers if w.tasks]:
-                    self._finish(worker, Outcome.TIMEOUT, words, book)
-                book.give_up(words)
-                continue
-            while len(self.workers) < min(self.size, book.num_open):
-                self._start()
-            for worker in [w for w in self.workers if w.ready]:
-                if book.num_waiting:
-                    self._hand_over(worker, book)
-            self._listen(book)
-        self.faults = book.faults
-        return [book.verdicts[task] for task in range(len(tasks))]
+        try:
+            while queue.num_open:
+                stalled = self._stalled + sum(map(self._stalled_by, self.workers))
+                if stalled >= stall_seconds * self.size:
+                    for worker in [w for w in self.workers if w.tasks]:
+                        self._drop(worker)
+                    queue.time_out(f"the call spent its {stall_seconds:g} s on slow answers")
+                    break
+                while len(self.workers) < min(self.size, queue.num_open):
+                    self._start()
+                for worker in [w for w in self.workers if w.started and not w.tasks]:
+                    if queue.num_waiting:
+                        self._send(worker, queue)
+                self._listen(queue)
+        except BaseException:
+            self.close()  # busy workers would reply to the next call
+            raise
+        self.faults = queue.faults
+        return [queue.verdicts[task] for task in range(len(tasks))]
 
     def close(self) -> None:
         """Kills the workers. Harmless when called twice; a later call starts new ones."""
         while self.workers:
             self.workers.pop().kill()
-        self._killed = 0
+        self._failed_starts = 0
 
-    def _stalled_by(self, worker: Worker) -> float:
-        free = FREE_FRACTION * self.timeout_seconds
-        return max(0.0, time.monotonic() - worker.since - free)
-
-    def _stall(self) -> float:
-        """Seconds that all workers together have stalled in this call."""
-        return self._stalled + sum(self._stalled_by(w) for w in self.workers if w.tasks)
-
-    def _start(self) -> None:
-        replaces = self._killed > 0
-        self._killed -= replaces
+    def _start(self, *, replaces: bool = False) -> None:
         self.workers.append(Worker(self.command, self.start_seconds, replaces=replaces))
 
-    def _hand_over(self, worker: Worker, book: Tasks) -> None:
-        count = max(1, min(self.max_chunk, book.num_waiting // (2 * self.size)))
-        numbers = [book.next() for _ in range(count)]
-        content = pickle.dumps([book.tasks[number] for number in numbers])
-        if not worker.send(numbers, content, self.wall_factor * self.timeout_seconds):
-            book.put_back(numbers)
-            self._drop(worker)
+    def _drop(self, worker: Worker) -> int:
+        self.workers.remove(worker)
+        return worker.kill()
 
-    def _listen(self, book: Tasks) -> None:
-        """Waits for the next messages, and ends the workers that are late."""
-        busy = {worker.fileno(): worker for worker in self.workers if not worker.ready}
-        if not busy:
-            return
-        patience = min(worker.deadline for worker in busy.values()) - time.monotonic()
-        patience = min(patience, self.timeout_seconds)  # to look at the stall again
-        for pipe in wait(busy, max(0.0, patience)):
+    def _retire(self, worker: Worker, queue: TaskQueue) -> None:
+        """Ends a worker that has not begun its tasks."""
+        queue.put_back(worker.tasks)
+        self._drop(worker)
+
+    def _stalled_by(self, worker: Worker) -> float:
+        """Seconds that the worker has stalled with its present task."""
+        free = FREE_FRACTION * self.timeout_seconds
+        return max(0.0, time.monotonic() - worker.since - free) if worker.tasks else 0.0
+
+    def _send(self, worker: Worker, queue: TaskQueue) -> None:
+        count = max(1, min(self.max_chunk, queue.num_waiting // (2 * self.size)))
+        worker.tasks.extend(queue.next() for _ in range(count))
+        if worker.send(pickle.dumps([queue.tasks[task] for task in worker.tasks])):
+            worker.expect(self.wall_seconds)
+        else:
+            self._retire(worker, queue)
+
+    def _listen(self, queue: TaskQueue) -> None:
+        """Handles the next messages and ends late workers."""
+        busy = {w.stdout.fileno(): w for w in self.workers if w.tasks or not w.started}
+        patience = min((w.deadline for w in busy.values()), default=0.0) - time.monotonic()
+        # At most `timeout_seconds`, to check the stall again.
+        for pipe in wait(busy, max(0.0, min(patience, self.timeout_seconds))):
             assert isinstance(pipe, int)
-            self._hear(busy[pipe], book)
+            self._receive(busy[pipe], queue)
         now = time.monotonic()
-        for worker in [w for w in self.workers if not w.ready and w.deadline <= now]:
-            limit = self.wall_factor * self.timeout_seconds
-            self._finish(
-                worker, Outcome.TIMEOUT, f"no verdict after {limit:g} s by the clock", book
-            )
+        for worker in self.workers.copy():
+            if (worker.tasks or not worker.started) and worker.deadline <= now:
+                words = f"no verdict after {self.wall_seconds:g} s of wall time"
+                self._end(worker, Outcome.TIMEOUT, words, queue)
 
-    def _hear(self, worker: Worker, book: Tasks) -> None:
-        messages = worker.hear()
+    def _receive(self, worker: Worker, queue: TaskQueue) -> None:
+        messages = worker.receive()
         if messages is None:
-            self._finish(worker, Outcome.DIED, "", book)
+            self._end(worker, Outcome.DIED, "", queue)
             return
-        for kind, *said in messages:
-            if kind == "ready":
-                if worker.replaces and not worker.started:
-                    self._stalled += time.monotonic() - worker.since
-                worker.ready = worker.started = True
-                self._failed_starts = 0
-            elif kind == "full":
-                worker.leaving = True
-            elif kind == "broken":
-                self._drop(worker)
-                raise ConfigError(said[0])
-            else:
-                self._settle(worker, Outcome(kind), said[0] if said else "", book)
+        for kind, *details in messages:
+            match kind:
+                case "ready":
+                    if worker.replaces:
+                        self._stalled += time.monotonic() - worker.since
+                    worker.started = True
+                    self._failed_starts = 0
+                case "full":
+                    self._retire(worker, queue)
+                case "broken":
+                    raise ConfigError(details[0])
+                case _:
+                    self._settle(worker, Outcome(kind), details[0], queue)
 
-    def _settle(self, worker: Worker, outcome: Outcome, said: Any, book: Tasks) -> None:
-        """Takes the verdict for the first of the worker's tasks and counts the time it took."""
-        task = worker.tasks.popleft()
-        book.settle(task, outcome, said)
+    def _settle(self, worker: Worker, outcome: Outcome, result: Any, queue: TaskQueue) -> None:
+        """Settles the first of the worker's tasks and counts the time it took."""
         if (stalled := self._stalled_by(worker)) > 0:
             self._stalled += stalled
-            book.slow.add(book.questions[task])
-        worker.since = time.monotonic()
-        limit = self.wall_factor * self.timeout_seconds if worker.tasks else self.start_seconds
-        worker.deadline = worker.since + limit
+            queue.slow.add(queue.questions[worker.tasks[0]])
+        queue.settle(worker.tasks.popleft(), outcome, result)
+        worker.expect(self.wall_seconds)
 
-    def _finish(self, worker: Worker, outcome: Outcome, words: str, book: Tasks) -> None:
-        """Ends a dead or late worker; the first of its tasks ended it, the others are still to do."""
-        status = worker.kill()
-        self.workers.remove(worker)
-        if worker.tasks and not worker.leaving:
+    def _end(self, worker: Worker, outcome: Outcome, words: str, queue: TaskQueue) -> None:
+        """Kills a dead or late worker. Its first task is to blame; the others are sent again."""
+        status = self._drop(worker)
+        if worker.started:
             if outcome is Outcome.DIED and status == -signal.SIGPROF:
                 outcome = Outcome.TIMEOUT
-                words = f"more than {self.timeout_seconds:g} s of processor time"
+                words = f"more than {self.timeout_seconds:g} s of CPU time"
             elif outcome is Outcome.DIED:
-                words = f"its process ended with {ending(status)}"
-            self._settle(worker, outcome, words, book)
-            self._killed += 1
-        book.put_back(worker.tasks)
-        if worker.started:
+                ending = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+                words = f"its process ended with {ending}"
+            self._settle(worker, outcome, words, queue)
+            queue.put_back(worker.tasks)
+            if queue.num_open > len(self.workers):
+                self._start(replaces=True)
             return
         self._failed_starts += 1
         late = outcome is Outcome.TIMEOUT
         if late or self._failed_starts == MAX_FAILED_STARTS:
-            number, limit = self._failed_starts, f" after {self.start_seconds:g} s" if late else ""
-            self._failed_starts = 0
-            raise RuntimeError(
-                f"{number} verification worker{'s' if number > 1 else ''} stopped before they were"
+            count, limit = self._failed_starts, f" after {self.start_seconds:g} s" if late else ""
+            raise self.start_error(
+                f"{count} verification worker{'s' if count > 1 else ''} ended before they were"
                 f" ready{limit}; run '{shlex.join(self.command)}' to see why"
             )
-
-    def _drop(self, worker: Worker) -> None:
-        self.workers.remove(worker)
-        worker.kill()
-
-
-def ending(status: int) -> str:
-    """Of a process, from its return code: `SIGKILL`, `exit status 3`."""
-    return signal.Signals(-status).name if status < 0 else f"exit status {status}"

@@ -1,54 +1,24 @@
-"""The unit at the end of an answer: what is one, which are the same, what stands before it."""
+"""Units at the end of an answer: splits them off and compares them."""
 
 import re
 
-_NAMES = {
-    "mm": "millimeter millimetre",
-    "cm": "centimeter centimetre",
-    "m": "meter metre",
-    "km": "kilometer kilometre",
-    "in": "inch inche",
-    "ft": "foot feet",
-    "yd": "yard",
-    "mi": "mile",
-    "mg": "milligram",
-    "g": "gram",
-    "kg": "kilogram",
-    "lb": "pound",
-    "oz": "ounce",
-    "ms": "millisecond",
-    "s": "sec second",
-    "min": "minute",
-    "h": "hr hour",
-    "day": "",
-    "week": "",
-    "month": "",
-    "year": "yr",
-    "ml": "milliliter millilitre",
-    "l": "liter litre",
-    "N": "newton",
-    "J": "joule",
-    "W": "watt",
-    "V": "volt",
-    "K": "kelvin",
-    "Hz": "hertz",
-    "eV": "",
-    "mi/h": "mph",
-    "deg": "degree",
-    "rad": "radian",
-    "$": "dollar usd",
-    "cent": "",
-    "/": "per",
-}
+_NAMES = """
+    mm millimeter millimetre, cm centimeter centimetre, m meter metre, km kilometer kilometre,
+    in inch inche, ft foot feet, yd yard, mi mile, mg milligram, g gram, kg kilogram, lb pound, oz ounce,
+    ms millisecond, s sec second, min minute, h hr hour, day, week, month, year yr,
+    ml milliliter millilitre, l liter litre, N newton, J joule, W watt, V volt, K kelvin, Hz hertz, eV,
+    mi/h mph, deg degree, rad radian, $ dollar usd, cent, / per
+"""
+"""A unit and its other names. Plurals with s are added."""
 _UNITS = {
     word: unit
-    for unit, names in _NAMES.items()
-    for name in (unit, *names.split())
+    for unit, *names in map(str.split, _NAMES.split(","))
+    for name in (unit, *names)
     for word in ((name, f"{name}s") if len(name) > 1 else (name,))
 }
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-"""Words that are factors, as powers of ten."""
+"""Words that multiply, as powers of ten."""
 _NEVER = {
     *("and", "or", "not", "no", "is", "if", "for", "to", "mod", "half", "squared", "cubed"),
     *("plus", "minus", "times", "over", "choose", "factorial", *SCALES),
@@ -67,11 +37,11 @@ _OPERATOR = ("+", "-", "=", "^", "_", "*", "(", ",", "<", ">", "\\times", "\\cdo
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    r"""What stands before the unit at the end, and the unit: "" for none, "?" for an unknown one.
+    r"""The text before the unit at the end, and the unit: "" if there is none, "?" if unknown.
 
-    A unit is: a final \text{...} of words; a dollar sign, or a degree sign that is not of an angle in
-    a trigonometric function; of plain words those in the table and, after a number, any of four
-    letters or more. A lone letter outside \text is a variable.
+    A unit is a final \text{...} of words; a dollar sign; a degree sign, except in the argument of a
+    trigonometric function; a word of the table or, after a number, any word of four letters or more.
+    A single letter outside \text is a variable.
     """
     rest, unit = text, ""
     while match := _PIECE.search(rest[-64:]):
@@ -91,7 +61,7 @@ def split_unit(text: str) -> tuple[str, str]:
 
 
 def same_unit(one: str, other: str) -> bool:
-    """Only two known units can differ: one that is left out or unknown is never held against it."""
+    """Only two known units can differ; a missing or unknown unit equals any."""
     return one == other or "" in (one, other) or "?" in (one, other)
 
 
@@ -112,7 +82,7 @@ def _is_unit(match: re.Match[str], head: str) -> bool:
 
 
 def _in_symbols(words: str) -> str:
-    """ "square centimeters" and "cm^2" as cm2; "?" where a word is not in the table."""
+    """cm2 for "square centimeters" and "cm^2"; "?" if a word is not in the table."""
     written, power = "", ""
     for name in _WORD.findall(words):
         if name in _POWERS:

@@ -1,10 +1,10 @@
-"""The process in which answers are judged, killable at any time; run as a script by its pool.
+"""The process that grades answers, killable at any time; its pool runs this file as a script.
 
-Its one argument is JSON: `judge`, a file whose `build(**arguments)` returns the judge, and the limits.
-Standard input brings pickled lists of tasks; a line of JSON goes out per message: ["ready"] before each
-list, then a reply per task, [outcome, score or words]; ["full"] when the process leaves because its
-memory fills up, ["broken", words] when there is no judge. Whatever the judge prints goes nowhere. This
-file imports nothing of the package.
+Its one argument is JSON: `grader`, a file whose `build(**arguments)` returns the grader, and the limits.
+Standard input brings pickled lists of tasks. Each message is a line of JSON: ["ready"] at the start, a
+reply per task, [outcome, score or description], ["full"] when the process exits because its memory
+fills up, ["broken", description] when the grader cannot be built. What the grader prints is discarded.
+This file imports nothing of the package.
 """
 
 import ctypes
@@ -20,40 +20,40 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MAX_WORDS = 2000
+MAX_CHARACTERS = 2000
 PR_SET_PDEATHSIG = 1
 
 
 def die_with(parent: int) -> None:
-    """Has the kernel kill this process when its parent ends, however that ends."""
+    """Makes the kernel kill this process when its parent ends, however that ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before
+    if os.getppid() != parent:  # it ended before the call
         os._exit(0)
 
 
-def private_ends() -> tuple[Any, int]:
-    """The tasks' stream and the messages' descriptor; 0 and 1 are left to the judge, and lead nowhere."""
+def private_streams() -> tuple[Any, int]:
+    """The stream of tasks and the descriptor for messages; 0 and 1 become /dev/null for the grader."""
     tasks, messages = os.fdopen(os.dup(0), "rb"), os.dup(1)
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0)
-    os.dup2(nowhere, 1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
     return tasks, messages
 
 
 def set_limit(kind: int, value: int) -> None:
-    """Sets the soft limit; the hard one may be lower already, by a batch system or a container."""
+    """Sets the soft limit; a batch system or container may have set a lower hard limit."""
     _, hard = resource.getrlimit(kind)
     resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def address_space() -> int:
-    """Bytes of address space, what RLIMIT_AS limits; `ru_maxrss` would count the parent's."""
+    """Bytes of address space, which RLIMIT_AS limits; `ru_maxrss` would count the parent's."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     return pages * resource.getpagesize()
 
 
-def load(judge: str, arguments: dict[str, Any]) -> Callable[..., list[Any]]:
-    spec = importlib.util.spec_from_file_location("judge", judge)
+def load(grader: str, arguments: dict[str, Any]) -> Callable[..., list[Any]]:
+    spec = importlib.util.spec_from_file_location("grader", grader)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -61,33 +61,29 @@ def load(judge: str, arguments: dict[str, Any]) -> Callable[..., list[Any]]:
     return module.build(**arguments)
 
 
-def told(error: BaseException) -> str:
-    """The traceback from the judge's own frames on; its end when it is long."""
-    inner = error.__traceback__.tb_next if error.__traceback__ else None
-    return "".join(traceback.format_exception(type(error), error, inner)).strip()[-MAX_WORDS:]
-
-
-def answer(judge: Callable[..., list[Any]], task: tuple[Any, ...]) -> list[Any]:
+def reply(grader: Callable[..., list[Any]], task: tuple[Any, ...]) -> list[Any]:
     try:
-        return judge(*task)
+        return grader(*task)
     except MemoryError:
         return ["memory", "MemoryError"]
-    except BaseException as error:  # the user's code: SystemExit, too, is one answer's failure
-        return ["error", told(error)]
+    except BaseException as error:  # the user's code; SystemExit fails one answer, too
+        frames = error.__traceback__.tb_next if error.__traceback__ else None  # without this one
+        lines = traceback.format_exception(type(error), error, frames)
+        return ["error", "".join(lines).strip()[-MAX_CHARACTERS:]]
 
 
 def main(settings: dict[str, Any]) -> None:
-    """Judges tasks until standard input ends or half of the memory that was left is used.
+    """Grades tasks until standard input ends or half of the memory left after the start is used.
 
-    A nearly full process would fail on innocent answers, so it leaves between two tasks. The limit
-    is processor time, by a timer whose signal nobody handles: the kernel ends the process wherever
-    it is, in C code or with its parent gone, and a busy machine does not make right answers late.
+    A process short of memory would fail on harmless answers, so it exits between two tasks. The limit
+    is CPU time, kept by a timer whose signal has no handler: the kernel ends the process even in C
+    code, and a busy machine does not make an answer late.
     """
     die_with(settings["parent"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tasks, messages = private_ends()
+    tasks, messages = private_streams()
 
-    def say(message: list[Any]) -> None:
+    def say(*message: Any) -> None:
         os.write(messages, json.dumps(message).encode() + b"\n")
 
     limit = (settings["memory_mib"] or 0) * 2**20
@@ -95,24 +91,24 @@ def main(settings: dict[str, Any]) -> None:
         set_limit(resource.RLIMIT_AS, limit)
     set_limit(resource.RLIMIT_CORE, 0)
     try:
-        judge = load(settings["judge"], settings["arguments"])
-    except BaseException as error:  # the user's code, which may do anything while it is imported
-        say(["broken", f"{error or type(error).__name__}"])
+        grader = load(settings["grader"], settings["arguments"])
+    except BaseException as error:  # the user's code, which may do anything at import
+        say("broken", f"{error or type(error).__name__}")
         return
     full = (address_space() + limit) / 2
+    say("ready")
     while True:
-        say(["ready"])
         try:
             given = pickle.load(tasks)
         except EOFError:
             return
         for task in given:
             signal.setitimer(signal.ITIMER_PROF, settings["timeout_seconds"])
-            reply = answer(judge, task)
+            message = reply(grader, task)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            say(reply)
+            say(*message)
             if limit and address_space() > full:
-                say(["full"])
+                say("full")
                 return
 
 

@@ -1,7 +1,7 @@
-r"""Insides of a box that a model may write to hang, crash, inflate or fool a verifier; all are wrong.
+r"""Box contents that a model may write to hang, crash, inflate or fool a verifier; all are incorrect.
 
-`REFERENCE` is what they are held against: an expression, so that none can be settled as a number.
-`CANARY` is the name of the folder that injected code would make in the working directory.
+`REFERENCE` is their reference, an expression, so that no number is graded early. `CANARY` is the
+folder that injected code would create in the working directory.
 """
 
 REFERENCE = r"\sqrt{2}+x"
@@ -113,7 +113,7 @@ TEXT = {
     "foreign digits": "\u0667\u0668",
     "line separator": "1\u2028+\u2029x",
     "newlines": "1\n+\n\r1",
-    "a task of its own": '1"]\n["x", "x"]\n',
+    "another task": '1"]\n["x", "x"]\n',
     "quotes": '"],["x","x"]}\'"""',
     "backslash at the end": "x\\\\",
 }

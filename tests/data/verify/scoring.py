@@ -24,6 +24,6 @@ def verdict(verifier, answer, response, finish=Finish.STOP):
     return scored.verdicts[0].score, scored.verdicts[0].outcome
 
 
-RIGHT, WRONG = (1.0, Outcome.OK), (0.0, Outcome.OK)
+CORRECT, INCORRECT = (1.0, Outcome.OK), (0.0, Outcome.OK)
 NO_ANSWER, DIED = (0.0, Outcome.NO_ANSWER), (0.0, Outcome.DIED)
 UNREADABLE = (0.0, Outcome.UNREADABLE)

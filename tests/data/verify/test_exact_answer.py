@@ -1,4 +1,4 @@
-"""Verifiers: right, wrong, no answer, late, broken, hostile."""
+"""ExactAnswer, and what all verifiers share: unfinished responses, answers for votes, counts."""
 
 import pytest
 
@@ -6,12 +6,12 @@ from ceeh.data.verify.base import outcome_counts
 from ceeh.data.verify.exact_answer import ExactAnswer
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.errors import ConfigError
-from ceeh.types import Finish
+from ceeh.types import Finish, Outcome
 from tests.data.verify.scoring import (
+    CORRECT,
+    INCORRECT,
     NO_ANSWER,
-    RIGHT,
     UNREADABLE,
-    WRONG,
     completion,
     group,
     prompt,
@@ -22,36 +22,32 @@ from tests.data.verify.scoring import (
 @pytest.mark.parametrize(
     ("response", "expected"),
     [
-        ("step 47+8=55;so 55", RIGHT),
-        ("so 55;so 54", WRONG),
-        ("so 54", WRONG),
-        ("55", NO_ANSWER),
-        ("so 55;", NO_ANSWER),
-        ("", NO_ANSWER),
+        *(("step 47+8=55;so 55", CORRECT), ("so 55;so 54", INCORRECT), ("so 54", INCORRECT)),
+        *(("55", NO_ANSWER), ("so 55;", NO_ANSWER), ("", NO_ANSWER)),
     ],
 )
-def test_the_starter_answer_is_what_ends_the_response(response, expected):
+def test_the_starter_answer_ends_the_response(response, expected):
     assert verdict(ExactAnswer(), "55", response) == expected
 
 
 @pytest.mark.parametrize(
-    ("answer", "found", "expected"),
+    ("answer", "correct", "incorrect"),
     [
-        ("7", "007", RIGHT),
-        ("-7", "-07", RIGHT),
-        ("+7", "7", RIGHT),
-        ("0", "-0", RIGHT),
-        ("7", "-7", WRONG),
-        ("7", "7.0", WRONG),
-        ("yes", " yes ", RIGHT),
-        ("yes", "Yes", WRONG),
-        ("7", "9" * 5000, WRONG),
-        ("7", "\u0667", WRONG),
+        ("7", ["007"], ["-7", "7.0", "9" * 5000, "\u0667"]),
+        ("-7", ["-07"], []),
+        ("+7", ["7"], []),
+        ("0", ["-0"], []),
+        ("yes", [" yes "], ["Yes"]),
     ],
 )
-def test_integers_compare_by_value_and_other_text_as_it_stands(answer, found, expected):
-    assert verdict(ExactAnswer(pattern="answer:(.*)"), answer, f"answer:1 answer:{found}") == WRONG
-    assert verdict(ExactAnswer(pattern="answer:([^:]*)$"), answer, f"answer:{found}") == expected
+def test_integers_compare_by_value_and_other_text_as_written(answer, correct, incorrect):
+    verifier = ExactAnswer(pattern="answer:([^:]*)$")
+    for expected, texts in ((CORRECT, correct), (INCORRECT, incorrect)):
+        assert [verdict(verifier, answer, f"answer:{t}") for t in texts] == [expected] * len(texts)
+    assert (
+        verdict(ExactAnswer(pattern="answer:(.*)"), answer, f"answer:1 answer:{answer}")
+        == INCORRECT
+    )
 
 
 def test_patterns_without_a_group_or_meaning_are_refused():
@@ -87,24 +83,7 @@ def test_only_an_empty_reference_cannot_be_matched_exactly():
 
 
 def test_outcomes_are_counted_with_every_name():
+    counts = dict.fromkeys(map(str, Outcome), 0)
+    assert outcome_counts([]) == counts
     scored = ExactAnswer()([group("55", "so 55", "so 54", "what"), group("1")])
-    assert outcome_counts(scored) == {
-        "ok": 2,
-        "no_answer": 1,
-        "timeout": 0,
-        "error": 0,
-        "invalid": 0,
-        "died": 0,
-        "memory": 0,
-        "unreadable": 0,
-    }
-    assert outcome_counts([]) == {
-        "ok": 0,
-        "no_answer": 0,
-        "timeout": 0,
-        "error": 0,
-        "invalid": 0,
-        "died": 0,
-        "memory": 0,
-        "unreadable": 0,
-    }
+    assert outcome_counts(scored) == counts | {"ok": 2, "no_answer": 1}

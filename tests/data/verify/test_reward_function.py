@@ -1,4 +1,4 @@
-"""RewardFunction: a user's code costs at worst its own answer, until too much of it fails."""
+"""RewardFunction: a fault of the user's code costs one answer, until too many answers fail."""
 
 import logging
 import os
@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -16,61 +15,42 @@ from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.errors import ConfigError
 from ceeh.types import FAILURES, Finish, Outcome
 from fault_injection import faults
+from fault_injection.user_code import Watched, processes_of
 from tests.data.verify.scoring import group, verdict
 
 LIMITS = {"timeout_seconds": 1, "memory_mib": 512, "max_failed_fraction": 1.0}
 
 
-def sessions(pool) -> list[int]:
-    """Processes of the sessions that the pool's workers lead, or led."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) in pool and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
 @pytest.fixture(scope="module")
-def drilled():
-    """One call with every fault between honest answers; its verifier, and the sessions it opened."""
-    verifier = RewardFunction(faults.reward, workers=2, stall_seconds=600, **LIMITS)
-    opened, start = set(), verifier.pool._start
-
-    def noting():
-        start()
-        opened.add(verifier.pool.workers[-1].process.pid)
-
-    verifier.pool._start = noting
+def tried():
+    """One call with every fault between correct answers; its verifier."""
+    verifier = Watched(workers=2, stall_seconds=600, timeout_seconds=1, memory_mib=512)
     groups = [group("7", "7", name, "8", uid=name) for name in faults.FAULTS]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logging.getLogger("ceeh.data.verify.reward_function"), "disabled", True)
         scored = verifier(groups)
-    yield scored, verifier, opened
+    yield scored, verifier
     verifier.close()
 
 
-def test_each_fault_costs_its_own_answer_and_is_counted_by_kind(drilled):
-    scored, _, _ = drilled
+def test_each_fault_costs_its_own_answer_and_is_counted_by_kind(tried):
+    scored, _ = tried
     got = {name: s.verdicts[1].outcome for name, s in zip(faults.FAULTS, scored, strict=True)}
     assert got == {name: Outcome(kind) for name, (kind, _) in faults.FAULTS.items()}
     assert all(s.verdicts[1].score == 0 for s in scored)
-    honest = [(s.verdicts[0].score, s.verdicts[2].score) for s in scored]
-    assert honest == [(1.0, 0.0)] * len(faults.FAULTS)
+    others = [(s.verdicts[0].score, s.verdicts[2].score) for s in scored]
+    assert others == [(1.0, 0.0)] * len(faults.FAULTS)
     assert set(got.values()) == FAILURES
 
 
-def test_no_process_is_left_of_those_that_were_killed(drilled):
-    _, verifier, opened = drilled
-    assert len(opened) > 5
+def test_no_process_is_left_of_those_that_were_killed(tried):
+    _, verifier = tried
+    assert len(verifier.opened) > 5
     alive = {worker.process.pid for worker in verifier.pool.workers}
-    assert set(sessions(opened)) == alive
+    assert processes_of(verifier.opened) == alive
     verifier.close()
     verifier.close()
-    assert sessions(opened) == []
+    assert processes_of(verifier.opened) == set()
 
 
 def test_verdicts_do_not_depend_on_the_number_of_workers_or_chunks():
@@ -87,12 +67,13 @@ def test_verdicts_do_not_depend_on_the_number_of_workers_or_chunks():
 
 
 def test_a_class_is_built_in_the_worker_and_a_function_takes_further_arguments():
-    built = RewardFunction("fault_injection.faults.Reward", {"bonus": 0.25})
-    assert verdict(built, "7", "8.") == (0.25, Outcome.OK)
-    built.close()
-    scaled = RewardFunction("fault_injection.faults.reward", {"scale": 0.5})
-    assert verdict(scaled, "7", "7") == (0.5, Outcome.OK)
-    scaled.close()
+    for name, arguments, response in (
+        ("Reward", {"bonus": 0.25}, "8."),
+        ("reward", {"scale": 0.25}, "7"),
+    ):
+        reward = RewardFunction(f"fault_injection.faults.{name}", arguments)
+        assert verdict(reward, "7", response) == (0.25, Outcome.OK)
+        reward.close()
 
 
 @pytest.mark.parametrize(
@@ -100,16 +81,16 @@ def test_a_class_is_built_in_the_worker_and_a_function_takes_further_arguments()
     [
         ("score = 3", {}, "must be a function of prompt and response, or a class"),
         ("def score(response): return 1.0", {}, r"score' must take prompt and response \(too many"),
-        ("def score(prompt, response): return 1.0", {"weight": 1}, "response beside init_args"),
+        ("def score(prompt, response): return 1.0", {"weight": 1}, "response and init_args"),
         ("raise SystemExit('no')", {}, "no"),
-        ("import os; os._exit(3)", {}, "3 verification workers stopped before they were ready"),
-        ("import time; time.sleep(60)", {}, "1 verification worker stopped .* ready after 1 s"),
+        ("import os; os._exit(3)", {}, "3 verification workers ended before they were ready"),
+        ("import time; time.sleep(60)", {}, "1 verification worker ended .* ready after 1 s"),
         ("x = bytes(2**40)", {}, "fails while it is loaded .MemoryError"),
         ("class score:\n def __init__(self): 1 / 0", {}, "while it is built .ZeroDivisionError"),
         ("def other(): pass", {}, "has no 'score'"),
     ],
 )
-def test_code_that_is_no_reward_function_is_refused_before_any_rollout(
+def test_an_invalid_reward_function_is_refused_before_any_rollout(
     tmp_path, body, arguments, message
 ):
     (tmp_path / "mine.py").write_text(body + "\n")
@@ -123,43 +104,43 @@ def test_a_function_that_no_other_process_can_import_is_refused():
         return 1.0
 
     for function in (lambda prompt, response: 1.0, closure, faults.Reward(1.0)):
-        with pytest.raises(ConfigError, match="cannot be imported by the worker processes; write"):
+        with pytest.raises(ConfigError, match=r"processes cannot import .*; define it at"):
             RewardFunction(function)
     with pytest.raises(ConfigError, match=r"max_failed_fraction must be in \[0, 1\], got 2"):
         RewardFunction("fault_injection.faults.reward", max_failed_fraction=2)
 
 
-def test_the_first_failure_of_each_kind_is_told_once_with_its_own_words(caplog):
+def test_the_first_failure_of_each_kind_is_logged_once_with_its_traceback(caplog):
     verifier = RewardFunction("fault_injection.faults.reward", **LIMITS)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             verifier([group("7", "raises", "7", "raises", "returns 1.5", uid="q1")])
     verifier.close()
-    told = sorted(record.getMessage() for record in caplog.records)
-    assert len(told) == 2
-    assert "fault_injection.faults.reward failed on prompt 'q1' (error)" in told[0]
-    assert "counted in reward/outcome_error: Traceback" in told[0]
-    assert "in raises\n" in told[0]
-    assert told[0].endswith("KeyError: 'gold'")
-    assert told[1].endswith("the score must be a number in [0, 1], got float 1.5")
+    logged = sorted(record.getMessage() for record in caplog.records)
+    assert len(logged) == 2
+    assert "fault_injection.faults.reward failed on prompt 'q1' (error)" in logged[0]
+    assert "counted in reward/outcome_error: Traceback" in logged[0]
+    assert "in raises\n" in logged[0]
+    assert logged[0].endswith("KeyError: 'gold'")
+    assert logged[1].endswith("the score must be a number in [0, 1], got float 1.5")
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_ends_when_too_large_a_share_of_the_last_answers_failed(caplog):
     verifier = RewardFunction("fault_injection.faults.reward", max_failed_fraction=0.1)
     verifier([group("7", *["7"] * 36, *["raises"] * 4)])  # just 10 %
-    verifier([group("7", *["raises"] * 3, finish=Finish.LENGTH)])  # never asked
+    verifier([group("7", *["raises"] * 3, finish=Finish.LENGTH)])  # not graded
     with pytest.raises(ConfigError) as error:
         verifier([group("7", "returns nan", uid="q2")])
     verifier.close()
     text = str(error.value)
     assert text.startswith(
         "verifier.init_args.max_failed_fraction: fault_injection.faults.reward failed on 12.2% of the last 41"
-        " answers (4 error, 1 invalid), and at most 10.0% may fail. The first failure, on prompt 'p'"
+        " answers (4 error, 1 invalid); at most 10.0% may fail. The first failure, on prompt 'p'"
         " (error): "
     )
     assert "KeyError: 'gold'" in text
-    assert text.endswith("continue with ckpt_path=last, or raise the limit")
+    assert text.endswith("resume with ckpt_path=last, or raise the limit")
 
 
 ORPHANING = """
@@ -171,13 +152,13 @@ from tests.data.verify.scoring import group
 reward = RewardFunction("fault_injection.faults.reward", workers=1, timeout_seconds=600)
 idle = RewardFunction("fault_injection.faults.reward", workers=1)
 idle([group("7", "7")])
-mathematics = WorkerPool(MATH_GRADER, {}, workers=1, timeout_seconds=600, memory_mib=512)
-mathematics.judge([("x", "x")])
-start = reward.pool._hand_over
-def telling(worker, book):
-    start(worker, book)
+mathematics = WorkerPool(grader=MATH_GRADER, arguments={}, size=1, timeout_seconds=600, memory_mib=512)
+mathematics.grade([("x", "x")])
+send = reward.pool._send
+def telling(worker, queue):
+    send(worker, queue)
     print(*(p.workers[0].process.pid for p in (reward.pool, idle.pool, mathematics)), flush=True)
-reward.pool._hand_over = telling
+reward.pool._send = telling
 reward([group("7", "sleeps")])
 """
 
@@ -187,11 +168,11 @@ def test_workers_end_with_a_trainer_that_is_killed():
         [sys.executable, "-c", ORPHANING], stdout=subprocess.PIPE, text=True
     ) as trainer:
         assert trainer.stdout is not None
-        pids = [int(pid) for pid in trainer.stdout.readline().split()]
+        pids = {int(pid) for pid in trainer.stdout.readline().split()}
         assert len(pids) == 3
-        assert sorted(sessions(pids)) == sorted(pids)
+        assert processes_of(pids) == pids
         os.kill(trainer.pid, signal.SIGKILL)
     deadline = time.monotonic() + 30
-    while sessions(pids) and time.monotonic() < deadline:
+    while processes_of(pids) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert sessions(pids) == []
+    assert processes_of(pids) == set()

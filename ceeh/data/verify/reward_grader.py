@@ -1,7 +1,6 @@
-"""A user's reward function as a judge in a worker process (`verify_worker.py`).
+"""A user's reward function as the grader of a worker process (`worker.py`); a task is (prompt, response).
 
-A task is (prompt, response). The function is imported, or the class built, in here and nowhere else:
-what it keeps between answers is this process's own and goes with it.
+The function is imported, or the class built, only here: its state ends with this process.
 """
 
 import inspect
@@ -17,26 +16,15 @@ MAX_SHOWN = 40
 def build(
     class_path: str, init_args: dict[str, Any], sys_path: Sequence[str]
 ) -> Callable[[Any, str], list[Any]]:
-    """The judge. Raises ConfigError, its place from `init_args` on, for what cannot be one."""
+    """The grader. Raises ConfigError, with a place below `init_args`, if it cannot be one."""
     sys.path[:] = sys_path
     from ceeh.config.component import Component
     from ceeh.errors import ConfigError
 
     component = Component(class_path, init_args)
-    found = component._import("init_args")
-    if inspect.isclass(found):
-        try:
-            function = component.build("init_args")
-        except ConfigError:
-            raise
-        except Exception as error:  # the user's constructor
-            kind = type(error).__name__
-            raise ConfigError(
-                f"init_args.class_path: '{class_path}' fails while it is built ({kind}: {error})"
-            ) from error
-    else:
-        function = found
-    keywords = {} if inspect.isclass(found) else init_args
+    function, keywords = component._import("init_args"), init_args
+    if inspect.isclass(function):
+        function, keywords = component.build("init_args"), {}
     if not callable(function):
         raise ConfigError(
             f"init_args.class_path: '{class_path}' must be a function of prompt and response, or a"
@@ -47,15 +35,15 @@ def build(
     except TypeError as error:
         raise ConfigError(
             f"init_args.class_path: '{class_path}' must take prompt and response"
-            f"{' beside init_args' if keywords else ''} ({error})"
+            f"{' and init_args' if keywords else ''} ({error})"
         ) from error
     except ValueError:
         pass  # written in C, without a signature
-    return partial(judge, partial(function, **keywords))
+    return partial(grade, partial(function, **keywords))
 
 
-def judge(function: Callable[[Any, str], object], prompt: Any, response: str) -> list[Any]:
-    """["ok", score], or ["invalid", words] for anything but one number in [0, 1]."""
+def grade(function: Callable[[Any, str], object], prompt: Any, response: str) -> list[Any]:
+    """["ok", score], or ["invalid", description] for anything but one number in [0, 1]."""
     score = function(prompt, response)
     if isinstance(score, Real) and 0 <= float(score) <= 1:
         return ["ok", float(score)]

@@ -1,8 +1,7 @@
-"""Math-verify on answers that a model wrote, as a judge in a worker process (`verify_worker.py`).
+"""math-verify as the grader of a worker process (`worker.py`); a task is (reference, answer).
 
-A task is (reference, answer). A task that takes too long ends the process, so math-verify's own limit
-(`signal.alarm`, deaf to C code) is off. This file imports nothing of the package: a worker costs 60 MB
-and half a second.
+A task that takes too long ends the process. math-verify's own limit, `signal.alarm`, cannot interrupt C
+code and is off. This file imports nothing of the package: a worker costs 60 MB and half a second.
 """
 
 import logging
@@ -17,38 +16,35 @@ from math_verify import verify
 from math_verify.grader import should_treat_as_complex
 from sympy import Expr, Float, I, UnevaluatedExpr
 
-RIGHT, WRONG, UNREADABLE = ["ok", 1.0], ["ok", 0.0], ["unreadable"]
+CORRECT, INCORRECT, UNREADABLE = ["ok", 1.0], ["ok", 0.0], ["unreadable", ""]
 
-
-# Not `math_verify.parse`: it hunts for LaTeX in prose, drops final letters as units ("2 g" is 2) and
-# small letters for capitals; its search for plain expressions hands model text to an eval.
+# Not `math_verify.parse`: it searches prose for LaTeX, drops final letters as units ("2 g" is 2),
+# confuses lower and upper case, and evaluates model text when it looks for plain expressions.
 NORMAL = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
 )
 CASED = ConversionConfig(lowercase_symbols=False)
 TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 DEGREES = re.compile(r"\^ ?(?:\{ ?\\circ ?\}|\\circ)")
-
-
-# Digits to which a difference must vanish; at 15, math-verify's own, 1/2^99 equals 1/2^98.
 DIGITS = 60
+"""Digits to which a difference must vanish. At 15, math-verify's default, 1/2^99 equals 1/2^98."""
 
 
 def build() -> Callable[[str, str], list[Any]]:
-    """The judge, warm: the first judgment of a process takes longer."""
+    """The grader, warm: the first answer of a process takes longer."""
     logging.disable(logging.CRITICAL)
-    judge("x", "x")
-    return judge
+    grade("x", "x")
+    return grade
 
 
-def judge(reference: str, answer: str) -> list[Any]:
-    """RIGHT or WRONG by math-verify; UNREADABLE when it cannot read the reference."""
+def grade(reference: str, answer: str) -> list[Any]:
+    """CORRECT or INCORRECT by math-verify; UNREADABLE when it cannot read the reference."""
     gold = read_reference(reference)
     if gold is None:
         return UNREADABLE
     given = read(answer)
     if given is None:
-        return WRONG
+        return INCORRECT
     equal = verify(
         gold,
         given,
@@ -57,13 +53,13 @@ def judge(reference: str, answer: str) -> list[Any]:
         timeout_seconds=None,
         raise_on_error=True,
     )
-    return RIGHT if equal and not_merely_small(gold, given) else WRONG
+    return CORRECT if equal and not_merely_small(gold, given) else INCORRECT
 
 
 def read(latex: str) -> Any:
-    """`latex` as sympy's expression; None when it cannot be read.
+    """`latex` as a sympy expression; None when it cannot be read.
 
-    Degrees are converted where there is a trigonometric function and left out elsewhere.
+    Degrees are converted if there is a trigonometric function and ignored otherwise.
     """
     try:
         text = normalize_latex(latex, NORMAL)
@@ -91,10 +87,10 @@ def read_reference(latex: str) -> Any:
 
 
 def not_merely_small(gold: Any, given: Any) -> bool:
-    """False for two numbers that math-verify calls equal because their difference is near zero.
+    """False for two numbers that math-verify calls equal only because their difference is near zero.
 
-    They must agree to 1e-20 of the larger one, or to 1e-6 where one is written as a decimal
-    (math-verify has compared its six decimals by then). Percentages are left to math-verify.
+    They must agree to 1e-20 of the larger one, or to 1e-6 if one is written as a decimal, of which
+    math-verify has compared six places. Percentages are left to math-verify.
     """
     for side in (gold, given):
         if not isinstance(side, Expr) or not side.is_number or side.has(UnevaluatedExpr):
