@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import field
 from typing import Any
 
-from ceeh.runtime.text import plain
+from ceeh.runtime.text import escape
 
 Rule = tuple[str, Callable[[Any], bool]]
 
@@ -61,6 +61,6 @@ def location(default: str) -> Any:
     """A field for a path or an address, which may lie anywhere and is shown and written."""
     return rule(
         "a text without control characters",
-        lambda value: bool(value.strip()) and plain(value) == value and value.isprintable(),
+        lambda value: bool(value.strip()) and escape(value) == value and value.isprintable(),
         default,
     )

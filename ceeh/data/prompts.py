@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ceeh.errors import ConfigError, users_code
 from ceeh.runtime.rng import stable_hash
-from ceeh.runtime.text import plain, show
+from ceeh.runtime.text import escape, show
 from ceeh.types import Prompt, Question
 
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -152,7 +152,7 @@ def _asked(source: Iterable[Question]) -> Iterator[Question]:
                         f"the {name} of a question must be text that UTF-8 can hold, got {show(value)}"
                     )
             uid = question.uid
-            if not uid.strip() or plain(uid) != uid or "\n" in uid:
+            if not uid.strip() or escape(uid) != uid or "\n" in uid:
                 raise ConfigError(
                     f"the uid {show(uid)} must be text without control characters; it is shown "
                     "and written wherever a question is named"

@@ -6,12 +6,12 @@ from contextlib import suppress
 
 from ceeh.errors import ConfigError, RunError
 from ceeh.runtime import shutdown
-from ceeh.runtime.text import plain, redact
+from ceeh.runtime.text import escape, redact
 
 
 def complain(error: object) -> None:
     """`error: ...` on standard error, as every command ends that was given something wrong."""
-    tell(f"error: {plain(redact(str(error)))}")
+    tell(f"error: {escape(redact(str(error)))}")
 
 
 def tell(line: str) -> None:

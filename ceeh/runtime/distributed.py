@@ -10,7 +10,7 @@ import torch.distributed as dist
 from lightning import Trainer
 
 from ceeh.errors import ConfigError
-from ceeh.runtime.text import plain
+from ceeh.runtime.text import escape
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ def is_rank_zero() -> bool:
 def say(line: str) -> None:
     """Prints `line` once, on rank 0, without what a terminal would act on."""
     if is_rank_zero():
-        print(plain(line), flush=True)
+        print(escape(line), flush=True)
 
 
 def join_processes(accelerator: str) -> None:

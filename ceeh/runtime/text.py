@@ -67,6 +67,6 @@ UNSAFE = re.compile(
 )
 
 
-def plain(text: str) -> str:
+def escape(text: str) -> str:
     r"""`text` with what a terminal would act on spelt out, `\x1b` for an escape."""
     return UNSAFE.sub(lambda match: ascii(match[0])[1:-1], text)

@@ -23,7 +23,7 @@ def build(
     from ceeh.errors import ConfigError
 
     component = Component(class_path, init_args)
-    found = component._import("init_args")
+    found = component.imported("init_args")
     if inspect.isclass(found):
         try:
             function = component.build("init_args")
