@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ceeh.errors import ConfigError, users_code
+from ceeh.errors import ConfigError, user_code
 from ceeh.runtime.rng import stable_hash
 from ceeh.runtime.text import escape, show
 from ceeh.types import Prompt, Question
@@ -141,7 +141,7 @@ def load_prompts(source: Iterable[Question], builder: PromptBuilder, place: str)
 
 def _asked(source: Iterable[Question]) -> Iterator[Question]:
     """The questions that a source, perhaps the user's own, gives. Raises ConfigError for anything else."""
-    with users_code(source, "fails while it is read"):
+    with user_code(source, f"{type(source).__name__} fails while it is read"):
         for question in source:
             if not isinstance(question, Question):
                 raise ConfigError(f"a source must give ceeh.types.Question, got {show(question)}")

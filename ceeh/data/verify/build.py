@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ceeh.config.component import Component
 from ceeh.data.verify.base import Verifier
 from ceeh.data.verify.checked import CheckedVerifier
-from ceeh.errors import ConfigError, users_code
+from ceeh.errors import ConfigError, user_code
 from ceeh.runtime.distributed import from_rank_zero
 from ceeh.runtime.text import show
 from ceeh.types import Prompt
@@ -32,7 +32,9 @@ def drop_unverifiable(prompts: Sequence[Prompt], verifier: Verifier, place: str)
     """
 
     def decide() -> set[str]:
-        with users_code(verifier, "fails while it reads references", place="verifier: "):
+        with user_code(
+            verifier, f"verifier: {type(verifier).__name__} fails while it reads references"
+        ):
             dropped = verifier.unreadable(prompts)
         if not dropped:
             return set()

@@ -24,18 +24,7 @@ def build(
 
     component = Component(class_path, init_args)
     found = component.imported("init_args")
-    if inspect.isclass(found):
-        try:
-            function = component.build("init_args")
-        except ConfigError:
-            raise
-        except Exception as error:  # the user's constructor
-            kind = type(error).__name__
-            raise ConfigError(
-                f"init_args.class_path: '{class_path}' fails while it is built ({kind}: {error})"
-            ) from error
-    else:
-        function = found
+    function = component.build("init_args") if inspect.isclass(found) else found
     keywords = {} if inspect.isclass(found) else init_args
     if not callable(function):
         raise ConfigError(
