@@ -33,7 +33,7 @@ def test_an_interrupted_evaluation_ends_in_the_results_of_one_that_was_not(
     with monkeypatch.context() as patch:
         patch.setattr(VLLMEngine, "generate", stopping)
         assert evaluate([*given, "--output", str(tmp_path / "stopped")]) == 130
-    assert "the same command continues" in capsys.readouterr().err
+    assert "run the same command to resume" in capsys.readouterr().err
     assert evaluate([*given, "--output", str(tmp_path / "stopped")]) == 0
     one, other = ((tmp_path / name / "results.json").read_bytes() for name in ("whole", "stopped"))
     assert one == other

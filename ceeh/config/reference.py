@@ -53,7 +53,7 @@ def type_words(annotation: Any) -> str:
     if origin in (list, dict):
         return ("list of " if origin is list else "by name: ") + type_words(options[-1])
     names = {type(None): "null", Component: "class"}
-    return " or ".join(names.get(each, each.__name__) for each in options or [annotation])
+    return " or ".join(str(names.get(each, each.__name__)) for each in options or [annotation])
 
 
 def default_words(item: Any) -> str:
