@@ -161,13 +161,16 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
 
 
 @pytest.mark.parametrize("end", [1, 3])  # before the first checkpoint is due, and between two
-def test_a_longer_run_resumes_from_the_checkpoint_of_the_end(
+def test_a_longer_run_resumes_from_the_end_with_its_own_learning_rate(
     tiny_model_dir: Path, tmp_path: Path, end: int
 ) -> None:
     folder = fit(small(tiny_model_dir, tmp_path, f"rollouts.steps={end}"))
     assert newest(folder)["rollout_step"] == end
-    fit(small(tiny_model_dir, tmp_path, "ckpt_path=last"))
+    fit(small(tiny_model_dir, tmp_path, "ckpt_path=last", "optimizer.lr=0.001"))
     assert [row["rollout_step"] for row in steps(folder)] == [1, 2, 3, 4]
+    # 0.01 after a warm-up of 3 optimizer steps, of which there are 2 a rollout step.
+    rates = [row["optimizer/lr"] for row in steps(folder)]
+    assert rates == pytest.approx([0.01] * end + [0.001] * (4 - end))
 
 
 def test_a_run_in_use_by_another_process_is_left_alone(
@@ -257,16 +260,6 @@ def test_the_engine_is_closed_whatever_goes_wrong(
     with pytest.raises(RuntimeError, match="no trainer today"):
         fit(small(tiny_model_dir, tmp_path))
     assert len(closed) == 1
-
-
-def test_a_resume_takes_the_learning_rate_of_the_configuration(
-    tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    fit(small(tiny_model_dir, tmp_path, "rollouts.steps=2"))
-    folder = fit(small(tiny_model_dir, tmp_path, "ckpt_path=last", "optimizer.lr=0.001"))
-    rates = [row["optimizer/lr"] for row in steps(folder)]
-    # 0.01 after a warm-up of 3 optimizer steps, of which there are 2 a rollout step.
-    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
 
 
 def test_a_base_measured_on_other_questions_is_measured_again(
