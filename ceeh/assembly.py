@@ -1,14 +1,15 @@
-"""From a configuration to parts: what can fail on bad input is built before any engine starts."""
+"""From a configuration to the parts of a run. Bad input fails here, before any engine starts."""
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -28,7 +29,7 @@ from ceeh.data.mixture.mixture import Mixture
 from ceeh.data.prompts import PromptBuilder, load_prompts
 from ceeh.data.verify.base import Verifier
 from ceeh.data.verify.build import build_verifier, drop_unverifiable
-from ceeh.errors import ConfigError
+from ceeh.errors import ConfigError, RunError
 from ceeh.modules.policy import Policy
 from ceeh.modules.shaping.base import build_shaping
 from ceeh.pretrained.loading import load_tokenizer, resolve_model
@@ -38,18 +39,14 @@ from ceeh.run.checkpoint_io import WholeCheckpointIO
 from ceeh.run.disk_space import check_space, format_bytes, free_bytes
 from ceeh.run.folder import RunFolder, parent_folder
 from ceeh.run.metrics_file import JSONLLogger
-from ceeh.runtime.distributed import (
-    join_processes,
-    processes_here,
-    world_size,
-)
+from ceeh.runtime.distributed import join_processes, processes_here, world_size
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt, Question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """All that a run reads, checked."""
+    """What a run reads, checked."""
 
     model_path: str
     tokenizer: PreTrainedTokenizerBase
@@ -68,7 +65,7 @@ class Inputs:
 
 
 def gather_inputs(config: Config) -> Inputs:
-    """Reads model files, data and user classes. Raises ConfigError with the cure for whatever is wrong."""
+    """Reads model files, data and user classes. Raises ConfigError with the cure for bad input."""
     accelerator = resolve_accelerator(config.hardware)
     check_not_redacted(config)
     check_pairs(config, world_size())
@@ -94,7 +91,7 @@ def gather_inputs(config: Config) -> Inputs:
     if len(train) < config.rollouts.prompts_per_step:
         raise ConfigError(
             f"rollouts.prompts_per_step is {config.rollouts.prompts_per_step}, but prompts.train has only "
-            f"{len(train)} prompts; lower the one or add to the other"
+            f"{len(train)} prompts; lower prompts_per_step or add prompts"
         )
     inputs = Inputs(
         model_path=path,
@@ -107,7 +104,7 @@ def gather_inputs(config: Config) -> Inputs:
         accelerator=accelerator,
         precision=resolve_precision(config.hardware, accelerator),
     )
-    config.engine.fitted("engine", **engine_arguments(config, inputs))
+    config.engine.fitted("engine", **engine_context(config, inputs))
     return inputs
 
 
@@ -115,21 +112,21 @@ def build_source(component: Component, place: str) -> Iterable[Question]:
     source = component.build(place)
     if not isinstance(source, Iterable):
         raise ConfigError(
-            f"{place}: {component.class_path} is no source of questions (ceeh.data.sources), whose "
-            "__iter__ gives ceeh.types.Question"
+            f"{place}: {component.class_path} is not a source of questions (ceeh.data.sources): its "
+            "__iter__ must yield ceeh.types.Question"
         )
     return source
 
 
 def build_signals(config: Config) -> dict[str, SignalCallback]:
-    """The callbacks of the configuration, and a check that every signal asked for is written once."""
+    """The callbacks of the configuration. Raises ConfigError unless each needed signal has one writer."""
     callbacks = {}
     for name, component in config.callbacks.items():
         callback = component.build(f"callbacks.{name}")
         if not isinstance(callback, SignalCallback):
             raise ConfigError(
                 f"callbacks.{name}: {component.class_path} is not a SignalCallback "
-                "(ceeh.callbacks.signal), which every entry of callbacks must be"
+                "(ceeh.callbacks.signal), as every entry of callbacks must be"
             )
         callbacks[name] = callback
     needed = {}
@@ -141,16 +138,17 @@ def build_signals(config: Config) -> dict[str, SignalCallback]:
     return callbacks
 
 
-def build_engine(config: Config, inputs: Inputs, policy: Policy) -> RestartableEngine:
-    """The engine of the configuration, built anew with the policy's weights should it fail."""
-    return RestartableEngine(
-        lambda: config.engine.build("engine", **engine_arguments(config, inputs)),
-        policy.engine_weights,
-    )
+def build_engine(
+    component: Component,
+    context: Mapping[str, Any],
+    weights: Callable[[], Iterable[tuple[str, Tensor]]] | None,
+) -> RestartableEngine:
+    """The engine that `component` names; it restarts with the current `weights` if it fails."""
+    return RestartableEngine(lambda: component.build("engine", **context), weights)
 
 
-def engine_arguments(config: Config, inputs: Inputs) -> dict[str, Any]:
-    """What an engine may ask for besides its `init_args`."""
+def engine_context(config: Config, inputs: Inputs) -> dict[str, Any]:
+    """What an engine may take besides its `init_args`."""
     return {
         "model_path": inputs.model_path,
         "max_model_len": config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens,
@@ -162,35 +160,35 @@ def engine_arguments(config: Config, inputs: Inputs) -> dict[str, Any]:
 
 
 def write_model(policy: Policy, folder: RunFolder, inputs: Inputs) -> None:
+    """Writes the trained model into the run folder. Raises RunError when the disk is full."""
     try:
         with atomic_folder(folder.model) as model:
             policy.save(model, inputs.tokenizer)
     except OSError as error:
-        raise ConfigError(
-            f"output: '{folder.model}' cannot be written ({error.strerror or error}), "
-            f"{format_bytes(free_bytes(folder.path))} are free there; make room and continue with "
-            "ckpt_path=last"
+        raise RunError(
+            f"'{folder.model}' cannot be written ({error.strerror or error}), "
+            f"{format_bytes(free_bytes(folder.path))} are free; make room and resume with ckpt_path=last"
         ) from error
 
 
 def quieten() -> None:
-    """Silences what Lightning and transformers print and what does not apply to us."""
+    """Silences log lines and warnings of Lightning and transformers that do not apply here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     disable_progress_bar()
-    # Our held-out figures are joined over ranks before they are logged, and the engine opens a process
-    # group of one, which Lightning takes for ranks to join.
+    # Held-out metrics are reduced over ranks before they are logged, but the engine opens a process
+    # group of one, and Lightning asks for a reduction over it.
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log.'eval/")
-    # Lightning 2.6 under torch 2.13 and its own loader that has no workers.
+    # Lightning 2.6 calls an API that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 
 
 def open_folder(
     config: Config, inputs: Inputs, checkpoint_size: int, held: ExitStack
 ) -> tuple[RunFolder, Path | None]:
-    """A new run folder, or the one to resume and its checkpoint; claimed until `held` is closed.
+    """A new run folder, or the one to resume and its checkpoint, claimed until `held` closes.
 
-    The configuration is written into it, and what a mixture drew and left out. Raises ConfigError
-    when there is no space for one checkpoint of `checkpoint_size` bytes.
+    Writes the configuration into it, and the report of a mixture. Raises ConfigError when a
+    checkpoint of `checkpoint_size` bytes does not fit on the disk.
     """
     if config.ckpt_path is None:
         check_space(parent_folder(config.output), checkpoint_size, config.checkpoints.keep)
@@ -210,6 +208,7 @@ def open_folder(
 def build_loggers(
     config: Config, folder: RunFolder, checkpoint: Path | None
 ) -> tuple[JSONLLogger, GuardedMLFlowLogger | None]:
+    """The loggers; metrics.jsonl continues from the checkpoint's step."""
     jsonl = JSONLLogger(folder.path)
     kept = read_checkpoint(checkpoint) if checkpoint else {}
     jsonl.resume_from_step(kept.get("rollout_step", 0), kept.get(METRICS))
@@ -228,8 +227,8 @@ def build_loggers(
 def build_trainer(
     config: Config, inputs: Inputs, folder: RunFolder, engine: RolloutEngine, loggers: list
 ) -> Trainer:
-    """Lightning's Trainer with the callbacks that every run has around those of the configuration."""
-    rollouts, checkpoint_io, generators = config.rollouts, WholeCheckpointIO(), RNGState()
+    """Lightning's Trainer with the callbacks of the configuration and those of every run."""
+    rollouts, checkpoint_io, rng_state = config.rollouts, WholeCheckpointIO(), RNGState()
     callbacks: list[Callback] = [
         *inputs.signals.values(),
         WeightSync(
@@ -237,7 +236,7 @@ def build_trainer(
             tolerance=rollouts.canary_tolerance or CANARY_TOLERANCE[inputs.precision],
             temperature=rollouts.temperature,
         ),
-        generators,
+        rng_state,
         Console(
             steps=rollouts.steps,
             title=f"{folder.path.name}: {config.model.path} on {inputs.accelerator}",
@@ -246,7 +245,7 @@ def build_trainer(
             folder.checkpoints,
             checkpoint_io,
             loggers[0],
-            generators,
+            rng_state,
             steps=rollouts.steps,
             every_n_steps=config.checkpoints.every_n_steps,
             evaluate_every_n_steps=config.evaluation.every_n_steps,

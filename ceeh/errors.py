@@ -1,4 +1,4 @@
-"""The two errors that a command reports without a stack trace, and helpers that word the errors of others."""
+"""The two errors that commands report without a stack trace, and wording for errors of other code."""
 
 import traceback
 from collections.abc import Iterator
@@ -6,35 +6,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def first_line(error: Exception) -> str:
-    """What an error of another library says, without the rest of its paragraph."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 class ConfigError(ValueError):
-    """A mistake in the configuration: place, rule, value and cure in one sentence."""
+    """The user's input is wrong: config path, rule, value and cure in one sentence."""
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, though nothing in its configuration is wrong: what happened, and the cure."""
+    """The run cannot continue although its configuration is valid: what happened, and the cure."""
 
 
 @contextmanager
-def users_code(thing: object, words: str, *, place: str = "") -> Iterator[None]:
-    """Inside, what a class of the user's own raises becomes a ConfigError; one of ceeh raises itself."""
+def user_code(code: object, problem: str) -> Iterator[None]:
+    """Turns an exception raised inside by the user's `code` into a ConfigError that starts with `problem`.
+
+    ConfigErrors, and exceptions of a class or function of ceeh, pass unchanged.
+    """
     try:
         yield
     except ConfigError:
         raise
-    except Exception as error:
-        if type(thing).__module__.startswith("ceeh."):
+    except (Exception, SystemExit) as error:
+        if str(getattr(code, "__module__", "")).startswith("ceeh."):
             raise
-        raise ConfigError(
-            f"{place}{type(thing).__name__} {words} ({describe_error(error)})"
-        ) from error
+        raise ConfigError(f"{problem} ({describe_error(error)})") from error
 
 
 def describe_error(error: BaseException) -> str:
-    """An error of the user's own code: its kind, its words and the line that it comes from."""
+    """An error of the user's code: its type, message, file and line."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error}, {Path(last.filename).name} line {last.lineno}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of the message of another library's error."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""python -m ceeh.evaluate MODEL --benchmarks NAME,... [--config FILE] [key=value ...]: judges a model.
+"""python -m ceeh.evaluate MODEL --benchmarks NAME,... [--config FILE] [key=value ...]: evaluates a model.
 
 questions -> embedded engine -> verifier -> samples.parquet -> results.json, report, MLflow.
 """
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import yaml
 
-from ceeh.assembly import quieten
+from ceeh.assembly import build_engine, quieten
 from ceeh.config.component import Component
 from ceeh.config.hardware import DTYPE, resolve_accelerator, resolve_precision
+from ceeh.config.reference import HelpConfig
 from ceeh.config.settings import Tracking
 from ceeh.data.benchmarks import Benchmark, benchmark_files
 from ceeh.data.engine.base import RolloutEngine
-from ceeh.data.engine.restartable import RestartableEngine
 from ceeh.evaluation.config import EvaluationConfig, load_evaluation_config
 from ceeh.evaluation.results import FILE, Results, flat_metrics, write_results
 from ceeh.evaluation.runner import Task, build_task, sample_task
@@ -38,18 +38,18 @@ DEVICE_SHARE = 0.9
 
 
 def evaluate(
-    trained: ModelSource,
+    source: ModelSource,
     benchmarks: Mapping[str, Benchmark],
     protocol: EvaluationConfig,
     folder: Path,
 ) -> Results | None:
-    """Samples what `folder` does not hold yet and writes the results there; None but on rank 0.
+    """Samples what is missing in `folder` and writes the results there; None on ranks other than 0.
 
-    Raises ConfigError before any engine starts where the mistake can be seen by then.
+    Raises ConfigError for bad input, before any engine starts where possible.
     """
     quieten()
     accelerator = resolve_accelerator(protocol.hardware)
-    tokenizer = load_tokenizer(trained.model_path, trained.trust_remote_code)
+    tokenizer = load_tokenizer(source.model_path, source.trust_remote_code)
     join_processes(accelerator)
     with ExitStack() as stack:
         tasks = [
@@ -58,17 +58,15 @@ def evaluate(
         ]
         for task in tasks:
             stack.callback(task.verifier.close)
-        precision = resolve_precision(protocol.hardware, accelerator)
-        weights = weights_of(trained, DTYPE[precision])
-        store = SampleStore(folder)
-        drawn = {
-            "seed": protocol.seed,
-            "limit": protocol.limit,
-            "questions_per_batch": protocol.questions_per_batch,
+        dtype = DTYPE[resolve_precision(protocol.hardware, accelerator)]
+        weights = weights_of(source, dtype)
+        sampled_with = {
+            key: getattr(protocol, key) for key in ("seed", "limit", "questions_per_batch")
         }
+        store = SampleStore(folder)
         wanted = {
             task.name: {
-                "settings": task.settings | drawn,
+                "settings": task.settings | sampled_with,
                 "skipped": task.skipped,
                 "model": weights,
             }
@@ -78,30 +76,25 @@ def evaluate(
         finished = store.finished()
         missing = [task for task in tasks if task.name not in finished]
         for task in tasks:
-            say(f"{task.name}: {task_line(task)}{'' if task in missing else '; sampled already'}")
+            say(f"{task.name}: {task_line(task)}{'' if task in missing else '; already sampled'}")
         if missing:
             say(f"results go to {folder}; starting the engine ...")
-            engine = stack.enter_context(
-                closing(open_engine(trained, protocol, missing, accelerator, DTYPE[precision]))
-            )
+            engine = open_engine(source, protocol, missing, accelerator, dtype)
+            stack.enter_context(closing(engine))
+            options = {key: sampled_with[key] for key in ("seed", "questions_per_batch")}
             for task in missing:
-                sample_task(
-                    task,
-                    engine,
-                    store,
-                    seed=protocol.seed,
-                    questions_per_batch=protocol.questions_per_batch,
-                )
+                sample_task(task, engine, store, **options)
     wait_for_all()
     if not is_rank_zero():
         return None
     store.finish([task.name for task in tasks])
-    places = {"path": trained.model_path, "over_it": _text(trained.checkpoint or trained.adapter)}
+    over_it = source.checkpoint or source.adapter
+    places = {"path": source.model_path, "over_it": over_it and str(over_it)}
     results = write_results(
-        store, name=trained.name, model=places | weights, protocol=asdict(protocol)
+        store, name=source.name, model=places | weights, protocol=asdict(protocol)
     )
-    write_page(folder, {trained.name: results}, title=f"{trained.name}: evaluation")
-    track(trained, protocol, results)
+    write_page(folder, {source.name: results}, title=f"{source.name}: evaluation")
+    track(source, protocol, results)
     return results
 
 
@@ -119,88 +112,79 @@ def task_line(task: Task) -> str:
     )
 
 
-def weights_of(trained: ModelSource, dtype: str) -> dict[str, str | None]:
-    """What tells one model from another, wherever its files lie."""
-    over_it = trained.checkpoint or trained.adapter
+def weights_of(source: ModelSource, dtype: str) -> dict[str, str | None]:
+    """What identifies a model wherever its files are."""
+    over_it = source.checkpoint or source.adapter
     return {
-        "digest": weights_digest(trained.model_path),
-        "digest_over_it": None if over_it is None else weights_digest(over_it),
+        "digest": weights_digest(source.model_path),
+        "digest_over_it": over_it and weights_digest(over_it),
         "dtype": dtype,
     }
 
 
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
 def open_engine(
-    trained: ModelSource,
+    source: ModelSource,
     protocol: EvaluationConfig,
     tasks: Sequence[Task],
     accelerator: str,
     dtype: str,
 ) -> RolloutEngine:
     """The engine with the model's weights in it, long enough for every task."""
-    longest = max(
-        task.benchmark.max_prompt_tokens + task.benchmark.max_response_tokens for task in tasks
-    )
-    # Before the engine, for a checkpoint may be damaged or of another model.
-    policy = load_policy(trained) if trained.checkpoint or trained.adapter else None
+    lengths = (t.benchmark.max_prompt_tokens + t.benchmark.max_response_tokens for t in tasks)
+    context = {
+        "model_path": source.model_path,
+        "max_model_len": max(lengths),
+        "trust_remote_code": source.trust_remote_code,
+        "seed": protocol.seed,
+        "accelerator": accelerator,
+        "dtype": dtype,
+    }
     component = engine_alone(protocol.engine, accelerator)
-    engine = RestartableEngine(
-        lambda: component.build(
-            "engine",
-            model_path=trained.model_path,
-            max_model_len=longest,
-            trust_remote_code=trained.trust_remote_code,
-            seed=protocol.seed,
-            accelerator=accelerator,
-            dtype=dtype,
-        ),
-        None if policy is None else lambda: load_policy(trained).engine_weights(),
-    )
-    if policy is not None:
-        engine.load_weights(policy.engine_weights(), policy_version=0)
+    if not (source.checkpoint or source.adapter):
+        return build_engine(component, context, None)
+    policy = load_policy(
+        source
+    )  # before the engine: a checkpoint may be damaged or of another model
+    engine = build_engine(component, context, lambda: load_policy(source).engine_weights())
+    engine.load_weights(policy.engine_weights(), policy_version=0)
     return engine
 
 
 def engine_alone(component: Component, accelerator: str) -> Component:
-    """vLLM with the whole device to itself: no trainer is beside it, unlike in a run."""
+    """vLLM with most of the device's memory, since no trainer shares it."""
     given = component.init_args
     options = given.get("options") or {}
     sized = "kv_cache_gib" in given or "gpu_memory_utilization" in options
-    if (
-        accelerator != "cuda"
-        or sized
-        or component.class_path != EvaluationConfig().engine.class_path
-    ):
+    is_ours = component.class_path == EvaluationConfig().engine.class_path
+    if accelerator != "cuda" or sized or not is_ours:
         return component
     alone = {"gpu_memory_utilization": DEVICE_SHARE} | options
     return replace(component, init_args=given | {"options": alone})
 
 
-def track(trained: ModelSource, protocol: EvaluationConfig, results: Results) -> None:
-    """The figures to MLflow: into the run whose final model this is, or a run of their own.
+def track(source: ModelSource, protocol: EvaluationConfig, results: Results) -> None:
+    """Sends the metrics to MLflow: to the run whose final model this is, else to a new run.
 
-    A server or experiment that the command names is taken in place of the run's.
+    A server or experiment given on the command line replaces the run's.
     """
     tracking = protocol.tracking
     if not tracking.mlflow:
         return
     run_id = None
-    if trained.config and replace(tracking, mlflow=True) == Tracking():
-        tracking = trained.config.tracking
+    if source.config and replace(tracking, mlflow=True) == Tracking():
+        tracking = source.config.tracking
         if HIDDEN in tracking.mlflow_uri:
             say(
-                f"not tracked: the address of the run's server held a secret ({tracking.mlflow_uri}); give "
-                "it as tracking.mlflow_uri=..."
+                f"not tracked: the address of the run's server was redacted ({tracking.mlflow_uri}); "
+                "give it as tracking.mlflow_uri=..."
             )
             return
-        run_id = None if trained.checkpoint else _run_id(trained)
+        if source.run and not source.checkpoint:
+            run_id = read_state(source.run.path).get("run_id")
     mlflow = GuardedMLFlowLogger(
         uri=tracking.mlflow_uri,
         experiment=tracking.experiment,
-        run_name=f"evaluation of {trained.name}",
+        run_name=f"evaluation of {source.name}",
         folder=results.folder,
         run_id=run_id,
     )
@@ -213,57 +197,56 @@ def track(trained: ModelSource, protocol: EvaluationConfig, results: Results) ->
     mlflow.finish()
 
 
-def _run_id(trained: ModelSource) -> str | None:
-    return read_state(trained.run.path).get("run_id") if trained.run else None
-
-
-def default_output(trained: ModelSource) -> Path:
-    """`evaluation/` of the run, or `evaluations/<name>` for a model that is no run's last."""
-    if trained.run and not trained.checkpoint:
-        return trained.run.path / "evaluation"
-    return Path("evaluations", trained.name.replace("/", "--"))
+def default_output(source: ModelSource) -> Path:
+    """`evaluation/` in the folder of a run, `evaluations/<name>` for a checkpoint or another model."""
+    if source.run and not source.checkpoint:
+        return source.run.path / "evaluation"
+    return Path("evaluations", source.name.replace("/", "--"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m ceeh.evaluate",
-        description="Samples benchmarks with a model, judges the answers, reports with intervals.",
+        description="Sample benchmarks with a model, grade the answers, report with intervals.",
     )
     parser.add_argument(
         "model",
-        help="a model folder, hub id, adapter, run folder or .ckpt; 'starter' ships with ceeh",
+        help="model folder, Hub id, adapter, run folder, .ckpt file, or 'starter', shipped with ceeh",
     )
     parser.add_argument(
         "--benchmarks",
         required=True,
         metavar="NAME,...",
-        help=f"of {', '.join(sorted(benchmark_files()))}, or paths of .yaml files",
+        help=f"{', '.join(sorted(benchmark_files()))}, or paths of .yaml files",
     )
     parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="of keys below"
+        "--config", action="append", default=[], metavar="FILE", help="YAML file; later files win"
     )
-    parser.add_argument("--output", metavar="FOLDER", help="default: evaluation/ of the run folder")
+    parser.add_argument("--help-config", action=HelpConfig, schemas=(EvaluationConfig, Benchmark))
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="default: evaluation/ in a run folder, else evaluations/"
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own code")
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="seed=1 limit=50, samples=4 for all benchmarks, gsm8k.samples=4 for one",
+        help="e.g. limit=50; samples=4 for all benchmarks, gsm8k.samples=4 for one",
     )
     given = parser.parse_intermixed_args(arguments)
 
     def command() -> int:
         names = [name for name in given.benchmarks.split(",") if name]
         protocol, benchmarks = load_evaluation_config(names, given.config, given.overrides)
-        trained = open_trained(given.model, trust_remote_code=given.trust_remote_code)
-        folder = Path(given.output) if given.output else default_output(trained)
-        results = evaluate(trained, benchmarks, protocol, folder)
+        source = open_trained(given.model, trust_remote_code=given.trust_remote_code)
+        folder = Path(given.output) if given.output else default_output(source)
+        results = evaluate(source, benchmarks, protocol, folder)
         if results is not None:
             say("\n\n".join(grid.text() for grid in results_grids({results.name: results})))
             say(f"\n{folder / FILE}; report: {folder / 'report.html'}")
         return 0
 
-    return run_command(command, if_stopped="the same command continues", last=arguments is None)
+    return run_command(command, if_stopped="run the same command to resume", last=arguments is None)
 
 
 if __name__ == "__main__":

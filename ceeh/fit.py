@@ -1,6 +1,7 @@
 """python -m ceeh.fit --config FILE [--config OVERLAY ...] [key=value ...]: trains, measures, reports.
 
-base measured on held-out questions -> Trainer.fit -> tuned measured on the same -> table, report, model.
+The base model is measured on held-out questions, trained, and measured on the same questions again.
+The run ends with a table, a report and a model folder.
 """
 
 import argparse
@@ -16,11 +17,13 @@ from ceeh.assembly import (
     build_engine,
     build_loggers,
     build_trainer,
+    engine_context,
     gather_inputs,
     open_folder,
     quieten,
     write_model,
 )
+from ceeh.config.reference import HelpConfig
 from ceeh.config.settings import Config, load, to_public_yaml
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.dry_run import dry_run
@@ -37,8 +40,8 @@ from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, say
 def fit(config: Config) -> Path:
     """Runs `config` from its inputs to its report; returns the run folder.
 
-    Raises ConfigError before any engine starts where the mistake can be seen by then, and Stopped when
-    a signal ends it, Ctrl-C included; `ckpt_path=last` goes on then.
+    Raises ConfigError for bad input, before any engine starts where possible, and Stopped when a
+    termination signal ends the run, Ctrl-C included; `ckpt_path=last` resumes it.
     """
     quieten()
     inputs = gather_inputs(config)
@@ -46,7 +49,7 @@ def fit(config: Config) -> Path:
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
     if inputs.accelerator == "cuda" and inputs.precision != "32-true":
-        # The head multiplies in fp32, which a GPU's tensor cores do as TF32 when they may.
+        # The fp32 products of the head run as TF32 on tensor cores.
         torch.set_float32_matmul_precision("high")
     policy = Policy(
         config.model,
@@ -62,7 +65,10 @@ def fit(config: Config) -> Path:
         jsonl, mlflow = build_loggers(config, folder, checkpoint)
         say(f"run folder {folder.path}; starting the engine ...")
         held.enter_context(closing(inputs.verifier))
-        engine = held.enter_context(closing(build_engine(config, inputs, policy)))
+        context = engine_context(config, inputs)
+        engine = held.enter_context(
+            closing(build_engine(config.engine, context, policy.engine_weights))
+        )
         datamodule = RolloutDataModule(
             config,
             engine=engine,
@@ -88,18 +94,21 @@ def fit(config: Config) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ceeh.fit", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="later files win"
+    parser = argparse.ArgumentParser(
+        prog="python -m ceeh.fit", description="Train a model, measure it before and after, report."
     )
     parser.add_argument(
-        "--print-config", action="store_true", help="print the resolved configuration and stop"
+        "--config", action="append", default=[], metavar="FILE", help="YAML file; later files win"
+    )
+    parser.add_argument("--help-config", action=HelpConfig, schemas=(Config,))
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved configuration and exit"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="check the inputs, plan the memory and stop"
+        "--dry-run", action="store_true", help="check the inputs, plan the memory and exit"
     )
     parser.add_argument(
-        "--devices", metavar="8x80GB", help="plan for these, not for what is here; cpu:24GB too"
+        "--devices", metavar="8x80GB", help="with --dry-run: plan for these devices, e.g. cpu:24GB"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimizer.lr=1e-5")
     given = parser.parse_intermixed_args(arguments)
@@ -112,14 +121,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load(given.config, given.overrides)
         if given.print_config:
             say(to_public_yaml(config).rstrip())
-            return 0
-        if given.dry_run:
+        elif given.dry_run:
             quieten()
             return dry_run(config, parse_devices(given.devices) if given.devices else None)
-        fit(config)
+        else:
+            fit(config)
         return 0
 
-    return run_command(command, if_stopped="continue with ckpt_path=last", last=arguments is None)
+    return run_command(command, if_stopped="resume with ckpt_path=last", last=arguments is None)
 
 
 if __name__ == "__main__":

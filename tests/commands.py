@@ -1,4 +1,4 @@
-"""The commands as a user gives them, in this process, and what a bad one may and may not leave."""
+"""Commands run in this process as a user gives them, and what a refused one may leave."""
 
 import contextlib
 import io
@@ -35,7 +35,7 @@ def fit_arguments(model: Path | str, output: Path, *overrides: str) -> list[str]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder`, and every link and folder, that nothing may change unseen."""
+    """Every file, link and folder below `folder`, to see whether anything changed."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
         for path in sorted(folder.rglob("*"))
@@ -43,7 +43,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def assert_refused(answer: Said, *parts: str) -> None:
-    """Exit code 2 and one message for people, with `parts` in it: no traceback, no escapes."""
+    """Exit code 2 and one readable message with `parts` in it: no traceback, no control characters."""
     assert answer.code == 2, answer
     assert answer.err.count("error: ") >= 1, answer.err
     assert "Traceback" not in answer.err + answer.out

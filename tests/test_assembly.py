@@ -1,4 +1,4 @@
-"""Inputs: prompts whose reference the verifier cannot read are gone before any rollout."""
+"""Inputs: prompts whose reference the verifier cannot read are dropped before any rollout."""
 
 import json
 from pathlib import Path
@@ -31,12 +31,12 @@ def config(folder: Path, train: list[str], held_out: list[str], *overrides: str)
     )
 
 
-def test_unreadable_references_are_dropped_and_told_with_place_count_and_first(tmp_path):
-    with pytest.warns(UserWarning, match="^prompts") as told:
+def test_unreadable_references_are_dropped_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match="^prompts") as warned:
         inputs = gather_inputs(config(tmp_path, ["7", "???", r"\sqrt2", "]"], ["$", "8"]))
     assert [p.answer for p in inputs.train_prompts] == ["7", r"\sqrt2"]
     assert [p.answer for p in inputs.held_out_prompts] == ["8"]
-    train, held_out = (str(warning.message) for warning in told)
+    train, held_out = (str(warning.message) for warning in warned)
     assert train.startswith(
         "prompts.train: dropped 2 of 4 prompts whose reference the verifier cannot read ("
     )
@@ -54,7 +54,7 @@ def test_a_data_set_of_unreadable_references_is_refused_with_the_cure(tmp_path):
         gather_inputs(config(tmp_path, ["???", "]"], ["8"]))
 
 
-def test_prompts_are_counted_after_the_unreadable_ones_are_gone(tmp_path):
+def test_prompts_are_counted_after_the_unreadable_ones_are_dropped(tmp_path):
     with (
         pytest.warns(UserWarning, match="dropped 1 of 2"),
         pytest.raises(ConfigError, match="prompts_per_step is 2, but"),
@@ -62,7 +62,7 @@ def test_prompts_are_counted_after_the_unreadable_ones_are_gone(tmp_path):
         gather_inputs(config(tmp_path, ["7", "]"], ["8"]))
 
 
-def test_a_class_that_is_no_verifier_is_refused(tmp_path):
+def test_a_class_that_is_not_a_verifier_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text("class Mine:\n    def __call__(self, groups):\n        ...\n")
     with pytest.raises(
         ConfigError, match=r"^verifier: .*mine.py:Mine is not a Verifier .* unreadable"

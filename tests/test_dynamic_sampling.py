@@ -5,14 +5,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
 import torch
 
 from ceeh.config.settings import Config, load
 from ceeh.fit import fit
-from tests.endings import Killed
 from tests.runtime.test_distributed import LAUNCH, ROOT
-from tests.test_fit import SHIPPED, SMALL, rows, weights
+from tests.test_fit import SHIPPED, SMALL, killed_at, rows, steps, weights
 from tests.torch_engine import TorchEngine
 
 DYNAMIC = ("rollouts.dynamic_sampling.max_rounds=3", "checkpoints.keep=3")
@@ -26,25 +24,10 @@ def small(model: Path, output: Path, *overrides: str) -> Config:
     return load([SHIPPED], [*given(model, output), *overrides])
 
 
-def steps(folder: Path) -> list[dict]:
-    return [row for row in rows(folder) if "loss/policy" in row]
-
-
-def test_a_resumed_run_equals_the_uninterrupted_one(
-    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_one(tiny_model_dir: Path, tmp_path: Path) -> None:
     whole = fit(small(tiny_model_dir, tmp_path / "a"))
-    generate = TorchEngine.generate
-
-    def stopping(self: TorchEngine, prompts, sampling):
-        if self.policy_version == 6:
-            raise Killed
-        return generate(self, prompts, sampling)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TorchEngine, "generate", stopping)
-        with pytest.raises(Killed):
-            fit(small(tiny_model_dir, tmp_path / "b"))
+    with killed_at(TorchEngine, 6):
+        fit(small(tiny_model_dir, tmp_path / "b"))
     again = fit(small(tiny_model_dir, tmp_path / "b", "ckpt_path=last"))
     assert rows(again) == rows(whole)
     for name, value in weights(whole).items():
@@ -52,13 +35,13 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     logged = steps(whole)
     assert any(row["rollout/dropped_groups"] > 0 for row in logged)
     assert all(1 <= row["rollout/sampling_rounds"] <= 3 for row in logged)
-    # What was dropped counts as seen: 4 questions a step, and those.
+    # Dropped groups count as seen, besides the 4 questions of a step.
     drawn = [4 + row["rollout/dropped_groups"] for row in logged]
     assert logged[0]["signal/questions_seen"] == drawn[0]
 
 
 def test_two_processes_resume_to_their_own_numbers(tiny_model_dir: Path, tmp_path: Path) -> None:
-    """Only rank 0's loader is in the checkpoint: on equal streams alone do both ranks go on as before."""
+    """The checkpoint holds rank 0's loader alone, so both ranks must have equal streams."""
 
     def launch(output: Path, *overrides: str) -> Path:
         once = [*given(tiny_model_dir, output), "rollouts.steps=3"]

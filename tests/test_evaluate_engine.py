@@ -1,4 +1,4 @@
-"""python -m ceeh.evaluate and ceeh.compare with the real engine, as the README has them."""
+"""python -m ceeh.evaluate and ceeh.compare with the real engine, as in the README."""
 
 import json
 from pathlib import Path
@@ -9,31 +9,23 @@ import pytest
 from ceeh.compare import main as compare
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.evaluate import main as evaluate
-from tests.endings import interrupt
+from tests.test_evaluate import interrupted_at_second_batch
 
 pytestmark = pytest.mark.engine
 
 SMALL = ["limit=24", "samples=4", "questions_per_batch=8", "bootstrap_draws=200"]
 
 
-def test_an_interrupted_evaluation_ends_in_the_results_of_one_that_was_not(
+def test_an_interrupted_evaluation_resumes_to_the_same_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["starter", "--benchmarks", "starter", *SMALL, "tracking.mlflow=false"]
     assert evaluate([*given, "--output", str(tmp_path / "whole")]) == 0
 
-    generate, batches = VLLMEngine.generate, []
-
-    def stopping(self: VLLMEngine, prompts, sampling):
-        batches.append(len(prompts))
-        if len(batches) == 2:
-            interrupt()
-        return generate(self, prompts, sampling)
-
     with monkeypatch.context() as patch:
-        patch.setattr(VLLMEngine, "generate", stopping)
+        interrupted_at_second_batch(patch, VLLMEngine)
         assert evaluate([*given, "--output", str(tmp_path / "stopped")]) == 130
-    assert "the same command continues" in capsys.readouterr().err
+    assert "run the same command to resume" in capsys.readouterr().err
     assert evaluate([*given, "--output", str(tmp_path / "stopped")]) == 0
     one, other = ((tmp_path / name / "results.json").read_bytes() for name in ("whole", "stopped"))
     assert one == other

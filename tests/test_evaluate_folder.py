@@ -1,4 +1,4 @@
-"""The folder of an evaluation: goes on where it stopped, takes more benchmarks, refuses to mix."""
+"""The folder of an evaluation: resumes, takes more benchmarks, refuses to mix samples."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from ceeh.evaluate import main
 from tests.endings import interrupt
-from tests.test_evaluate import ROOT, SMALL, run
+from tests.test_evaluate import ROOT, SMALL, interrupted_at_second_batch, run
 from tests.torch_engine import TorchEngine
 
 
@@ -21,19 +21,11 @@ def second_benchmark(folder: Path) -> Path:
     return file
 
 
-def test_an_interrupted_evaluation_goes_on_to_the_same_results(
+def test_an_interrupted_evaluation_resumes_to_the_same_results(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(tiny_model_dir, tmp_path / "whole") == 0
-    generate, batches = TorchEngine.generate, []
-
-    def stopping(self: TorchEngine, prompts, sampling):
-        batches.append(len(prompts))
-        if len(batches) == 2:
-            interrupt()
-        return generate(self, prompts, sampling)
-
-    monkeypatch.setattr(TorchEngine, "generate", stopping)
+    batches = interrupted_at_second_batch(monkeypatch, TorchEngine)
     assert run(tiny_model_dir, tmp_path / "stopped") == 130
     assert not (tmp_path / "stopped" / "results.json").exists()
     assert run(tiny_model_dir, tmp_path / "stopped") == 0
@@ -67,35 +59,16 @@ def test_a_folder_keeps_its_other_benchmarks_and_their_unfinished_parts(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, other = tmp_path / "out", second_benchmark(tmp_path)
-    generate, batches = TorchEngine.generate, []
-
-    def stopping(self: TorchEngine, prompts, sampling):
-        batches.append(len(prompts))
-        if len(batches) == 2:
-            interrupt()
-        return generate(self, prompts, sampling)
-
-    monkeypatch.setattr(TorchEngine, "generate", stopping)
+    batches = interrupted_at_second_batch(monkeypatch, TorchEngine)
     assert run(tiny_model_dir, out, benchmarks=str(other)) == 130
     assert run(tiny_model_dir, out) == 0
     assert list(json.loads((out / "results.json").read_text())["benchmarks"]) == ["starter"]
-    batches.clear()
-    batches.append(0)  # do not stop again
-    batches.append(0)
+    before = len(batches)
     assert run(tiny_model_dir, out, benchmarks=str(other)) == 0
-    assert batches[2:] == [4, 2], "the first batch of the stopped evaluation was kept"
+    assert batches[before:] == [4, 2], "the first batch of the stopped evaluation was kept"
     found = json.loads((out / "results.json").read_text())
     assert list(found["benchmarks"]) == ["starter", "other"]
     assert not list((out / "parts").iterdir())
-
-
-def test_another_model_is_refused_for_another_benchmark_too(
-    tiny_model_dir: Path, untied_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(tiny_model_dir, tmp_path / "out", "limit=4") == 0
-    other = str(second_benchmark(tmp_path))
-    assert run(untied_model_dir, tmp_path / "out", "limit=4", benchmarks=other) == 2
-    assert "model.digest: there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -116,52 +89,39 @@ def test_samples_drawn_otherwise_are_not_mixed(
     assert what in message
 
 
-def test_another_model_under_the_same_path_is_noticed(
+def test_the_model_is_known_by_its_weights_and_not_by_its_path(
     tiny_model_dir: Path, untied_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = tmp_path / "model"
-    model.symlink_to(tiny_model_dir)
-    assert run(model, tmp_path / "out", "limit=4") == 0
-    model.unlink()
-    model.symlink_to(untied_model_dir)
-    assert run(model, tmp_path / "out", "limit=4") == 2
-    assert "model.digest: there" in capsys.readouterr().err
-
-
-def test_the_same_model_under_another_path_goes_on(tiny_model_dir: Path, tmp_path: Path) -> None:
-    assert run(tiny_model_dir, tmp_path / "out", "limit=4") == 0
-    (tmp_path / "link").symlink_to(tiny_model_dir)
+    link, out = tmp_path / "model", tmp_path / "out"
+    assert run(tiny_model_dir, out, "limit=4") == 0
+    link.symlink_to(tiny_model_dir)
     TorchEngine.events.clear()
-    assert run(tmp_path / "link", tmp_path / "out", "limit=4") == 0
+    assert run(link, out, "limit=4") == 0
     assert TorchEngine.events == []
+    link.unlink()
+    link.symlink_to(untied_model_dir)
+    for benchmark in ("starter", str(second_benchmark(tmp_path))):
+        assert run(link, out, "limit=4", benchmarks=benchmark) == 2
+        assert "model.digest: there" in capsys.readouterr().err
 
 
-def test_settings_of_an_evaluation_that_drew_nothing_bind_nobody(
+def test_settings_of_an_evaluation_without_samples_can_be_changed(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: TorchEngine, *arguments: object) -> None:
-        interrupt()
-
     with monkeypatch.context() as patch:
-        patch.setattr(TorchEngine, "generate", broken)
+        patch.setattr(TorchEngine, "generate", lambda *_: interrupt())
         assert run(tiny_model_dir, tmp_path / "out", "limit=4") == 130
     assert run(tiny_model_dir, tmp_path / "out", "limit=4", "max_response_tokens=6") == 0
 
 
-def test_a_corrected_reference_is_judged_anew(
+def test_a_corrected_reference_is_not_mixed_with_old_grades(
     tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = ["questions.class_path=ceeh.data.sources.Table", "level=null"]
     file = tmp_path / "q.jsonl"
-    more = [*source, f"questions.init_args={{path: {file}}}"]
+    given = [str(tiny_model_dir), "--benchmarks", "starter", "--output", str(tmp_path / "out")]
+    given += [word for word in SMALL if not word.startswith("questions.")]
     for answer, code in (("1", 0), ("2", 2)):
         file.write_text(json.dumps({"question": "1+1?", "answer": answer}) + "\n")
-        assert (
-            main(
-                [str(tiny_model_dir), "--benchmarks", "starter", "--output", str(tmp_path / "out")]
-                + [word for word in SMALL if not word.startswith("questions.")]
-                + more
-            )
-            == code
-        )
+        assert main([*given, *source, f"questions.init_args={{path: {file}}}"]) == code
     assert "settings.questions_digest: there" in capsys.readouterr().err

@@ -1,8 +1,11 @@
-"""The whole path through a real Trainer, with an engine in plain torch: order, resume, LoRA, errors."""
+"""A whole run through a real Trainer, with an engine in plain torch: order, resume, LoRA, errors."""
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +45,7 @@ def small(model: Path, output: Path, *overrides: str) -> Config:
 
 
 def rows(folder: Path) -> list[dict]:
-    """Lines of metrics.jsonl without what a clock wrote."""
+    """Lines of metrics.jsonl without wall times and rates."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     clock = ("time/", "rollout/tokens_per_second", "optimizer/tokens_per_second")
     return [{k: v for k, v in line.items() if not k.startswith(clock)} for line in lines]
@@ -57,36 +60,66 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return newest(folder)["state_dict"]
 
 
-def test_rollouts_are_exactly_on_policy(tiny_model_dir: Path, tmp_path: Path) -> None:
+def steps(folder: Path) -> list[dict]:
+    """The lines of `rows` that a rollout step wrote."""
+    return [row for row in rows(folder) if "loss/policy" in row]
+
+
+@contextmanager
+def killed_at(engine: Any, version: int) -> Iterator[None]:
+    """Inside, the run dies when `engine` generates with the weights of policy `version`."""
+    generate = engine.generate
+
+    def stopping(self, prompts, sampling):
+        if self.policy_version == version:
+            raise Killed
+        return generate(self, prompts, sampling)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "generate", stopping)
+        with pytest.raises(Killed):
+            yield
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of an uninterrupted run, and what its engine did."""
     TorchEngine.events.clear()
-    fit(small(tiny_model_dir, tmp_path))
+    folder = fit(small(tiny_model_dir, tmp_path_factory.mktemp("whole")))
+    return folder, list(TorchEngine.events)
+
+
+def test_rollouts_are_exactly_on_policy(whole: tuple[Path, list[str]]) -> None:
     # Two optimizer steps per rollout step: versions 0, 2, 4, 6; the held-out set before and after.
-    steps = [
+    per_step = [
         event
         for version in (0, 2, 4, 6)
         for event in (f"generate {version}", "sleep", f"load {version + 2}")
     ]
-    assert TorchEngine.events == ["load 0", "generate 0", "load 0", *steps, "generate 8"]
+    assert whole[1] == ["load 0", "generate 0", "load 0", *per_step, "generate 8"]
 
 
-def test_a_run_leaves_everything_in_its_folder(tiny_model_dir: Path, tmp_path: Path) -> None:
-    folder = fit(small(tiny_model_dir, tmp_path))
-    assert folder == tmp_path / "starter"
-    assert (tmp_path / "latest").resolve() == folder.resolve()
+def test_a_run_leaves_everything_in_its_folder(
+    whole: tuple[Path, list[str]], tiny_model_dir: Path
+) -> None:
+    folder = whole[0]
+    assert folder.name == "starter"
+    assert (folder.parent / "latest").resolve() == folder.resolve()
     summary = json.loads((folder / "summary.json").read_text())
     assert set(summary["base"]["all"]) == {"accuracy", "tokens", "pass_at_2", "entropy"}
     assert summary["train_seconds"] > 0
-    assert [line["rollout_step"] for line in rows(folder) if "loss/policy" in line] == [1, 2, 3, 4]
+    assert [line["rollout_step"] for line in steps(folder)] == [1, 2, 3, 4]
     assert len(list((folder / "rollouts").glob("*.parquet"))) == 4
-    for name in (
+    files = (
         "config.yaml",
         "report.html",
         "model/model.safetensors",
         "checkpoints/step-000004.ckpt",
-    ):
-        assert (folder / name).is_file(), name
+    )
+    assert [name for name in files if not (folder / name).is_file()] == []
     assert load([folder / "config.yaml"]).seed == 0
-    assert fit(small(tiny_model_dir, tmp_path, "rollouts.steps=1")) == tmp_path / "starter-2"
+    again = fit(small(tiny_model_dir, folder.parent, "rollouts.steps=1"))
+    assert again == folder.parent / "starter-2"
 
 
 def test_a_run_on_a_mixture_keeps_what_it_drew_and_left_out(
@@ -110,48 +143,43 @@ def test_a_run_on_a_mixture_keeps_what_it_drew_and_left_out(
 
 @pytest.mark.parametrize("model", [(), ("model.lora.rank=2",)], ids=["full", "lora"])
 def test_a_resumed_run_equals_the_uninterrupted_one(
-    tiny_model_dir: Path, tmp_path: Path, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Path, list[str]], tiny_model_dir: Path, tmp_path: Path, model: tuple[str, ...]
 ) -> None:
-    whole = fit(small(tiny_model_dir, tmp_path / "a", *model))
-    generate = TorchEngine.generate
-
-    def stopping(self: TorchEngine, prompts, sampling):
-        if self.policy_version == 6:
-            raise Killed
-        return generate(self, prompts, sampling)
-
-    monkeypatch.setattr(TorchEngine, "generate", stopping)
-    with pytest.raises(Killed):
+    first = fit(small(tiny_model_dir, tmp_path / "a", *model)) if model else whole[0]
+    with killed_at(TorchEngine, 6):
         fit(small(tiny_model_dir, tmp_path / "b", *model))
-    monkeypatch.undo()
-    # Moved meanwhile: what the checkpoint remembers of its own path is no longer true.
+    # Moved: the path that the checkpoint remembers of itself is no longer true.
     (tmp_path / "b").rename(tmp_path / "c")
     again = fit(small(tiny_model_dir, tmp_path / "c", *model, "ckpt_path=last"))
     assert again == tmp_path / "c" / "starter"
     names = sorted(path.name for path in (again / "checkpoints").iterdir())
     assert names == ["step-000002.ckpt", "step-000004.ckpt"]
-    assert rows(again) == rows(whole)
-    for name, value in weights(whole).items():
+    assert rows(again) == rows(first)
+    for name, value in weights(first).items():
         assert torch.equal(value, weights(again)[name]), name
+        assert not model or ".lora_" in name, "a LoRA checkpoint holds the adapter alone"
 
 
-@pytest.mark.parametrize("steps", [1, 3])  # before the first checkpoint is due, and between two
-def test_a_run_leaves_a_checkpoint_of_its_end_from_which_a_longer_one_goes_on(
-    tiny_model_dir: Path, tmp_path: Path, steps: int
+@pytest.mark.parametrize("end", [1, 3])  # before the first checkpoint is due, and between two
+def test_a_longer_run_resumes_from_the_end_with_its_own_learning_rate(
+    tiny_model_dir: Path, tmp_path: Path, end: int
 ) -> None:
-    folder = fit(small(tiny_model_dir, tmp_path, f"rollouts.steps={steps}"))
-    assert newest(folder)["rollout_step"] == steps
-    fit(small(tiny_model_dir, tmp_path, "ckpt_path=last"))
-    assert [row["rollout_step"] for row in rows(folder) if "loss/policy" in row] == [1, 2, 3, 4]
+    folder = fit(small(tiny_model_dir, tmp_path, f"rollouts.steps={end}"))
+    assert newest(folder)["rollout_step"] == end
+    fit(small(tiny_model_dir, tmp_path, "ckpt_path=last", "optimizer.lr=0.001"))
+    assert [row["rollout_step"] for row in steps(folder)] == [1, 2, 3, 4]
+    # 0.01 after a warm-up of 3 optimizer steps, of which there are 2 a rollout step.
+    rates = [row["optimizer/lr"] for row in steps(folder)]
+    assert rates == pytest.approx([0.01] * end + [0.001] * (4 - end))
 
 
-def test_a_second_process_leaves_a_run_that_is_under_way_alone(
-    tiny_model_dir: Path, tmp_path: Path
+def test_a_run_in_use_by_another_process_is_left_alone(
+    whole: tuple[Path, list[str]], tiny_model_dir: Path
 ) -> None:
-    folder = RunFolder(fit(small(tiny_model_dir, tmp_path, "rollouts.steps=1")))
+    folder = RunFolder(whole[0])
     before = sorted(folder.path.rglob("*"))
-    with folder.claimed(), pytest.raises(ConfigError, match="under way in another process"):
-        fit(small(tiny_model_dir, tmp_path, "ckpt_path=last", "rollouts.steps=2"))
+    with folder.claimed(), pytest.raises(ConfigError, match="another process"):
+        fit(small(tiny_model_dir, folder.path.parent, f"ckpt_path={folder.newest_checkpoint()}"))
     assert sorted(folder.path.rglob("*")) == before
 
 
@@ -167,11 +195,6 @@ def test_a_model_that_cannot_be_trained_leaves_no_folder(
     assert not (tmp_path / "runs").exists()
 
 
-def test_lora_checkpoints_hold_the_adapter_alone(tiny_model_dir: Path, tmp_path: Path) -> None:
-    folder = fit(small(tiny_model_dir, tmp_path, "model.lora.rank=2", "rollouts.steps=2"))
-    assert all(".lora_" in name for name in weights(folder))
-
-
 def test_numbers_do_not_depend_on_the_micro_batch_split(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
@@ -179,12 +202,9 @@ def test_numbers_do_not_depend_on_the_micro_batch_split(
     once = ("rollouts.steps=1", "optimizer.prompts_per_minibatch=4")
     one = fit(small(tiny_model_dir, tmp_path / "a", *once))
     many = fit(small(tiny_model_dir, tmp_path / "b", *once, "optimizer.tokens_per_microbatch=40"))
-    (a,), (b,) = ([row for row in rows(f) if "loss/policy" in row] for f in (one, many))
-    assert a["optimizer/padding_fraction"] != b["optimizer/padding_fraction"], (
-        "the split did not change"
-    )
-    names = ("loss/policy", "loss/entropy", "loss/entropy_bonus", "optimizer/grad_norm")
-    for name in names:
+    (a,), (b,) = steps(one), steps(many)
+    assert a["optimizer/padding_fraction"] != b["optimizer/padding_fraction"], "the same split"
+    for name in ("loss/policy", "loss/entropy", "loss/entropy_bonus", "optimizer/grad_norm"):
         assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-7), name
 
 
@@ -198,7 +218,7 @@ def test_numbers_do_not_depend_on_the_micro_batch_split(
         (["objective.hard_signal=harsh"], "no callback wrote the signal 'harsh'"),
         (
             ["objective.dual_clip=1.1"],
-            "objective.dual_clip must be above 1 \\+ objective.clip_high",
+            r"objective.dual_clip must be above 1 \+ objective.clip_high",
         ),
         (["optimizer.tokens_per_microbatch=10"], "must hold one longest row"),
         (["ckpt_path=x.ckpt"], "no checkpoint 'x.ckpt'"),
@@ -240,16 +260,6 @@ def test_the_engine_is_closed_whatever_goes_wrong(
     with pytest.raises(RuntimeError, match="no trainer today"):
         fit(small(tiny_model_dir, tmp_path))
     assert len(closed) == 1
-
-
-def test_a_resume_takes_the_learning_rate_of_the_configuration(
-    tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    fit(small(tiny_model_dir, tmp_path, "rollouts.steps=2"))
-    folder = fit(small(tiny_model_dir, tmp_path, "ckpt_path=last", "optimizer.lr=0.001"))
-    rates = [row["optimizer/lr"] for row in rows(folder) if "loss/policy" in row]
-    # 0.01 after a warm-up of 3 optimizer steps, of which there are 2 a rollout step.
-    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
 
 
 def test_a_base_measured_on_other_questions_is_measured_again(

@@ -1,4 +1,4 @@
-"""The whole path with the real engine: a run that is stopped and resumed equals one that is not."""
+"""A whole run with the real engine: killed and resumed, it equals an uninterrupted one."""
 
 from pathlib import Path
 
@@ -9,9 +9,8 @@ from ceeh.config.settings import Config, load
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.fit import fit
 from ceeh.tracking.outbox import read_state
-from tests.endings import Killed
 from tests.listeners import listeners
-from tests.test_fit import SHIPPED, newest, rows
+from tests.test_fit import SHIPPED, killed_at, newest, rows
 
 pytestmark = pytest.mark.engine
 
@@ -52,15 +51,8 @@ def test_a_stopped_and_resumed_run_gives_the_numbers_of_one_that_was_not(
     assert all(address.is_loopback for address, _ in heard), heard
     assert listeners() == set()  # the engine is closed
 
-    def stopping(self: VLLMEngine, prompts, sampling):
-        if self.policy_version == 6:  # rollout step 4; the checkpoint is of step 2
-            raise Killed
-        return generate(self, prompts, sampling)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(VLLMEngine, "generate", stopping)
-        with pytest.raises(Killed):
-            fit(small(tmp_path / "stopped"))
+    with killed_at(VLLMEngine, 6):  # rollout step 4; the checkpoint is of step 2
+        fit(small(tmp_path / "stopped"))
     folder = tmp_path / "stopped" / "starter"
     assert not (folder / "summary.json").exists()
     run_id = read_state(folder)["run_id"]

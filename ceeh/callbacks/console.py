@@ -10,7 +10,7 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ceeh.data.batch import RolloutBatch
-from ceeh.runtime.text import plain
+from ceeh.runtime.text import escape
 
 PHASES = ("generate", "score", "update", "push")
 
@@ -105,7 +105,7 @@ class Console(Callback):
 
     def say(self, line: str) -> None:
         """Prints a whole line, above the bar where there is one."""
-        self.terminal.print(plain(line), soft_wrap=True, markup=False, highlight=False)
+        self.terminal.print(escape(line), soft_wrap=True, markup=False, highlight=False)
 
     def advance(self, name: str, done: int, total: int) -> None:
         """Moves the bar of `name`; does nothing where the output is no terminal."""

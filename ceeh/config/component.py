@@ -1,4 +1,4 @@
-"""A class named in YAML: `class_path` is the registry, `init_args` its arguments."""
+"""A class named in YAML: `class_path` imports it, `init_args` are its arguments."""
 
 import importlib
 import importlib.util
@@ -8,72 +8,57 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ceeh.errors import ConfigError, describe_error
+from ceeh.errors import ConfigError, user_code
 
-_SHAPING = "ceeh.modules.shaping"
 MOVED = {"ceeh.data.vllm_engine.VLLMEngine": "ceeh.data.engine.VLLMEngine"} | {
-    f"ceeh.modules.{module}.{name}": f"{_SHAPING}.{name}"
-    for module, names in (
-        (
-            "length_rewards",
-            ("HistoryAware", "SampleOptimalLength", "AdaptivePenalty", "MinMaxLength"),
-        ),
-        ("length_limits", ("LengthLimit", "SoftOverlong", "TargetLength")),
-    )
-    for name in names
+    f"ceeh.modules.{module}.{name}": f"ceeh.modules.shaping.{name}"
+    for module, names in {
+        "length_rewards": "HistoryAware SampleOptimalLength AdaptivePenalty MinMaxLength",
+        "length_limits": "LengthLimit SoftOverlong TargetLength",
+    }.items()
+    for name in names.split()
 }
-"""Class paths of version 0.1 that run folders still name, and where the classes are now."""
+"""Class paths of version 0.1, which run folders may still name, to their present ones."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """A class named by import path, `package.module.Class` or `path/to/file.py:Class`, and its arguments."""
+    """A class by its path, `package.module.Class` or `path/to/file.py:Class`, and its arguments."""
 
     class_path: str = ""
     init_args: dict[str, Any] = field(default_factory=dict)
 
     def build(self, place: str, **context: Any) -> Any:
-        """An instance made of `init_args` and those entries of `context` that its signature asks for.
+        """An instance from `init_args` and those entries of `context` that its signature names.
 
-        Raises ConfigError naming `place` when the class is missing or an argument does not fit.
+        Raises ConfigError naming `place`, the config path, for a missing class or a wrong argument.
         """
-        factory, given = self.fitted(place, **context)
-        try:
-            return factory(**given)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{place} ({self.class_path}): {error}") from error
-        except Exception as error:
-            if self.class_path.startswith("ceeh."):
-                raise
-            # The user's own class: whatever it raises while it is built.
-            raise ConfigError(
-                f"{place} ({self.class_path}) fails while it is built ({describe_error(error)})"
-            ) from error
+        factory, arguments = self.fitted(place, **context)
+        with user_code(factory, f"{place} ({self.class_path}) fails while it is built"):
+            try:
+                return factory(**arguments)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"{place} ({self.class_path}): {error}") from error
 
     def fitted(self, place: str, **context: Any) -> tuple[Any, dict[str, Any]]:
-        """The class and the arguments that `build` would give it, which raises as this does."""
-        factory = self._import(place)
+        """The class and the arguments that `build` would call it with. Raises as `build` does."""
+        factory = self.imported(place)
         try:
-            signature = inspect.signature(factory)
+            parameters = inspect.signature(factory).parameters.values()
         except (TypeError, ValueError) as error:
             raise ConfigError(
-                f"{place}.class_path: {self.class_path} is no Python class"
+                f"{place}.class_path: {self.class_path} is not a Python class"
             ) from error
         accepted = {
-            n: p
-            for n, p in signature.parameters.items()
-            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+            p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         }
-        anything = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-        for name in self.init_args:
-            if name not in accepted and not anything:
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            for name in self.init_args.keys() - accepted.keys():
                 raise ConfigError(
                     f"{place}.init_args.{name} is not an argument of {self.class_path}; it takes: "
                     + (", ".join(n for n in accepted if n not in context) or "none")
                 )
-        given = {
-            name: value for name, value in context.items() if name in accepted
-        } | self.init_args
+        given = {n: value for n, value in context.items() if n in accepted} | self.init_args
         missing = [n for n, p in accepted.items() if p.default is p.empty and n not in given]
         if missing:
             raise ConfigError(
@@ -81,11 +66,12 @@ class Component:
             )
         return factory, given
 
-    def _import(self, place: str) -> Any:
-        if self.class_path in MOVED:
+    def imported(self, place: str) -> Any:
+        """What `class_path` names. Raises ConfigError naming `place` where nothing can be imported."""
+        if new := MOVED.get(self.class_path):
             raise ConfigError(
-                f"{place}.class_path: {self.class_path} is now {MOVED[self.class_path]}; change it in the "
-                f"configuration, or add {place}.class_path={MOVED[self.class_path]}"
+                f"{place}.class_path: {self.class_path} is now {new}; change it in the configuration, "
+                f"or add {place}.class_path={new}"
             )
         source, _, name = self.class_path.rpartition(":" if ".py:" in self.class_path else ".")
         if not source or not name:
@@ -93,18 +79,13 @@ class Component:
                 f"{place}.class_path must be package.module.Class or path/to/file.py:Class, "
                 f"got '{self.class_path}'"
             )
-        try:
-            module = (
-                _load_file(Path(source))
-                if source.endswith(".py")
-                else importlib.import_module(source)
-            )
-        except (ImportError, FileNotFoundError) as error:
-            raise ConfigError(f"{place}.class_path: cannot import '{source}' ({error})") from error
-        except (Exception, SystemExit) as error:  # the user's own file: whatever it raises
-            raise ConfigError(
-                f"{place}.class_path: '{source}' fails while it is loaded ({describe_error(error)})"
-            ) from error
+        with user_code(None, f"{place}.class_path: '{source}' fails while it is loaded"):
+            try:
+                module = (_load_file if source.endswith(".py") else importlib.import_module)(source)
+            except (ImportError, FileNotFoundError) as error:
+                raise ConfigError(
+                    f"{place}.class_path: cannot import '{source}' ({error})"
+                ) from error
         if name not in vars(module):
             public = ", ".join(
                 n
@@ -117,7 +98,8 @@ class Component:
         return vars(module)[name]
 
 
-def _load_file(path: Path) -> Any:
+def _load_file(source: str) -> Any:
+    path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     name = f"ceeh_user_{path.stem}"

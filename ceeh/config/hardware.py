@@ -1,4 +1,4 @@
-"""What the hardware section of the configuration resolves to on this machine."""
+"""The `hardware` settings resolved on this machine."""
 
 import warnings
 
@@ -8,14 +8,15 @@ from ceeh.config.settings import Hardware
 from ceeh.errors import ConfigError
 
 CANARY_TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1}
-"""Mean difference in nats. fp32 engine and trainer agree to 1e-5; bf16 rounds log-probs by hundredths."""
+"""Mean difference in nats by precision. In fp32 engine and trainer agree to 1e-5; bf16 rounds log-probs to
+hundredths."""
 
 DTYPE = {"32-true": "float32", "bf16-mixed": "bfloat16"}
-"""The engine's, by the trainer's precision."""
+"""The engine's dtype by the trainer's precision."""
 
 
 def resolve_accelerator(hardware: Hardware) -> str:
-    """The accelerator to train on. Raises ConfigError for CUDA that torch cannot use."""
+    """cpu or cuda. Raises ConfigError for cuda where torch cannot use it."""
     available = torch.cuda.is_available()
     if hardware.accelerator == "cuda" and not available:
         raise ConfigError(
@@ -29,13 +30,11 @@ def resolve_accelerator(hardware: Hardware) -> str:
 
 
 def why_no_cuda() -> str:
-    """Why torch has no CUDA device, and the cure. The driver's own library (NVML) counts GPUs even where
-    the CUDA runtime does not start."""
+    """Why torch has no CUDA device, and the cure. NVML counts GPUs even where CUDA does not start."""
     if torch.cuda.device_count() > 0:
         return (
-            f"this torch is built for CUDA {torch.version.cuda} and the NVIDIA driver, which sees "
-            f"{torch.cuda.device_count()} GPU(s), cannot run it; update the driver (CUDA 13 needs 580 or "
-            "newer)"
+            f"torch is built for CUDA {torch.version.cuda}, which the NVIDIA driver cannot run although it "
+            f"sees {torch.cuda.device_count()} GPU(s); update the driver (CUDA 13 needs 580 or newer)"
         )
     return (
         'torch finds no CUDA device; install the CUDA build (pip install ".[cuda]") on a machine with '
@@ -44,14 +43,14 @@ def why_no_cuda() -> str:
 
 
 def resolve_precision(hardware: Hardware, accelerator: str) -> str:
-    """Lightning's precision. Raises ConfigError for bf16 on a GPU without it (before Ampere)."""
+    """Lightning's precision. Raises ConfigError for bf16 on a GPU older than Ampere."""
     precision = hardware.precision
     if precision == "auto":
         precision = "bf16-mixed" if accelerator == "cuda" else "32-true"
     if (
         precision == "bf16-mixed"
         and accelerator == "cuda"
-        and torch.cuda.is_available()  # a plan for other devices asks, too
+        and torch.cuda.is_available()  # --dry-run may plan for a GPU that is not here
         and not torch.cuda.is_bf16_supported(including_emulation=False)
     ):
         raise ConfigError(

@@ -1,66 +1,55 @@
-"""Rules of configuration fields: each a sentence and a test of the value."""
+"""`setting` declares a configuration field: default, description and rule in one place."""
 
+import copy
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
-from ceeh.runtime.text import plain
 
-Rule = tuple[str, Callable[[Any], bool]]
+@dataclass(frozen=True)
+class Rule:
+    """`words` completes "must be ..."; `holds` tests a value. Null is tested by the field's type alone."""
 
-MAX_NAME_BYTES = 100
+    words: str
+    holds: Callable[[Any], bool]
 
-FILE_NAME = (
-    f"letters, digits, '.', '_' and '-', not starting with '.' or '-', at most {MAX_NAME_BYTES} bytes and "
-    "not 'latest'"
+
+def setting(default: Any, description: str, rule: Rule | None = None) -> Any:
+    """A field of a settings class. `default` is a value, a settings class, or dataclasses.MISSING."""
+    metadata = {"description": description, "rule": rule}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    if isinstance(default, list | dict) or is_dataclass(default):
+        return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def at_least(bound: float) -> Rule:
+    return Rule(f"at least {bound}", lambda value: value >= bound)
+
+
+def above(bound: float) -> Rule:
+    return Rule(f"greater than {bound}", lambda value: value > bound)
+
+
+POSITIVE = above(0)
+OPEN_UNIT = Rule("in (0, 1)", lambda value: 0 < value < 1)
+UNIT_BELOW_1 = Rule("in [0, 1)", lambda value: 0 <= value < 1)
+TEXT = Rule("non-empty text", lambda value: bool(value.strip()))
+LOCATION = Rule(
+    "non-empty text without control characters",
+    lambda value: bool(value.strip()) and value.isprintable(),
 )
 
-
-def rule(words: str, holds: Callable[[Any], bool], default: Any) -> Any:
-    """A field whose value "must be" `words`, which `holds` decides."""
-    return field(default=default, metadata={"rule": (words, holds)})
-
-
-def positive(default: float | int) -> Any:
-    return rule("greater than 0", lambda value: value > 0, default)
-
-
-def at_least(bound: float | int, default: Any) -> Any:
-    return rule(f"at least {bound}", lambda value: value is None or value >= bound, default)
-
-
-def open_unit(default: float) -> Any:
-    return rule("in (0, 1)", lambda value: 0 < value < 1, default)
-
-
-def one_of(*names: str) -> Any:
-    return rule("one of " + ", ".join(names), lambda value: value in names, names[0])
-
-
-def text_or_null(default: str | None = None) -> Any:
-    return rule(
-        "a text, or null for none", lambda value: value is None or bool(value.strip()), default
-    )
-
-
-def is_file_name(text: str) -> bool:
-    """Whether `text` can name a folder within another: no way out of it, no option of a command."""
-    return (
-        all(c.isalnum() or c in "._-" for c in text)
-        and 0 < len(text.encode()) <= MAX_NAME_BYTES
-        and text[0] not in ".-"
-        and text != "latest"
-    )
-
-
-def file_name(default: str) -> Any:
-    return rule(FILE_NAME, is_file_name, default)
-
-
-def location(default: str) -> Any:
-    """A field for a path or an address, which may lie anywhere and is shown and written."""
-    return rule(
-        "a text without control characters",
-        lambda value: bool(value.strip()) and plain(value) == value and value.isprintable(),
-        default,
-    )
+MAX_NAME_BYTES = 100
+FILE_NAME = Rule(
+    "letters, digits, '.', '_' and '-', not starting with '.' or '-', at most "
+    f"{MAX_NAME_BYTES} bytes and not 'latest'",
+    lambda name: (
+        all(c.isalnum() or c in "._-" for c in name)
+        and 0 < len(name.encode()) <= MAX_NAME_BYTES
+        and name[0] not in ".-"
+        and name != "latest"
+    ),
+)
+"""Names one folder inside another: it cannot leave it, and no command takes it for an option."""

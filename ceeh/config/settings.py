@@ -1,27 +1,29 @@
-"""The one configuration: what each setting is, its default and its rule.
+"""The configuration of a run: every setting with its default, description and rule.
 
-`load` merges files and `key=value` overrides, later ones winning, and validates.
+"Paper" is arXiv 2602.22642 and "eq." one of its equations. docs/configuration.md is made from this file.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
 from ceeh.config.component import Component
-from ceeh.config.loading import Schema, merged
+from ceeh.config.loading import merged
 from ceeh.config.rules import (
+    FILE_NAME,
+    LOCATION,
+    OPEN_UNIT,
+    POSITIVE,
+    TEXT,
+    UNIT_BELOW_1,
+    Rule,
+    above,
     at_least,
-    file_name,
-    location,
-    one_of,
-    open_unit,
-    positive,
-    rule,
-    text_or_null,
+    setting,
 )
 from ceeh.errors import ConfigError
 from ceeh.runtime.text import HIDDEN, flatten, redact
@@ -29,169 +31,253 @@ from ceeh.runtime.text import HIDDEN, flatten, redact
 
 @dataclass(frozen=True)
 class LoRA:
-    rank: int = at_least(0, 0)
-    alpha: float = positive(32.0)
-    dropout: float = rule("in [0, 1)", lambda value: 0 <= value < 1, 0.0)
-    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+    rank: int = setting(0, "Rank of the adapter; 0 trains all weights. Paper: 32.", at_least(0))
+    alpha: float = setting(32.0, "The adapter is scaled by alpha / rank. Paper: 32.", POSITIVE)
+    dropout: float = setting(0.0, "Dropout on the adapter's input.", UNIT_BELOW_1)
+    target_modules: list[str] = setting(["all-linear"], "Names of the adapted layers.")
 
 
 @dataclass(frozen=True)
 class Model:
-    path: str = "starter"
-    trust_remote_code: bool = False
-    attention: str = one_of("sdpa", "eager", "flash_attention_2")
-    gradient_checkpointing: bool = False
-    head_chunk_tokens: int = positive(128)
-    lora: LoRA = field(default_factory=LoRA)
+    path: str = setting(
+        "starter", "Local folder, Hub id, or `starter`, the model shipped with ceeh."
+    )
+    trust_remote_code: bool = setting(False, "Run Python code that comes with the model.")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = setting(
+        "sdpa", "Attention implementation in transformers."
+    )
+    gradient_checkpointing: bool = setting(
+        False, "Recompute activations in the backward pass: less memory, about a third more time."
+    )
+    head_chunk_tokens: int = setting(
+        2048, "Tokens whose logits are in memory at once. Affects memory, not results.", POSITIVE
+    )
+    lora: LoRA = setting(LoRA, "Low-rank adapter.")
 
 
 @dataclass(frozen=True)
 class Prompts:
-    train: Component = field(default_factory=Component)
-    held_out: Component = field(default_factory=Component)
-    max_prompt_tokens: int = positive(512)
-    chat_template: bool = False
-    system_prompt: str | None = None
-    instruction: str | None = text_or_null()
+    train: Component = setting(Component, "Source of the training questions.")
+    held_out: Component = setting(
+        Component, "Source of the held-out questions. Must be disjoint from the training questions."
+    )
+    max_prompt_tokens: int = setting(
+        512, "Tokens. Longer prompts are dropped and counted. Paper: 2048.", POSITIVE
+    )
+    chat_template: bool = setting(False, "Format prompts with the tokenizer's chat template.")
+    system_prompt: str | None = setting(None, "System message. Needs chat_template.")
+    instruction: str | None = setting(None, "Paragraph added after each question.", TEXT)
 
 
 @dataclass(frozen=True)
 class DynamicSampling:
-    max_rounds: int = at_least(1, 1)
-    limit_tokens: int | None = at_least(1, None)
+    max_rounds: int = setting(
+        1,
+        "Rounds of generation per step; 1 turns it off. All-correct and all-incorrect groups are "
+        "dropped and replaced (DAPO, arXiv 2503.14476, eq. 11).",
+        at_least(1),
+    )
+    limit_tokens: int | None = setting(
+        None, "Tokens. The filter counts longer responses as incorrect (DLER).", at_least(1)
+    )
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    steps: int = positive(60)
-    prompts_per_step: int = positive(32)
-    completions_per_prompt: int = at_least(2, 12)
-    temperature: float = positive(1.0)
-    top_p: float = rule(
-        "1.0: top-p renormalizes the engine's log-probs and biases the ratio; sample with temperature only",
-        lambda value: value == 1.0,
-        1.0,
+    steps: int = setting(100, "Rollout steps of the run. Paper: 100.", POSITIVE)
+    prompts_per_step: int = setting(
+        32, "Questions per rollout step, over all devices. Paper: 512.", POSITIVE
     )
-    max_response_tokens: int = positive(256)
-    seeds: str = one_of("request", "step")
-    dynamic_sampling: DynamicSampling = field(default_factory=DynamicSampling)
-    canary_tolerance: float | None = rule(
-        "greater than 0, or null for the precision's default",
-        lambda value: value is None or value > 0,
+    completions_per_prompt: int = setting(12, "Group size G. Paper: 12.", at_least(2))
+    temperature: float = setting(1.0, "Of sampling, log-probs and entropies. Paper: 0.6.", POSITIVE)
+    top_p: float = setting(
+        1.0,
+        "Fixed: sampling in training uses the temperature alone.",
+        Rule(
+            "1.0: top-p renormalizes the engine's log-probs and biases the ratio; sample with "
+            "temperature only",
+            lambda value: value == 1.0,
+        ),
+    )
+    max_response_tokens: int = setting(
+        4096, "Tokens. A longer response is truncated and scores 0. Paper: 20480.", POSITIVE
+    )
+    seeds: Literal["request", "step"] = setting(
+        "request", "One sampling seed per request (reproducible) or per step (faster)."
+    )
+    dynamic_sampling: DynamicSampling = setting(
+        DynamicSampling, "Filter of groups. Off by default."
+    )
+    canary_tolerance: float | None = setting(
         None,
+        "Nats. Mean log-prob difference between engine and trainer that stops the run. Null: 0.001 "
+        "for 32-true, 0.1 for bf16-mixed.",
+        POSITIVE,
     )
 
 
 @dataclass(frozen=True)
 class Entropy:
-    method: str = one_of("me", "ea", "uniform", "none")
-    coefficient: float = at_least(0, 0.001)
-    hard_factor: float = at_least(1, 5.0)
-    anneal: str = one_of("cosine", "none")
-    advantage_alpha: float = at_least(0, 0.4)
-    advantage_kappa: float = rule("greater than 1", lambda value: value > 1, 2.0)
+    method: Literal["me", "ea", "uniform", "none"] = setting(
+        "me",
+        "me: bonus in the loss, larger on hard questions (eq. 5, 11). ea: bonus in the advantage on "
+        "hard questions (eq. 7, 12). uniform: same bonus on all questions.",
+    )
+    coefficient: float = setting(
+        0.001, "lambda0, weight of the bonus of me and uniform (eq. 11). Paper: 0.001.", at_least(0)
+    )
+    hard_factor: float = setting(
+        5.0, "Factor on lambda0 for hard questions, me only (eq. 11). Paper: 5.", at_least(1)
+    )
+    anneal: Literal["cosine", "none"] = setting(
+        "cosine", "cosine multiplies lambda0 by (1 + cos(pi t / T)) / 2 at step t of T (eq. 11)."
+    )
+    advantage_alpha: float = setting(
+        0.4, "alpha, weight of the entropy in the advantage, ea only (eq. 12).", at_least(0)
+    )
+    advantage_kappa: float = setting(
+        2.0, "kappa; the bonus of ea is at most abs(A) / kappa (eq. 12).", above(1)
+    )
 
 
 @dataclass(frozen=True)
 class Objective:
-    shaping: Component = field(
-        default_factory=lambda: Component("ceeh.modules.shaping.OptimalLengthPenalty")
+    shaping: Component = setting(
+        Component(
+            "ceeh.modules.shaping.OptimalLengthPenalty", {"beta": 0.1, "gate": True, "floor": 0.9}
+        ),
+        "Length reward, a class of ceeh.modules.shaping. The default is eq. 13, 14: correct responses "
+        "lose beta (L - L_x) / L_x, at most floor; the gate needs accuracy not below its history.",
     )
-    advantage: str = one_of("group_mean", "group_std", "leave_one_out", "batch_std")
-    aggregation: str = one_of("token_mean", "sequence_mean", "constant")
-    entropy: Entropy = field(default_factory=Entropy)
-    hard_signal: str = "hard"
-    clip_low: float = open_unit(0.2)
-    clip_high: float = positive(0.28)
-    dual_clip: float | None = rule(
-        "greater than 1, or null", lambda value: value is None or value > 1, 3.0
+    advantage: Literal["group_mean", "group_std", "leave_one_out", "batch_std"] = setting(
+        "group_mean", "Baseline and scale of rewards. Paper: group_mean, no division by the std."
     )
-    kl_coefficient: float = at_least(0, 0.001)
-    old_logprobs: str = one_of("engine", "trainer")
-    importance_cap: float = at_least(1, 2.0)
+    aggregation: Literal["token_mean", "sequence_mean", "constant"] = setting(
+        "token_mean", "Mean over tokens (paper), over responses (GRPO), or constant (Dr. GRPO)."
+    )
+    entropy: Entropy = setting(Entropy, "Entropy bonus.")
+    hard_signal: str = setting("hard", "Signal that marks hard questions for me and ea.")
+    clip_low: float = setting(
+        0.2, "Ratios are clipped below at 1 - clip_low (eq. 2-4). Paper: 0.2.", OPEN_UNIT
+    )
+    clip_high: float = setting(
+        0.28, "Ratios are clipped above at 1 + clip_high (eq. 2-4). Paper: 0.28.", POSITIVE
+    )
+    dual_clip: float | None = setting(
+        3.0,
+        "Where A < 0 the loss is at most dual_clip abs(A). Null turns it off. Paper: 3.",
+        above(1),
+    )
+    kl_coefficient: float = setting(
+        0.001, "Weight of the k3 KL to the starting policy (eq. 2-4). Paper: 0.001.", at_least(0)
+    )
+    old_logprobs: Literal["engine", "trainer"] = setting(
+        "engine",
+        "Log-probs in the ratio's denominator: the engine's, or recomputed by the trainer with an "
+        "importance correction.",
+    )
+    importance_cap: float = setting(
+        2.0, "Largest importance weight of that correction.", at_least(1)
+    )
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    lr: float = positive(1e-4)
-    beta1: float = open_unit(0.9)
-    beta2: float = open_unit(0.999)
-    weight_decay: float = at_least(0, 0.0)
-    warmup_steps: int = at_least(0, 0)
-    schedule: str = one_of("constant", "linear", "cosine")
-    max_grad_norm: float = positive(1.0)
-    prompts_per_minibatch: int = positive(32)
-    tokens_per_microbatch: int = positive(16384)
-    max_skipped_updates: int = positive(3)
+    lr: float = setting(3e-5, "Learning rate of AdamW. Paper: 3e-5 with LoRA.", POSITIVE)
+    beta1: float = setting(0.9, "AdamW: decay of the mean gradient.", OPEN_UNIT)
+    beta2: float = setting(0.999, "AdamW: decay of the mean squared gradient.", OPEN_UNIT)
+    weight_decay: float = setting(0.0, "AdamW: decoupled weight decay.", at_least(0))
+    warmup_steps: int = setting(0, "Optimizer steps of linear warm-up.", at_least(0))
+    schedule: Literal["constant", "linear", "cosine"] = setting(
+        "constant", "Learning rate after the warm-up; linear and cosine end at 0."
+    )
+    max_grad_norm: float = setting(1.0, "Gradients are clipped to this global norm.", POSITIVE)
+    prompts_per_minibatch: int = setting(
+        32, "Questions per optimizer step, over all devices.", POSITIVE
+    )
+    tokens_per_microbatch: int = setting(
+        16384, "Tokens per forward and backward pass. Affects memory, not results.", POSITIVE
+    )
+    max_skipped_updates: int = setting(
+        3, "Non-finite updates in a row, all skipped, that stop the run.", POSITIVE
+    )
 
 
 @dataclass(frozen=True)
 class Hardware:
-    accelerator: str = one_of("auto", "cpu", "cuda")
-    precision: str = rule(
-        "auto, 32-true or bf16-mixed: half precision *-true rounds the weights' small updates away",
-        lambda value: value in ("auto", "32-true", "bf16-mixed"),
+    accelerator: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: cuda if available.")
+    precision: str = setting(
         "auto",
+        "auto: bf16-mixed on a GPU, 32-true on the CPU.",
+        Rule(
+            "auto, 32-true or bf16-mixed: half precision *-true rounds small weight updates away",
+            lambda value: value in ("auto", "32-true", "bf16-mixed"),
+        ),
     )
-    threads: int = at_least(0, 0)
+    threads: int = setting(0, "CPU threads of torch; 0 keeps torch's choice.", at_least(0))
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    questions: int = positive(1000)
-    samples: int = at_least(1, 8)
-    split_samples: int = at_least(1, 4)
-    every_n_steps: int = at_least(0, 0)
-    bootstrap_draws: int = at_least(100, 2000)
+    questions: int = setting(1000, "Held-out questions used, at most.", POSITIVE)
+    samples: int = setting(8, "Responses per held-out question.", at_least(1))
+    split_samples: int = setting(
+        4, "Extra base responses that decide which questions count as hard.", at_least(1)
+    )
+    every_n_steps: int = setting(
+        0, "Rollout steps between evaluations; 0: only before and after training.", at_least(0)
+    )
+    bootstrap_draws: int = setting(2000, "Bootstrap draws per 95 % interval.", at_least(100))
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    every_n_steps: int = positive(10)
-    keep: int = at_least(2, 2)
-    max_failures: int = positive(3)
+    every_n_steps: int = setting(10, "Rollout steps between checkpoints.", POSITIVE)
+    keep: int = setting(2, "Newest checkpoints kept; older ones are deleted.", at_least(2))
+    max_failures: int = setting(3, "Failed saves in a row that stop the run.", POSITIVE)
 
 
 @dataclass(frozen=True)
 class Tracking:
-    rollouts_every_n_steps: int = at_least(0, 5)
-    mlflow: bool = True
-    mlflow_uri: str = location("sqlite:///mlflow.db")
-    experiment: str = "ceeh"
+    rollouts_every_n_steps: int = setting(
+        5, "Rollout steps between files of sampled responses; 0: none.", at_least(0)
+    )
+    mlflow: bool = setting(True, "Send metrics and reports to MLflow.")
+    mlflow_uri: str = setting(
+        "sqlite:///mlflow.db", "MLflow tracking server or database.", LOCATION
+    )
+    experiment: str = setting("ceeh", "MLflow experiment.")
 
 
 @dataclass(frozen=True)
 class Config:
-    name: str = file_name("ceeh")
-    seed: int = at_least(0, 0)
-    output: str = location("runs")
-    ckpt_path: str | None = None
-    profile: bool = False
-    model: Model = field(default_factory=Model)
-    prompts: Prompts = field(default_factory=Prompts)
-    rollouts: Rollouts = field(default_factory=Rollouts)
-    engine: Component = field(default_factory=lambda: Component("ceeh.data.engine.VLLMEngine"))
-    verifier: Component = field(default_factory=Component)
-    objective: Objective = field(default_factory=Objective)
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    hardware: Hardware = field(default_factory=Hardware)
-    callbacks: dict[str, Component] = field(default_factory=dict)
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    tracking: Tracking = field(default_factory=Tracking)
+    name: str = setting("ceeh", "Name of the run folder: NAME, then NAME-2, ...", FILE_NAME)
+    seed: int = setting(0, "Seed of prompt order, sampling and bootstrap.", at_least(0))
+    output: str = setting("runs", "Parent of the run folders.", LOCATION)
+    ckpt_path: str | None = setting(
+        None,
+        "Checkpoint to resume; `last`: the newest of this name, or a new run if there is none.",
+    )
+    profile: bool = setting(False, "Write a trace of two rollout steps for ui.perfetto.dev.")
+    model: Model = setting(Model, "The policy.")
+    prompts: Prompts = setting(Prompts, "Questions and how they become prompts.")
+    rollouts: Rollouts = setting(Rollouts, "Sampling of training responses.")
+    engine: Component = setting(
+        Component("ceeh.data.engine.VLLMEngine"), "Engine that generates responses in this process."
+    )
+    verifier: Component = setting(Component, "Scores a response in [0, 1]; 1 is correct.")
+    objective: Objective = setting(Objective, "Reward, advantage and loss.")
+    optimizer: Optimizer = setting(Optimizer, "AdamW and how a rollout step is split.")
+    hardware: Hardware = setting(Hardware, "Device and precision.")
+    callbacks: dict[str, Component] = setting({}, "Signals (ceeh.callbacks.signal) by name.")
+    evaluation: Evaluation = setting(Evaluation, "Measurement on the held-out questions.")
+    checkpoints: Checkpoints = setting(Checkpoints, "Saving for a resume.")
+    tracking: Tracking = setting(Tracking, "Records of the run.")
 
 
-@overload
-def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config: ...
-
-
-@overload
-def load(files: Sequence[str | Path], overrides: Sequence[str], schema: type[Schema]) -> Schema: ...
-
-
-def load(files: Sequence[str | Path], overrides: Sequence[str] = (), schema: type = Config) -> Any:
-    """The configuration, or another `schema`, of `files` and `key=value` overrides; see `merged`."""
-    return merged(files, overrides, schema)
+def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
+    """The configuration of `files` and `key=value` overrides; see `merged`."""
+    return merged(files, overrides, Config)
 
 
 def to_yaml(config: Config) -> str:
@@ -200,22 +286,22 @@ def to_yaml(config: Config) -> str:
 
 
 def to_public_yaml(config: Config) -> str:
-    """`to_yaml` without secrets, as it is written down; `check_not_redacted` is for who reads it."""
+    """`to_yaml` with secrets redacted, for files and servers; `check_not_redacted` guards readers."""
     return OmegaConf.to_yaml(OmegaConf.create(redact(_escaped(asdict(config)))))
 
 
 def check_not_redacted(config: Config) -> None:
-    """Raises ConfigError for a setting that was a secret when this configuration was written down."""
+    """Raises ConfigError for a setting whose value was redacted when this configuration was written."""
     for key, value in flatten(asdict(config)).items():
         if HIDDEN in str(value):
             raise ConfigError(
-                f"{key} holds '{HIDDEN}': it was a secret when the file was written; give it again, "
-                f"{key}=..., or leave it to the variable of the library that reads it"
+                f"{key} is '{HIDDEN}': the file was written without its secret; set {key}=..., or leave "
+                "it to the environment variable of the library that reads it"
             )
 
 
 def _escaped(node: Any) -> Any:
-    """`${` of a text that is no interpolation, as OmegaConf writes it."""
+    """Escapes `${` in texts, which OmegaConf would read as an interpolation."""
     if isinstance(node, dict):
         return {key: _escaped(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
@@ -226,7 +312,7 @@ def _escaped(node: Any) -> Any:
 
 
 def check_pairs(config: Config, processes: int) -> None:
-    """Refuses settings that are fine alone and meaningless together, or with `processes` in all."""
+    """Raises ConfigError for settings that contradict each other or the number of `processes`."""
     objective = config.objective
     if objective.dual_clip is not None and objective.dual_clip <= 1 + objective.clip_high:
         raise ConfigError(
@@ -239,12 +325,12 @@ def check_pairs(config: Config, processes: int) -> None:
     ):
         if value % processes:
             raise ConfigError(
-                f"{name} is over all processes and must be a multiple of their number "
-                f"({processes}), got {value}"
+                f"{name} counts questions over all processes and must be a multiple of {processes}, "
+                f"their number, got {value}"
             )
     longest = config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens
     if config.optimizer.tokens_per_microbatch < longest:
         raise ConfigError(
-            f"optimizer.tokens_per_microbatch must hold one longest row, prompts.max_prompt_tokens + "
+            "optimizer.tokens_per_microbatch must hold one longest row, prompts.max_prompt_tokens + "
             f"rollouts.max_response_tokens = {longest}, got {config.optimizer.tokens_per_microbatch}"
         )

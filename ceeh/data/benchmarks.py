@@ -2,14 +2,14 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 import ceeh
 from ceeh.config.component import Component
-from ceeh.config.rules import at_least, positive, rule, text_or_null
-from ceeh.config.settings import load
+from ceeh.config.loading import merged
+from ceeh.config.rules import POSITIVE, TEXT, Rule, at_least, setting
 from ceeh.errors import ConfigError
 from ceeh.types import Question
 
@@ -27,29 +27,35 @@ class Benchmark:
     column that holds the difficulty.
     """
 
-    title: str
-    questions: Component
-    verifier: Component
-    chat_template: bool = True
-    system_prompt: str | None = None
-    instruction: str | None = text_or_null(INSTRUCTION)
-    level: str | None = text_or_null()
-    expected_questions: int | None = at_least(1, None)
-    samples: int = at_least(1, 16)
-    temperature: float = positive(0.6)
-    top_p: float = rule("in (0, 1]", lambda value: 0 < value <= 1, 0.95)
-    max_response_tokens: int = positive(16000)
-    max_prompt_tokens: int = positive(2048)
+    title: str = setting(MISSING, "Name in reports.")
+    questions: Component = setting(MISSING, "Source of the questions.")
+    verifier: Component = setting(MISSING, "Grades a response.")
+    chat_template: bool = setting(True, "Format prompts with the tokenizer's chat template.")
+    system_prompt: str | None = setting(None, "System message. Needs chat_template.")
+    instruction: str | None = setting(INSTRUCTION, "Paragraph added after each question.", TEXT)
+    level: str | None = setting(None, "Metadata column that holds the difficulty.", TEXT)
+    expected_questions: int | None = setting(
+        None, "Number of questions; another number is a warning.", at_least(1)
+    )
+    samples: int = setting(16, "Responses per question. Paper: 16.", at_least(1))
+    temperature: float = setting(0.6, "Sampling temperature. Paper: 0.6.", POSITIVE)
+    top_p: float = setting(
+        0.95, "Nucleus sampling. Paper: 0.95.", Rule("in (0, 1]", lambda value: 0 < value <= 1)
+    )
+    max_response_tokens: int = setting(
+        16000, "Tokens. A longer response is truncated. Paper: 16000.", POSITIVE
+    )
+    max_prompt_tokens: int = setting(2048, "Tokens. Longer prompts are skipped.", POSITIVE)
 
 
 def load_benchmark(name_or_file: str, overrides: Sequence[str] = ()) -> Benchmark:
     """The benchmark of a YAML file, or of `configs/benchmarks/<name>.yaml`, with `key=value` overrides.
 
     A local copy is an override that keeps the column map, `questions.init_args.path=copy.jsonl`.
-    Raises ConfigError for an unknown name, with those there are, and for what `load` refuses.
+    Raises ConfigError for an unknown name, with those there are, and for what `merged` refuses.
     """
     if Path(name_or_file).suffix in (".yaml", ".yml"):
-        return load([name_or_file], overrides, Benchmark)
+        return merged([name_or_file], overrides, Benchmark)
     there = benchmark_files()
     if name_or_file not in there:
         near = get_close_matches(name_or_file, there, n=1)
@@ -59,7 +65,7 @@ def load_benchmark(name_or_file: str, overrides: Sequence[str] = ()) -> Benchmar
             + (", ".join(sorted(there)) or "none")
             + f"; add {FOLDER}/{name_or_file}.yaml, or give the path of a .yaml file"
         )
-    return load([there[name_or_file]], overrides, Benchmark)
+    return merged([there[name_or_file]], overrides, Benchmark)
 
 
 def benchmark_files() -> dict[str, Path]:

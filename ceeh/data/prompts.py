@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ceeh.errors import ConfigError, users_code
+from ceeh.errors import ConfigError, user_code
 from ceeh.runtime.rng import stable_hash
-from ceeh.runtime.text import plain, show
+from ceeh.runtime.text import escape, show
 from ceeh.types import Prompt, Question
 
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -141,7 +141,7 @@ def load_prompts(source: Iterable[Question], builder: PromptBuilder, place: str)
 
 def _asked(source: Iterable[Question]) -> Iterator[Question]:
     """The questions that a source, perhaps the user's own, gives. Raises ConfigError for anything else."""
-    with users_code(source, "fails while it is read"):
+    with user_code(source, f"{type(source).__name__} fails while it is read"):
         for question in source:
             if not isinstance(question, Question):
                 raise ConfigError(f"a source must give ceeh.types.Question, got {show(question)}")
@@ -152,7 +152,7 @@ def _asked(source: Iterable[Question]) -> Iterator[Question]:
                         f"the {name} of a question must be text that UTF-8 can hold, got {show(value)}"
                     )
             uid = question.uid
-            if not uid.strip() or plain(uid) != uid or "\n" in uid:
+            if not uid.strip() or escape(uid) != uid or "\n" in uid:
                 raise ConfigError(
                     f"the uid {show(uid)} must be text without control characters; it is shown "
                     "and written wherever a question is named"

@@ -5,11 +5,12 @@ one of them (`gsm8k.samples=4`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 from ceeh.config.component import Component
-from ceeh.config.rules import FILE_NAME, at_least, is_file_name, positive, rule
-from ceeh.config.settings import Hardware, Tracking, load
+from ceeh.config.loading import merged
+from ceeh.config.rules import FILE_NAME, POSITIVE, at_least, setting
+from ceeh.config.settings import Hardware, Tracking
 from ceeh.data.benchmarks import Benchmark, load_benchmark
 from ceeh.errors import ConfigError
 
@@ -18,13 +19,15 @@ from ceeh.errors import ConfigError
 class EvaluationConfig:
     """How benchmarks are run. `limit` takes the first questions of each, for a quick look."""
 
-    seed: int = at_least(0, 0)
-    limit: int | None = rule("at least 1, or null", lambda value: value is None or value >= 1, None)
-    questions_per_batch: int = positive(64)
-    bootstrap_draws: int = at_least(100, 2000)
-    engine: Component = field(default_factory=lambda: Component("ceeh.data.engine.VLLMEngine"))
-    hardware: Hardware = field(default_factory=Hardware)
-    tracking: Tracking = field(default_factory=Tracking)
+    seed: int = setting(0, "Seed of sampling and bootstrap.", at_least(0))
+    limit: int | None = setting(None, "First questions of each benchmark only.", at_least(1))
+    questions_per_batch: int = setting(64, "Questions sampled and saved together.", POSITIVE)
+    bootstrap_draws: int = setting(2000, "Bootstrap draws per 95 % interval.", at_least(100))
+    engine: Component = setting(
+        Component("ceeh.data.engine.VLLMEngine"), "Engine that generates responses in this process."
+    )
+    hardware: Hardware = setting(Hardware, "Device and precision.")
+    tracking: Tracking = setting(Tracking, "Records of the evaluation.")
 
 
 def load_evaluation_config(
@@ -39,10 +42,10 @@ def load_evaluation_config(
     given = dict.fromkeys(map(benchmark_name, benchmarks), "")
     for benchmark in benchmarks:
         name = benchmark_name(benchmark)
-        if not is_file_name(name):
+        if not FILE_NAME.holds(name):
             raise ConfigError(
-                f"--benchmarks: a benchmark's name is also a folder of samples and must be {FILE_NAME}, "
-                f"got '{name}' of '{benchmark}'; rename the file"
+                f"--benchmarks: a benchmark's name is also a folder of samples and must be "
+                f"{FILE_NAME.words}, got '{name}' of '{benchmark}'; rename the file"
             )
         if given[name]:
             raise ConfigError(f"--benchmarks names '{name}' twice")
@@ -66,7 +69,7 @@ def load_evaluation_config(
                 f"benchmarks {', '.join(sorted(shared))}; of one benchmark NAME.key, with a NAME from "
                 f"--benchmarks ({', '.join(given)})"
             )
-    return load(files, to_evaluation, EvaluationConfig), {
+    return merged(files, to_evaluation, EvaluationConfig), {
         name: load_benchmark(benchmark, to_benchmarks[name]) for name, benchmark in given.items()
     }
 

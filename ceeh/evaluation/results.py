@@ -18,7 +18,7 @@ from ceeh.evaluation.bootstrap import Estimates, average, estimates, intervals
 from ceeh.evaluation.store import BenchmarkSamples, SampleStore
 from ceeh.run.atomic import atomic_write_text
 from ceeh.runtime.rng import derived_seed
-from ceeh.runtime.text import plain, redact
+from ceeh.runtime.text import escape, redact
 from ceeh.runtime.versions import provenance
 
 FORMAT = 2
@@ -37,7 +37,7 @@ class Results:
     benchmarks: Mapping[str, BenchmarkSamples]
 
     def title(self, benchmark: str) -> str:
-        return plain(self.record["benchmarks"][benchmark]["settings"]["title"])
+        return escape(self.record["benchmarks"][benchmark]["settings"]["title"])
 
 
 def benchmark_estimates(
@@ -135,7 +135,7 @@ def read_results(place: str) -> Results:
         raise ConfigError(
             f"{folder}/samples.parquet lacks {', '.join(sorted(missing))}; evaluate again"
         )
-    return Results(name=plain(name), folder=folder, record=record, benchmarks=samples)
+    return Results(name=escape(name), folder=folder, record=record, benchmarks=samples)
 
 
 def _check_shape(record: Mapping[str, Any]) -> None:

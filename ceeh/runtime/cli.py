@@ -1,4 +1,4 @@
-"""Text that others wrote (data, models, files, servers) as a terminal may show it."""
+"""How a command ends: errors on standard error, and the exit status."""
 
 import sys
 from collections.abc import Callable
@@ -6,26 +6,21 @@ from contextlib import suppress
 
 from ceeh.errors import ConfigError, RunError
 from ceeh.runtime import shutdown
-from ceeh.runtime.text import plain, redact
+from ceeh.runtime.text import escape, redact
 
 
 def complain(error: object) -> None:
-    """`error: ...` on standard error, as every command ends that was given something wrong."""
-    tell(f"error: {plain(redact(str(error)))}")
-
-
-def tell(line: str) -> None:
-    """On standard error, if anyone reads it still."""
-    with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+    """Prints `error: ...` on standard error, escaped and without secrets."""
+    _print(f"error: {escape(redact(str(error)))}")
 
 
 def run_command(command: Callable[[], int], *, if_stopped: str, last: bool) -> int:
-    """A command's exit status: its own, 2 for a ConfigError, 1 for a RunError, 128 + n for signal n.
+    """The exit status of `command`: its own, 2 for a ConfigError, 1 for a RunError, 128 + n for
+    termination signal n.
 
-    `if_stopped` says how what a signal ended is gone on with; after the `last` command of a process
-    signals stay ignored when one has ended it. An error of a command that was asked to stop is told and
-    changes nothing: another process of the run may have left first.
+    `if_stopped` is the hint printed when a signal stops the command. After the `last` command of a
+    process that was stopped, signals stay ignored. An error during a stop is printed and does not
+    change the status: another process of the run may have left first.
     """
     try:
         with shutdown.signals_honored(last=last):
@@ -37,11 +32,13 @@ def run_command(command: Callable[[], int], *, if_stopped: str, last: bool) -> i
                 complain(f"while stopping: {type(error).__name__}: {error}")
                 raise shutdown.Stopped(number) from error
     except shutdown.Stopped as stopped:
-        tell(f"{stopped}; {if_stopped}")
+        _print(f"{stopped}; {if_stopped}")
         return stopped.status
-    except ConfigError as error:
+    except (ConfigError, RunError) as error:
         complain(error)
-        return 2
-    except RunError as error:
-        complain(error)
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+def _print(line: str) -> None:
+    with suppress(OSError):  # the reader may be gone
+        print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The processes of a run, one per device as torchrun starts them, and what they agree on."""
+"""The processes of a run, one per device as torchrun starts them, and their collectives."""
 
 import os
 from collections.abc import Callable
@@ -9,23 +9,23 @@ import torch
 import torch.distributed as dist
 from lightning import Trainer
 
-from ceeh.errors import ConfigError
-from ceeh.runtime.text import plain
+from ceeh.errors import ConfigError, RunError
+from ceeh.runtime.text import escape
 
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=6)
-"""How long a process waits for another: generation of long responses differs by more than the
-default ten minutes."""
+"""Timeout of collectives. Generation of long responses differs between ranks by more than the default
+ten minutes."""
 
 
 def world_size() -> int:
-    """Processes of this run: what torchrun says, 1 without it."""
+    """Number of processes of this run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def processes_here() -> int:
-    """Processes of this run on this machine."""
+    """Number of processes of this run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
@@ -38,13 +38,13 @@ def is_rank_zero() -> bool:
 
 
 def say(line: str) -> None:
-    """Prints `line` once, on rank 0, without what a terminal would act on."""
+    """Prints `line` on rank 0, with control characters escaped."""
     if is_rank_zero():
-        print(plain(line), flush=True)
+        print(escape(line), flush=True)
 
 
 def join_processes(accelerator: str) -> None:
-    """Opens the process group, before anything is written or an engine built in it."""
+    """Opens the process group, before anything is written or an engine is built in it."""
     if world_size() == 1 or dist.is_initialized():
         return
     if accelerator != "cuda":
@@ -52,23 +52,25 @@ def join_processes(accelerator: str) -> None:
         return
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
-    # The device named here, NCCL need not guess it at the first collective.
+    # With `device_id` NCCL does not guess the device at the first collective.
     dist.init_process_group("cpu:gloo,cuda:nccl", timeout=PATIENCE, device_id=device)
 
 
 def wait_for_all() -> None:
-    """Returns when every process has come here."""
     if world_size() > 1:
         dist.barrier()
 
 
 def from_rank_zero(decide: Callable[[], T]) -> T:
-    """What `decide` returns on rank 0, on every rank. Collective; a ConfigError is raised on all."""
+    """What `decide` returns on rank 0, on every rank. Collective.
+
+    A ConfigError or RunError of rank 0 is raised on every rank.
+    """
     box: list[Any] = [None, None]
     if is_rank_zero():
         try:
             box[0] = decide()
-        except ConfigError as error:
+        except (ConfigError, RunError) as error:
             box[1] = error
     if world_size() > 1:
         dist.broadcast_object_list(box)
@@ -78,7 +80,7 @@ def from_rank_zero(decide: Callable[[], T]) -> T:
 
 
 def gather_objects(trainer: Trainer, value: Any) -> list[Any]:
-    """`value` of every rank, in rank order. Collective: every rank must call it."""
+    """`value` of every rank, in rank order. Collective."""
     if trainer.world_size == 1:
         return [value]
     gathered: list[Any] = [None] * trainer.world_size

@@ -1,4 +1,4 @@
-"""Text for terminals and files: secrets removed, control characters escaped, values shortened."""
+"""Text for terminals and files: values shortened, secrets redacted, control characters escaped."""
 
 import re
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from typing import Any
 
 
 def show(value: Any) -> str:
+    """Type and value for a message, at most 40 characters of it."""
     shown = repr(value)
     return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
 
@@ -18,7 +19,7 @@ SECRET_PAIRS = ("api_key", "access_key", "private_key", "signing_key", "encrypti
 SECRET_TEXTS = (
     r"(?<=://)\S+(?=@)",  # user:password@
     r"(?<=[?&;])(?:[\w-]*(?:token|key|secret|password|passwd|auth|sig|signature))=[^&;\s]+",
-    # The shapes of well-known tokens: Hugging Face, OpenAI and kin, GitHub, GitLab, AWS, Slack, JWT.
+    # Tokens of Hugging Face, OpenAI and similar services, GitHub, GitLab, AWS, Slack, JWT.
     r"\bhf_\w{16,}|\bsk-[\w-]{16,}|\bgh[oprsu]_\w{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}",
     r"\bAKIA[0-9A-Z]{16}\b|\bxox[abprs]-[\w-]{10,}|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+",
 )
@@ -28,9 +29,9 @@ HIDDEN = "[redacted]"
 def redact(value: Any, key: str = "") -> Any:
     """`value` without secrets, in nested mappings and lists too.
 
-    A value is hidden when its key says so (a word secret, password, credential, api_key ...; token
-    with a text beside it, so `max_prompt_tokens: 512` stays). Out of texts are cut `user:password@`
-    and `?token=` of addresses, and what has the shape of a well-known service's token.
+    A value is redacted when its key contains the word secret, password, credential, api_key or
+    similar, or the word token where the value is text: `max_prompt_tokens: 512` stays. In other texts
+    `user:password@` and `?token=` of addresses and tokens of well-known services are redacted.
     """
     if isinstance(value, Mapping):
         return {name: redact(item, str(name)) for name, item in value.items()}
@@ -51,6 +52,7 @@ def redact(value: Any, key: str = "") -> Any:
 
 
 def flatten(tree: Mapping[str, Any], joint: str = ".", prefix: str = "") -> dict[str, Any]:
+    """Leaves by their path: {"a": {"b": 1}} -> {"a.b": 1}. An empty mapping has none."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
@@ -60,13 +62,13 @@ def flatten(tree: Mapping[str, Any], joint: str = ".", prefix: str = "") -> dict
     return flat
 
 
-# Control characters but tab and newline, line separators, marks that turn the direction of writing,
-# and halves of surrogate pairs: they move the cursor, rename the window, hide or reorder words.
+# Control characters except tab and newline, line separators, direction marks and surrogates: they move
+# the cursor, rename the window, hide or reorder words.
 UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
-def plain(text: str) -> str:
-    r"""`text` with what a terminal would act on spelt out, `\x1b` for an escape."""
+def escape(text: str) -> str:
+    r"""`text` with the characters that a terminal acts on spelled out, e.g. `\x1b` for an escape."""
     return UNSAFE.sub(lambda match: ascii(match[0])[1:-1], text)

@@ -1,4 +1,4 @@
-"""What a run may tell of itself: versions, commit, and a configuration without its secrets."""
+"""What identifies a result: package versions, the commit and a digest of the weights."""
 
 import hashlib
 import subprocess
@@ -12,10 +12,10 @@ DIGEST_BLOCKS, DIGEST_BYTES = 256, 16384
 
 
 def weights_digest(path: str | Path) -> str:
-    """What tells one set of weights from another: a file's, a folder's, or a hub model's commit.
+    """A digest of a weight file or of a folder's weights; the commit of a model of the Hub.
 
-    Of each file its name, its size and blocks spread over it: a fine-tuned model moves all of them,
-    and the 15 GB of a 7B model need not be read.
+    Covers each file's name, size and blocks spread over it. Fine-tuning changes all blocks, and the
+    15 GB of a 7B model are not read in full.
     """
     place = Path(path)
     if not place.exists():
@@ -37,7 +37,7 @@ def weights_digest(path: str | Path) -> str:
 
 
 def provenance() -> dict[str, str]:
-    """Versions of the packages that decide the numbers, and the commit of the working folder."""
+    """Versions of the packages that affect results, and the commit of the working folder."""
     tags: dict[str, str] = {}
     for package in PACKAGES:
         try:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ceeh.runtime.text import plain, redact
+from ceeh.runtime.text import escape, redact
 from ceeh.tracking.mlflow_run import MLflowRun, Refused
 from ceeh.tracking.outbox import Outbox
 
@@ -147,6 +147,6 @@ class Sender:
             text = f"MLflow at {self.outbox.state['uri']} {' '.join(words.split())}"
             log.warning(
                 "%s. Training goes on; everything is kept in %s",
-                plain(redact(text)[:600]),
+                escape(redact(text)[:600]),
                 self.outbox.folder,
             )

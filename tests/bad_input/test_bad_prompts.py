@@ -78,7 +78,7 @@ def test_a_source_that_gives_nothing_or_one_uid_twice_is_refused() -> None:
 
 
 def test_an_instruction_or_system_prompt_that_cannot_be_meant(refused: Refused) -> None:
-    refused(["prompts.instruction='  '"], "prompts.instruction must be a text, or null for none")
+    refused(["prompts.instruction='  '"], "prompts.instruction must be non-empty text, or null")
     refused(["prompts.system_prompt=x"], "prompts.system_prompt needs prompts.chat_template: true")
     refused(["prompts.chat_template=true"], "prompts.chat_template is true", "has no chat template")
     refused(

@@ -60,7 +60,7 @@ TRAIN, VERIFIER, MINE = "prompts.train", "verifier", "callbacks.mine"
         (TRAIN, "fails.py:A", "", ["(ZeroDivisionError: division by zero, fails.py line 1"]),
         (TRAIN, "no.such.module.A", "", ["cannot import 'no.such.module'"]),
         (TRAIN, "A", "", ["must be package.module.Class or path/to/file.py:Class, got 'A'"]),
-        (TRAIN, "mine.py:number", "", ["is no Python class"]),
+        (TRAIN, "mine.py:number", "", ["is not a Python class"]),
         (
             TRAIN,
             "mine.py:Raises",
@@ -75,7 +75,7 @@ TRAIN, VERIFIER, MINE = "prompts.train", "verifier", "callbacks.mine"
             "{sice: 3}",
             ["init_args.sice is not an argument", "it takes: size"],
         ),
-        (TRAIN, "mine.py:NoList", "", ["mine.py:NoList is no source of questions"]),
+        (TRAIN, "mine.py:NoList", "", ["mine.py:NoList is not a source of questions"]),
         (
             TRAIN,
             "mine.py:Texts",

@@ -28,20 +28,21 @@ def test_a_class_path_of_version_0_1_names_its_new_place() -> None:
             ConfigError, match=f"^engine.class_path: {old} is now {new}; change it in"
         ):
             Component(old).build("engine")
-        assert inspect.isclass(Component(new)._import("engine"))
+        assert inspect.isclass(Component(new).imported("engine"))
 
 
 def test_arguments_come_from_yaml_and_those_asked_for_from_the_context() -> None:
     built = Component(HERE, {"size": 3}).build("engine", color="blue", unknown=1)
     assert built == Thing(size=3, color="blue")
-    # What the user wrote wins over what the run would have given.
+    # init_args win over the context.
     assert Component(HERE, {"size": 3, "color": "green"}).build("x", color="blue").color == "green"
 
 
-def test_a_class_is_loaded_from_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_a_class_is_loaded_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("class Mine:\n    def __init__(self, n: int = 2):\n        self.n = n\n")
     assert Component(f"{file}:Mine", {"n": 5}).build("callbacks.mine").n == 5
+    assert Component("fractions.Fraction", {"numerator": 3}).build("x") == 3
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,7 @@ def test_a_class_is_loaded_from_a_file_of_ones_own(tmp_path: Path) -> None:
         (f"{__name__}.Think", {}, r"has no 'Think'; its classes are: Thing"),
         (HERE, {"size": 1, "sice": 2}, r"init_args\.sice is not an argument of .*size, color"),
         (HERE, {}, r"engine\.init_args lacks size, which .* needs"),
+        ("logging.LogRecord", {"name": "a"}, "engine.init_args lacks level, pathname, lineno"),
         (HERE, {"size": 0}, r"engine \(.*Thing\): size must be at least 1, got 0"),
     ],
 )

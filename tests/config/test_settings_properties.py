@@ -1,14 +1,14 @@
-"""Any text and any tree given as a configuration: a valid Config that reads back the same, or ConfigError."""
+"""Any text or tree given as a configuration is a valid Config that reads back the same, or a ConfigError."""
 
 import json
 import string
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ceeh.config.component import Component
+from ceeh.config.reference import entries
 from ceeh.config.settings import Config, load, to_yaml
 from ceeh.errors import ConfigError
 
@@ -20,17 +20,7 @@ QUICK = settings(
 )
 
 
-def keys(node: object, place: str = "") -> list[str]:
-    found = []
-    for item in fields(node):  # type: ignore[arg-type]
-        value, path = getattr(node, item.name), f"{place}{item.name}"
-        found.append(path)
-        if is_dataclass(value):
-            found += keys(value, f"{path}.")
-    return found
-
-
-KEYS = keys(Config())
+KEYS = [entry.path for entry in entries(Config)]
 TEXTS = st.one_of(
     st.text(max_size=20),
     st.text(alphabet="${}[]:,'\"\\&*!#%@`|>-?.~ \n\tabc", max_size=12),
@@ -54,7 +44,7 @@ PLACES = st.one_of(
 
 
 def config_or_error(files: list[Path], overrides: list[str], place: Path) -> Config | None:
-    """The configuration, read back to the same; None where it was refused in words."""
+    """The configuration, which must read back to the same; None where it is refused."""
     try:
         config = load(files, overrides)
     except ConfigError:
@@ -93,14 +83,14 @@ def test_any_bytes_as_a_file(content: bytes, tmp_path: Path) -> None:
     text=st.text(max_size=30),
     inner=st.dictionaries(st.sampled_from("abc"), TEXTS | st.lists(TEXTS), max_size=3),
 )
-def test_any_text_that_is_meant_reads_back_to_the_same(
+def test_any_text_in_an_argument_reads_back_to_the_same(
     text: str, inner: dict, tmp_path: Path
 ) -> None:
-    """Also one with `${` or backslashes, which a file must write otherwise."""
+    """Also text with `${` or backslashes, which a file must escape."""
     if "???" in (text, *inner.values()) or any(
         "???" in v for v in inner.values() if isinstance(v, list)
     ):
-        return  # OmegaConf's word for a value that is missing
+        return  # OmegaConf's mark of a missing value
     config = Config(callbacks={"a": Component("x.Y", {"text": text, "inner": inner})})
     file = tmp_path / "file.yaml"
     file.write_text(to_yaml(config), encoding="utf-8", errors="surrogatepass")

@@ -150,7 +150,7 @@ def test_a_file_of_ones_own_and_one_in_the_working_folder_are_found(tmp_path, mo
         ("gsm8k", ["top_p=1.5"], r"top_p must be in \(0, 1\], got 1.5"),
         ("gsm8k", ["temperature=0"], r"temperature must be greater than 0, got 0"),
         ("gsm8k", ["levl=a"], "Key 'levl' not in 'Benchmark'. Did you mean: 'level'"),
-        ("gsm8k", ["instruction=' '"], "instruction must be a text, or null for none, got ' '"),
+        ("gsm8k", ["instruction=' '"], "instruction must be non-empty text, or null, got ' '"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(name, overrides, message):

@@ -98,7 +98,7 @@ def test_two_processes_stop_together_and_go_on_to_equal_numbers(
             if line.startswith("step 1/2"):
                 run.send_signal(signal.SIGTERM)  # torchrun hands it to both
     assert run.returncode != 0
-    assert said.count("stopped by SIGTERM; continue with ckpt_path=last") == 2, said[-3000:]
+    assert said.count("stopped by SIGTERM; resume with ckpt_path=last") == 2, said[-3000:]
     assert said.count("rollout step 1 is saved") == 1
     ended_well(two_processes(given, tmp_path / "stopped"))
     assert differences(two[0], tmp_path / "stopped" / "starter", common=True) == []

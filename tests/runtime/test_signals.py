@@ -103,7 +103,7 @@ def test_a_signal_is_honored_in_every_phase(
         calling(patch, owner, name, call, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert ceeh.fit.main(given) == 143
     said = capfd.readouterr().err
-    assert said.count("stopped by SIGTERM; continue with ckpt_path=last") == 1
+    assert said.count("stopped by SIGTERM; resume with ckpt_path=last") == 1
     assert "Traceback" not in said
     folder = tmp_path / "starter"
     files = [file.name for file in (folder / "checkpoints").glob("*")]

@@ -1,13 +1,13 @@
 """A mixture of sources: a seeded draw from each, without duplicates and without benchmark questions."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from ceeh.config.component import Component
 from ceeh.config.loading import fill
-from ceeh.config.rules import at_least, rule
+from ceeh.config.rules import UNIT_BELOW_1, Rule, at_least, setting
 from ceeh.data.benchmarks import benchmark_questions, load_benchmark
 from ceeh.data.mixture.decontamination import Decontaminator
 from ceeh.data.mixture.report import Dropped, MixtureReport, PartReport
@@ -22,19 +22,20 @@ from ceeh.types import Question
 class Part(Component):
     """A source, and how many of its questions to draw; null for all."""
 
-    questions: int | None = at_least(1, None)
+    questions: int | None = setting(None, "Questions to draw; null for all.", at_least(1))
 
 
 @dataclass(frozen=True)
 class Decontamination:
     """`benchmarks` maps a name or file to what replaces its questions.init_args, `{}` for nothing."""
 
-    benchmarks: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"rule": ("a mapping of benchmarks, at least one", lambda value: bool(value))},
+    benchmarks: dict[str, Any] = setting(
+        {},
+        "Benchmark name or file to the replacement of its questions.init_args; {} keeps them.",
+        Rule("a mapping of benchmarks, at least one", bool),
     )
-    ngram: int = at_least(2, 8)
-    coverage: float = rule("in [0, 1)", lambda value: 0 <= value < 1, 0.5)
+    ngram: int = setting(8, "Words that must repeat in a row.", at_least(2))
+    coverage: float = setting(0.5, "Share of a question that must repeat.", UNIT_BELOW_1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

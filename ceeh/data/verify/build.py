@@ -7,7 +7,7 @@ from numbers import Real
 
 from ceeh.config.component import Component
 from ceeh.data.verify.base import Verifier
-from ceeh.errors import ConfigError, users_code
+from ceeh.errors import ConfigError, user_code
 from ceeh.runtime.distributed import from_rank_zero
 from ceeh.runtime.text import show
 from ceeh.types import Completion, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
@@ -58,7 +58,8 @@ class CheckedVerifier:
             self.verifier.close()
 
     def _guard(self, method: str) -> AbstractContextManager[None]:
-        return users_code(self.verifier, f"failed in {method}{CURE}", place="verifier: ")
+        name = type(self.verifier).__name__
+        return user_code(self.verifier, f"verifier: {name} failed in {method}{CURE}")
 
 
 def first_mistake(groups: Sequence[RolloutGroup], scored: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from ceeh.data.verify.base import NO_ANSWER, with_verdicts
 from ceeh.data.verify.pool import WorkerPool, check_limits
 from ceeh.errors import ConfigError
-from ceeh.runtime.text import plain
+from ceeh.runtime.text import escape
 from ceeh.types import (
     FAILURES,
     Completion,
@@ -136,7 +136,7 @@ class FailureWatch:
                 logger.warning(
                     "verifier: %s failed on prompt '%s' (%s); this and later failures score 0 and are"
                     " counted in reward/outcome_%s: %s",
-                    *(self.name, uid, kind.value, kind.value, plain(words)),
+                    *(self.name, uid, kind.value, kind.value, escape(words)),
                 )
         new = [verdict.outcome for verdict in verdicts]
         self.last = (self.last + new)[-max(WINDOW, len(new)) :]

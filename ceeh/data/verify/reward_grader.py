@@ -22,7 +22,7 @@ def build(
     from ceeh.errors import ConfigError
 
     component = Component(class_path, init_args)
-    function, keywords = component._import("init_args"), init_args
+    function, keywords = component.imported("init_args"), init_args
     if inspect.isclass(function):
         function, keywords = component.build("init_args"), {}
     if not callable(function):

@@ -1,0 +1,112 @@
+"""The settings described: `--help-config` of the commands, and docs/configuration.md.
+
+python -m ceeh.config.reference > docs/configuration.md
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+from ceeh.config.component import Component
+from ceeh.config.settings import Config
+from ceeh.errors import ConfigError
+
+HEAD = """# Configuration
+
+Every setting of `python -m ceeh.fit`. Set it in a YAML file (`--config FILE`) or on the command line
+(`optimizer.lr=1e-5`). Later files win over earlier ones, and the command line wins over files.
+`--help-config [PREFIX]` prints this list and `--print-config` the values of a run. A class is given by
+`class_path` (`package.module.Class` or `path/to/file.py:Class`) and its arguments, `init_args`.
+"Paper" is [arXiv 2602.22642](https://arxiv.org/abs/2602.22642), "eq." one of its equations.
+"""
+TABLE = "| setting | value | default | description |\n|---|---|---|---|"
+
+
+class Entry(NamedTuple):
+    """A setting in words; `value` is its type and rule. A section, which holds settings, has neither."""
+
+    path: str
+    value: str
+    default: str
+    description: str
+
+
+def entries(schema: type, prefix: str = "") -> Iterator[Entry]:
+    """The settings of `schema`, each section before its settings."""
+    for item in fields(schema):
+        path, rule = f"{prefix}{item.name}", item.metadata.get("rule")
+        about = item.metadata["description"]
+        if is_dataclass(item.type) and item.type is not Component:
+            yield Entry(path, "", "", about)
+            yield from entries(item.type, f"{path}.")  # type: ignore[arg-type]  # is_dataclass
+        else:
+            value = type_words(item.type) + (f", {rule.words}" if rule else "")
+            yield Entry(path, value, default_words(item), about)
+
+
+def type_words(annotation: Any) -> str:
+    options, origin = get_args(annotation), get_origin(annotation)
+    if origin is Literal:
+        return "one of " + ", ".join(options)
+    if origin in (list, dict):
+        return ("list of " if origin is list else "by name: ") + type_words(options[-1])
+    names = {type(None): "null", Component: "class"}
+    return " or ".join(str(names.get(each, each.__name__)) for each in options or [annotation])
+
+
+def default_words(item: Any) -> str:
+    value = item.default if item.default_factory is MISSING else item.default_factory()
+    if value is MISSING or value == Component():
+        return "none"
+    if isinstance(value, Component):
+        return value.class_path + (f" {json.dumps(value.init_args)}" if value.init_args else "")
+    return str(value) if isinstance(value, str) else json.dumps(value)
+
+
+def help_text(schemas: Sequence[type], prefix: str = "") -> str:
+    """The settings at and below `prefix`. Raises ConfigError where there are none."""
+    known = [entry for schema in schemas for entry in entries(schema)]
+    found = [e for e in known if not prefix or f"{e.path}.".startswith(f"{prefix}.")]
+    if not found:
+        names = ", ".join(e.path for e in known if "." not in e.path)
+        raise ConfigError(f"no setting '{prefix}'; give one of {names}, or a path below one")
+    return "\n".join(
+        f"{e.path}{f'  ({e.value}; default {e.default})' if e.value else ':'}\n    {e.description}"
+        for e in found
+    )
+
+
+def markdown() -> str:
+    """docs/configuration.md: a table of the top-level settings, then one per section."""
+    top, sections = [HEAD, TABLE], []
+    for entry in entries(Config):
+        if entry.value:
+            row = f"| `{entry.path}` | {entry.value} | `{entry.default}` | {entry.description} |"
+            (sections if "." in entry.path else top).append(row)
+        elif "." not in entry.path:
+            sections += [f"\n## {entry.path}\n\n{entry.description}\n", TABLE]
+    return "\n".join(top + sections) + "\n"
+
+
+class HelpConfig(argparse.Action):
+    """`--help-config [PREFIX]`: prints the settings of `schemas` and exits, as --help does."""
+
+    def __init__(self, *arguments: Any, schemas: Sequence[type], **options: Any) -> None:
+        words = "describe all settings, or those under PREFIX (e.g. rollouts), and exit"
+        super().__init__(*arguments, nargs="?", metavar="PREFIX", help=words, **options)
+        self.schemas = schemas
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, _: Any, prefix: Any, __: Any = None
+    ) -> None:
+        try:
+            print(help_text(self.schemas, prefix or ""))
+        except ConfigError as error:
+            parser.error(str(error))
+        parser.exit()
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
