@@ -133,7 +133,7 @@ CASES = [
     ("export", ["run", "out", "--push-to-hub", "a/b/c"], ["is no hub id; write user/name"]),
     ("mixture", ["--config", "none.yaml"], ["no file 'none.yaml'"]),
     ("mixture", ["--config", "list/config.yaml"], ["must hold a mapping of keys"]),
-    ("mixture", ["--config", str(ROOT / "configs" / "ceeh.yaml")], ["which is no mixture"]),
+    ("mixture", ["--config", str(ROOT / "configs" / "ceeh.yaml")], ["which is not a mixture"]),
     ("mixture", ["--config", "part.yaml"], ["parts.a.class_path: cannot import 'nowhere'"]),
     ("mixture", ["--config", "few.yaml"], ["parts.a.questions is 9, but only 3 are left"]),
     (

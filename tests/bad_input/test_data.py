@@ -27,10 +27,10 @@ CASES = {
     "gzip named jsonl": (
         "rows.jsonl",
         gzip.compress(GOOD),
-        ["line 1 is not UTF-8; is compressed; unpack"],
+        ["line 1 is not UTF-8; the file is compressed, unpack it"],
     ),
-    "gzip": ("rows.jsonl.gz", gzip.compress(GOOD), ["must be a file of .jsonl, .json, .parquet"]),
-    "text": ("rows.txt", GOOD, ["must be a file of .jsonl, .json, .parquet"]),
+    "gzip": ("rows.jsonl.gz", gzip.compress(GOOD), ["must be a .jsonl, .json, .parquet file"]),
+    "text": ("rows.txt", GOOD, ["must be a .jsonl, .json, .parquet file"]),
     "a long line": (
         "rows.jsonl",
         GOOD + b'{"question": "' + b"x" * 10 * 2**20 + b'", "answer": "1"}\n',

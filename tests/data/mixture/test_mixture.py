@@ -36,7 +36,7 @@ PAPER = [
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:benchmark '.*' has \d+ questions, not"),
-    pytest.mark.filterwarnings("ignore:.* left out 1 of 5 rows whose question came before"),
+    pytest.mark.filterwarnings("ignore:.* dropped 1 of 5 rows that repeat an earlier question"),
 ]
 
 

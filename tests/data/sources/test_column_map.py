@@ -98,10 +98,9 @@ GOOD = {"question": "q", "answer": "1"}
         (
             [GOOD | {"answer": "7 #### 8"}, {"question": "r", "answer": "none"}],
             {"answer_pattern": "#### (.+)"},
-            r"line 2: column 'answer' has no answer that answer_pattern '#### \(\.\+\)' finds, got"
-            " str 'none'",
+            r"line 2: answer_pattern '#### \(\.\+\)' finds no answer in column 'answer', got str 'none'",
         ),
-        ([GOOD], {"answer_pattern": "( )?1"}, "no answer that answer_pattern"),
+        ([GOOD], {"answer_pattern": "( )?1"}, "finds no answer in column"),
         ([GOOD], {"where": {"level": 1}}, "line 1 has no column 'level'"),
         (
             [GOOD, {"question": "r", "answer": "2"}],
@@ -119,7 +118,7 @@ GOOD = {"question": "q", "answer": "1"}
         (
             [GOOD | {"id": 1}, {"question": "r", "answer": "1", "id": 1}],
             {"uid": "id"},
-            "line 2 has the uid '1' of line 1; give each row its own",
+            "line 2 has the uid '1' of line 1; give each row a unique uid",
         ),
         ([GOOD, {}, GOOD], {}, "line 2 has no column"),
         (
@@ -170,11 +169,11 @@ def test_where_keeps_the_rows_that_hold_one_of_its_values(write):
 def test_equal_questions_are_left_out_and_counted_when_asked(write):
     rows = [("a  b", "1"), ("c", "1"), (" a b\n", "1"), ("a b", "2"), ("A b", "1"), ("a\tb", "3")]
     path = write(*({"question": question, "answer": answer} for question, answer in rows))
-    with pytest.warns(UserWarning, match="left out") as caught:
+    with pytest.warns(UserWarning, match="dropped") as caught:
         kept = list(Table(path, deduplicate=True))
     assert [(q.text, q.answer) for q in kept] == [("a  b", "1"), ("c", "1"), ("A b", "1")]
     assert [str(w.message) for w in caught] == [
-        f"{path}: left out 3 of 6 rows whose question came before; 2 of them give another answer"
-        " than the first, which is kept"
+        f"{path}: dropped 3 of 6 rows that repeat an earlier question; 2 of them have a different"
+        " answer than the first row, which is kept"
     ]
     assert len(list(Table(path))) == 6

@@ -35,7 +35,7 @@ def write(tmp_path):
         ({"path": "none.jsonl"}, r"no file or folder 'none.jsonl'; paths are relative to /"),
         ({"path": "./none"}, r"no file or folder './none'"),
         ({"path": "a/b/c"}, r"no file or folder 'a/b/c'"),
-        ({"path": __file__}, r"must be a file of \.jsonl, \.json, \.parquet, or a folder of them"),
+        ({"path": __file__}, r"must be a \.jsonl, \.json, \.parquet file, or a folder of them"),
         ({"streaming": True}, "streaming: true needs limit"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
         (
@@ -164,7 +164,7 @@ def test_an_unreachable_hub_names_the_id_and_the_local_way(monkeypatch):
     ("error", "message"),
     [
         (ConnectionRefusedError("refused"), r"cannot reach the data set 'no/such' .*\(refused\)"),
-        (HFValidationError("bad id"), "no data set 'no/such' on the hub that you may read"),
+        (HFValidationError("bad id"), "no data set 'no/such' on the hub that you can read"),
     ],
 )
 def test_the_hub_is_asked_once_before_a_data_set_is_loaded(monkeypatch, error, message):
