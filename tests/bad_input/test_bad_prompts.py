@@ -55,14 +55,14 @@ def test_characters_that_the_model_cannot_see_are_warned_of(text: str) -> None:
         (question(""), r"prompts\.train: the question 'q' encodes to no token; remove it"),
         (
             question("\ud83d"),
-            r"the text of a question must be text that UTF-8 can hold, got str '\\ud83d'",
+            r"the text of a question must be valid UTF-8 text, got str '\\ud83d'",
         ),
         (
             question("1", answer="\ud83d"),
-            "the answer of a question must be text that UTF-8 can hold",
+            "the answer of a question must be valid UTF-8 text",
         ),
-        ("1+1?", r"a source must give ceeh\.types\.Question, got str '1\+1\?'"),
-        (None, "a source must give .*, got NoneType None"),
+        ("1+1?", r"a source must yield ceeh\.types\.Question, got str '1\+1\?'"),
+        (None, "a source must yield .*, got NoneType None"),
     ],
 )
 def test_what_is_no_question_is_refused(asked: object, message: str) -> None:

@@ -80,7 +80,7 @@ TRAIN, VERIFIER, MINE = "prompts.train", "verifier", "callbacks.mine"
             TRAIN,
             "mine.py:Texts",
             "",
-            ["a source must give ceeh.types.Question, got str '1+1?'"],
+            ["a source must yield ceeh.types.Question, got str '1+1?'"],
         ),
         (
             TRAIN,
@@ -92,7 +92,7 @@ TRAIN, VERIFIER, MINE = "prompts.train", "verifier", "callbacks.mine"
             TRAIN,
             "mine.py:Surrogates",
             "",
-            ["the text of a question must be text that UTF-8 can hold"],
+            ["the text of a question must be valid UTF-8 text"],
         ),
         (VERIFIER, "mine.py:NoVerifier", "", ["is no Verifier"]),
         (

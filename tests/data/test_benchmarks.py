@@ -126,7 +126,7 @@ def test_metadata_carries_the_difficulty():
         benchmark_questions(without)
 
 
-def test_a_file_of_ones_own_and_one_in_the_working_folder_are_found(tmp_path, monkeypatch):
+def test_a_custom_file_and_one_in_the_working_folder_are_found(tmp_path, monkeypatch):
     shipped = benchmark_files()["aime24"].read_text()
     mine = tmp_path / "mine.yaml"
     mine.write_text(shipped.replace("AIME 2024", "Mine"))
@@ -143,8 +143,8 @@ def test_a_file_of_ones_own_and_one_in_the_working_folder_are_found(tmp_path, mo
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("gms8k", [], r"no benchmark 'gms8k'; did you mean 'gsm8k'\? There are: aime24, aime25"),
-        ("zzz", [], r"no benchmark 'zzz'; there are: aime24.*; add configs/benchmarks/zzz.yaml"),
+        ("gms8k", [], r"no benchmark 'gms8k'; did you mean 'gsm8k'\? known: aime24, aime25"),
+        ("zzz", [], r"no benchmark 'zzz'; known: aime24.*; add configs/benchmarks/zzz.yaml"),
         ("none.yaml", [], r"no file 'none.yaml': it is not there; paths are relative to /"),
         ("gsm8k", ["samples=0"], "samples must be at least 1, got 0"),
         ("gsm8k", ["top_p=1.5"], r"top_p must be in \(0, 1\], got 1.5"),
@@ -153,12 +153,12 @@ def test_a_file_of_ones_own_and_one_in_the_working_folder_are_found(tmp_path, mo
         ("gsm8k", ["instruction=' '"], "instruction must be a text, or null for none, got ' '"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(name, overrides, message):
+def test_invalid_names_and_settings_are_refused(name, overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_benchmark(name, overrides)
 
 
-def test_a_file_that_lacks_what_has_no_default_is_refused(tmp_path: Path):
+def test_a_file_without_the_required_keys_is_refused(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("title: A\n")
     with pytest.raises(
         ConfigError, match=r"questions is missing and must be given\nverifier is missing"
@@ -166,7 +166,7 @@ def test_a_file_that_lacks_what_has_no_default_is_refused(tmp_path: Path):
         load_benchmark(str(tmp_path / "a.yaml"))
 
 
-def test_an_unreachable_hub_is_told_with_the_title(monkeypatch):
+def test_an_unreachable_hub_is_reported_with_the_title(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         ConfigError, match=r"^benchmark 'GSM8K': cannot reach the data set 'openai/gsm8k'"

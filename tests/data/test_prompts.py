@@ -81,7 +81,7 @@ def test_templates_and_system_prompts_that_do_not_fit_are_refused():
         builder(chat_template=True)
     make = builder(chat_template=True, template=TEMPLATE, system_prompt="?")
     with pytest.raises(
-        ConfigError, match=r"refuses the messages \(no system role\).*system_prompt: null"
+        ConfigError, match=r"rejects the messages \(no system role\).*system_prompt: null"
     ):
         make(question())
 
@@ -102,7 +102,9 @@ def test_a_prompt_of_exactly_the_limit_is_kept():
 
 
 def test_characters_unknown_to_the_tokenizer_are_told():
-    with pytest.warns(UserWarning, match=r"1 of 2 prompts have characters .* know, 'b' the first"):
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 prompts have characters .* know, the first is 'b'"
+    ):
         load_prompts([question(), question("b", "1 apple?")], builder(), "prompts.train")
 
 

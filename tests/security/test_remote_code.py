@@ -104,6 +104,6 @@ def test_a_chat_template_cannot_reach_out_of_its_sandbox(model: Path, tmp_path: 
         builder = PromptBuilder(
             tokenizer, max_prompt_tokens=9, chat_template=True, system_prompt=None, instruction=None
         )
-        with pytest.raises(ConfigError, match=r"the chat template of .* refuses the messages"):
+        with pytest.raises(ConfigError, match=r"the chat template of .* rejects the messages"):
             builder(question)
         assert not Path(victim).exists()

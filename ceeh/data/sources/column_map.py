@@ -145,8 +145,11 @@ class Columns:
             # Integers that went through floats, as a number below or as text here: 27.0 is 27.
             whole = re.fullmatch(r"([+-]?\d+)\.0", value.strip(), re.ASCII)
             return whole[1] if whole else value.strip()
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             raise ConfigError(
                 f"{place}: {column} must hold the answer as text or a finite number,"
                 f" got {show(value)}"
