@@ -53,14 +53,8 @@ def test_characters_that_the_model_cannot_see_are_warned_of(text: str) -> None:
     ("asked", "message"),
     [
         (question(""), r"prompts\.train: the question 'q' encodes to no token; remove it"),
-        (
-            question("\ud83d"),
-            r"the text of a question must be valid UTF-8 text, got str '\\ud83d'",
-        ),
-        (
-            question("1", answer="\ud83d"),
-            "the answer of a question must be valid UTF-8 text",
-        ),
+        (question("\ud83d"), r"the text of a question must be valid UTF-8 text, got str '\\ud83d'"),
+        (question("1", answer="\ud83d"), "the answer of a question must be valid UTF-8 text"),
         ("1+1?", r"a source must yield ceeh\.types\.Question, got str '1\+1\?'"),
         (None, "a source must yield .*, got NoneType None"),
     ],

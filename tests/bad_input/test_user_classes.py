@@ -76,33 +76,20 @@ TRAIN, VERIFIER, MINE = "prompts.train", "verifier", "callbacks.mine"
             ["init_args.sice is not an argument", "it takes: size"],
         ),
         (TRAIN, "mine.py:NoList", "", ["mine.py:NoList is no source of questions"]),
-        (
-            TRAIN,
-            "mine.py:Texts",
-            "",
-            ["a source must yield ceeh.types.Question, got str '1+1?'"],
-        ),
+        (TRAIN, "mine.py:Texts", "", ["a source must yield ceeh.types.Question, got str '1+1?'"]),
         (
             TRAIN,
             "mine.py:Breaks",
             "",
             ["Breaks fails while it is read (ZeroDivisionError: row 1, mine.py line 22"],
         ),
-        (
-            TRAIN,
-            "mine.py:Surrogates",
-            "",
-            ["the text of a question must be valid UTF-8 text"],
-        ),
+        (TRAIN, "mine.py:Surrogates", "", ["the text of a question must be valid UTF-8 text"]),
         (VERIFIER, "mine.py:NoVerifier", "", ["is no Verifier"]),
         (
             VERIFIER,
             "mine.py:Closed",
             "",
-            [
-                "mine.py:Closed failed in unreadable",
-                "the judge is down",
-            ],
+            ["mine.py:Closed failed in unreadable", "the judge is down"],
         ),
         (
             VERIFIER,

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from ceeh.data.batch import collate
 from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
 
-
 TOKENS = st.integers(0, 2**31 - 1)
 LOGPROBS = st.floats(-1e4, 0.0, width=32)
 RESPONSE = st.tuples(

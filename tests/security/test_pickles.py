@@ -20,11 +20,7 @@ from tests.conftest import FinishedRun
 from tests.evil import Evil, change, pickled
 from tests.test_fit import rows
 
-LOADERS = {
-    "torch.load": "weights_only",
-    "np.load": "allow_pickle",
-    "numpy.load": "allow_pickle",
-}
+LOADERS = {"torch.load": "weights_only", "np.load": "allow_pickle", "numpy.load": "allow_pickle"}
 NEVER = {
     *("eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "yaml.load"),
     *("yaml.unsafe_load", "yaml.full_load", "sympify", "sympy.sympify", "parse_expr", "os.system"),

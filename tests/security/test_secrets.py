@@ -93,10 +93,7 @@ def test_a_whole_run_its_evaluation_and_its_export_hold_no_secret(
     assert f"api_key: '{HIDDEN}'" in (run / "config.yaml").read_text()
     said_by_export = said(export.main, [str(run), str(tmp_path / "out")])
     assert said_by_export.code == 0, said_by_export.err
-    evaluated = said(
-        evaluate.main,
-        [str(run), *QUICK, uri],
-    )
+    evaluated = said(evaluate.main, [str(run), *QUICK, uri])
     assert evaluated.code == 0, evaluated.err
     # All that was meant to be there is: the search had something to find it in.
     for name in (
@@ -138,10 +135,7 @@ def test_a_server_that_is_down_is_named_without_its_password(
     assert "held a secret, which" in answer.err
     assert "give it with --uri" in answer.err
     run = tmp_path / "runs" / "starter"
-    evaluated = said(
-        evaluate.main,
-        [str(run), *QUICK],
-    )
+    evaluated = said(evaluate.main, [str(run), *QUICK])
     assert evaluated.code == 0, evaluated.err
     assert "not tracked: the address of the run's server held a secret" in evaluated.out
 

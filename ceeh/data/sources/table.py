@@ -85,11 +85,7 @@ class Table:
         if self.file is None:
             table = f"'{self.path}' (split {self.split})"
             rows = dataset_rows(
-                self.path,
-                split=self.split,
-                name=self.name,
-                streaming=self.streaming,
-                names=names,
+                self.path, split=self.split, name=self.name, streaming=self.streaming, names=names
             )
         elif self.file.suffix.lower() == ".parquet":
             rows = parquet_rows(self.file, names)

@@ -142,8 +142,7 @@ def test_a_local_folder_is_read_in_every_layout_of_the_hub(hub_folder):
         first = Table(str(hub_folder), limit=1, streaming=streaming, uid="id", **COLUMNS)
         assert [q.uid for q in first] == ["b"]
     with pytest.raises(
-        ConfigError,
-        match=r"split train\), row 0 has no column 'question'; it has: problem",
+        ConfigError, match=r"split train\), row 0 has no column 'question'; it has: problem"
     ):
         list(Table(str(hub_folder)))
     with pytest.raises(
