@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,13 +88,13 @@ def test_templates_and_system_prompts_that_do_not_fit_are_refused():
 
 
 def test_long_prompts_are_dropped_with_one_warning():
-    source = [question("a"), question("b", "1" * 10), question("c", "1" * 7), question("d")]
+    source = [question("a"), question("b", "1" * 2**20), question("c", "1" * 7), question("d")]
     with pytest.warns(UserWarning, match="dropped") as caught:
         prompts = load_prompts(source, builder(max_prompt_tokens=6), "prompts.train")
     assert [prompt.uid for prompt in prompts] == ["a", "d"]
     assert [str(w.message) for w in caught] == [
         "prompts.train: dropped 2 of 4 prompts longer than prompts.max_prompt_tokens (6);"
-        " the longest has 10 tokens"
+        " the longest has 1048576 tokens"
     ]
 
 
@@ -101,11 +102,15 @@ def test_a_prompt_of_exactly_the_limit_is_kept():
     assert len(load_prompts([question()], builder(max_prompt_tokens=6), "prompts.train")) == 1
 
 
-def test_characters_unknown_to_the_tokenizer_are_told():
+@pytest.mark.parametrize(
+    "text", ["1 apple?", "1+1?\x00", "\x1b[2J1+1?", "1+1?\u202e", "\U0001f600"]
+)
+def test_characters_unknown_to_the_tokenizer_are_reported(text):
     with pytest.warns(
         UserWarning, match=r"1 of 2 prompts have characters .* know, the first is 'b'"
     ):
-        load_prompts([question(), question("b", "1 apple?")], builder(), "prompts.train")
+        prompts = load_prompts([question(), question("b", text)], builder(), "prompts.train")
+    assert prompts[1].text == text
 
 
 def broken():
@@ -128,6 +133,16 @@ def broken():
             " raise it to at least 15",
         ),
         (broken(), "^prompts.held_out: rows.jsonl, line 2 is not valid JSON"),
+        (
+            [question(text="\ud83d")],
+            r"the text of a question must be valid UTF-8 text, got str '\\ud83d'",
+        ),
+        (
+            [replace(question(), answer="\ud83d")],
+            "the answer of a question must be valid UTF-8 text",
+        ),
+        (iter(["1+1?"]), r"a source must yield ceeh\.types\.Question, got str '1\+1\?'"),
+        (iter([None]), "a source must yield .*, got NoneType None"),
     ],
 )
 def test_unusable_questions_are_refused_with_the_place(source, message):

@@ -113,7 +113,16 @@ GOOD = {"question": "q", "answer": "1"}
             "line 1: column 'question' must hold the question",
         ),
         ([{"question": ["m"], "answer": "1"}], {}, "must hold the question as text, got list"),
-        ([{"question": "\ud800", "answer": "1"}], {}, "line 1 has half a surrogate pair"),
+        (
+            [{"question": "\ud800", "answer": "1"}],
+            {},
+            "line 1 has half a surrogate pair in its text",
+        ),
+        (
+            [GOOD | {"level": "\ud83d"}],
+            {"metadata": ["level"]},
+            "line 1 has half a surrogate pair in its metadata; remove",
+        ),
         ([GOOD | {"id": None}], {"uid": "id"}, "line 1 has no uid in column 'id'; fill it in"),
         (
             [GOOD | {"id": 1}, {"question": "r", "answer": "1", "id": 1}],
@@ -177,3 +186,17 @@ def test_equal_questions_are_left_out_and_counted_when_asked(write):
         " answer than the first row, which is kept"
     ]
     assert len(list(Table(path))) == 6
+
+
+def test_text_of_any_kind_is_kept_as_it_stands(write):
+    texts = [
+        "\x00",
+        "a\x1b[2J",
+        "\u202ereversed",
+        "\ufeff1+1?",
+        "1+1?" * 25_000,
+        "\U0001f600",
+        "<|im_end|>",
+    ]
+    rows = [{"question": text, "answer": "1"} for text in texts]
+    assert [question.text for question in Table(write(*rows))] == texts

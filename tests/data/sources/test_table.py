@@ -1,6 +1,7 @@
 """Tables: the same questions from every kind of file and folder, and what cannot be read."""
 
 import json
+import os
 
 import pytest
 from huggingface_hub.errors import HFValidationError
@@ -89,6 +90,7 @@ def test_every_kind_of_file_gives_the_same_questions(tmp_path, write, suffix, mo
         ("rows.json", b'[{"question": 1}, ', "is not a JSON array in UTF-8"),
         ("rows.json", b"[1]", "row 0 must be a JSON object with named columns, got int 1"),
         ("rows.json", b"[]", "has no rows"),
+        ("rows.json", b'["q"]', "row 0 must be a JSON object with named columns, got str 'q'"),
         ("rows.parquet", b"PAR1", "cannot read .* as parquet"),
     ],
 )
@@ -96,6 +98,19 @@ def test_files_that_cannot_be_read_are_refused(tmp_path, name, content, message)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         list(Table(str(tmp_path / name)))
+
+
+def test_a_file_without_read_permission_is_named(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("{}")
+    table = Table(str(file))
+    if os.geteuid():
+        file.chmod(0)
+    else:  # root may read any file; this one nobody can read from its start
+        file.unlink()
+        file.symlink_to("/proc/self/mem")
+    with pytest.raises(ConfigError, match=r"rows\.jsonl' cannot be read .*; check its permissions"):
+        list(table)
 
 
 @pytest.fixture(params=["parquet", "jsonl", "data"])
