@@ -22,7 +22,7 @@ def write(name: str, content: str | bytes) -> Spoil:
     return lambda model: (model / name).write_bytes(content)
 
 
-def cut(name: str, size: int) -> Spoil:
+def truncate(name: str, size: int) -> Spoil:
     return lambda model: (model / name).write_bytes((model / name).read_bytes()[:size])
 
 
@@ -54,18 +54,18 @@ def more_tokens(model: Path) -> None:
 NORM, UP = "model.norm.weight", "model.layers.1.mlp.up_proj.weight"
 CASES: dict[str, tuple[Spoil, str]] = {
     "no config": (remove(CONFIG), "has no config.json ... save_pretrained"),
-    "no tokenizer": (remove("tokenizer*"), "no model or tokenizer to be had ... tokenizer.json"),
+    "no tokenizer": (remove("tokenizer*"), "model or tokenizer ... tokenizer.json"),
     "no weights": (remove(WEIGHTS), "has no weights (*.safetensors)"),
-    "weights truncated": (cut(WEIGHTS, 20_000), "cannot be loaded ... safetensors"),
+    "weights truncated": (truncate(WEIGHTS, 20_000), "cannot be loaded ... safetensors"),
     "weights empty": (write(WEIGHTS, b""), "cannot be loaded"),
     "weights a text": (write(WEIGHTS, "hello " * 99), "cannot be loaded"),
     "a weight missing": (weight(UP, None), f"lack 1 weights, e.g. '{UP}' ... random"),
     "a weight of another shape": (weight(NORM, lambda w: w[:-1].clone()), "cannot be loaded"),
     "a weight NaN": (weight(NORM, lambda w: w * math.nan), f"'{NORM}' holds NaN or infinity"),
     "a weight infinite": (weight(NORM, lambda w: w / 0), f"'{NORM}' holds NaN or infinity"),
-    "config truncated": (cut(CONFIG, 99), "no model or tokenizer to be had ... config.json"),
-    "config a list": (write(CONFIG, "[]"), "no model or tokenizer"),
-    "config empty": (write(CONFIG, "{}"), "no model or tokenizer"),
+    "config truncated": (truncate(CONFIG, 99), "model or tokenizer ... config.json"),
+    "config a list": (write(CONFIG, "[]"), "model or tokenizer"),
+    "config empty": (write(CONFIG, "{}"), "model or tokenizer"),
     "another kind of model": (configure(model_type="t5", architectures="T5Model"), "model.path"),
     "an unknown kind": (
         configure(model_type="nothing-like"),
@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Spoil, str]] = {
     "other sizes": (configure(intermediate_size=48), "cannot be loaded"),
     "more tokens than rows": (more_tokens, "tokens up to 4000 ... embedding has ... resize_token"),
     "tokenizer truncated": (write(TOKENIZER, '{"version": "1.0", "trunc'), "model or tokenizer"),
-    "tokenizer a list": (write(TOKENIZER, "[1, 2]"), "no model or tokenizer to be had"),
+    "tokenizer a list": (write(TOKENIZER, "[1, 2]"), "model or tokenizer"),
     "no end of sequence": (
         configure("tokenizer_config.json", eos_token=None),
         "has no end-of-sequence token ... set eos_token",

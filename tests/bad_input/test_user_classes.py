@@ -33,7 +33,7 @@ class Surrogates:
 class NoVerifier:
     def __call__(self, groups): return []
 class Closed(ExactAnswer):
-    def unreadable(self, prompts): raise ConnectionError("the judge is down")
+    def unreadable(self, prompts): raise ConnectionError("the grader is down")
 class Plain:
     pass
 class Writes(SignalCallback):
@@ -56,12 +56,12 @@ CASES = {
     "prompts.train mine.py:RaisesOS": "FileNotFoundError ... gone.db ... mine.py line 12",
     "prompts.train mine.py:Needs": "init_args lacks size",
     "prompts.train mine.py:Needs {sice: 3}": "init_args.sice is not an argument ... it takes: size",
-    "prompts.train mine.py:NoList": "mine.py:NoList is no source of questions",
+    "prompts.train mine.py:NoList": "mine.py:NoList ... source of questions",
     "prompts.train mine.py:Texts": "a source must yield ceeh.types.Question, got str '1+1?'",
     "prompts.train mine.py:Breaks": "fails while it is read (ZeroDivisionError: row 1, mine.py line 22",
     "prompts.train mine.py:Surrogates": "the text of a question must be valid UTF-8 text",
     "verifier mine.py:NoVerifier": "Verifier",
-    "verifier mine.py:Closed": "mine.py:Closed failed in unreadable ... the judge is down",
+    "verifier mine.py:Closed": "mine.py:Closed failed in unreadable ... the grader is down",
     f"{REWARD} {{class_path: 'mine.py:number'}}": "must be a function",
     f"{REWARD} {{class_path: 'gone.py:f'}}": "cannot import 'gone.py'",
     "verifier ceeh.data.verify.ExactAnswer {pattern: '('}": "pattern '(' is not a regular expression",

@@ -11,8 +11,8 @@ from ceeh.errors import ConfigError
 from tests.data.tables import KINDS, copy, fixture, rows
 from tests.data.verify.scoring import RIGHT, WRONG, verdict
 
-# Per benchmark: how the first question of the fixture begins, the answers, a right and a wrong response
-# to that question.
+# Per benchmark: the start of the fixture's first question, the answers, a correct and an incorrect
+# response to that question.
 READ = {
     "gsm8k": ("Nora packs 12 crates", ["91", "1,234", "-7", "80"], r"\boxed{91}", r"\boxed{96}"),
     "math500": (
@@ -49,7 +49,7 @@ def local(name, *overrides):
     return load_benchmark(name, [f"questions.init_args.path={fixture(name)}", *overrides])
 
 
-def test_every_shipped_benchmark_is_tried_here():
+def test_every_shipped_benchmark_is_tested_here():
     assert set(benchmark_files()) == {*READ, "starter"}
 
 
@@ -77,7 +77,7 @@ def test_a_wrong_column_names_those_there_are(name):
 
 
 @pytest.mark.parametrize("name", READ)
-def test_the_benchmarks_own_verifier_knows_right_from_wrong(name):
+def test_the_verifier_of_a_benchmark_grades_its_answers(name):
     _, _, right, wrong = READ[name]
     benchmark = local(name, f"expected_questions={len(rows(name))}")
     verifier = benchmark.verifier.build("verifier")
@@ -103,7 +103,7 @@ def test_the_defaults_are_the_papers_protocol():
         assert (b.chat_template, b.system_prompt, b.instruction) == (True, None, INSTRUCTION)
 
 
-def test_the_starter_is_asked_as_the_shipped_run_asks_it():
+def test_the_starter_benchmark_matches_the_shipped_configuration():
     starter = load_benchmark("starter")
     questions = benchmark_questions(starter)
     assert len(questions) == 1000

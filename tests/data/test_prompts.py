@@ -73,7 +73,7 @@ def test_the_instruction_is_a_paragraph_after_the_question():
     assert list(with_system(question()).token_ids) == with_system.tokenizer(shown).input_ids
 
 
-def test_templates_and_system_prompts_that_do_not_fit_are_refused():
+def test_incompatible_templates_and_system_prompts_are_refused():
     with pytest.raises(
         ConfigError, match=r"prompts.system_prompt needs prompts.chat_template: true"
     ):
@@ -186,7 +186,7 @@ def test_an_epoch_is_drawn_without_replacement_and_differs_from_the_next():
     assert first != [p.uid for p in prompts(64)]
 
 
-def test_a_step_over_the_end_of_an_epoch_defers_what_it_holds_already():
+def test_a_step_across_the_end_of_an_epoch_defers_prompts_it_already_holds():
     # 3 prompts, 2 a step: step 2 takes the last of epoch 0 and the first *other* one of epoch 1;
     # over the first three steps each prompt comes twice, whichever the permutations are.
     for seed in range(20):
@@ -195,7 +195,7 @@ def test_a_step_over_the_end_of_an_epoch_defers_what_it_holds_already():
         assert set(Counter(flat(steps)).values()) == {2}
 
 
-def test_the_order_depends_on_the_seed_and_on_no_generator():
+def test_the_order_depends_on_the_seed_and_not_on_rng_state():
     random.seed(1)
     one = uids(stream(), 9)
     random.seed(2)  # whose state the type checker of the tests moves, so only the order is compared
@@ -224,7 +224,7 @@ def test_ranks_take_disjoint_shares_of_the_same_step(world_size):
 
 
 @pytest.mark.parametrize("cut", range(13))
-def test_a_resumed_stream_gives_what_the_uninterrupted_gives(cut):
+def test_a_resumed_stream_equals_the_uninterrupted_one(cut):
     whole = uids(stream(7, 6), 13)
     before = stream(7, 6)
     assert uids(before, cut) == whole[:cut]
@@ -254,7 +254,7 @@ def test_another_data_set_or_seed_is_refused_on_resume():
         stream(seed=1).load_state_dict(state)
 
 
-def test_steps_that_cannot_be_filled_or_shared_are_refused():
+def test_invalid_prompts_per_step_is_refused():
     with pytest.raises(
         ConfigError, match=r"prompts_per_step is 4, but prompts.train has only 3 prompts"
     ):

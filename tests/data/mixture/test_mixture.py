@@ -136,8 +136,8 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_rows(numbered):
 
 def test_another_part_does_not_change_the_draw_of_a_part(numbered):
     alone = uids(Mixture({"a": numbered("a", 30, 9)}))
-    beside = uids(Mixture({"b": numbered("b", 50, 5), "a": numbered("a", 30, 9)}))
-    assert beside[5:] == alone
+    both = uids(Mixture({"b": numbered("b", 50, 5), "a": numbered("a", 30, 9)}))
+    assert both[5:] == alone
 
 
 def test_a_question_of_two_parts_belongs_to_the_first(numbered):

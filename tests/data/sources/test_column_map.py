@@ -143,10 +143,10 @@ def test_a_row_that_cannot_be_used_is_named(write, lines, arguments, message):
     assert "\n" not in str(caught.value)
 
 
-def test_whole_numbers_that_went_through_floats_are_whole_again(write):
+def test_integers_stored_as_floats_are_read_as_integers(write):
     answers = [27.0, "27.0", "-3.0", "2.50", "1.00", "x.0", 0.5]
     rows = [{"question": str(i), "answer": answer} for i, answer in enumerate(answers)]
-    # 1.00 is no float's way to print a number: it may be an amount of money.
+    # No float prints as 1.00, which may be an amount of money.
     assert [q.answer for q in Table(write(*rows))] == [
         "27",
         "27",
