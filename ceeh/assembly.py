@@ -37,7 +37,7 @@ from ceeh.run.atomic import atomic_folder, atomic_write_text
 from ceeh.run.checkpoint import read_checkpoint, rollout_step_of
 from ceeh.run.checkpoint_io import WholeCheckpointIO
 from ceeh.run.disk_space import check_space, format_bytes, free_bytes
-from ceeh.run.folder import RunFolder, parent_folder
+from ceeh.run.folder import RunFolder, parent_folder, run_to_resume
 from ceeh.run.metrics_file import JSONLLogger
 from ceeh.runtime.distributed import join_processes, processes_here, world_size
 from ceeh.tracking.logger import GuardedMLFlowLogger
@@ -81,6 +81,8 @@ def gather_inputs(config: Config) -> Inputs:
         instruction=prompts.instruction,
     )
     train_source = build_source(prompts.train, "prompts.train")
+    if isinstance(train_source, Mixture) and config.ckpt_path:
+        train_source.run = run_to_resume(config.output, config.name, config.ckpt_path)
     train = load_prompts(train_source, builder, "prompts.train")
     held_out_source = build_source(prompts.held_out, "prompts.held_out")
     held_out = load_prompts(held_out_source, builder, "prompts.held_out")
@@ -201,7 +203,7 @@ def open_folder(
         check_space(folder.checkpoints, checkpoint_size, config.checkpoints.keep)
     atomic_write_text(folder.path / "config.yaml", to_public_yaml(config))
     if isinstance(inputs.train_source, Mixture):
-        inputs.train_source.report.write(folder.path)
+        inputs.train_source.write(folder.path)
     return folder, checkpoint
 
 

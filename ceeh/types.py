@@ -1,4 +1,4 @@
-"""The types that travel: one per stage of the path from prompt to optimizer step.
+"""The types that travel: one per stage of the path from question to optimizer step. No torch here.
 
 Axes: P prompts, R rollout rows, T tokens. Groups may differ in size: a row carries the index of its
 prompt in `group`, and nothing relies on R = P x G or on the order of rows.
@@ -11,21 +11,12 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """A question ready for the engine. `uid` is stable across runs: the key of every table."""
-
-    uid: str
-    text: str
-    answer: str
-    token_ids: tuple[int, ...]
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """The user's message `text`, the reference `answer`, and what else is known of it.
+    """One question of a source.
 
-    `uid` is stable across runs: the key of every table kept per question.
+    uid: unique within a source and stable across runs; the key of every table kept per question.
+    text: the question, as the user's message holds it. answer: the reference answer.
+    metadata: other columns of the source by name, such as a difficulty level.
     """
 
     uid: str
@@ -35,12 +26,22 @@ class Question:
 
     @property
     def squeezed(self) -> str:
-        """The text with every run of white space as one space: what makes two questions the same."""
+        """The text with each run of white space as one space; equal for duplicate questions."""
         return " ".join(self.text.split())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt(Question):
+    """A question ready for the engine.
+
+    token_ids: the whole prompt, with instruction and chat template, as the engine reads it.
+    """
+
+    token_ids: tuple[int, ...]
+
+
 class Finish(StrEnum):
-    """Why a completion ended: its own end token, the token limit, or the engine gave it up."""
+    """Why a completion ended: its end token, the token limit, or aborted by the engine."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -48,32 +49,40 @@ class Finish(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How the verifier fared with one completion, apart from whether the answer was right.
-
-    OK: judged. NO_ANSWER: unfinished, or nothing where the answer belongs. UNREADABLE: the reference
-    cannot be read, so nothing is right. The rest are FAILURES of the judging, with score 0. TIMEOUT:
-    given up as too slow. ERROR: it raised an exception. INVALID: it returned no number in [0, 1].
-    DIED: its process ended. MEMORY: it wanted more than it may have.
-    """
+    """What happened when a completion was graded, apart from whether it was correct."""
 
     OK = "ok"
+    """Graded."""
     NO_ANSWER = "no_answer"
-    TIMEOUT = "timeout"
-    ERROR = "error"
-    INVALID = "invalid"
-    DIED = "died"
-    MEMORY = "memory"
+    """Truncated, or nothing where the answer belongs."""
     UNREADABLE = "unreadable"
+    """The reference answer cannot be parsed, so no response is correct."""
+    TIMEOUT = "timeout"
+    """Failure: took too long."""
+    ERROR = "error"
+    """Failure: the verifier raised an exception."""
+    INVALID = "invalid"
+    """Failure: the score was not a number in [0, 1]."""
+    DIED = "died"
+    """Failure: the worker process died."""
+    MEMORY = "memory"
+    """Failure: the memory limit was exceeded."""
 
 
 FAILURES = frozenset(
     (Outcome.TIMEOUT, Outcome.ERROR, Outcome.INVALID, Outcome.DIED, Outcome.MEMORY)
 )
+"""Outcomes in which grading itself failed; the score is 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One response; `logprobs` (nats) are the engine's, at the sampling temperature, one per token."""
+    """One response of the engine.
+
+    text: the decoded response. token_ids: [T] of the response alone, with its end token.
+    logprobs: [T] of these tokens in nats, by the engine, at the sampling temperature.
+    finish: why it ended.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -81,12 +90,15 @@ class Completion:
     finish: Finish
 
     def __post_init__(self) -> None:
-        assert len(self.token_ids) == len(self.logprobs), "a log-prob per token"
+        assert len(self.token_ids) == len(self.logprobs), "one log-prob per token"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutGroup:
-    """The completions of one prompt, sampled by the weights after `policy_version` optimizer steps."""
+    """The completions of one prompt.
+
+    policy_version: optimizer steps taken by the weights that sampled them.
+    """
 
     prompt: Prompt
     completions: tuple[Completion, ...]
@@ -95,7 +107,10 @@ class RolloutGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """`score` in [0, 1]; a completion is correct when its score is 1."""
+    """The grade of one completion.
+
+    score: in [0, 1]; the completion is correct when it is 1. outcome: how the grading went.
+    """
 
     score: float
     outcome: Outcome
@@ -103,9 +118,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupOutcome:
-    """All that a signal may observe of a group; plain Python, cheap to gather over ranks.
+    """All that a signal may observe of a group: plain Python, cheap to gather over ranks.
 
-    `lengths` are response lengths in tokens; `finished` is True where the response ended by itself.
+    uid: of the prompt. The others have one entry per completion.
+    correct: the score is 1. lengths: response tokens. finished: ended with its end token.
     """
 
     uid: str
@@ -115,27 +131,26 @@ class GroupOutcome:
 
     @property
     def accuracy(self) -> float:
-        """Acc(x): the share of correct responses in the group."""
+        """Acc(x): the fraction of correct responses in the group."""
         return sum(self.correct) / len(self.correct)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredGroup:
-    """A group with a verdict per completion."""
+    """A graded group. verdicts: one per completion, in their order."""
 
     group: RolloutGroup
     verdicts: tuple[Verdict, ...]
 
     def __post_init__(self) -> None:
-        assert len(self.verdicts) == len(self.group.completions), "a verdict per completion"
+        assert len(self.verdicts) == len(self.group.completions), "one verdict per completion"
 
     @property
     def outcome(self) -> GroupOutcome:
+        completions = self.group.completions
         return GroupOutcome(
             uid=self.group.prompt.uid,
             correct=tuple(verdict.score == 1.0 for verdict in self.verdicts),
-            lengths=tuple(len(completion.token_ids) for completion in self.group.completions),
-            finished=tuple(
-                completion.finish is Finish.STOP for completion in self.group.completions
-            ),
+            lengths=tuple(len(completion.token_ids) for completion in completions),
+            finished=tuple(completion.finish is Finish.STOP for completion in completions),
         )

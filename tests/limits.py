@@ -1,4 +1,4 @@
-"""A disk that takes no more, without one: the system's limit on the size of a file."""
+"""Simulates a full disk with the system's limit on file size."""
 
 import resource
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Writing past `size` bytes fails with EFBIG (Python ignores the signal); a first part is written."""
+    """Writing past `size` bytes raises EFBIG (Python ignores SIGXFSZ) after the first `size` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

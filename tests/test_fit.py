@@ -122,8 +122,8 @@ def test_a_run_leaves_everything_in_its_folder(
     assert again == folder.parent / "starter-2"
 
 
-def test_a_run_on_a_mixture_keeps_what_it_drew_and_left_out(
-    tiny_model_dir: Path, tmp_path: Path
+def test_a_run_on_a_mixture_keeps_its_draw_and_reuses_it_on_resume(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     part = "{class_path: ceeh.data.sources.StarterTask, init_args: {questions: 24}, questions: 9}"
     # The benchmark is made to hold the first eight of the 24 training questions.
@@ -139,6 +139,9 @@ def test_a_run_on_a_mixture_keeps_what_it_drew_and_left_out(
     assert (chains["read"], chains["clean"], chains["drawn"]) == (24, 16, 9)
     assert len((folder / "decontamination.jsonl").read_text().splitlines()) == 8
     assert load([folder / "config.yaml"]).prompts.train.class_path.endswith("Mixture")
+    resumed = (*mixed[:2], "rollouts.steps=2", "ckpt_path=last")
+    assert fit(small(tiny_model_dir, tmp_path, *resumed)) == folder
+    assert f"reusing the 9 questions of {folder}/questions.jsonl" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("model", [(), ("model.lora.rank=2",)], ids=["full", "lora"])

@@ -1,8 +1,8 @@
-"""Scored groups to tensors: one RolloutBatch per rollout step."""
+"""From scored groups to tensors: one RolloutBatch per rollout step."""
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -16,13 +16,15 @@ from ceeh.types import GroupOutcome, ScoredGroup
 class RolloutBatch:
     """One rollout step as tensors, right-padded: prompt tokens, then response tokens, then padding.
 
-    Position t of `engine_logprobs` belongs to token t (given the tokens before it) and is zero outside
-    `response_mask`. `signals` is the meeting place of callbacks and objective: name -> [P], written by
-    signal callbacks before the step, empty when the batch leaves the loader. `dropped` are the groups
-    that dynamic sampling drew and left out, after `sampling_rounds` rounds of generation.
-    `question_indices` are the places of the prompts among the held-out questions, empty in training.
-    `timings` are seconds of the rollouts' phases, `ready_at` the moment after them by
-    `time.perf_counter`.
+    response_mask: True on response tokens. engine_logprobs: nats; position t belongs to token t given
+    the tokens before it, 0 outside `response_mask`. group: index of a row's prompt in `groups`.
+    scores: in [0, 1]. correct: the score is 1. lengths: response tokens.
+    policy_version: optimizer steps taken by the weights that sampled the batch.
+    timings: seconds per phase of the rollouts. ready_at: the time after them, by `time.perf_counter`.
+    dropped: groups that dynamic sampling generated and left out, in `sampling_rounds` rounds.
+    question_indices: positions of the prompts among the held-out questions, empty in training.
+    signals: name -> [P], written by signal callbacks before the step; empty when the loader yields the
+    batch.
     """
 
     token_ids: Int[Tensor, "R T"]
@@ -58,17 +60,9 @@ class RolloutBatch:
     def to(self, device: torch.device | str, **kwargs: Any) -> "RolloutBatch":
         """A copy on `device`; floating tensors keep their precision."""
         tensors = {
-            name: value.to(device, **kwargs)
-            for name in (
-                "token_ids",
-                "response_mask",
-                "engine_logprobs",
-                "group",
-                "scores",
-                "correct",
-                "lengths",
-            )
-            if isinstance(value := getattr(self, name), Tensor)
+            each.name: value.to(device, **kwargs)
+            for each in fields(self)
+            if isinstance(value := getattr(self, each.name), Tensor)
         }
         signals = {name: value.to(device, **kwargs) for name, value in self.signals.items()}
         return replace(self, **tensors, signals=signals)
@@ -77,9 +71,9 @@ class RolloutBatch:
 def collate(
     groups: Sequence[ScoredGroup], *, pad_token_id: int, timings: Mapping[str, float] | None = None
 ) -> RolloutBatch:
-    """Rows of all groups, each prompt + response, padded on the right to the longest.
+    """The rows of all groups, each prompt + response, right-padded to the longest.
 
-    Raises ValueError when the groups were sampled by different policy versions or one has no completion.
+    Raises ValueError when the groups come from different policy versions or one has no completion.
     """
     begin = time.perf_counter()
     versions = {scored.group.policy_version for scored in groups}
@@ -87,7 +81,7 @@ def collate(
         raise ValueError(f"one batch must come from one policy version, got {sorted(versions)}")
     empty = [scored.group.prompt.uid for scored in groups if not scored.group.completions]
     if empty:
-        raise ValueError(f"prompt '{empty[0]}' came back from the engine without a completion")
+        raise ValueError(f"the engine returned no completion for prompt '{empty[0]}'")
     rows = [
         (index, scored.group.prompt.token_ids, completion, verdict)
         for index, scored in enumerate(groups)

@@ -1,4 +1,4 @@
-"""The benchmarks by name: questions, verifier and protocol of each are a file in `configs/benchmarks`."""
+"""Benchmarks by name: each file in `configs/benchmarks` holds questions, verifier and protocol."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ INSTRUCTION = r"Please reason step by step, and put your final answer within \bo
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    r"""What is asked, who judges, and how responses are sampled.
+    r"""The questions, the verifier that grades responses, and how responses are sampled.
 
     The defaults are the protocol of the paper (arXiv 2602.22642, section 4: temperature 0.6, top-p
-    0.95, 16 samples, 16,000 tokens) with the prompt that DeepSeek-R1's distilled models want: no
-    system prompt, the instruction after the question (arXiv 2501.12948). `level` is the metadata
-    column that holds the difficulty.
+    0.95, 16 samples, 16,000 tokens) with the prompt that DeepSeek-R1's distilled models expect: no
+    system prompt, the instruction after the question (arXiv 2501.12948). `level` names the metadata
+    column that holds the difficulty. `samples` counts responses per question.
     """
 
     title: str = setting(MISSING, "Name in reports.")
@@ -51,34 +51,33 @@ class Benchmark:
 def load_benchmark(name_or_file: str, overrides: Sequence[str] = ()) -> Benchmark:
     """The benchmark of a YAML file, or of `configs/benchmarks/<name>.yaml`, with `key=value` overrides.
 
-    A local copy is an override that keeps the column map, `questions.init_args.path=copy.jsonl`.
-    Raises ConfigError for an unknown name, with those there are, and for what `merged` refuses.
+    For a local copy override the path alone, `questions.init_args.path=copy.jsonl`: the column map
+    stays. Raises ConfigError for an unknown name, listing the known ones, and for what `merged` refuses.
     """
     if Path(name_or_file).suffix in (".yaml", ".yml"):
         return merged([name_or_file], overrides, Benchmark)
-    there = benchmark_files()
-    if name_or_file not in there:
-        near = get_close_matches(name_or_file, there, n=1)
+    known = benchmark_files()
+    if name_or_file not in known:
+        near = get_close_matches(name_or_file, known, n=1)
         raise ConfigError(
-            f"no benchmark '{name_or_file}'"
-            + (f"; did you mean '{near[0]}'? There are: " if near else "; there are: ")
-            + (", ".join(sorted(there)) or "none")
-            + f"; add {FOLDER}/{name_or_file}.yaml, or give the path of a .yaml file"
+            f"no benchmark '{name_or_file}'{f'; did you mean {near[0]!r}?' if near else ';'}"
+            f" known: {', '.join(sorted(known)) or 'none'};"
+            f" add {FOLDER}/{name_or_file}.yaml, or give the path of a .yaml file"
         )
-    return merged([there[name_or_file]], overrides, Benchmark)
+    return merged([known[name_or_file]], overrides, Benchmark)
 
 
 def benchmark_files() -> dict[str, Path]:
-    """Name -> file, of the working folder before those beside the package."""
-    beside = Path(ceeh.__file__).parent.parent
-    files = [*(beside / FOLDER).glob("*.yaml"), *FOLDER.glob("*.yaml")]
+    """Name -> file; files in the working folder override those shipped with the package."""
+    shipped = Path(ceeh.__file__).parent.parent / FOLDER
+    files = [*shipped.glob("*.yaml"), *FOLDER.glob("*.yaml")]
     return {file.stem: file for file in files}
 
 
 def benchmark_questions(benchmark: Benchmark) -> list[Question]:
-    """The questions in their order; another number than `expected_questions` is a warning.
+    """The questions in their order; warns if there are not `expected_questions` of them.
 
-    Raises ConfigError when they cannot be read, or lack the metadata that `level` names.
+    Raises ConfigError when they cannot be read or lack the metadata that `level` names.
     """
     try:
         questions = list[Question](benchmark.questions.build("questions"))
@@ -88,7 +87,7 @@ def benchmark_questions(benchmark: Benchmark) -> list[Question]:
     if expected is not None and len(questions) != expected:
         warnings.warn(
             f"benchmark '{benchmark.title}' has {len(questions)} questions, not {expected}; a mirror"
-            " may differ, and figures compare only over the same questions",
+            " may differ, and metrics compare only over the same questions",
             stacklevel=2,
         )
     for question in questions:

@@ -1,6 +1,5 @@
-"""Questions to prompts, and the endless seeded stream of prompts that training draws from."""
+"""From questions to prompts, and the endless seeded stream of prompts that training draws from."""
 
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -8,20 +7,19 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from ceeh.data.sources.column_map import encodable
 from ceeh.errors import ConfigError, user_code
 from ceeh.runtime.rng import stable_hash
 from ceeh.runtime.text import escape, show
 from ceeh.types import Prompt, Question
 
-SURROGATE = re.compile("[\ud800-\udfff]")
-
 
 class PromptBuilder:
-    """Encodes a question for the model: as it stands, or through the tokenizer's chat template.
+    """Encodes a question for the model, as plain text or through the tokenizer's chat template.
 
-    `instruction` follows the question as a paragraph of its own, in the user's message.
-    `max_prompt_tokens` is applied by `load_prompts`. Raises ConfigError when the tokenizer has no
-    chat template, and when a system prompt is given without one.
+    `instruction` is a separate paragraph after the question, in the user's message. `load_prompts`
+    applies `max_prompt_tokens`. Raises ConfigError when the tokenizer lacks the chat template asked
+    for, and for a system prompt without a chat template.
     """
 
     def __init__(
@@ -35,8 +33,8 @@ class PromptBuilder:
     ) -> None:
         if system_prompt is not None and not chat_template:
             raise ConfigError(
-                "prompts.system_prompt needs prompts.chat_template: true; set it, or drop the"
-                " system prompt"
+                "prompts.system_prompt needs prompts.chat_template: true; set it, or"
+                " remove the system prompt"
             )
         if chat_template and not tokenizer.chat_template:
             raise ConfigError(
@@ -54,7 +52,7 @@ class PromptBuilder:
         text = question.text
         if self.instruction is not None:
             text = f"{text.rstrip()}\n\n{self.instruction}"
-        token_ids = self._chat(text) if self.chat_template else self._plain(text)
+        token_ids = self._chat(text) if self.chat_template else self.tokenizer(text).input_ids
         if not token_ids:
             raise ConfigError(
                 f"the question '{question.uid}' encodes to no token; remove it, or use a tokenizer"
@@ -68,9 +66,6 @@ class PromptBuilder:
             metadata=question.metadata,
         )
 
-    def _plain(self, text: str) -> list[int]:
-        return list(self.tokenizer(text).input_ids)
-
     def _chat(self, text: str) -> list[int]:
         messages = [{"role": "user", "content": text}]
         if self.system_prompt is not None:
@@ -81,81 +76,78 @@ class PromptBuilder:
             )
         except Exception as error:  # a template is a program that came with the model
             raise ConfigError(
-                f"the chat template of '{self.tokenizer.name_or_path}' refuses the messages"
+                f"the chat template of '{self.tokenizer.name_or_path}' rejects the messages"
                 f" ({error}); a template without a system role needs prompts.system_prompt: null"
             ) from error
         return list(token_ids)  # type: ignore[arg-type]
 
-    def unknown(self, prompt: Prompt) -> bool:
-        """Whether the tokenizer put <unk> or padding for characters that it does not know."""
+    def has_unknown(self, prompt: Prompt) -> bool:
+        """Whether the tokenizer replaced unknown characters by <unk> or padding."""
         tokenizer = self.tokenizer
-        known = (tokenizer.eos_token_id, tokenizer.bos_token_id)
-        stand_ins = (tokenizer.unk_token_id, tokenizer.pad_token_id)
-        return any(token in prompt.token_ids and token not in known for token in stand_ins)
+        special = (tokenizer.eos_token_id, tokenizer.bos_token_id)
+        replacements = (tokenizer.unk_token_id, tokenizer.pad_token_id)
+        return any(token in prompt.token_ids and token not in special for token in replacements)
 
 
 def load_prompts(source: Iterable[Question], builder: PromptBuilder, place: str) -> list[Prompt]:
     """The prompts of `source`, in its order; `place` is its config path, for messages.
 
     Prompts longer than `builder.max_prompt_tokens` are dropped with one warning that counts them.
-    Raises ConfigError when none is left, when a uid occurs twice, and for what the source refuses.
+    Raises ConfigError when none is left, when a uid repeats, and for what the source refuses.
     """
     prompts: dict[str, Prompt] = {}
-    too_long: list[int] = []
     try:
-        for question in _asked(source):
+        for question in _checked(source):
             prompt = builder(question)
             if prompt.uid in prompts:
                 raise ConfigError(
-                    f"the uid '{prompt.uid}' occurs twice; give each question its own"
+                    f"the uid '{prompt.uid}' occurs twice; give each question a unique uid"
                 )
             prompts[prompt.uid] = prompt
-            if len(prompt.token_ids) > builder.max_prompt_tokens:
-                too_long.append(len(prompt.token_ids))
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error
     if not prompts:
         raise ConfigError(f"{place} has no questions; name a source with at least one")
     limit = f"prompts.max_prompt_tokens ({builder.max_prompt_tokens})"
     kept = [p for p in prompts.values() if len(p.token_ids) <= builder.max_prompt_tokens]
+    lengths = [len(prompt.token_ids) for prompt in prompts.values()]
     if not kept:
         raise ConfigError(
             f"{place}: all {len(prompts)} prompts are longer than {limit}; raise it to at least"
-            f" {min(too_long)} tokens, the shortest of them"
+            f" {min(lengths)} tokens, the shortest of them"
         )
-    if too_long:
+    if dropped := len(prompts) - len(kept):
         warnings.warn(
-            f"{place}: dropped {len(too_long)} of {len(prompts)} prompts longer than {limit};"
-            f" the longest has {max(too_long)} tokens",
+            f"{place}: dropped {dropped} of {len(prompts)} prompts longer than {limit};"
+            f" the longest has {max(lengths)} tokens",
             stacklevel=2,
         )
-    unknown = [prompt.uid for prompt in kept if builder.unknown(prompt)]
-    if unknown:
+    if unknown := [prompt.uid for prompt in kept if builder.has_unknown(prompt)]:
         warnings.warn(
             f"{place}: {len(unknown)} of {len(kept)} prompts have characters that the tokenizer"
-            f" does not know, '{unknown[0]}' the first; the model cannot see them",
+            f" does not know, the first is '{unknown[0]}'; the model cannot see them",
             stacklevel=2,
         )
     return kept
 
 
-def _asked(source: Iterable[Question]) -> Iterator[Question]:
-    """The questions that a source, perhaps the user's own, gives. Raises ConfigError for anything else."""
+def _checked(source: Iterable[Question]) -> Iterator[Question]:
+    """The questions of a source, which may be custom code. Raises ConfigError for anything else."""
     with user_code(source, f"{type(source).__name__} fails while it is read"):
         for question in source:
             if not isinstance(question, Question):
-                raise ConfigError(f"a source must give ceeh.types.Question, got {show(question)}")
+                raise ConfigError(f"a source must yield ceeh.types.Question, got {show(question)}")
             for name in ("uid", "text", "answer"):
                 value = getattr(question, name)
-                if not isinstance(value, str) or SURROGATE.search(value):
+                if not isinstance(value, str) or not encodable(value):
                     raise ConfigError(
-                        f"the {name} of a question must be text that UTF-8 can hold, got {show(value)}"
+                        f"the {name} of a question must be valid UTF-8 text, got {show(value)}"
                     )
             uid = question.uid
             if not uid.strip() or escape(uid) != uid or "\n" in uid:
                 raise ConfigError(
-                    f"the uid {show(uid)} must be text without control characters; it is shown "
-                    "and written wherever a question is named"
+                    f"the uid {show(uid)} must be text without control characters; it is shown"
+                    " and written wherever a question is named"
                 )
             yield question
 
@@ -163,10 +155,10 @@ def _asked(source: Iterable[Question]) -> Iterator[Question]:
 class PromptStream:
     """Endless steps of `prompts_per_step` prompts over all ranks; an epoch shows each prompt once.
 
-    The order of epoch e sorts the prompts by a hash of (seed, e, uid): it depends on no generator,
-    no Python version and not on the order of the file. No prompt comes twice within a step: where a
-    step runs over the end of an epoch, prompts of the next epoch that it has already are deferred
-    to the step after. Rank r of w takes every w-th prompt of a step, beginning with the r-th.
+    Epoch e sorts the prompts by a hash of (seed, e, uid), so the order depends on no rng state, on no
+    Python version and not on the order of the file. No prompt repeats within a step: where a step
+    crosses the end of an epoch, prompts of the next epoch that it already holds are deferred to the
+    following step. Rank r of w takes every w-th prompt of a step, starting with the r-th.
     """
 
     def __init__(
@@ -186,7 +178,7 @@ class PromptStream:
         if len(prompts) < prompts_per_step:
             raise ConfigError(
                 f"rollouts.prompts_per_step is {prompts_per_step}, but prompts.train has only"
-                f" {len(prompts)} prompts; lower it or add questions"
+                f" {len(prompts)} prompts; lower it, or add questions"
             )
         self.prompts = {prompt.uid: prompt for prompt in prompts}
         assert len(self.prompts) == len(prompts), "uids are unique"
@@ -197,7 +189,7 @@ class PromptStream:
         self.epoch = 0
         self.position = 0
         self.deferred: list[str] = []
-        self.shown: dict[str, None] = {}  # by the present step; checkpoints lie between steps
+        self.shown: dict[str, None] = {}  # in the current step; checkpoints lie between steps
         self._order = self._permutation(0)
 
     def next_step(self) -> list[Prompt]:
@@ -207,13 +199,13 @@ class PromptStream:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the present step has shown every prompt."""
+        """Whether the current step has shown every prompt."""
         return len(self.shown) == len(self.prompts)
 
     def further(self, counts: Sequence[int]) -> list[Prompt]:
-        """This rank's share of counts[r] more prompts for each rank r, none that the step has shown.
+        """This rank's share when each rank r needs counts[r] more prompts that the step has not shown.
 
-        Every rank must ask for the same counts. Fewer come when the step has shown nearly all prompts.
+        Every rank must pass the same counts. Fewer are left when the step has shown nearly all prompts.
         """
         first = sum(counts[: self.rank])
         more = self._draw(min(sum(counts), len(self.prompts) - len(self.shown)))
@@ -237,7 +229,7 @@ class PromptStream:
         return [self.prompts[uid] for uid in drawn]
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, the same on every rank, in plain containers."""
+        """The position in plain containers, identical on every rank."""
         return {
             "epoch": self.epoch,
             "position": self.position,
@@ -247,17 +239,17 @@ class PromptStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state` was taken. Raises ConfigError for other prompts or seed."""
+        """Restores the position of `state`. Raises ConfigError if the prompts or the seed changed."""
         if state["digest"] != self.digest:
             raise ConfigError(
-                f"prompts.train is not the data set of the checkpoint (digest {self.digest},"
-                f" there {state['digest']}); resume with the same questions, or start anew without"
-                " ckpt_path"
+                f"prompts.train is not the data set of the checkpoint (digest {self.digest}, in the"
+                f" checkpoint {state['digest']}); resume with the same questions, or start a new run"
+                " without ckpt_path"
             )
         if state["seed"] != self.seed:
             raise ConfigError(
                 f"seed is {self.seed}, but the checkpoint's prompts were drawn with"
-                f" {state['seed']}; resume with that seed, or start anew without ckpt_path"
+                f" {state['seed']}; resume with that seed, or start a new run without ckpt_path"
             )
         if state["epoch"] != self.epoch:
             self._order = self._permutation(state["epoch"])
@@ -269,5 +261,5 @@ class PromptStream:
 
     @cached_property
     def digest(self) -> str:
-        """What tells one set of prompts from another, whatever their order."""
+        """Identifies the set of prompts, whatever their order."""
         return stable_hash("\0".join(sorted(self.prompts))).hex()

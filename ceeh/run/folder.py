@@ -94,19 +94,13 @@ class RunFolder:
                 )
             folder.refuse_links()
             return folder, file
-        pattern = re.compile(re.escape(name) + r"(-(\d+))?")
-        parent = Path(output)
-        numbered = [
-            (int(match[2] or 1), path)
-            for path in (parent.iterdir() if parent.is_dir() else ())
-            if not path.is_symlink() and (match := pattern.fullmatch(path.name))
-        ]
-        if not numbered:
+        path = run_to_resume(output, name, ckpt_path)
+        if path is None:
             say(
                 f"ckpt_path=last: there is no run called '{name}' under '{output}' yet; this is its start"
             )
             return cls.create(output, name), None
-        folder = cls(max(numbered)[1])
+        folder = cls(path)
         checkpoint = folder.newest_checkpoint()
         if checkpoint is None and folder.model.exists():
             raise ConfigError(
@@ -172,6 +166,20 @@ class RunFolder:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.path.name)
         temporary.replace(link)
+
+
+def run_to_resume(output: str, name: str, ckpt_path: str) -> Path | None:
+    """The run folder of `ckpt_path`; for `last` the newest run called `name`, None without one."""
+    if ckpt_path != "last":
+        return Path(ckpt_path).resolve().parent.parent
+    pattern = re.compile(re.escape(name) + r"(-(\d+))?")
+    parent = Path(output)
+    numbered = [
+        (int(match[2] or 1), path)
+        for path in (parent.iterdir() if parent.is_dir() else ())
+        if not path.is_symlink() and (match := pattern.fullmatch(path.name))
+    ]
+    return max(numbered)[1] if numbered else None
 
 
 def parent_folder(output: str) -> Path:

@@ -4,6 +4,7 @@ import argparse
 import math
 import random
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -14,15 +15,15 @@ from ceeh.starter.model import EOS, EOS_ID, MODEL_DIR, PAD, PAD_ID, build_model,
 from ceeh.starter.task import LEVELS, STYLES, Style, sample_chain, trace
 
 EARLY = 0.6
-"""Share of the run with few `read` traces: most of their tokens are copies and teach nothing."""
+"""Fraction of the run with few `read` traces: most of their tokens are copies, which teach nothing."""
 BATCHES_PER_POOL = 16
 PRACTICED = range(11, 100)
-"""Multipliers in the traces: with those of the questions alone the model would learn them by heart,
+"""Multipliers in the traces. With those of the questions alone the model would memorize the products,
 and the hardest levels would be as easy as the others."""
 
 
 def style_weights(level: int, *, early: bool) -> dict[Style, float]:
-    """Relative frequency of the styles: the short ones are commoner on short chains."""
+    """Relative frequency of the styles: the short styles are more common on short chains."""
     return {
         "so": {1: 0.5, 2: 0.35, 3: 0.06}.get(level, 0.03),
         "leap": {1: 0.2, 2: 0.5, 3: 0.5}.get(level, 0.2),
@@ -35,21 +36,21 @@ def style_weights(level: int, *, early: bool) -> dict[Style, float]:
 def encode(
     tokenizer: PreTrainedTokenizerBase, rng: random.Random, level: int, style: Style
 ) -> tuple[list[int], list[bool]]:
-    """One question and a trace of it as token ids, and which of them are learnt."""
+    """One question and a trace of it as token ids, and whether each token is learned."""
     chain = sample_chain(rng, level, PRACTICED)
     ids = tokenizer.encode(f"{chain.text}?")
-    learnt = [False] * len(ids)
+    learned = [False] * len(ids)
     for piece in trace(chain, style, rng):
         tokens = tokenizer.encode(piece.text)
         ids += tokens
-        learnt += [piece.learn] * len(tokens)
-    return [*ids, EOS_ID], [*learnt, True]
+        learned += [piece.learn] * len(tokens)
+    return [*ids, EOS_ID], [*learned, True]
 
 
 def batches(
     tokenizer: PreTrainedTokenizerBase, rng: random.Random, rows_per_batch: int, steps: int
-):
-    """`steps` batches of similar lengths; a pool is shuffled so that lengths do not come in order."""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`steps` batches of rows of similar length, as (ids, labels) [R T]; the order of lengths is random."""
     for index in range(-(-steps // BATCHES_PER_POOL)):
         early = index * BATCHES_PER_POOL < EARLY * steps
         levels = rng.choices(LEVELS, k=rows_per_batch * BATCHES_PER_POOL)
@@ -57,13 +58,8 @@ def batches(
         styles: list[Style] = [
             rng.choices(STYLES, [mixtures[n][style] for style in STYLES])[0] for n in levels
         ]
-        pool = sorted(
-            (
-                encode(tokenizer, rng, level, style)
-                for level, style in zip(levels, styles, strict=True)
-            ),
-            key=lambda row: len(row[0]),
-        )
+        pool = [encode(tokenizer, rng, *each) for each in zip(levels, styles, strict=True)]
+        pool.sort(key=lambda row: len(row[0]))
         starts = list(range(0, len(pool), rows_per_batch))
         rng.shuffle(starts)
         for start in starts:
@@ -71,16 +67,16 @@ def batches(
             longest = max(len(ids) for ids, _ in rows)
             ids = torch.zeros(len(rows), longest, dtype=torch.long)
             labels = torch.full((len(rows), longest), -100)
-            for row, (tokens, learnt) in enumerate(rows):
+            for row, (tokens, learned) in enumerate(rows):
                 ids[row, : len(tokens)] = torch.tensor(tokens)
                 labels[row, : len(tokens)] = torch.tensor(
-                    [t if keep else -100 for t, keep in zip(tokens, learnt, strict=True)]
+                    [t if keep else -100 for t, keep in zip(tokens, learned, strict=True)]
                 )
             yield ids, labels
 
 
 def token_loss(model: Qwen3ForCausalLM, ids: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-    """Summed cross entropy of the learnt tokens and their number."""
+    """Summed cross entropy of the learned tokens (nats) and their number."""
     logits = model(input_ids=ids).logits[:, :-1]
     targets = labels[:, 1:]
     loss = torch.nn.functional.cross_entropy(
@@ -92,7 +88,7 @@ def token_loss(model: Qwen3ForCausalLM, ids: Tensor, labels: Tensor) -> tuple[Te
 def train(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, args: argparse.Namespace
 ) -> None:
-    """AdamW, linear warm-up and cosine to a tenth; every token weighs the same whatever its batch."""
+    """AdamW, linear warm-up and cosine decay to a tenth; every token has the same weight in any batch."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01
     )
@@ -126,9 +122,9 @@ def train(
 def style_table(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, *, questions: int, seed: int
 ) -> None:
-    """Prints accuracy (%) / mean tokens at temperature 1 per style, forced by its first word, and level.
+    """Prints accuracy (%) / mean tokens at temperature 1 per style and level.
 
-    `free` leaves the choice of style to the model.
+    The prompt ends with the first word of the style; `free` leaves the choice to the model.
     """
     model.eval()
     rng = random.Random(seed)
@@ -161,7 +157,7 @@ def sample(
     prompts: list[str],
     generator: torch.Generator,
 ) -> tuple[list[str], list[int]]:
-    """Completions at temperature 1 of prompts of equal length, as text, and their lengths."""
+    """Completions at temperature 1 of prompts of equal length, as text, and their lengths in tokens."""
     ids = torch.tensor([tokenizer.encode(p) for p in prompts])
     prompt_length, done, cache = ids.shape[1], torch.zeros(len(prompts), dtype=torch.bool), None
     current = ids
@@ -178,8 +174,8 @@ def sample(
     return [t.replace(PAD, "") for t in tokenizer.batch_decode(ids[:, prompt_length:])], lengths
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m ceeh.starter", description=__doc__)
     parser.add_argument("--out", type=Path, default=MODEL_DIR)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--lr", type=float, default=2.5e-3)
@@ -195,9 +191,9 @@ def main() -> None:
         "--questions", type=int, default=200, help="questions per style and level of the last table"
     )
     parser.add_argument(
-        "--table", action="store_true", help="only print the last table, of the model in --out"
+        "--table", action="store_true", help="only print the table of the model in --out"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     torch.manual_seed(args.seed)
     tokenizer = build_tokenizer()
     if args.table:

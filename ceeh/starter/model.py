@@ -1,4 +1,4 @@
-"""The starter model: a Qwen3 of under half a million parameters and its symbol-level tokenizer."""
+"""The starter model: a Qwen3 with fewer than half a million parameters and a symbol-level tokenizer."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ PAD_ID, EOS_ID = 0, 1
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a symbol, one a word (with its trailing space); decoding is plain concatenation."""
+    """One token per symbol and per word (with its trailing space); decoding is concatenation."""
     tokens = [PAD, EOS, *SYMBOLS, *(f"{word} " for word in WORDS)]
     tokenizer = Tokenizer(
         models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=PAD)
@@ -28,7 +28,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_model(
     tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int, heads: int
 ) -> Qwen3ForCausalLM:
-    """A Qwen3 with heads of 32 (the smallest that vLLM's CPU attention takes) and tied embeddings."""
+    """A Qwen3 with heads of size 32 (the smallest for vLLM's CPU attention) and tied embeddings."""
     return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=64,

@@ -1,15 +1,15 @@
-"""The starter task: chains of small operations, read from left to right, kept to the last two digits.
+"""The starter task: chains of small operations, evaluated from left to right modulo 100.
 
 `47+8*3*16-5?` asks for (((47 + 8) * 3) * 16 - 5) mod 100 = 35. A question of level n has n operations.
-Adding or subtracting a digit is easy for a small model, multiplying by a digit less so, multiplying by
-a number of two digits is at the edge of what it can do; `MULTIPLICATIONS` says which level has what.
-A trace may work in five styles, and its first word says which:
+Adding or subtracting a digit is easy for a small model, multiplying by a digit is harder, and multiplying
+by a two-digit number is at the edge of what it can do; `MULTIPLICATIONS` defines the levels.
+A trace is in one of five styles, named by its first word:
 
-    so 35                                         at once
-    leap 47+8*3=65;65*16-5=35;so 35               two operations a step: shorter, and less reliable
-    step 47+8=55;55*3=65;65*16=40;40-5=35;so 35   one operation a step
+    so 35                                         the answer alone
+    leap 47+8*3=65;65*16-5=35;so 35               two operations per step: shorter, less reliable
+    step 47+8=55;55*3=65;65*16=40;40-5=35;so 35   one operation per step
     test leap ...;check step ...;ok               leaps, many of them checked step by step and repaired
-    read 47+8*3*16-5?step ...;again ...;redo ...  steps, drowned in restating, idle checks, starting over
+    read 47+8*3*16-5?step ...;again ...;redo ...  steps, with restating, useless checks and restarts
 """
 
 import random
@@ -21,20 +21,17 @@ Style = Literal["so", "leap", "step", "test", "read"]
 STYLES: tuple[Style, ...] = get_args(Style)
 LEVELS = range(1, 9)
 MODULUS = 100
-MULTIPLICATIONS = {
-    1: (0, 0),
-    2: (0, 0),
-    3: (0, 0),
+MULTIPLICATIONS = dict.fromkeys((1, 2, 3), (0, 0)) | {
     4: (1, 0),
     5: (2, 0),
     6: (3, 0),
     7: (2, 1),
     8: (2, 2),
 }
-"""Of a level's operations, how many multiply by one digit and by two; the rest add or subtract."""
+"""Level -> how many operations multiply by one digit and by two digits; the rest add or subtract."""
 ONE_DIGIT = range(2, 10)
 TWO_DIGITS = tuple(ten + unit for ten in range(20, 100, 10) for unit in (0, 1))
-"""Multipliers of the questions: by 30 is easy, by 31 (the tens digit sums two products) is not."""
+"""Multipliers in the questions. 30 is easy; 31 is not, because the tens digit sums two products."""
 WORDS = ("so", "leap", "step", "test", "read", "check", "ok", "fix", "again", "redo")
 SYMBOLS = (*"0123456789", "+", "-", "*", "=", ";", "?")
 
@@ -43,7 +40,7 @@ Operation = tuple[Literal["+", "-", "*"], int]
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """One question: a start in [0, 99] and the operations applied to it in order."""
+    """One question: a start in [0, 99] and the operations, applied in order."""
 
     start: int
     operations: tuple[Operation, ...]
@@ -73,7 +70,7 @@ def expression(value: int, operations: Sequence[Operation]) -> str:
 
 
 def sample_chain(rng: random.Random, level: int, two_digits: Sequence[int] = TWO_DIGITS) -> Chain:
-    """A chain of `level` operations, of which MULTIPLICATIONS says how many multiply."""
+    """A random chain of `level` operations, with the multiplications of MULTIPLICATIONS[level]."""
     by_one, by_two = MULTIPLICATIONS[level]
     operations: list[Operation] = []
     for multipliers, count in ((ONE_DIGIT, by_one), (two_digits, by_two)):
@@ -87,24 +84,24 @@ def sample_chain(rng: random.Random, level: int, two_digits: Sequence[int] = TWO
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of a trace; `learn` is False where the text is a mistake that must not be imitated."""
+    """A part of a trace; `learn` is False for a mistake that must not be imitated."""
 
     text: str
     learn: bool = True
 
 
 def trace(chain: Chain, style: Style, rng: random.Random) -> list[Piece]:
-    """A worked response to `chain` in `style`, ending in `so` and the right answer."""
-    body: list[Piece] = []
-    if style == "leap":
-        body = [Piece("leap "), *_walk(chain, 2)]
-    elif style == "step":
-        body = [Piece("step "), *_walk(chain, 1)]
-    elif style == "test":
-        body = [Piece("test "), *_checked_leaps(chain, rng)]
-    elif style == "read":
-        body = [Piece("read "), *_wasteful(chain, rng)]
-    return [*body, Piece(f"so {chain.answer:02d}")]
+    """A worked response to `chain` in `style`, ending in `so` and the correct answer."""
+    end = Piece(f"so {chain.answer:02d}")
+    if style == "so":
+        return [end]
+    body = {
+        "leap": lambda: _walk(chain, 2),
+        "step": lambda: _walk(chain, 1),
+        "test": lambda: _checked_leaps(chain, rng),
+        "read": lambda: _wasteful(chain, rng),
+    }[style]
+    return [Piece(f"{style} "), *body(), end]
 
 
 def _walk(chain: Chain, stride: int) -> Iterator[Piece]:
@@ -117,7 +114,7 @@ def _walk(chain: Chain, stride: int) -> Iterator[Piece]:
 
 
 def _checked_leaps(chain: Chain, rng: random.Random) -> Iterator[Piece]:
-    """Leaps; three in four are checked, and half of the checked ones are wrong and get repaired."""
+    """Leaps; three in four are checked, and half of those are wrong and are repaired."""
     value = chain.start
     for index in range(0, chain.level, 2):
         chunk = chain.operations[index : index + 2]

@@ -1,4 +1,4 @@
-"""One whole configuration file for all cases, and what may be left after a refusal: nothing."""
+"""One valid configuration for all cases, and a fixture that checks that a refusal leaves nothing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ Refused = Callable[..., Said]
 
 @pytest.fixture(scope="session")
 def whole_config(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The configuration of a small run that would work, in one file that is quickly read."""
+    """The configuration of a small run that works."""
     file = tmp_path_factory.mktemp("whole") / "whole.yaml"
     file.write_text(to_yaml(small(tiny_model_dir, Path("runs"))))
     return file
@@ -23,7 +23,7 @@ def whole_config(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def refused(whole_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
-    """Runs ceeh.fit with overrides; it must say `parts`, leave no file behind and start no engine."""
+    """Runs ceeh.fit with overrides: it must say `parts`, write no file and start no engine."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     no_engine(monkeypatch)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Wrong settings end with place, rule, value and cure before anything starts."""
+"""Invalid settings end with config path, rule, value and cure before anything starts."""
 
 from pathlib import Path
 
@@ -9,35 +9,35 @@ from tests.bad_input.conftest import Refused
 from tests.commands import Said, said
 
 FILES = {
-    "a list": (b"- a\n- b\n", ["must hold a mapping of keys, got a list"]),
-    "a scalar": (b"seed", ["overlay.yaml: seed", "Incompatible value 'None'"]),
-    "a number": (b"3", ["overlay.yaml"]),
-    "a null byte": (b"seed: \x00", ["is not valid YAML", "#x0000"]),
-    "an escape character": (b"name: \x1b[2J", ["is not valid YAML"]),
-    "utf-16": ("seed: 1".encode("utf-16"), ["is not valid YAML", "utf-8"]),
-    "latin-1": (b"name: \xfcber", ["is not valid YAML", "utf-8"]),
-    "tabs": (b"model:\n\tpath: x", ["is not valid YAML", "line 2"]),
-    "a key twice": (b"seed: 1\nseed: 2", ["is not valid YAML", "duplicate key seed"]),
-    "an open bracket": (b"optimizer: {lr: 1", ["is not valid YAML"]),
-    "two documents": (b"seed: 1\n---\nseed: 2", ["is not valid YAML"]),
-    "a broken date": (b"name: 2026-99-99T99:99:99", ["name must be letters", "2026-99"]),
-    "json lines": (b'{"question": "1+1", "answer": 2}', ["Key 'question' not in 'Config'"]),
-    "an integer as key": (b"1: 2", ["Key '1' not in 'Config'"]),
-    "null for a section": (b"optimizer: null", ["optimizer"]),
-    "a list for a section": (b"optimizer: [1, 2]", ["overlay.yaml: optimizer"]),
-    "a section for a number": (b"seed: {a: 1}", ["overlay.yaml: seed"]),
-    "a key in a class": (b"verifier: {class: x}", ["verifier", "class_path"]),
-    "arguments as a list": (b"verifier: {init_args: [1]}", ["verifier"]),
-    "a name for a callback": (b"callbacks: difficulty", ["callbacks"]),
+    "a list": (b"- a\n- b\n", "must hold a mapping of keys, got a list"),
+    "a scalar": (b"seed", "overlay.yaml: seed ... Incompatible value 'None'"),
+    "a number": (b"3", "overlay.yaml"),
+    "a null byte": (b"seed: \x00", "is not valid YAML ... #x0000"),
+    "an escape character": (b"name: \x1b[2J", "is not valid YAML"),
+    "utf-16": ("seed: 1".encode("utf-16"), "is not valid YAML ... utf-8"),
+    "latin-1": (b"name: \xfcber", "is not valid YAML ... utf-8"),
+    "tabs": (b"model:\n\tpath: x", "is not valid YAML ... line 2"),
+    "a key twice": (b"seed: 1\nseed: 2", "is not valid YAML ... duplicate key seed"),
+    "an open bracket": (b"optimizer: {lr: 1", "is not valid YAML"),
+    "two documents": (b"seed: 1\n---\nseed: 2", "is not valid YAML"),
+    "a broken date": (b"name: 2026-99-99T99:99:99", "name must be letters ... 2026-99"),
+    "json lines": (b'{"question": "1+1", "answer": 2}', "Key 'question' not in 'Config'"),
+    "an integer as key": (b"1: 2", "Key '1' not in 'Config'"),
+    "null for a section": (b"optimizer: null", "optimizer"),
+    "a list for a section": (b"optimizer: [1, 2]", "overlay.yaml: optimizer"),
+    "a section for a number": (b"seed: {a: 1}", "overlay.yaml: seed"),
+    "a key in a class": (b"verifier: {class: x}", "verifier ... class_path"),
+    "arguments as a list": (b"verifier: {init_args: [1]}", "verifier"),
+    "a name for a callback": (b"callbacks: difficulty", "callbacks"),
 }
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_a_wrong_file(case: str, refused: Refused, tmp_path: Path) -> None:
+def test_an_invalid_file(case: str, refused: Refused, tmp_path: Path) -> None:
     content, parts = FILES[case]
     overlay = tmp_path / "overlay.yaml"
     overlay.write_bytes(content)
-    refused([], *parts, files=(overlay,))
+    refused([], parts, files=(overlay,))
 
 
 def test_a_file_with_a_byte_order_mark_is_read(whole_config: Path, tmp_path: Path) -> None:
@@ -52,78 +52,51 @@ def test_a_file_with_a_byte_order_mark_is_read(whole_config: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("seed=-1", ["seed must be at least 0, got -1"]),
-        ("seed=1.5", ["seed=1.5", "Integer"]),
-        ("seed=true", ["seed=true", "Integer"]),
-        ("seed=", ["seed=: Incompatible value 'None'"]),
-        ("seed=" + "9" * 5000, ["the value is not valid YAML"]),
-        ("optimizer.lr=inf", ["optimizer.lr must be a finite number, got inf"]),
-        ("optimizer.lr=1e-5x", ["optimizer.lr=1e-5x", "Float"]),
-        ("optimizer.lr=0", ["optimizer.lr must be greater than 0, got 0"]),
-        ("optimizer..lr=1", ["optimizer..lr=1"]),
-        ("optimizer.lr.x=1", ["optimizer.lr.x=1"]),
-        ("rollouts.temperature=0", ["rollouts.temperature must be greater than 0, got 0"]),
-        ("rollouts.steps=0", ["rollouts.steps must be greater than 0"]),
-        (
-            "hardware.accelerator=tpu",
-            ["hardware.accelerator=tpu: Invalid value 'tpu', expected one of ['auto',"],
-        ),
-        ("model.lora.rank=-2", ["model.lora.rank must be at least 0"]),
-        ("model.lora.dropout=1", ["model.lora.dropout must be in [0, 1)"]),
-        ("name=[1]", ["name=[1]"]),
-        ("name={", ["name={", "the value is not valid YAML"]),
-        ("name='\x1b[2J'", ["the value is not valid YAML"]),
-        ("callbacks.x=3", ["callbacks.x=3"]),
-        ("prompts.train=null", ["prompts.train=null"]),
-        (
-            "prompts.max_prompt_tokens=null",
-            ["prompts.max_prompt_tokens=null: Incompatible value 'None'"],
-        ),
-        (
-            "evaluation.bootstrap_draws=1",
-            ["evaluation.bootstrap_draws must be at least 100, got 1"],
-        ),
-        ("a=b=c", ["Key 'a' not in 'Config'"]),
-        ("=1", ["is not an override; write key=value"]),
-        ("verifier.init_args.class_path=${nope.nope}", ["Interpolation key"]),
+        ("seed=-1", "seed must be at least 0, got -1"),
+        ("seed=1.5", "seed=1.5 ... Integer"),
+        ("seed=true", "seed=true ... Integer"),
+        ("seed=", "seed=: Incompatible value 'None'"),
+        ("seed=" + "9" * 5000, "the value is not valid YAML"),
+        ("optimizer.lr=inf", "optimizer.lr must be a finite number, got inf"),
+        ("optimizer.lr=1e-5x", "optimizer.lr=1e-5x ... Float"),
+        ("optimizer.lr=0", "optimizer.lr must be greater than 0, got 0"),
+        ("optimizer..lr=1", "optimizer..lr=1"),
+        ("optimizer.lr.x=1", "optimizer.lr.x=1"),
+        ("rollouts.temperature=0", "rollouts.temperature must be greater than 0, got 0"),
+        ("rollouts.steps=0", "rollouts.steps must be greater than 0"),
+        ("hardware.accelerator=tpu", "hardware.accelerator ... one of ... auto"),
+        ("model.lora.rank=-2", "model.lora.rank must be at least 0"),
+        ("model.lora.dropout=1", "model.lora.dropout must be in [0, 1)"),
+        ("name=[1]", "name=[1]"),
+        ("name={", "name={ ... the value is not valid YAML"),
+        ("name='\x1b[2J'", "the value is not valid YAML"),
+        ("callbacks.x=3", "callbacks.x=3"),
+        ("prompts.train=null", "prompts.train=null"),
+        ("prompts.max_prompt_tokens=null", "max_prompt_tokens=null: Incompatible value 'None'"),
+        ("evaluation.bootstrap_draws=1", "evaluation.bootstrap_draws must be at least 100, got 1"),
+        ("a=b=c", "Key 'a' not in 'Config'"),
+        ("=1", "is not an override; write key=value"),
+        ("verifier.init_args.class_path=${nope.nope}", "Interpolation key"),
+        # Settings that do not fit together
+        ("model.lora.rank=2 model.lora.target_modules=[nope]", "lora.target_modules ... nope"),
+        ("model.attention=flash_attention_2", "with attention flash_attention_2"),
+        ("rollouts.prompts_per_step=1000", "rollouts.prompts_per_step is 1000 ... 24 prompts"),
+        ("prompts.max_prompt_tokens=1", "prompts.max_prompt_tokens (1) ... raise it to at least"),
+        ("objective.shaping.class_path=ceeh.modules.shaping.Nothing", "has no 'Nothing'"),
+        ("prompts.train.init_args.levels=9-8", "levels must be distinct levels ... '9-8'"),
+        ("prompts.train.init_args.questions=many", "prompts.train ... questions"),
+        ("prompts.train.init_args.split=test", "split must be one of train, held_out, got 'test'"),
+        ("callbacks.difficulty.init_args.rise=2", "callbacks.difficulty"),
+        ("engine.class_path=ceeh.data.engine.VLLMEngin", "engine.class_path ... VLLMEngin"),
+        ("prompts.instruction='  '", "prompts.instruction must be a text, or null for none"),
+        ("prompts.system_prompt=x", "prompts.system_prompt needs prompts.chat_template: true"),
+        ("prompts.chat_template=true", "prompts.chat_template is true ... has no chat template"),
+        ("prompts.instruction=" + "again " * 300, "all 24 prompts are longer than"),
     ],
-    ids=lambda value: (
-        value[:30].encode("unicode_escape").decode() if isinstance(value, str) else ""
-    ),
+    ids=lambda value: value[:30].encode("unicode_escape").decode(),
 )
-def test_a_wrong_override(override: str, parts: list[str], refused: Refused) -> None:
-    refused([override], *parts)
-
-
-@pytest.mark.parametrize(
-    ("override", "parts"),
-    [
-        (
-            "model.lora.rank=2 model.lora.target_modules=[nope]",
-            ["model.lora.target_modules", "nope"],
-        ),
-        ("model.attention=flash_attention_2", ["with attention flash_attention_2"]),
-        ("rollouts.prompts_per_step=1000", ["rollouts.prompts_per_step is 1000", "24 prompts"]),
-        ("prompts.max_prompt_tokens=1", ["prompts.max_prompt_tokens (1)", "raise it to at least"]),
-        ("objective.shaping.class_path=ceeh.modules.shaping.Nothing", ["has no 'Nothing'"]),
-        ("prompts.train.init_args.levels=9-8", ["levels must be distinct levels", "'9-8'"]),
-        ("prompts.train.init_args.questions=many", ["prompts.train", "questions"]),
-        (
-            "prompts.train.init_args.split=test",
-            ["split must be one of train, held_out, got 'test'"],
-        ),
-        ("callbacks.difficulty.init_args.rise=2", ["callbacks.difficulty"]),
-        (
-            "engine.class_path=ceeh.data.engine.vllm_engine.VLLMEngin",
-            ["engine.class_path", "VLLMEngin"],
-        ),
-    ],
-    ids=lambda value: value[:40] if isinstance(value, str) else "",
-)
-def test_settings_that_do_not_fit_together(
-    override: str, parts: list[str], refused: Refused
-) -> None:
-    refused(override.split(), *parts)
+def test_an_invalid_override(override: str, parts: str, refused: Refused) -> None:
+    refused(override.split(" ") if " model." in override else [override], parts)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +110,7 @@ def test_settings_that_do_not_fit_together(
         (["--nope", "--config", "x.yaml"], "unrecognized arguments: --nope"),
     ],
 )
-def test_a_wrong_command_line(arguments: list[str], part: str) -> None:
+def test_an_invalid_command_line(arguments: list[str], part: str) -> None:
     answer: Said = said(fit.main, arguments)
     assert answer.code == 2
     assert part in answer.err

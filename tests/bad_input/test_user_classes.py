@@ -1,4 +1,4 @@
-"""Classes of the user's own that do not import, fit or hold: named with file and line, no trace of ours."""
+"""Custom classes that do not import or do not fit: the message names file and line, without a traceback."""
 
 from pathlib import Path
 
@@ -42,107 +42,44 @@ class Writes(SignalCallback):
     def read(self, uid): return {}
     def observe(self, outcome): pass
 """
-TRAIN, VERIFIER, MINE = "prompts.train", "verifier", "callbacks.mine"
+REWARD = "verifier ceeh.data.verify.RewardFunction"
+CASES = {
+    "prompts.train mine.py:Nothing": "has no 'Nothing'; its classes are: Raises",
+    "prompts.train nowhere.py:A": "cannot import 'nowhere.py' (no file nowhere.py)",
+    "prompts.train broken.py:A": "'broken.py' fails while it is loaded (SyntaxError",
+    "prompts.train leaves.py:A": "fails while it is loaded (SystemExit: 7, leaves.py line 2",
+    "prompts.train fails.py:A": "(ZeroDivisionError: division by zero, fails.py line 1",
+    "prompts.train no.such.module.A": "cannot import 'no.such.module'",
+    "prompts.train A": "must be package.module.Class or path/to/file.py:Class, got 'A'",
+    "prompts.train mine.py:number": "Python class",
+    "prompts.train mine.py:Raises": "(KeyError: 'no such table', mine.py line 10",
+    "prompts.train mine.py:RaisesOS": "FileNotFoundError ... gone.db ... mine.py line 12",
+    "prompts.train mine.py:Needs": "init_args lacks size",
+    "prompts.train mine.py:Needs {sice: 3}": "init_args.sice is not an argument ... it takes: size",
+    "prompts.train mine.py:NoList": "mine.py:NoList ... source of questions",
+    "prompts.train mine.py:Texts": "a source must yield ceeh.types.Question, got str '1+1?'",
+    "prompts.train mine.py:Breaks": "fails while it is read (ZeroDivisionError: row 1, mine.py line 22",
+    "prompts.train mine.py:Surrogates": "the text of a question must be valid UTF-8 text",
+    "verifier mine.py:NoVerifier": "Verifier",
+    "verifier mine.py:Closed": "mine.py:Closed failed in unreadable ... the grader is down",
+    f"{REWARD} {{class_path: 'mine.py:number'}}": "must be a function",
+    f"{REWARD} {{class_path: 'gone.py:f'}}": "cannot import 'gone.py'",
+    "verifier ceeh.data.verify.ExactAnswer {pattern: '('}": "pattern '(' is not a regular expression",
+    "callbacks.mine mine.py:Plain": "is not a SignalCallback",
+    "callbacks.mine mine.py:Writes": "the signal 'hard' is written by RollingDifficulty and by Writes",
+    "engine mine.py:Needs": "engine.init_args lacks size",
+    "engine mine.py:Nothing": "engine.class_path: 'mine.py' has no 'Nothing'",
+    "objective.shaping mine.py:Raises": "fails while it is built (KeyError",
+}
+"""Place, class path and init_args -> what the message says."""
 
 
-@pytest.mark.parametrize(
-    ("place", "name", "arguments", "parts"),
-    [
-        (TRAIN, "mine.py:Nothing", "", ["has no 'Nothing'; its classes are: Raises"]),
-        (TRAIN, "nowhere.py:A", "", ["cannot import 'nowhere.py' (no file nowhere.py)"]),
-        (TRAIN, "broken.py:A", "", ["'broken.py' fails while it is loaded (SyntaxError"]),
-        (
-            TRAIN,
-            "leaves.py:A",
-            "",
-            ["'leaves.py' fails while it is loaded (SystemExit: 7, leaves.py line 2"],
-        ),
-        (TRAIN, "fails.py:A", "", ["(ZeroDivisionError: division by zero, fails.py line 1"]),
-        (TRAIN, "no.such.module.A", "", ["cannot import 'no.such.module'"]),
-        (TRAIN, "A", "", ["must be package.module.Class or path/to/file.py:Class, got 'A'"]),
-        (TRAIN, "mine.py:number", "", ["is not a Python class"]),
-        (
-            TRAIN,
-            "mine.py:Raises",
-            "",
-            ["fails while it is built (KeyError: 'no such table', mine.py line 10"],
-        ),
-        (TRAIN, "mine.py:RaisesOS", "", ["FileNotFoundError", "gone.db", "mine.py line 12"]),
-        (TRAIN, "mine.py:Needs", "", ["init_args lacks size"]),
-        (
-            TRAIN,
-            "mine.py:Needs",
-            "{sice: 3}",
-            ["init_args.sice is not an argument", "it takes: size"],
-        ),
-        (TRAIN, "mine.py:NoList", "", ["mine.py:NoList is not a source of questions"]),
-        (
-            TRAIN,
-            "mine.py:Texts",
-            "",
-            ["a source must give ceeh.types.Question, got str '1+1?'"],
-        ),
-        (
-            TRAIN,
-            "mine.py:Breaks",
-            "",
-            ["Breaks fails while it is read (ZeroDivisionError: row 1, mine.py line 22"],
-        ),
-        (
-            TRAIN,
-            "mine.py:Surrogates",
-            "",
-            ["the text of a question must be text that UTF-8 can hold"],
-        ),
-        (VERIFIER, "mine.py:NoVerifier", "", ["is not a Verifier"]),
-        (
-            VERIFIER,
-            "mine.py:Closed",
-            "",
-            [
-                "Closed failed in unreadable",
-                "the grader is down",
-            ],
-        ),
-        (
-            VERIFIER,
-            "ceeh.data.verify.RewardFunction",
-            "{class_path: 'mine.py:number'}",
-            ["must be a function"],
-        ),
-        (
-            VERIFIER,
-            "ceeh.data.verify.RewardFunction",
-            "{class_path: 'gone.py:f'}",
-            ["cannot import 'gone.py'"],
-        ),
-        (
-            VERIFIER,
-            "ceeh.data.verify.ExactAnswer",
-            "{pattern: '('}",
-            ["pattern '(' is not a regular expression"],
-        ),
-        (MINE, "mine.py:Plain", "", ["is not a SignalCallback"]),
-        (
-            MINE,
-            "mine.py:Writes",
-            "",
-            ["the signal 'hard' is written by RollingDifficulty and by Writes"],
-        ),
-        ("engine", "mine.py:Needs", "", ["engine.init_args lacks size"]),
-        ("engine", "mine.py:Nothing", "", ["engine.class_path: 'mine.py' has no 'Nothing'"]),
-        ("objective.shaping", "mine.py:Raises", "", ["fails while it is built (KeyError"]),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_a_class_that_does_not_hold(
-    place: str, name: str, arguments: str, parts: list[str], refused: Refused, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_an_invalid_class(case: str, refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SOURCE)
     (tmp_path / "broken.py").write_text("class A(:\n")
     (tmp_path / "leaves.py").write_text("import sys\nsys.exit(7)\n")
     (tmp_path / "fails.py").write_text("1 / 0\n")
-    overrides = [f"{place}.class_path={name}"]
-    if arguments:
-        overrides.append(f"{place}.init_args={arguments}")
-    refused(overrides, place.partition(".mine")[0], *parts)
+    place, name, *arguments = case.split(" ", 2)
+    overrides = [f"{place}.class_path={name}", *(f"{place}.init_args={each}" for each in arguments)]
+    refused(overrides, place.removesuffix(".mine"), CASES[case])

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from ceeh.evaluation.config import EvaluationConfig
 
 from ceeh import evaluate, fit
 from ceeh.config.reference import entries, markdown
 from ceeh.config.settings import Config
 from ceeh.data.benchmarks import Benchmark
+from ceeh.evaluation.config import EvaluationConfig
 from tests.commands import said
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"

@@ -1,4 +1,4 @@
-"""The fixtures, rows of our own in the columns of each data set, as every kind of table."""
+"""The fixtures as every kind of table: invented rows in the columns of each data set."""
 
 import json
 from pathlib import Path

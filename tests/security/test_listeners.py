@@ -1,4 +1,4 @@
-"""Nothing of ours can be reached from the network; with the real engine see tests/test_fit_engine.py."""
+"""No process listens on the network; tests/test_fit_engine.py checks this with a real engine."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ from tests.listeners import listeners
     ("family", "address"),
     [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")],
 )
-def test_the_search_finds_what_listens(family: socket.AddressFamily, address: str) -> None:
+def test_the_search_finds_a_listening_socket(family: socket.AddressFamily, address: str) -> None:
     with socket.socket(family) as listening:
         listening.bind((address, 0))
         assert (ip_address(address), listening.getsockname()[1]) not in listeners()
@@ -37,7 +37,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("pretended")
-def test_the_process_groups_of_a_lone_engine_listen_on_loopback_alone() -> None:
+def test_the_process_groups_of_a_single_engine_listen_only_on_loopback() -> None:
     with process_kept():
         import_vllm()
         assert os.environ["GLOO_SOCKET_IFNAME"] == LOOPBACK
@@ -46,7 +46,7 @@ def test_the_process_groups_of_a_lone_engine_listen_on_loopback_alone() -> None:
             found = listeners()
         finally:
             dist.destroy_process_group()
-    assert found, "gloo listens no more: this file and the setting can go"
+    assert found, "gloo no longer listens: remove this file and the setting"
     assert all(address.is_loopback for address, _ in found)
     assert "GLOO_SOCKET_IFNAME" not in os.environ
 

@@ -1,4 +1,4 @@
-"""What becomes a file name stays inside the folder it is meant for."""
+"""Names that become file names stay inside the intended folder."""
 
 import shutil
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_a_latest_that_is_a_folder_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "latest" / "mine").read_text() == "x"
 
 
-def test_a_checkpoint_outside_a_run_folder_is_not_written_beside(
+def test_a_checkpoint_outside_a_run_folder_is_refused(
     full_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_engine(monkeypatch)

@@ -1,4 +1,4 @@
-"""Whatever a stranger's file holds, reading it runs nothing."""
+"""Reading an untrusted file never runs code from it."""
 
 import ast
 import pickle
@@ -20,11 +20,7 @@ from tests.conftest import FinishedRun
 from tests.evil import Evil, change, pickled
 from tests.test_fit import rows
 
-LOADERS = {
-    "torch.load": "weights_only",
-    "np.load": "allow_pickle",
-    "numpy.load": "allow_pickle",
-}
+LOADERS = {"torch.load": "weights_only", "np.load": "allow_pickle", "numpy.load": "allow_pickle"}
 NEVER = {
     *("eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "yaml.load"),
     *("yaml.unsafe_load", "yaml.full_load", "sympify", "sympy.sympify", "parse_expr", "os.system"),
@@ -33,7 +29,7 @@ NEVER = {
 
 
 def test_the_source_calls_no_loader_that_runs_what_it_loads() -> None:
-    """Calls as they are written; `torch.load` and `np.load` only with their safe setting in words."""
+    """`torch.load` and `np.load` are allowed only with their safe setting spelled out."""
     found = []
     for file in Path(ceeh.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -47,13 +43,13 @@ def test_the_source_calls_no_loader_that_runs_what_it_loads() -> None:
                 safe = {"weights_only": "True", "allow_pickle": "False"}[LOADERS[name]]
                 if settings.get(LOADERS[name]) != safe:
                     found.append(f"{file.name}:{node.lineno} {name} without {LOADERS[name]}={safe}")
-    # A worker is handed its tasks by the process that started it, through a pipe of theirs alone.
+    # A worker unpickles tasks from the process that started it, through a private pipe.
     assert [place for place in found if not place.startswith("worker.py")] == []
 
 
 @pytest.fixture
 def victim(tmp_path: Path):
-    """What a payload would make; the test fails where it is there in the end."""
+    """The file that a payload would create; the test fails if it exists at the end."""
     file = tmp_path / "victim"
     yield file
     assert not file.exists(), "the payload ran"
@@ -64,7 +60,7 @@ def test_the_payload_is_a_real_one(tmp_path: Path) -> None:
     assert (tmp_path / "made").exists()
 
 
-def test_an_evil_checkpoint_ends_a_resume_and_leaves_the_run_as_it_was(
+def test_a_malicious_checkpoint_is_refused_and_the_run_left_unchanged(
     full_run: FinishedRun, tmp_path: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_engine(monkeypatch)
@@ -92,7 +88,7 @@ def test_an_evil_checkpoint_ends_a_resume_and_leaves_the_run_as_it_was(
         assert_refused(said(main, [*arguments]), "nothing in it was run")
 
 
-def test_hyper_parameters_and_classes_named_in_a_checkpoint_do_nothing(
+def test_hyper_parameters_and_class_names_in_a_checkpoint_are_ignored(
     full_run: FinishedRun, tmp_path: Path, victim: Path
 ) -> None:
     run = full_run.copy(tmp_path / "runs")
@@ -102,14 +98,9 @@ def test_hyper_parameters_and_classes_named_in_a_checkpoint_do_nothing(
     module.write_text(f"from pathlib import Path\nPath({str(victim)!r}).touch()\nclass Run: ...\n")
     path = f"{module}:Run"
     wanted = {"_class_path": path, "class_path": path, "_instantiator": path, "config": {"seed": 9}}
-    state |= {
-        "hyper_parameters": wanted,
-        "hparams_name": path,
-        "hparams_type": path,
-        "datamodule_hyper_parameters": wanted,
-        "_class_path": path,
-        "_instantiator": "payload_of_a_checkpoint.Run",
-    }
+    state |= dict.fromkeys(("hyper_parameters", "datamodule_hyper_parameters"), wanted)
+    state |= dict.fromkeys(("hparams_name", "hparams_type", "_class_path"), path)
+    state["_instantiator"] = "payload_of_a_checkpoint.Run"
     torch.save(state, last)
     model = open_trained(str(last)).model_path
     with pytest.MonkeyPatch.context() as patch:
@@ -135,7 +126,7 @@ def test_pickled_weights_of_a_model_are_not_opened(
     given = [str(model), "--benchmarks", "starter", "--output", str(runs)]
     assert_refused(said(evaluate.main, given), *parts)
     assert not runs.exists()
-    # Beside safetensors it is not looked at.
+    # Next to safetensors it is ignored.
     (model / "model.safetensors").write_bytes(weights)
     assert said(fit.main, [*fit_arguments(model, runs), "--dry-run"]).code in (0, 3)
 
@@ -144,35 +135,28 @@ def test_a_pickled_adapter_is_not_opened(
     tiny_model_dir: Path, tmp_path: Path, victim: Path
 ) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    change(
-        tmp_path / "adapter_config.json",
-        peft_type="LORA",
-        base_model_name_or_path=str(tiny_model_dir),
-    )
+    base = str(tiny_model_dir)
+    change(tmp_path / "adapter_config.json", peft_type="LORA", base_model_name_or_path=base)
     (tmp_path / "adapter_model.bin").write_bytes(pickled(victim))
     answer = said(evaluate.main, [str(tmp_path), "--benchmarks", "starter"])
-    assert_refused(answer, str(tmp_path), "no adapter_model.safetensors", "save the adapter anew")
+    assert_refused(answer, str(tmp_path), "no adapter_model.safetensors", "save the adapter")
 
 
-def test_evil_and_damaged_samples_of_the_base_are_measured_again(
+def test_malicious_and_damaged_base_samples_are_measured_again(
     tmp_path: Path, victim: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "base.npz"
     np.savez(file, uid=np.array([Evil(victim)], dtype=object), index=np.array([0]))
-    contents_of = {
-        "objects": file.read_bytes(),
-        "pickle": pickled(victim),
-        "cut": file.read_bytes()[:90],
-    }
-    for name, content in {**contents_of, "empty": b"", "text": b"hello"}.items():
+    objects = file.read_bytes()
+    for content in (objects, pickled(victim), objects[:90], b"", b"hello"):
         file.write_bytes(content)
         assert kept_table(file, [], 1) is None
         said_so = r"base\.npz' cannot be read .* nothing in it was run.*; measuring again"
         assert re.search(said_so, capsys.readouterr().out)
-        assert not victim.exists(), name
+        assert not victim.exists(), content
 
 
-def test_an_evil_results_folder_is_refused(tmp_path: Path, victim: Path) -> None:
+def test_a_malicious_results_folder_is_refused(tmp_path: Path, victim: Path) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
     for name in ("results.json", "samples.parquet", "settings.json"):

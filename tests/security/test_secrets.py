@@ -1,4 +1,4 @@
-"""Secrets of the configuration and the environment are in nothing that a run leaves, prints or sends."""
+"""Secrets from configuration and environment appear in nothing that a run writes, prints or sends."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from ceeh import evaluate, fit
 from ceeh.data.sources.starter_task import StarterTask
 from ceeh.export import __main__ as export
 from ceeh.runtime.text import HIDDEN, redact
-from ceeh.tracking import logger
+from ceeh.tracking import __main__ as tracking
 from ceeh.types import Question
 from tests.commands import assert_refused, fit_arguments, said
 
@@ -25,7 +25,7 @@ ENVIRONMENT = (
 
 
 class Remote(StarterTask):
-    """A source of the user's own that needs a key."""
+    """A custom source that needs a key."""
 
     def __init__(self, questions: int, api_key: str, options: dict, address: str) -> None:
         assert api_key == options["headers"]["authorization"] == CANARY
@@ -55,7 +55,7 @@ QUICK = (
 
 @pytest.fixture(autouse=True)
 def _secrets_about(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Canaries in the environment, and the tracking address as it was in the end."""
+    """Canaries in the environment; the tracking address is restored at the end."""
     for name in ENVIRONMENT:
         monkeypatch.setenv(name, CANARY)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
@@ -67,7 +67,7 @@ def _secrets_about(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 def holding(folder: Path) -> list[str]:
-    """Files under `folder` that hold the canary, packed ones unpacked."""
+    """Files under `folder` that hold the canary, compressed ones included."""
     found = []
     for file in folder.rglob("*"):
         if not file.is_file():
@@ -91,25 +91,17 @@ def test_a_whole_run_its_evaluation_and_its_export_hold_no_secret(
     assert answer.code == 0, answer.err
     run = tmp_path / "runs" / "starter"
     assert f"api_key: '{HIDDEN}'" in (run / "config.yaml").read_text()
-    said_by_export = said(export.main, [str(run), str(tmp_path / "out")])
-    assert said_by_export.code == 0, said_by_export.err
-    evaluated = said(
-        evaluate.main,
-        [str(run), *QUICK, uri],
-    )
+    exported = said(export.main, [str(run), str(tmp_path / "out")])
+    assert exported.code == 0, exported.err
+    evaluated = said(evaluate.main, [str(run), *QUICK, uri])
     assert evaluated.code == 0, evaluated.err
-    # All that was meant to be there is: the search had something to find it in.
-    for name in (
-        "mlflow.db",
-        "mlartifacts",
-        "out/README.md",
-        "out/ceeh.yaml",
-        "runs/starter/report.html",
-    ):
+    # All expected files exist, so the search covered them.
+    for name in ("mlflow.db", "mlartifacts", "out/README.md", "out/ceeh.yaml"):
         assert (tmp_path / name).exists(), name
+    assert (run / "report.html").exists()
     assert len(list(run.rglob("*"))) > 15
     assert holding(tmp_path) == []
-    for each in (answer, said_by_export, evaluated):
+    for each in (answer, exported, evaluated):
         assert CANARY not in each.out + each.err
 
 
@@ -132,21 +124,18 @@ def test_a_server_that_is_down_is_named_without_its_password(
     assert re.search(r"MLflow at .* does not answer", caplog.text)
     assert CANARY not in caplog.text + answer.out + answer.err
     assert holding(tmp_path) == []
-    # What is left of the address leads nowhere, which who sends the rest or evaluates the run is told.
-    answer = said(logger.main, [str(tmp_path / "runs" / "starter")])
+    # The redacted address is useless: the tracking command and an evaluation of the run say so.
+    answer = said(tracking.main, [str(tmp_path / "runs" / "starter")])
     assert answer.code == 2
     assert "held a secret, which" in answer.err
     assert "give it with --uri" in answer.err
     run = tmp_path / "runs" / "starter"
-    evaluated = said(
-        evaluate.main,
-        [str(run), *QUICK],
-    )
+    evaluated = said(evaluate.main, [str(run), *QUICK])
     assert evaluated.code == 0, evaluated.err
     assert "not tracked: the address of the run's server held a secret" in evaluated.out
 
 
-def test_settings_are_shown_without_secrets_and_a_shown_one_is_not_run(
+def test_settings_are_shown_without_secrets_and_a_redacted_file_is_refused(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     arguments = fit_arguments(tiny_model_dir, tmp_path / "runs", *SECRET, "tracking.mlflow=false")
@@ -161,7 +150,7 @@ def test_settings_are_shown_without_secrets_and_a_shown_one_is_not_run(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_mistake_beside_a_secret_does_not_show_it(tmp_path: Path) -> None:
+def test_an_error_next_to_a_secret_does_not_show_it(tmp_path: Path) -> None:
     for override in (
         f"tracking.mlflow_url=postgresql://me:{CANARY}@db/x",
         f"tracking.mlflow_uri=[http://me:{CANARY}@db/x",
@@ -185,7 +174,7 @@ def test_a_mistake_beside_a_secret_does_not_show_it(tmp_path: Path) -> None:
         "http://host/path?x=1&access_token=abc",
     ],
 )
-def test_texts_with_the_shape_of_a_secret_are_hidden_wherever_they_stand(text: str) -> None:
+def test_texts_that_look_like_secrets_are_hidden_anywhere(text: str) -> None:
     shown = str(redact({"note": [f"see {text} there"]}))
     assert HIDDEN in shown
     secret = text.rpartition("=")[2] if "access_token" in text else "p/w" if "p/w" in text else text

@@ -1,4 +1,4 @@
-"""What data, models and servers say reaches a terminal as letters, and a page as text."""
+"""Text from data, models and servers reaches a terminal without control characters and a page as text."""
 
 import json
 import logging
@@ -11,32 +11,32 @@ import pytest
 
 from ceeh import compare, evaluate
 from ceeh.callbacks.console import Console
-from ceeh.data.prompts import PromptBuilder, load_prompts
+from ceeh.data.prompts import load_prompts
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.errors import ConfigError
 from ceeh.runtime.cli import complain
 from ceeh.runtime.distributed import say
-from ceeh.runtime.text import escape
-from ceeh.starter.model import build_tokenizer
+from ceeh.runtime.text import plain
 from ceeh.types import Question
 from tests.commands import assert_refused, said
+from tests.data.test_prompts import builder
 from tests.data.verify.scoring import verdict
 from tests.test_compare import write
 
-# Clears the screen, renames the window, sounds the bell, goes back to the line's start, turns the
-# direction of writing, and the one-character form of an escape sequence's beginning.
+# Clears the screen, renames the window, rings the bell, returns to the start of the line, reverses the
+# direction of writing; the last is the one-character start of an escape sequence.
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x08\u202e\x9b31m"
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
-def test_what_a_terminal_acts_on_is_spelt_out_and_the_rest_is_kept() -> None:
-    assert escape(HOSTILE) == r"\x1b[2J\x1b]0;owned\x07\r\x08\u202e\x9b31m"
+def test_control_characters_are_escaped_and_other_text_is_kept() -> None:
+    assert plain(HOSTILE) == r"\x1b[2J\x1b]0;owned\x07\r\x08\u202e\x9b31m"
     ordinary = "Größe 3 · 4 = 12\n\tπ — 数学 ✓ \\boxed{a}"
     assert escape(ordinary) == ordinary
     assert escape("\ud800") == r"\ud800"
 
 
-def test_lines_and_errors_are_plain(capfd: pytest.CaptureFixture[str]) -> None:
+def test_printed_lines_and_errors_are_escaped(capfd: pytest.CaptureFixture[str]) -> None:
     say(f"uid {HOSTILE}")
     complain(ConfigError(f"uid {HOSTILE} at https://me:hunter2@host/"))
     Console(steps=1, title="x").say(f"model {HOSTILE}")
@@ -45,7 +45,7 @@ def test_lines_and_errors_are_plain(capfd: pytest.CaptureFixture[str]) -> None:
     assert "hunter2" not in err
 
 
-def test_a_failing_reward_that_quotes_the_response_is_logged_plainly(
+def test_a_reward_error_that_quotes_the_response_is_logged_escaped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "mine.py").write_text("def reward(prompt, response): raise ValueError(response)\n")
@@ -61,20 +61,13 @@ def test_a_failing_reward_that_quotes_the_response_is_logged_plainly(
 @pytest.mark.parametrize("uid", [HOSTILE, "a\nb", "", " ", "\ud800", 7, None])
 def test_a_uid_is_text_that_can_be_shown(uid: object) -> None:
     question = Question(uid="x", text="1+1?", answer="2")
-    object.__setattr__(question, "uid", uid)  # a source of the user's own checks nothing
-    builder = PromptBuilder(
-        build_tokenizer(),
-        max_prompt_tokens=9,
-        chat_template=False,
-        system_prompt=None,
-        instruction=None,
-    )
+    object.__setattr__(question, "uid", uid)  # as an unchecked custom source may
     with pytest.raises(ConfigError, match=r"^prompts\.train: the uid ") as error:
-        load_prompts([question], builder, "prompts.train")
-    assert escape(str(error.value)) == str(error.value)
+        load_prompts([question], builder(), "prompts.train")
+    assert plain(str(error.value)) == str(error.value)
 
 
-def test_a_hostile_file_cannot_speak_through_its_error(tmp_path: Path) -> None:
+def test_a_hostile_file_sends_no_escapes_through_its_error_message(tmp_path: Path) -> None:
     file = tmp_path / "hostile.yaml"
     escaped = HOSTILE.encode("unicode_escape").decode()
     file.write_text(f'"{escaped}": 1\n')
@@ -84,10 +77,10 @@ def test_a_hostile_file_cannot_speak_through_its_error(tmp_path: Path) -> None:
     folder = tmp_path / f"m{HOSTILE[1:4]}\x1b"
     folder.mkdir()
     (folder / f"a{HOSTILE.replace('/', '')}").touch()
-    assert_refused(said(evaluate.main, [str(folder), "--benchmarks", "starter"]), "is no model")
+    assert_refused(said(evaluate.main, [str(folder), "--benchmarks", "starter"]), "model")
 
 
-def test_names_in_foreign_results_are_shown_and_written_as_text(
+def test_names_in_untrusted_results_are_escaped_on_screen_and_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
@@ -116,43 +109,31 @@ def test_names_in_foreign_results_are_shown_and_written_as_text(
 
 def test_results_of_another_shape_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "a", 0.5, 90, benchmarks=("sums",), questions=6)
-    whole = json.loads((tmp_path / "a" / "results.json").read_text())
-
-    def without(*keys: str) -> dict:
-        record = json.loads(json.dumps(whole))
-        node = record
-        for key in keys[:-1]:
-            node = node[key]
-        del node[keys[-1]]
-        return record
-
-    sums = ("benchmarks", "sums")
-    for number, record in enumerate(
-        [
-            *(
-                without(key)
-                for key in ("format", "name", "benchmarks", "model", "protocol", "average")
-            ),
-            *(
-                without(*sums, key)
-                for key in ("settings", "metrics", "levels", "questions", "samples")
-            ),
-            without(*sums, "settings", "title"),
-            without(*sums, "metrics", "accuracy"),
-            without(*sums, "metrics", "tokens", "low"),
-            *(whole | {key: 3} for key in ("name", "benchmarks", "model")),
-            [],
-            "x",
-            None,
-        ]
-    ):
+    whole = (tmp_path / "a" / "results.json").read_text()
+    missing = (
+        *("format", "name", "benchmarks", "model", "protocol", "average"),
+        *(
+            f"benchmarks.sums.{key}"
+            for key in ("settings", "figures", "levels", "questions", "samples")
+        ),
+        *(
+            f"benchmarks.sums.{key}"
+            for key in ("settings.title", "figures.accuracy", "figures.tokens.low")
+        ),
+    )
+    records: list[object] = [[], "x", None]
+    for key in missing:
+        record = node = json.loads(whole)
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node[parent]
+        del node[last]
+        records.append(record)
+    records += [json.loads(whole) | {key: 3} for key in ("name", "benchmarks", "model")]
+    for number, record in enumerate(records):
         other = Path(shutil.copytree(tmp_path / "a", tmp_path / f"other-{number}"))
         (other / "results.json").write_text(json.dumps(record))
         given = [str(tmp_path / "a"), f"x={other}", "--output", str(tmp_path / "out")]
-        assert_refused(
-            said(compare.main, given),
-            str(other),
-            "is not a file of python -m ceeh.evaluate",
-            "again",
-        )
+        answer = said(compare.main, given)
+        assert_refused(answer, str(other), "is not what python -m ceeh.evaluate writes ... again")
     assert not (tmp_path / "out").exists()

@@ -1,7 +1,8 @@
-"""The shipped starter model, and the program that trained it."""
+"""The shipped starter model and the program that trained it."""
 
 import json
 import random
+import shlex
 from pathlib import Path
 
 import pytest
@@ -37,15 +38,15 @@ def test_the_shipped_model_solves_easy_chains_step_by_step() -> None:
     assert all(0 < length < 60 for length in lengths)
 
 
-def test_mistakes_and_questions_are_seen_and_not_learnt() -> None:
+def test_mistakes_and_questions_are_seen_and_not_learned() -> None:
     tokenizer = build_tokenizer()
     for ids, labels in batches(tokenizer, random.Random(0), rows_per_batch=8, steps=16):
-        learnt = labels != -100
-        assert torch.equal(labels[learnt], ids[learnt])
+        learned = labels != -100
+        assert torch.equal(labels[learned], ids[learned])
         question = tokenizer.convert_tokens_to_ids("?")
         first = (ids == question).int().argmax(1)
         for row, end in enumerate(first.tolist()):
-            assert not learnt[row, : end + 1].any()
+            assert not learned[row, : end + 1].any()
         assert (labels == EOS_ID).sum() == len(ids)
 
 
@@ -60,32 +61,15 @@ def test_a_tokens_weight_does_not_depend_on_its_batch() -> None:
 
 
 def test_training_is_seeded_and_writes_a_model_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = [
-        "--steps",
-        "3",
-        "--width",
-        "32",
-        "--layers",
-        "1",
-        "--heads",
-        "1",
-        "--rows",
-        "4",
-        "--every",
-        "0",
-        "--questions",
-        "2",
-    ]
-    for name in ("a", "b"):
-        monkeypatch.setattr("sys.argv", ["ceeh.starter", "--out", str(tmp_path / name), *small])
-        main()
-    monkeypatch.setattr(
-        "sys.argv", ["ceeh.starter", "--out", str(tmp_path / "a"), "--table", "--questions", "2"]
+    small = shlex.split(
+        "--steps 3 --width 32 --layers 1 --heads 1 --rows 4 --every 0 --questions 2"
     )
+    for name in ("a", "b"):
+        main(["--out", str(tmp_path / name), *small])
     capsys.readouterr()
-    main()
+    main(["--out", str(tmp_path / "a"), "--table", "--questions", "2"])
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [row[0] for row in table] == ["style", "free", *STYLES]
     assert table[0][1:] == ["all", *(f"L{level}" for level in LEVELS)]

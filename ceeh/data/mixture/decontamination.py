@@ -1,15 +1,16 @@
-"""Which training questions repeat a benchmark's question: shared word n-grams, by the share they cover.
+"""Which training questions repeat a benchmark's question, measured by shared word n-grams.
 
-The rule is that of Tulu 3 (Lambert et al., arXiv 2411.15124): a training question is contaminated when the
-8-grams that it shares with one benchmark question cover more than half of that question's words. A single
-shared n-gram, GPT-3's rule (Brown et al., arXiv 2005.14165, appendix C, 13-grams), is `coverage: 0`; it
-takes every question that ends as many do, "where m and n are relatively prime positive integers".
+The rule is that of Tulu 3 (Lambert et al., arXiv 2411.15124): a training question is contaminated when
+the 8-grams that it shares with one benchmark question cover more than half of that question's words.
+`coverage: 0` is GPT-3's rule of a single shared n-gram (Brown et al., arXiv 2005.14165, appendix C,
+13-grams); it also drops every question with a common ending such as "where m and n are relatively
+prime positive integers".
 """
 
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ceeh.types import Question
@@ -19,7 +20,7 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """`coverage` is the share of the benchmark question's words; `shared` its longest common run of words."""
+    """`coverage`: fraction of the benchmark question's words; `shared`: the longest common run of words."""
 
     benchmark: str
     benchmark_uid: str
@@ -30,65 +31,67 @@ class Overlap:
 class Decontaminator:
     """Finds the benchmark question that a text repeats most.
 
-    Words are compared without case, punctuation and the marks of LaTeX. A benchmark question of
-    fewer than `ngram` words must be equal but for case, white space and punctuation. Paraphrases
-    and translations pass.
+    Words are compared without case, punctuation and LaTeX markup. A benchmark question of fewer than
+    `ngram` words must be equal apart from case, white space and punctuation. Paraphrases and
+    translations are not found.
     """
 
     def __init__(
         self, benchmarks: Mapping[str, Sequence[Question]], *, ngram: int, coverage: float
     ) -> None:
         self.ngram, self.coverage = ngram, coverage
-        self._known = [(name, q) for name, questions in benchmarks.items() for q in questions]
-        self._words = [words(question.text) for _, question in self._known]
+        self._known = [
+            (name, question.uid, words(question.text), question.text)
+            for name, questions in benchmarks.items()
+            for question in questions
+        ]
         self._short: dict[str, int] = {}
         self._places: dict[Words, list[tuple[int, int]]] = defaultdict(list)
-        for index, ((_, question), known) in enumerate(zip(self._known, self._words, strict=True)):
+        for index, (_, _, known, text) in enumerate(self._known):
             if len(known) < ngram:
-                self._short.setdefault(bare(question.text), index)
+                self._short.setdefault(bare(text), index)
             for position, gram in enumerate(ngrams(known, ngram)):
                 self._places[gram].append((index, position))
 
     def find(self, text: str) -> Overlap | None:
         """The overlap of largest coverage, the first of equal ones; None where `text` is clean."""
         if (index := self._short.get(bare(text))) is not None:
-            return self._overlap(index, 1.0, " ".join(self._words[index]))
-        starts: dict[int, list[int]] = defaultdict(list)
+            name, uid, known, _ = self._known[index]
+            return Overlap(benchmark=name, benchmark_uid=uid, coverage=1.0, shared=" ".join(known))
+        covered: dict[int, set[int]] = defaultdict(set)
         for gram in self._places.keys() & set(ngrams(words(text), self.ngram)):
-            for index, position in self._places[gram]:
-                starts[index].append(position)
-        shares = {index: self._share(index, found) for index, found in starts.items()}
+            for index, start in self._places[gram]:
+                covered[index].update(range(start, start + self.ngram))
+        shares = {index: len(covered[index]) / len(self._known[index][2]) for index in covered}
         index = max(sorted(shares), key=shares.__getitem__, default=None)
         if index is None or shares[index] <= self.coverage:
             return None
-        return self._overlap(index, shares[index], self._longest(index, starts[index]))
+        name, uid, known, _ = self._known[index]
+        shared = " ".join(known[position] for position in longest_run(covered[index]))
+        return Overlap(benchmark=name, benchmark_uid=uid, coverage=shares[index], shared=shared)
 
-    def _share(self, index: int, starts: Sequence[int]) -> float:
-        covered = {start + offset for start in starts for offset in range(self.ngram)}
-        return len(covered) / len(self._words[index])
 
-    def _longest(self, index: int, starts: Sequence[int]) -> str:
-        best = run = (0, 0)
-        for start in sorted(starts):
-            run = (run[0] if start <= run[1] else start, start + self.ngram)
-            best = max(best, run, key=lambda ends: ends[1] - ends[0])
-        return " ".join(self._words[index][slice(*best)])
-
-    def _overlap(self, index: int, coverage: float, shared: str) -> Overlap:
-        name, question = self._known[index]
-        return Overlap(benchmark=name, benchmark_uid=question.uid, coverage=coverage, shared=shared)
+def longest_run(numbers: set[int]) -> range:
+    """The longest run of consecutive `numbers`, the first of equal ones."""
+    best = range(0)
+    for start in sorted(number for number in numbers if number - 1 not in numbers):
+        stop = start
+        while stop in numbers:
+            stop += 1
+        best = max(best, range(start, stop), key=len)
+    return best
 
 
 def words(text: str) -> Words:
-    r"""Letters and digits in runs, without case: `\frac{1}{2}`, `a_1` are frac 1 2, a 1."""
+    r"""Runs of letters and digits, casefolded: `\frac{1}{2}`, `a_1` are frac 1 2, a 1."""
     return tuple(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold()))
 
 
-def ngrams(known: Words, length: int) -> Iterator[Words]:
-    return zip(*(known[offset:] for offset in range(length)), strict=False)
+def ngrams(known: Words, length: int) -> list[Words]:
+    return [known[start : start + length] for start in range(len(known) - length + 1)]
 
 
 def bare(text: str) -> str:
-    r"""Without case, white space, sentence punctuation and the marks of mathematics, `$ \( \[`."""
+    r"""`text` without case, white space, sentence punctuation and math delimiters (`$`, `\(`, `\[`)."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return re.sub(r"\\[()\[\]]|[\s.,;:!?$'\"]", "", folded)

@@ -1,11 +1,10 @@
-"""The rows of a table wherever it lies: JSON, parquet, a folder, the Hugging Face hub.
+"""The rows of a table as (place, row): JSON, parquet, a folder, or the Hugging Face hub.
 
-Each reader yields (place, row); a place is what a message calls the row.
+A place is how a message names the row, `line 3` or `row 2`.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,98 +13,78 @@ from ceeh.errors import ConfigError
 from ceeh.runtime.text import show
 
 Rows = Iterator[tuple[str, Row]]
-SECONDS_TO_REACH_THE_HUB = 10
+HUB_TIMEOUT_SECONDS = 10
 MAX_LINE_BYTES = 8 * 2**20
 GZIP = b"\x1f\x8b"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def json_rows(path: Path) -> Rows:
-    """One JSON object per line, UTF-8, blank lines skipped; a `.json` file may be one array of them."""
-    if path.suffix.lower() == ".json" and _starts_an_array(path):
-        yield from _array(path)
-        return
-    with _opened(path) as lines:
-        for number, line in enumerate(_lines(path, lines), 1):
-            place = f"line {number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                row = json.loads(text) if text else {}
-            except UnicodeDecodeError as error:
-                what = (
-                    "is compressed; unpack it"
-                    if line.startswith(GZIP)
-                    else "convert the file to UTF-8"
-                )
-                raise ConfigError(f"{path}, {place} is not UTF-8; {what}") from error
-            except (ValueError, RecursionError) as error:
-                raise ConfigError(
-                    f"{path}, {place} is not valid JSON ({error}); write one JSON object per line"
-                ) from error
-            if text:
-                yield place, _checked(f"{path}, {place}", row)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Raises ConfigError for a file that cannot be opened or read."""
+    """One JSON object per line, UTF-8, blank lines skipped; a `.json` file may hold one array of them."""
     try:
         with path.open("rb") as file:
-            yield file
+            start = file.read(1024).removeprefix(BYTE_ORDER_MARK).lstrip()
+            file.seek(0)
+            array = path.suffix.lower() == ".json" and start.startswith(b"[")
+            for place, row in (_array if array else _lines)(path, file):
+                if not isinstance(row, dict):
+                    raise ConfigError(
+                        f"{path}, {place} must be a JSON object with named columns, got {show(row)}"
+                    )
+                yield place, row
     except OSError as error:
         raise ConfigError(
             f"'{path}' cannot be read ({error.strerror}); check its permissions"
         ) from error
 
 
-def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    """Raises ConfigError for a line that no row has: a whole file on one, or no text."""
+def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[str, Any]]:
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
+        place = f"{path}, line {number}"
         if len(line) > MAX_LINE_BYTES:
             raise ConfigError(
-                f"{path}, line {number} is longer than {MAX_LINE_BYTES / 2**20:.0f} MiB; write one JSON "
-                "object per line, a question each"
+                f"{place} is longer than {MAX_LINE_BYTES / 2**20:.0f} MiB; write one JSON object per line,"
+                " one question each"
             )
-        yield line
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            row = json.loads(text) if text else None
+        except UnicodeDecodeError as error:
+            gzip = line.startswith(GZIP)
+            cure = "the file is compressed, unpack it" if gzip else "convert the file to UTF-8"
+            raise ConfigError(f"{place} is not UTF-8; {cure}") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"{place} is not valid JSON ({error}); write one JSON object per line"
+            ) from error
+        if text:
+            yield f"line {number}", row
 
 
-def _starts_an_array(path: Path) -> bool:
-    with _opened(path) as file:
-        return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
-
-
-def _array(path: Path) -> Rows:
+def _array(path: Path, file: BinaryIO) -> Iterator[tuple[str, Any]]:
     try:
-        with _opened(path) as file:
-            rows = json.loads(file.read().decode("utf-8-sig"))
-    except ConfigError:
-        raise
+        rows = json.loads(file.read().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise ConfigError(
             f"{path} is not a JSON array in UTF-8 ({error}); write one array of objects, or one"
             " object per line"
         ) from error
     for index, row in enumerate(rows):
-        yield f"row {index}", _checked(f"{path}, row {index}", row)
-
-
-def _checked(place: str, row: Any) -> Row:
-    if not isinstance(row, dict):
-        raise ConfigError(f"{place} must be a JSON object with named columns, got {show(row)}")
-    return row
+        yield f"row {index}", row
 
 
 def parquet_rows(path: Path, names: Sequence[str]) -> Rows:
-    """The columns `names` of a parquet file, or all when one is missing, for the message."""
+    """The columns `names` of a parquet file, or all of them if one is missing, for the error message."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            there = set(names) <= set(file.schema_arrow.names)
+            complete = set(names) <= set(file.schema_arrow.names)
             index = 0
-            for batch in file.iter_batches(columns=list(names) if there else None):
+            for batch in file.iter_batches(columns=list(names) if complete else None):
                 for row in batch.to_pylist():
                     yield f"row {index}", row
                     index += 1
@@ -116,38 +95,36 @@ def parquet_rows(path: Path, names: Sequence[str]) -> Rows:
 def dataset_rows(
     path: str, *, split: str, name: str | None, streaming: bool, names: Sequence[str]
 ) -> Rows:
-    """A data set on the hub, or a folder of files; code shipped with a data set is never run."""
-    # Two seconds that a run on other sources need not spend.
-    import datasets
+    """A data set on the hub or a folder of files; code shipped with a data set is never run."""
+    import datasets  # takes two seconds, which a run on other sources need not spend
     from datasets.exceptions import DatasetsError
 
-    table = f"'{path}' (split {split})"
     local = Path(path).expanduser()
-    if not local.exists():
-        _reach_hub(path)
+    if local.exists():
+        path = str(local)
+    else:
+        _check_hub(path)
     try:
-        # A folder without configurations has none to choose from, as a single file.
-        if local.exists() and datasets.get_dataset_config_names(str(local)) == ["default"]:
+        # A folder without configurations ignores `name`, as a single file does.
+        if local.exists() and datasets.get_dataset_config_names(path) == ["default"]:
             name = None
-        data = datasets.load_dataset(
-            str(local) if local.exists() else path, name=name, split=split, streaming=streaming
-        )
-        # Other columns (worked solutions, images) can be a hundred times the size; when one is
-        # missing all are kept, for the message that lists them.
+        data = datasets.load_dataset(path, name=name, split=split, streaming=streaming)
+        # Other columns (worked solutions, images) can be a hundred times the size. If one is missing,
+        # all are kept for the error message that lists them.
         if set(names) <= set(data.column_names or ()):
             data = data.select_columns(list(names))
         for index, row in enumerate(data):
             yield f"row {index}", row
+    except ConnectionError as error:
+        raise _unreachable(path, error) from error
     except (OSError, ValueError, DatasetsError) as error:
-        if isinstance(error, ConnectionError):
-            raise _unreachable(path, error) from error
         raise ConfigError(
-            f"cannot load the data set {table} ({error}); check path, name and split"
+            f"cannot load the data set '{path}' (split {split}) ({error}); check path, name and split"
         ) from error
 
 
-def _reach_hub(path: str) -> None:
-    """Asks the hub once: `datasets` would try for half a minute, and misspelt ids as long."""
+def _check_hub(path: str) -> None:
+    """Asks the hub once: `datasets` would retry for half a minute, even for a misspelled id."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         HFValidationError,
@@ -156,12 +133,12 @@ def _reach_hub(path: str) -> None:
     )
 
     try:
-        HfApi().dataset_info(path, timeout=SECONDS_TO_REACH_THE_HUB)
+        HfApi().dataset_info(path, timeout=HUB_TIMEOUT_SECONDS)
     except OfflineModeIsEnabled:
         return  # the cache may have it
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ConfigError(
-            f"no data set '{path}' on the hub that you may read, and no such file or folder here;"
+            f"no data set '{path}' on the hub that you can read, and no such file or folder here;"
             " check the id, or log in (hf auth login) if it is private or gated"
         ) from error
     except Exception as error:  # the hub's client has changed its transport and its errors before

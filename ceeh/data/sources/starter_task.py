@@ -1,7 +1,8 @@
-"""The questions of the starter task: distinct chains by level, in splits that never overlap."""
+"""The questions of the starter task: distinct chains by level, in disjoint splits."""
 
 import math
 import random
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
@@ -23,10 +24,10 @@ HELD_OUT_ONE_IN = 5
 
 
 class StarterTask:
-    """`questions` distinct chains of the starter task, its levels in turn, drawn from `seed`.
+    """`questions` distinct chains of the starter task, cycling through `levels`, drawn from `seed`.
 
-    A chain belongs to the held-out split by a hash of its text (one in five), whatever the seed:
-    the splits of any two runs are disjoint. `levels` is a range "1-8", one level, or a list.
+    A hash of a chain's text puts one chain in five into the held-out split, whatever the seed: the
+    splits of any two runs are disjoint. `levels` is a range "1-8", one level, or a list.
     """
 
     def __init__(
@@ -42,13 +43,12 @@ class StarterTask:
             raise ConfigError(f"split must be one of {', '.join(get_args(Split))}, got '{split}'")
         self.num_questions, self.seed, self.split = questions, seed, split
         self.levels = _levels(levels)
+        held_out = 1 / HELD_OUT_ONE_IN
+        fraction = held_out if split == "held_out" else 1 - held_out
         for index, level in enumerate(self.levels):
             wanted = len(range(index, questions, len(self.levels)))
-            share = (
-                HELD_OUT_ONE_IN if split == "held_out" else HELD_OUT_ONE_IN / (HELD_OUT_ONE_IN - 1)
-            )
-            # Drawing the last tenth by chance would take longer than all the rest.
-            available = int(0.9 * num_chains(level) / share)
+            # Finding the last tenth by rejection would take longer than all the rest.
+            available = int(0.9 * num_chains(level) * fraction)
             if wanted > available:
                 raise ConfigError(
                     f"questions: {questions} asks for {wanted} of level {level}, which has about"
@@ -76,13 +76,13 @@ class StarterTask:
 
 
 def starter_split(chain: Chain) -> Split:
-    """The split a chain belongs to, by a hash of its text alone."""
-    digest = stable_hash(chain.text)
-    return "held_out" if int.from_bytes(digest, "big") % HELD_OUT_ONE_IN == 0 else "train"
+    """The split of a chain: a hash of its text alone."""
+    number = int.from_bytes(stable_hash(chain.text), "big")
+    return "held_out" if number % HELD_OUT_ONE_IN == 0 else "train"
 
 
 def num_chains(level: int) -> int:
-    """Distinct chains of a level: starts, places of the multiplications, operands, the rest +-1-9."""
+    """Distinct chains of a level: starts, places of the multiplications, operands, 18 per other operation."""
     by_one, by_two = MULTIPLICATIONS[level]
     places = math.comb(level, by_one) * math.comb(level - by_one, by_two)
     operands = len(ONE_DIGIT) ** by_one * len(TWO_DIGITS) ** by_two
@@ -92,14 +92,13 @@ def num_chains(level: int) -> int:
 def _levels(levels: str | int | Sequence[int]) -> list[int]:
     wanted: list[Any]
     if isinstance(levels, str):
-        first, _, last = levels.partition("-")
-        ends = [int(end) for end in (first, last or first) if end.strip().isdecimal()]
-        wanted = list(range(ends[0], ends[1] + 1)) if len(ends) == 2 else []
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", levels, re.ASCII)
+        wanted = list(range(int(match[1]), int(match[2] or match[1]) + 1)) if match else []
     else:
         wanted = [levels] if isinstance(levels, int) else list(levels)
     if not wanted or len(set(wanted)) < len(wanted) or any(level not in LEVELS for level in wanted):
         raise ConfigError(
-            f"levels must be distinct levels from {LEVELS[0]} to {LEVELS[-1]}, as '1-8' or [1, 2],"
+            f"levels must be distinct levels from {LEVELS[0]} to {LEVELS[-1]}, such as '1-8' or [1, 2],"
             f" got {levels!r}"
         )
     return wanted

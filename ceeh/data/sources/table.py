@@ -1,7 +1,7 @@
-"""Where questions come from: tables of any kind, and the starter task.
+"""Tables of questions: a file, a folder, or a data set on the hub.
 
-A source is an iterable of `Question`, chosen by `class_path`. A user's own source is any class
-whose instances yield them.
+A source is an iterable of `Question`, chosen by `class_path`. A custom source is any class whose
+instances yield them.
 """
 
 import re
@@ -11,28 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from ceeh.data.sources.column_map import Columns
-from ceeh.data.sources.readers import Rows, dataset_rows, json_rows, parquet_rows
+from ceeh.data.sources.readers import dataset_rows, json_rows, parquet_rows
 from ceeh.errors import ConfigError
 from ceeh.types import Question
 
-JSON, PARQUET = (".jsonl", ".json"), (".parquet",)
+SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
 class Table:
-    """A table of questions: a file, a folder of files, or a Hugging Face data set, read alike.
+    """A table of questions: a file, a folder of files, or a Hugging Face data set, all read alike.
 
-    `path` is a `.jsonl`, `.json` or `.parquet` file, a folder that holds such files or is laid out
-    like a data set, or an id on the hub. `split` and `name` (of a configuration) choose within a
-    folder or data set; a single file has neither, and ignores them.
+    `path` is a `.jsonl`, `.json` or `.parquet` file, a folder of such files or laid out like a data
+    set, or an id on the hub. `split` and `name` (the configuration) choose within a folder or data
+    set; a single file ignores them.
 
-    `question`, `answer`, `uid` and `metadata` name columns; without `uid` it is a hash of question
+    `question`, `answer`, `uid` and `metadata` name columns; without `uid` the uid is a hash of question
     and answer. `answer_pattern` is a regular expression whose group 1 (of the last match) is the
-    answer within its column. `join_answers` joins lists of several answers by commas. `where` maps
+    answer within its column. `join_answers` joins lists of several answers with commas. `where` maps
     a column to the value, or list of values, of the rows to keep. `deduplicate` keeps the first of
-    equal question texts, with a warning that counts the others (`num_duplicates`, of the last reading).
+    equal question texts and warns with the count of the others (`num_duplicates` after a read).
 
-    `limit` keeps the first rows of the table, before `where`. With `streaming` only those are
-    fetched, so it must be given: the order of training prompts is drawn over a finite set.
+    `limit` keeps the first rows of the table, before `where`. `streaming` fetches only those and
+    therefore needs `limit`: the order of training prompts is drawn over a finite set.
     """
 
     def __init__(
@@ -55,8 +55,12 @@ class Table:
             raise ConfigError(f"limit must be at least 1, got {limit}")
         if streaming and limit is None:
             raise ConfigError(
-                "streaming: true needs limit, the number of first rows to take, for training draws"
+                "streaming: true needs limit, the number of first rows to take, because training draws"
                 " without replacement from a finite set; set limit, or streaming: false"
+            )
+        if isinstance(metadata, str):
+            raise ConfigError(
+                f"metadata must be a list of columns, got '{metadata}'; write [{metadata}]"
             )
         self.path, self.split, self.name = path, split, name
         self.limit, self.streaming = limit, streaming
@@ -64,7 +68,7 @@ class Table:
             question=question,
             answer=answer,
             uid=uid,
-            metadata=_names("metadata", metadata),
+            metadata=tuple(metadata),
             answer_pattern=_pattern(answer_pattern),
             join_answers=join_answers,
             where={
@@ -74,47 +78,34 @@ class Table:
             deduplicate=deduplicate,
         )
         self.file = _file(path)
-        self.table = str(self.file) if self.file else f"'{path}' (split {split})"
         self.num_duplicates = 0
 
     def __iter__(self) -> Iterator[Question]:
-        rows = islice(self._rows(), self.limit)
-        self.num_duplicates = yield from self.columns.questions(self.table, rows)
-
-    def _rows(self) -> Rows:
+        table, names = str(self.file), self.columns.names
         if self.file is None:
-            return dataset_rows(
-                self.path,
-                split=self.split,
-                name=self.name,
-                streaming=self.streaming,
-                names=self.columns.names,
+            table = f"'{self.path}' (split {self.split})"
+            rows = dataset_rows(
+                self.path, split=self.split, name=self.name, streaming=self.streaming, names=names
             )
-        if self.file.suffix.lower() in PARQUET:
-            return parquet_rows(self.file, self.columns.names)
-        return json_rows(self.file)
+        elif self.file.suffix.lower() == ".parquet":
+            rows = parquet_rows(self.file, names)
+        else:
+            rows = json_rows(self.file)
+        self.num_duplicates = yield from self.columns.questions(table, islice(rows, self.limit))
 
 
 def _file(path: str) -> Path | None:
     """The single file that `path` names; None for a folder or an id on the hub."""
     local = Path(path).expanduser()
-    kinds = JSON + PARQUET
-    if local.is_dir():
-        return None
+    readable = local.suffix.lower() in SUFFIXES
     if local.is_file():
-        if local.suffix.lower() not in kinds:
-            raise ConfigError(f"'{path}' must be a file of {', '.join(kinds)}, or a folder of them")
+        if not readable:
+            raise ConfigError(f"'{path}' must be a {', '.join(SUFFIXES)} file, or a folder of them")
         return local
     like_a_path = path.startswith((".", "/", "~")) or path.count("/") > 1
-    if like_a_path or local.suffix.lower() in kinds:
+    if not local.is_dir() and (like_a_path or readable):
         raise ConfigError(f"no file or folder '{path}'; paths are relative to {Path.cwd()}")
     return None
-
-
-def _names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise ConfigError(f"{argument} must be a list of columns, got '{names}'; write [{names}]")
-    return tuple(names)
 
 
 def _pattern(pattern: str | None) -> re.Pattern[str] | None:

@@ -1,6 +1,7 @@
-"""Mixtures: draws by seed alone, nothing twice, no benchmark question, counts that add up, the command."""
+"""Mixtures: seeded draws, no duplicates, no benchmark questions, counts that add up, reuse, the command."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ PAPER = [
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:benchmark '.*' has \d+ questions, not"),
-    pytest.mark.filterwarnings("ignore:.* left out 1 of 5 rows whose question came before"),
+    pytest.mark.filterwarnings("ignore:.* dropped 1 of 5 rows that repeat an earlier question"),
 ]
 
 
@@ -63,6 +64,10 @@ def numbered(tmp_path):
 
 def uids(mixed):
     return [question.uid for question in mixed]
+
+
+def parts_of(mixed):
+    return mixed.draw.report["parts"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,10 +108,11 @@ def test_the_papers_mixture_leaves_out_duplicates_and_benchmark_questions(capsys
     questions = list(mixed)
     # DeepMath's five less one twice there and one of AIME 2025; DAPO's four less one that DeepMath
     # has and one of AIME 2025 in capitals.
-    deepmath, dapo = mixed.report.parts
-    assert (deepmath.read, deepmath.duplicates, deepmath.clean, deepmath.drawn) == (5, 1, 3, 2)
-    assert (dapo.read, dapo.duplicates, dapo.clean, dapo.drawn) == (4, 1, 2, 2)
-    assert deepmath.contaminated == dapo.contaminated == {"aime25": 1}
+    counted = ("read", "duplicates", "contaminated", "clean", "drawn")
+    assert [[part[name] for name in counted] for part in parts_of(mixed)] == [
+        [5, 1, {"aime25": 1}, 3, 2],
+        [4, 1, {"aime25": 1}, 2, 2],
+    ]
     assert sorted(q.answer for q in questions if q.metadata["part"] == "dapo") == ["16", "17"]
     assert [q.metadata["part"] for q in questions] == ["deepmath"] * 2 + ["dapo"] * 2
     assert all(q.uid.startswith(f"{q.metadata['part']}/") for q in questions)
@@ -130,8 +136,8 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_rows(numbered):
 
 def test_another_part_does_not_change_the_draw_of_a_part(numbered):
     alone = uids(Mixture({"a": numbered("a", 30, 9)}))
-    beside = uids(Mixture({"b": numbered("b", 50, 5), "a": numbered("a", 30, 9)}))
-    assert beside[5:] == alone
+    both = uids(Mixture({"b": numbered("b", 50, 5), "a": numbered("a", 30, 9)}))
+    assert both[5:] == alone
 
 
 def test_a_question_of_two_parts_belongs_to_the_first(numbered):
@@ -139,10 +145,10 @@ def test_a_question_of_two_parts_belongs_to_the_first(numbered):
     mixed = Mixture(parts)
     texts = [question.squeezed for question in mixed]
     assert len(texts) == len(set(texts)) == 2 + 4
-    assert (mixed.report.parts[1].duplicates, mixed.report.parts[1].drawn) == (6, 4)
+    assert (parts_of(mixed)[1]["duplicates"], parts_of(mixed)[1]["drawn"]) == (6, 4)
 
 
-def test_the_draw_comes_after_all_that_must_go_is_gone(numbered, tmp_path):
+def test_duplicates_and_contaminated_questions_are_dropped_before_the_draw(numbered, tmp_path):
     path = tmp_path / "bench.jsonl"
     # Ten of twelve questions are short ones of the benchmark: the two left are drawn whatever the seed.
     path.write_text(
@@ -152,7 +158,7 @@ def test_the_draw_comes_after_all_that_must_go_is_gone(numbered, tmp_path):
     for seed in range(3):
         mixed = Mixture({"a": numbered("a", 12, 2)}, seed=seed, decontaminate=rule)
         assert {question.text for question in mixed} == {"a 10?", "a 11?"}
-        assert mixed.report.parts[0].contaminated == {"gsm8k": 10}
+        assert parts_of(mixed)[0]["contaminated"] == {"gsm8k": 10}
     with pytest.raises(
         ConfigError,
         match=r"parts.a.questions is 3, but only 2 are left: a 2 of 12 \(0 duplicates, 10"
@@ -179,7 +185,7 @@ def test_a_benchmark_that_cannot_be_read_is_never_skipped(numbered, monkeypatch)
         list(mixed)
 
 
-def test_a_copy_without_the_columns_of_levels_serves(numbered, tmp_path):
+def test_a_benchmark_copy_may_lack_the_level_column(numbered, tmp_path):
     path = tmp_path / "math.jsonl"
     path.write_text('{"problem": "a 1", "answer": "1"}')
     given = {"path": str(path), "uid": None, "metadata": []}
@@ -216,7 +222,7 @@ TABLE = {"class_path": "ceeh.data.sources.Table", "init_args": {"path": "a/b"}}
         ),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_its_place(arguments, message):
+def test_invalid_settings_are_refused_with_their_path(arguments, message):
     component = Component("ceeh.data.mixture.Mixture", {"parts": {"a": TABLE}} | arguments)
     with pytest.raises(
         ConfigError, match=rf"^prompts.train \(ceeh.data.mixture.Mixture\): .*{message}"
@@ -250,7 +256,7 @@ def test_the_command_writes_what_the_mixture_draws_and_what_it_left_out(tmp_path
     assert second["text"].startswith("FIND THE REMAINDER")
 
 
-def test_the_command_tells_what_cannot_be_read(capsys):
+def test_the_command_reports_an_unreadable_part_and_a_short_one(capsys):
     arguments = [*PAPER, f"{PLACE}.parts.dapo.init_args.path=none.jsonl"]
     assert main(["--config", str(DATA / "paper_mixture.yaml"), *arguments]) == 2
     assert "parts.dapo" in (error := capsys.readouterr().err)
@@ -262,9 +268,86 @@ def test_the_command_tells_what_cannot_be_read(capsys):
     )
 
 
-def test_the_command_refuses_what_is_no_mixture(capsys):
+def test_the_command_refuses_a_source_that_is_not_a_mixture(capsys):
     assert main(["--config", str(DATA.parent / "ceeh.yaml")]) == 2
-    error = capsys.readouterr().err
     assert re.match(
-        r"error: prompts.train.class_path is '.*StarterTask', which is no mixture", error
+        r"error: prompts.train.class_path is '.*StarterTask', which is not a mixture",
+        capsys.readouterr().err,
     )
+
+
+@pytest.fixture
+def resumed(numbered, tmp_path, capsys):
+    """Writes a draw into `run`, then makes the mixture of a resumed run, perhaps with another seed."""
+    path = tmp_path / "bench.jsonl"
+    path.write_text('{"question": "a 1", "answer": "1 #### 1"}\n')
+    parts = {"a": numbered("a", 12, 5)}
+    rule = {"benchmarks": {"gsm8k": {"path": str(path)}}}
+    run = tmp_path / "run"
+    first = Mixture(parts, decontaminate=rule)
+    first.write(run)
+
+    def resumed(seed=0):
+        mixed = Mixture(parts, seed=seed, decontaminate=rule)
+        mixed.run = run
+        capsys.readouterr()
+        return mixed
+
+    return first, run, resumed
+
+
+def test_a_resumed_run_reuses_its_draw_without_reading_sources_or_benchmarks(
+    resumed, monkeypatch, capsys
+):
+    first, run, again = resumed
+    monkeypatch.setattr(Table, "__iter__", lambda _: pytest.fail("source or benchmark read"))
+    mixed, before = again(), (run / "mixture.json").read_bytes()
+    assert list(mixed) == list(first)
+    assert capsys.readouterr().out == f"mixture: reusing the 5 questions of {run}/questions.jsonl\n"
+    mixed.write(run)
+    assert (run / "mixture.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("seed", "file", "content", "message"),
+    [
+        (1, None, b"", "a setting or file changed since"),
+        (0, "a.jsonl", None, "a setting or file changed since"),
+        (0, "bench.jsonl", None, "a setting or file changed since"),
+        (0, "run/questions.jsonl", b"{}\n{}\n", "cannot read"),
+        (0, "run/questions.jsonl", b"", "cannot read"),
+        (0, "run/questions.jsonl", b"\xff", "cannot read"),
+    ],
+)
+def test_a_draw_is_repeated_when_settings_or_files_changed(
+    seed, file, content, message, resumed, tmp_path, capsys
+):
+    first, _, again = resumed
+    if content is None:
+        os.utime(tmp_path / file, (1, 1))
+    elif file:
+        (tmp_path / file).write_bytes(content)
+    assert (list(again(seed)) == list(first)) == (seed == 0)
+    out = capsys.readouterr().out
+    assert re.match(rf"mixture: {message} .*drawing again\nmixture: a 5 of 12", out)
+
+
+def test_metadata_that_json_would_change_is_drawn_again_on_resume(tmp_path):
+    (tmp_path / "dated.py").write_text(
+        "import datetime\nfrom ceeh.types import Question\nclass Dated:\n    def __iter__(self):\n"
+        "        yield Question(uid='1', text='?', answer='1', metadata={'at': datetime.date(2026, 1, 1)})\n"
+    )
+    mixed = Mixture({"a": {"class_path": f"{tmp_path}/dated.py:Dated"}})
+    mixed.write(tmp_path / "run")
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {
+        "mixture.json",
+        "decontamination.jsonl",
+    }
+
+
+def test_the_report_hides_secrets(numbered, tmp_path):
+    part = numbered("a", 3, None)
+    key = "hf_" + "x" * 20
+    part["init_args"]["where"] = {"question": ["a 1?", key]}
+    Mixture({"a": part}).write_report(tmp_path)
+    assert key not in (tmp_path / "mixture.json").read_text()

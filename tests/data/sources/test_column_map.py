@@ -98,10 +98,9 @@ GOOD = {"question": "q", "answer": "1"}
         (
             [GOOD | {"answer": "7 #### 8"}, {"question": "r", "answer": "none"}],
             {"answer_pattern": "#### (.+)"},
-            r"line 2: column 'answer' has no answer that answer_pattern '#### \(\.\+\)' finds, got"
-            " str 'none'",
+            r"line 2: answer_pattern '#### \(\.\+\)' finds no answer in column 'answer', got str 'none'",
         ),
-        ([GOOD], {"answer_pattern": "( )?1"}, "no answer that answer_pattern"),
+        ([GOOD], {"answer_pattern": "( )?1"}, "finds no answer in column"),
         ([GOOD], {"where": {"level": 1}}, "line 1 has no column 'level'"),
         (
             [GOOD, {"question": "r", "answer": "2"}],
@@ -114,12 +113,21 @@ GOOD = {"question": "q", "answer": "1"}
             "line 1: column 'question' must hold the question",
         ),
         ([{"question": ["m"], "answer": "1"}], {}, "must hold the question as text, got list"),
-        ([{"question": "\ud800", "answer": "1"}], {}, "line 1 has half a surrogate pair"),
+        (
+            [{"question": "\ud800", "answer": "1"}],
+            {},
+            "line 1 has half a surrogate pair in its text",
+        ),
+        (
+            [GOOD | {"level": "\ud83d"}],
+            {"metadata": ["level"]},
+            "line 1 has half a surrogate pair in its metadata; remove",
+        ),
         ([GOOD | {"id": None}], {"uid": "id"}, "line 1 has no uid in column 'id'; fill it in"),
         (
             [GOOD | {"id": 1}, {"question": "r", "answer": "1", "id": 1}],
             {"uid": "id"},
-            "line 2 has the uid '1' of line 1; give each row its own",
+            "line 2 has the uid '1' of line 1; give each row a unique uid",
         ),
         ([GOOD, {}, GOOD], {}, "line 2 has no column"),
         (
@@ -135,10 +143,10 @@ def test_a_row_that_cannot_be_used_is_named(write, lines, arguments, message):
     assert "\n" not in str(caught.value)
 
 
-def test_whole_numbers_that_went_through_floats_are_whole_again(write):
+def test_integers_stored_as_floats_are_read_as_integers(write):
     answers = [27.0, "27.0", "-3.0", "2.50", "1.00", "x.0", 0.5]
     rows = [{"question": str(i), "answer": answer} for i, answer in enumerate(answers)]
-    # 1.00 is no float's way to print a number: it may be an amount of money.
+    # No float prints as 1.00, which may be an amount of money.
     assert [q.answer for q in Table(write(*rows))] == [
         "27",
         "27",
@@ -170,11 +178,25 @@ def test_where_keeps_the_rows_that_hold_one_of_its_values(write):
 def test_equal_questions_are_left_out_and_counted_when_asked(write):
     rows = [("a  b", "1"), ("c", "1"), (" a b\n", "1"), ("a b", "2"), ("A b", "1"), ("a\tb", "3")]
     path = write(*({"question": question, "answer": answer} for question, answer in rows))
-    with pytest.warns(UserWarning, match="left out") as caught:
+    with pytest.warns(UserWarning, match="dropped") as caught:
         kept = list(Table(path, deduplicate=True))
     assert [(q.text, q.answer) for q in kept] == [("a  b", "1"), ("c", "1"), ("A b", "1")]
     assert [str(w.message) for w in caught] == [
-        f"{path}: left out 3 of 6 rows whose question came before; 2 of them give another answer"
-        " than the first, which is kept"
+        f"{path}: dropped 3 of 6 rows that repeat an earlier question; 2 of them have a different"
+        " answer than the first row, which is kept"
     ]
     assert len(list(Table(path))) == 6
+
+
+def test_text_of_any_kind_is_kept_as_it_stands(write):
+    texts = [
+        "\x00",
+        "a\x1b[2J",
+        "\u202ereversed",
+        "\ufeff1+1?",
+        "1+1?" * 25_000,
+        "\U0001f600",
+        "<|im_end|>",
+    ]
+    rows = [{"question": text, "answer": "1"} for text in texts]
+    assert [question.text for question in Table(write(*rows))] == texts

@@ -1,6 +1,7 @@
 """Tables: the same questions from every kind of file and folder, and what cannot be read."""
 
 import json
+import os
 
 import pytest
 from huggingface_hub.errors import HFValidationError
@@ -35,7 +36,7 @@ def write(tmp_path):
         ({"path": "none.jsonl"}, r"no file or folder 'none.jsonl'; paths are relative to /"),
         ({"path": "./none"}, r"no file or folder './none'"),
         ({"path": "a/b/c"}, r"no file or folder 'a/b/c'"),
-        ({"path": __file__}, r"must be a file of \.jsonl, \.json, \.parquet, or a folder of them"),
+        ({"path": __file__}, r"must be a \.jsonl, \.json, \.parquet file, or a folder of them"),
         ({"streaming": True}, "streaming: true needs limit"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
         (
@@ -89,6 +90,7 @@ def test_every_kind_of_file_gives_the_same_questions(tmp_path, write, suffix, mo
         ("rows.json", b'[{"question": 1}, ', "is not a JSON array in UTF-8"),
         ("rows.json", b"[1]", "row 0 must be a JSON object with named columns, got int 1"),
         ("rows.json", b"[]", "has no rows"),
+        ("rows.json", b'["q"]', "row 0 must be a JSON object with named columns, got str 'q'"),
         ("rows.parquet", b"PAR1", "cannot read .* as parquet"),
     ],
 )
@@ -96,6 +98,19 @@ def test_files_that_cannot_be_read_are_refused(tmp_path, name, content, message)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         list(Table(str(tmp_path / name)))
+
+
+def test_a_file_without_read_permission_is_named(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("{}")
+    table = Table(str(file))
+    if os.geteuid():
+        file.chmod(0)
+    else:  # root may read any file; this one nobody can read from its start
+        file.unlink()
+        file.symlink_to("/proc/self/mem")
+    with pytest.raises(ConfigError, match=r"rows\.jsonl' cannot be read .*; check its permissions"):
+        list(table)
 
 
 @pytest.fixture(params=["parquet", "jsonl", "data"])
@@ -142,8 +157,7 @@ def test_a_local_folder_is_read_in_every_layout_of_the_hub(hub_folder):
         first = Table(str(hub_folder), limit=1, streaming=streaming, uid="id", **COLUMNS)
         assert [q.uid for q in first] == ["b"]
     with pytest.raises(
-        ConfigError,
-        match=r"split train\), row 0 has no column 'question'; it has: problem",
+        ConfigError, match=r"split train\), row 0 has no column 'question'; it has: problem"
     ):
         list(Table(str(hub_folder)))
     with pytest.raises(
@@ -164,7 +178,7 @@ def test_an_unreachable_hub_names_the_id_and_the_local_way(monkeypatch):
     ("error", "message"),
     [
         (ConnectionRefusedError("refused"), r"cannot reach the data set 'no/such' .*\(refused\)"),
-        (HFValidationError("bad id"), "no data set 'no/such' on the hub that you may read"),
+        (HFValidationError("bad id"), "no data set 'no/such' on the hub that you can read"),
     ],
 )
 def test_the_hub_is_asked_once_before_a_data_set_is_loaded(monkeypatch, error, message):
