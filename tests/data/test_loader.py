@@ -92,7 +92,13 @@ def test_a_loader_continues_where_its_state_was_taken() -> None:
     assert stopped.asked + resumed.asked == whole.asked
 
 
-def test_held_out_questions_come_once_each_in_order() -> None:
+@pytest.mark.parametrize(
+    ("rank", "world_size", "indices"),
+    [(0, 1, [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]), (1, 2, [(1, 3, 5, 7), (9,)])],
+)
+def test_held_out_questions_come_once_each_in_order_with_their_places(
+    rank: int, world_size: int, indices: list[tuple[int, ...]]
+) -> None:
     engine = Recording()
     held_out = HeldOutLoader(
         engine=engine,
@@ -101,10 +107,13 @@ def test_held_out_questions_come_once_each_in_order() -> None:
         sampling=SAMPLING,
         prompts_per_batch=4,
         pad_token_id=0,
+        rank=rank,
+        world_size=world_size,
     )
-    assert len(held_out) == 3
-    assert [batch.num_prompts for batch in held_out] == [4, 4, 2]
-    assert [uid for uids, _ in engine.asked for uid in uids] == [p.uid for p in PROMPTS]
+    assert len(held_out) == len(indices)
+    assert [batch.question_indices for batch in held_out] == indices
+    asked = [uid for uids, _ in engine.asked for uid in uids]
+    assert asked == [PROMPTS[index].uid for batch in indices for index in batch]
 
 
 def test_derived_seeds_depend_on_every_part() -> None:

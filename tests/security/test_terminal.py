@@ -16,7 +16,7 @@ from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.errors import ConfigError
 from ceeh.runtime.cli import complain
 from ceeh.runtime.distributed import say
-from ceeh.runtime.text import plain
+from ceeh.runtime.text import escape
 from ceeh.types import Question
 from tests.commands import assert_refused, said
 from tests.data.test_prompts import builder
@@ -30,7 +30,7 @@ MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
 def test_control_characters_are_escaped_and_other_text_is_kept() -> None:
-    assert plain(HOSTILE) == r"\x1b[2J\x1b]0;owned\x07\r\x08\u202e\x9b31m"
+    assert escape(HOSTILE) == r"\x1b[2J\x1b]0;owned\x07\r\x08\u202e\x9b31m"
     ordinary = "Größe 3 · 4 = 12\n\tπ — 数学 ✓ \\boxed{a}"
     assert escape(ordinary) == ordinary
     assert escape("\ud800") == r"\ud800"
@@ -64,7 +64,7 @@ def test_a_uid_is_text_that_can_be_shown(uid: object) -> None:
     object.__setattr__(question, "uid", uid)  # as an unchecked custom source may
     with pytest.raises(ConfigError, match=r"^prompts\.train: the uid ") as error:
         load_prompts([question], builder(), "prompts.train")
-    assert plain(str(error.value)) == str(error.value)
+    assert escape(str(error.value)) == str(error.value)
 
 
 def test_a_hostile_file_sends_no_escapes_through_its_error_message(tmp_path: Path) -> None:
