@@ -325,8 +325,8 @@ def check_pairs(config: Config, processes: int) -> None:
     ):
         if value % processes:
             raise ConfigError(
-                f"{name} counts questions over all processes and must be a multiple of {processes}, "
-                f"their number, got {value}"
+                f"{name} counts questions over all processes and must be a multiple of their number "
+                f"({processes}), got {value}"
             )
     longest = config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens
     if config.optimizer.tokens_per_microbatch < longest:
