@@ -31,8 +31,7 @@ from ceeh.runtime.cli import run_command
 from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, join_processes, say, wait_for_all
 from ceeh.runtime.text import HIDDEN
 from ceeh.runtime.versions import weights_digest
-from ceeh.tracking.logger import GuardedMLFlowLogger
-from ceeh.tracking.outbox import read_state
+from ceeh.tracking.logger import GuardedMLFlowLogger, read_state
 
 DEVICE_SHARE = 0.9
 
@@ -187,7 +186,7 @@ def track(trained: ModelSource, protocol: EvaluationConfig, results: Results) ->
     tracking = protocol.tracking
     if not tracking.mlflow:
         return
-    run_id = None
+    key = None
     if trained.config and replace(tracking, mlflow=True) == Tracking():
         tracking = trained.config.tracking
         if HIDDEN in tracking.mlflow_uri:
@@ -196,25 +195,25 @@ def track(trained: ModelSource, protocol: EvaluationConfig, results: Results) ->
                 "it as tracking.mlflow_uri=..."
             )
             return
-        run_id = None if trained.checkpoint else _run_id(trained)
+        key = None if trained.checkpoint else _run_key(trained)
     mlflow = GuardedMLFlowLogger(
         uri=tracking.mlflow_uri,
         experiment=tracking.experiment,
         run_name=f"evaluation of {trained.name}",
         folder=results.folder,
-        run_id=run_id,
+        key=key,
     )
-    if run_id is None:
+    if key is None:
         record = {name: results.record[name] for name in ("model", "protocol")}
-        mlflow.log_config(yaml.safe_dump(record | {"seed": protocol.seed}), {})
-    mlflow.log_metrics(flat_figures(results.record))
+        mlflow.log_config(yaml.safe_dump(record | {"seed": protocol.seed}))
+    mlflow.log_values(flat_figures(results.record))
     for name in (FILE, "report.html", "report.png"):
         mlflow.log_file(results.folder / name, "evaluation")
     mlflow.finish()
 
 
-def _run_id(trained: ModelSource) -> str | None:
-    return read_state(trained.run.path).get("run_id") if trained.run else None
+def _run_key(trained: ModelSource) -> str | None:
+    return read_state(trained.run.path).get("key") if trained.run else None
 
 
 def default_output(trained: ModelSource) -> Path:

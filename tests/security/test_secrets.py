@@ -13,7 +13,7 @@ from ceeh import evaluate, fit
 from ceeh.data.sources.starter_task import StarterTask
 from ceeh.export import __main__ as export
 from ceeh.runtime.text import HIDDEN, redact
-from ceeh.tracking import logger
+from ceeh.tracking import __main__ as tracking
 from ceeh.types import Question
 from tests.commands import assert_refused, fit_arguments, said
 
@@ -133,7 +133,7 @@ def test_a_server_that_is_down_is_named_without_its_password(
     assert CANARY not in caplog.text + answer.out + answer.err
     assert holding(tmp_path) == []
     # What is left of the address leads nowhere, which who sends the rest or evaluates the run is told.
-    answer = said(logger.main, [str(tmp_path / "runs" / "starter")])
+    answer = said(tracking.main, [str(tmp_path / "runs" / "starter")])
     assert answer.code == 2
     assert "held a secret, which" in answer.err
     assert "give it with --uri" in answer.err
