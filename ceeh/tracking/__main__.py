@@ -19,14 +19,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     try:
-        return 0 if all([deliver(run, given.uri) for run in given.run]) else 1
+        complete = [deliver(run, given.uri) for run in given.run]
     except ConfigError as error:
         complain(error)
         return 2
+    return 0 if all(complete) else 1
 
 
 def deliver(run: Path, uri: str | None) -> bool:
-    """Whether the server has everything in the end."""
+    """Returns whether the server has everything."""
     if not (state := read_state(run)):
         raise ConfigError(f"'{run}' has no {STATE}: it was not tracked")
     uri = uri or state["uri"]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from lightning.pytorch.loggers.logger import Logger
@@ -22,9 +22,6 @@ from ceeh.run.atomic import atomic_write_text
 from ceeh.run.metrics_file import stable_name
 from ceeh.runtime.text import flatten, plain, redact
 from ceeh.runtime.versions import provenance
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 STATE = "mlflow.json"
 PACE_SECONDS, RETRY_SECONDS, CLOSE_SECONDS, FINISH_SECONDS = 1.0, 10.0, 0.8, 30.0
@@ -62,7 +59,7 @@ class GuardedMLFlowLogger(Logger):
         self.state |= {"uri": uri, "experiment": experiment, "run_name": run_name}
         self.state |= {"key": key} if key else {}
         self._rewind()
-        self._client: MlflowClient | None = None
+        self._client: Any = None
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -80,7 +77,11 @@ class GuardedMLFlowLogger(Logger):
     @property
     def num_waiting(self) -> int:
         """Entries and lines of metrics.jsonl that are not delivered."""
-        return len(self.state["entries"]) - self.state["delivered"] + sum(1 for _ in self._rows())
+        return len(self._undelivered) + sum(1 for _ in self._rows())
+
+    @property
+    def _undelivered(self) -> list[Mapping[str, Any]]:
+        return self.state["entries"][self.state["delivered"] :]
 
     def log_metrics(self, metrics: Mapping[str, int | float], step: int | None = None) -> None:
         """Nothing: the thread finds them in metrics.jsonl."""
@@ -97,11 +98,11 @@ class GuardedMLFlowLogger(Logger):
         if (self.folder / "config.yaml").is_file():
             self.log_file(self.folder / "config.yaml")
 
-    def log_values(self, values: Mapping[str, float | None], step: int = 0) -> None:
-        """Delivers metrics that are not in metrics.jsonl; undefined ones are left out."""
+    def log_values(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Delivers metrics that are not in metrics.jsonl; NaN is left out."""
         ms = int(1000 * time.time())
-        found = {stable_name(k): v for k, v in values.items() if v is not None and math.isfinite(v)}
-        self._add({"metrics": [(name, value, ms, step) for name, value in found.items()]})
+        points = [(stable_name(k), v, ms, step) for k, v in values.items() if math.isfinite(v)]
+        self._add({"metrics": points})
 
     def log_file(self, path: Path, artifact_path: str | None = None) -> None:
         """Delivers a file as it is by then. The path is kept relative, since the folder may move."""
@@ -132,7 +133,7 @@ class GuardedMLFlowLogger(Logger):
     def deliver(self) -> bool:
         """Waits until all is delivered, the server fails or time is up; returns whether all is."""
         self._add()
-        files = [self.folder / entry.get("file", "") for entry in self.state["entries"]]
+        files = [self.folder / entry.get("file", "") for entry in self._undelivered]
         num_bytes = sum(file.stat().st_size for file in files if file.is_file())
         self.close(FINISH_SECONDS + num_bytes / UPLOAD_BYTES_PER_SECOND)
         return not self.num_waiting
@@ -143,11 +144,8 @@ class GuardedMLFlowLogger(Logger):
             self._closing.set()
             self._thread.join(seconds)
             if left := self.num_waiting:
-                log.warning(
-                    "%d entries for MLflow were not sent; send them later with: "
-                    "python -m ceeh.tracking %s",
-                    *(left, self.folder),
-                )
+                later = f"send them later with: python -m ceeh.tracking {self.folder}"
+                log.warning("%d entries for MLflow were not sent; %s", left, later)
 
     @rank_zero_only
     def _add(self, *entries: Mapping[str, Any]) -> None:
@@ -201,8 +199,9 @@ class GuardedMLFlowLogger(Logger):
         if rows := list(islice(self._rows(), ROWS_PER_CALL)):
             points = [point for _, row in rows for point in self._points(row)]
             return {"metrics": points}, {"offset": rows[-1][0], "row": rows[-1][1]}
-        done, entries = self.state["delivered"], self.state["entries"]
-        return (entries[done], {"delivered": done + 1}) if done < len(entries) else None
+        for entry in self._undelivered:
+            return entry, {"delivered": self.state["delivered"] + 1}
+        return None
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Offset and content of each line of metrics.jsonl that is new, or longer than when delivered."""
@@ -229,9 +228,9 @@ class GuardedMLFlowLogger(Logger):
         step, last = row["rollout_step"], self.state["row"]
         known = last if last.get("rollout_step") == step else {}
         ms = int(1000 * self.metrics_file.stat().st_mtime)
-        names = row.keys() - {"rollout_step", "global_step"}
-        new = {name for name in names if row[name] is not None and row[name] != known.get(name)}
-        return [(name, row[name], ms, step) for name in sorted(new)]
+        keys = "rollout_step", "global_step"
+        new = {k: v for k, v in row.items() if k not in keys and v not in (None, known.get(k))}
+        return [(name, value, ms, step) for name, value in new.items()]
 
     def _warn(self, kind: str, text: str) -> None:
         """Once for each kind; the client's words may quote the address, password included."""

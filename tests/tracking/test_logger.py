@@ -1,5 +1,6 @@
 """The MLflow logger with a sqlite store: everything arrives once, secrets do not."""
 
+import math
 import os
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def test_what_a_killed_process_had_not_delivered_is_delivered_by_the_one_that_re
     assert killed.delivered()
     killed.mlflow.close()  # its thread is gone
     killed.log(2)
-    killed.mlflow.log_values({"c@2": 3.0, "d": None})
+    killed.mlflow.log_values({"c@2": 3.0, "d": math.nan})
     with (killed.folder / "metrics.jsonl").open("a") as file:
         file.write('{"rollout_step": 3, "a": 3')
     assert killed.mlflow.num_waiting == 2
