@@ -30,16 +30,17 @@ def deliver(run: Path, uri: str | None) -> bool:
     """Returns whether the server has everything."""
     if not (state := read_state(run)):
         raise ConfigError(f"'{run}' has no {STATE}: it was not tracked")
-    uri = uri or state["uri"]
-    if HIDDEN in uri:
+    address: str = uri or state["uri"]
+    if HIDDEN in address:
         raise ConfigError(
-            f"the server's address held a secret, which '{run}' does not keep ({uri}); give it with --uri"
+            f"the server's address held a secret, which '{run}' does not keep ({address}); "
+            "give it with --uri"
         )
     names = {key: state[key] for key in ("experiment", "run_name")}
-    logger = GuardedMLFlowLogger(uri=uri, folder=run, **names)
+    logger = GuardedMLFlowLogger(uri=address, folder=run, **names)
     waiting = logger.num_waiting
     complete = logger.deliver()
-    print(f"{run}: {waiting - logger.num_waiting} of {waiting} entries sent to {redact(uri)}")
+    print(f"{run}: {waiting - logger.num_waiting} of {waiting} entries sent to {redact(address)}")
     return complete
 
 
