@@ -9,40 +9,26 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ceeh.evaluation.samples import SampleTable
-from ceeh.reporting.style import (
-    EASY,
-    HARD,
-    OTHER,
-    POLICIES,
-    TUNED,
-    dress,
-    grouped_bars,
-    legend,
-    length_histogram,
-    missing,
-    new_figure,
-    plain_text,
-    with_arms,
-)
+from ceeh.reporting import style
 
 Rows = Sequence[Mapping[str, Any]]
 Lines = Sequence[tuple[str, str, str, float]]
 
-ACCURACY: Lines = (("rollout/accuracy", "accuracy", OTHER, 100.0),)
-TOKENS: Lines = (("rollout/tokens_mean", "tokens", TUNED, 1.0),)
+ACCURACY: Lines = (("rollout/accuracy", "accuracy", style.OTHER, 100.0),)
+TOKENS: Lines = (("rollout/tokens_mean", "tokens", style.TUNED, 1.0),)
 ENTROPY: Lines = (
-    ("loss/entropy_easy", "easy", EASY, 1.0),
-    ("loss/entropy_hard", "hard", HARD, 1.0),
+    ("loss/entropy_easy", "easy", style.EASY, 1.0),
+    ("loss/entropy_hard", "hard", style.HARD, 1.0),
 )
 SIGNALS: Lines = (
-    ("signal/hard_fraction", "hard", HARD, 100.0),
-    ("signal/accuracy_history_mean", "threshold", OTHER, 100.0),
-    ("signal/optimal_length_coverage", "optimal length known", EASY, 100.0),
+    ("signal/hard_fraction", "hard", style.HARD, 100.0),
+    ("signal/accuracy_history_mean", "threshold", style.OTHER, 100.0),
+    ("signal/optimal_length_coverage", "optimal length known", style.EASY, 100.0),
 )
 """Lines of the training panels: metric, label, color, scale."""
 
 
-@plain_text
+@style.plain_text
 def write_figure(
     path: Path,
     rows: Rows,
@@ -55,30 +41,30 @@ def write_figure(
     `rows` are the lines of metrics.jsonl, `tables` hold "base" and "tuned", `levels` a level per
     question. Without levels or tables the held-out panels show easy, hard and all.
     """
-    figure = new_figure()
+    figure = style.new_figure()
     axes = figure.subplots(2, 3)
     _training(axes[0, 0], rows)
-    dress(axes[0, 1], "Policy entropy", "nats per token")
+    style.dress(axes[0, 1], "Policy entropy", "nats per token")
     _over_steps(axes[0, 1], rows, ENTROPY)
-    dress(axes[0, 2], "Signals", "% of questions; threshold: accuracy, %")
+    style.dress(axes[0, 2], "Signals", "% of questions; threshold: accuracy, %")
     if _over_steps(axes[0, 2], rows, SIGNALS):
         _percent(axes[0, 2])
-    both = tables.keys() >= POLICIES.keys()
+    both = tables.keys() >= style.POLICIES.keys()
     for panel, metric, scale in ((axes[1, 0], "accuracy", 100.0), (axes[1, 1], "tokens", 1.0)):
         if levels is not None and both:
             _levels(panel, tables, levels, metric, scale)
         else:
             _subsets(panel, summary, metric, scale)
-    dress(axes[1, 0], "Held-out accuracy", "accuracy, %")
-    dress(axes[1, 1], "Held-out response length", "mean tokens")
+    style.dress(axes[1, 0], "Held-out accuracy", "accuracy, %")
+    style.dress(axes[1, 1], "Held-out response length", "mean tokens")
     _percent(axes[1, 0])
     title = "Held-out response lengths"
     if both:
-        lengths = {name: tables[name].lengths.flatten().cpu().numpy() for name in POLICIES}
-        length_histogram(axes[1, 2], lengths, POLICIES, title)
+        lengths = {name: tables[name].lengths.flatten().cpu().numpy() for name in style.POLICIES}
+        style.length_histogram(axes[1, 2], lengths, style.POLICIES, title)
     else:
-        dress(axes[1, 2], title, "share of responses, %")
-        missing(axes[1, 2], ["held-out samples"])
+        style.dress(axes[1, 2], title, "share of responses, %")
+        style.missing(axes[1, 2], ["held-out samples"])
     figure.savefig(path, format="png")
 
 
@@ -104,13 +90,13 @@ def _line(axes: Axes, rows: Rows, name: str, label: str, color: str, scale: floa
 def _over_steps(axes: Axes, rows: Rows, lines: Lines) -> bool:
     drawn = [_line(axes, rows, *line) for line in lines]
     if not any(drawn):
-        missing(axes, [name for name, *_ in lines])
+        style.missing(axes, [name for name, *_ in lines])
         return False
     axes.set_xlabel("rollout step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     axes.set_ylim(top=axes.get_ylim()[1] * 1.18)  # room for the legend
-    legend(axes, ncols=3, loc="upper left", columnspacing=1.2)
+    style.legend(axes, ncols=3, loc="upper left", columnspacing=1.2)
     return True
 
 
@@ -121,16 +107,16 @@ def _percent(axes: Axes) -> None:
 
 
 def _training(axes: Axes, rows: Rows) -> None:
-    dress(axes, "Training rollouts", "accuracy, %")
+    style.dress(axes, "Training rollouts", "accuracy, %")
     _over_steps(axes, rows, ACCURACY)
     if len(series(rows, TOKENS[0][0])[0]):
         right = axes.twinx()
         _over_steps(right, rows, TOKENS)
-        legend(right, loc="upper right")
-        right.set_ylabel("mean tokens", color=TUNED)
+        style.legend(right, loc="upper right")
+        right.set_ylabel("mean tokens", color=style.TUNED)
         right.spines["top"].set_visible(False)
         right.spines["right"].set_visible(True)
-        axes.yaxis.label.set_color(OTHER)
+        axes.yaxis.label.set_color(style.OTHER)
 
 
 def _levels(
@@ -142,7 +128,7 @@ def _levels(
 ) -> None:
     """Means by level with 1.96 standard errors over the level's questions."""
     found, heights = sorted(set(levels)), {}
-    for name in POLICIES:
+    for name in style.POLICIES:
         table = tables[name]
         samples = table.correct if metric == "accuracy" else table.lengths
         values = scale * samples.double().mean(1).cpu().numpy()
@@ -150,7 +136,7 @@ def _levels(
         groups = [values[level_of == level] for level in found]
         errors = [1.96 * group.std() / max(len(group), 1) ** 0.5 for group in groups]
         heights[name] = np.array([group.mean() for group in groups]), np.array(errors)
-    grouped_bars(axes, [str(level) for level in found], heights, POLICIES)
+    style.grouped_bars(axes, [str(level) for level in found], heights, style.POLICIES)
     axes.set_xlabel("level of the question")
 
 
@@ -158,8 +144,8 @@ def _subsets(axes: Axes, summary: Mapping[str, Any], metric: str, scale: float) 
     """Means on all, easy and hard questions with 95 % intervals."""
     subsets = [name for name in ("all", "easy", "hard") if summary["base"][name][metric]]
     heights = {
-        policy: with_arms([summary[policy][subset][metric] for subset in subsets], scale)
-        for policy in POLICIES
+        policy: style.with_arms([summary[policy][subset][metric] for subset in subsets], scale)
+        for policy in style.POLICIES
     }
-    grouped_bars(axes, subsets, heights, POLICIES)
+    style.grouped_bars(axes, subsets, heights, style.POLICIES)
     axes.set_xlabel("held-out questions")

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     try:
-        complete = [deliver(run, given.uri) for run in given.run]
+        complete = [deliver(run, given.uri or read_state(run).get("uri")) for run in given.run]
     except ConfigError as error:
         complain(error)
         return 2
@@ -28,19 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def deliver(run: Path, uri: str | None) -> bool:
     """Returns whether the server has everything."""
-    if not (state := read_state(run)):
+    if uri is None or not (state := read_state(run)):
         raise ConfigError(f"'{run}' has no {STATE}: it was not tracked")
-    address: str = uri or state["uri"]
-    if HIDDEN in address:
+    if HIDDEN in uri:
         raise ConfigError(
-            f"the server's address held a secret, which '{run}' does not keep ({address}); "
-            "give it with --uri"
+            f"the server's address held a secret, which '{run}' does not keep ({uri}); give it with --uri"
         )
     names = {key: state[key] for key in ("experiment", "run_name")}
-    logger = GuardedMLFlowLogger(uri=address, folder=run, **names)
+    logger = GuardedMLFlowLogger(uri=uri, folder=run, **names)
     waiting = logger.num_waiting
     complete = logger.deliver()
-    print(f"{run}: {waiting - logger.num_waiting} of {waiting} entries sent to {redact(address)}")
+    print(f"{run}: {waiting - logger.num_waiting} of {waiting} entries sent to {redact(uri)}")
     return complete
 
 

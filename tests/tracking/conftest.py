@@ -11,20 +11,18 @@ from ceeh.run.metrics_file import JSONLLogger
 from ceeh.tracking import logger as tracking
 from ceeh.tracking.logger import GuardedMLFlowLogger
 
-CONFIG = "seed: 3\nrollouts: {steps: 60, note: NOTE}\nhub_token: hf_secret\n"
-
 
 class Run:
     """Logs as `fit` does; a second one in the same folder resumes from `resume_from`."""
 
     def __init__(self, uri: str, folder: Path, resume_from: int = 0, **options) -> None:
-        self.uri, self.folder = uri, folder
+        self.folder, self.client = folder, mlflow.MlflowClient(uri)
         folder.mkdir(exist_ok=True)
         self.jsonl = JSONLLogger(folder)
         self.jsonl.resume_from_step(resume_from)
         settings = {"experiment": "exp", "run_name": "run"} | options
         self.mlflow = GuardedMLFlowLogger(uri=uri, folder=folder, **settings)
-        self.mlflow.log_config(CONFIG)
+        self.mlflow.log_config("seed: 3\nrollouts: {steps: 60}\nhub_token: hf_secret\n")
 
     def log(self, *steps: int, **metrics: float) -> None:
         for step in steps:
@@ -42,10 +40,6 @@ class Run:
     @property
     def run_id(self) -> str:
         return self.mlflow.state["run_id"]
-
-    @property
-    def client(self) -> mlflow.MlflowClient:
-        return mlflow.MlflowClient(self.uri)
 
     @property
     def stored(self) -> mlflow.entities.Run:
