@@ -40,7 +40,7 @@ class GuardedMLFlowLogger(Logger):
     The thread follows metrics.jsonl, which JSONLLogger writes, and a list of entries: {"metrics":
     [[name, value, ms, step], ...]}, {"params": {...}}, {"tags": {...}}, {"file": path, "to": folder},
     {"status": ...}. `state` is kept in mlflow.json: the server, experiment and run; `key`, a tag that
-    finds the run, also for an evaluation; `entries`, of which the first `delivered` are done; the last
+    finds the run, for its evaluations too; `entries`, of which the first `delivered` are done; the last
     `row` delivered and its `offset`. Another server or run gets everything.
 
     Not based on Lightning's MLFlowLogger: its constructor creates the tables of a sqlite store, and each
@@ -105,7 +105,7 @@ class GuardedMLFlowLogger(Logger):
         self._add({"metrics": points})
 
     def log_file(self, path: Path, artifact_path: str | None = None) -> None:
-        """Delivers a file as it is by then. The path is kept relative, since the folder may move."""
+        """Delivers the file as it is at delivery. Its path is kept relative: the folder may move."""
         file = os.path.relpath(path.resolve(), self.folder.resolve())
         self._add({"file": file, "to": artifact_path})
 
@@ -139,7 +139,7 @@ class GuardedMLFlowLogger(Logger):
         return not self.num_waiting
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Stops after a last attempt of at most `seconds`; a process that ends does so by itself."""
+        """Stops after a last attempt of at most `seconds`; called at process exit."""
         if self._thread and self._thread.is_alive() and not self._closing.is_set():
             self._closing.set()
             self._thread.join(seconds)
