@@ -222,7 +222,7 @@ def build_loggers(
         run_name=folder.path.name,
         folder=folder.path,
     )
-    mlflow.log_config(to_public_yaml(config), {})
+    mlflow.log_config(to_public_yaml(config))
     return jsonl, mlflow
 
 

@@ -31,8 +31,7 @@ from ceeh.runtime.cli import run_command
 from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, join_processes, say, wait_for_all
 from ceeh.runtime.text import HIDDEN
 from ceeh.runtime.versions import weights_digest
-from ceeh.tracking.logger import GuardedMLFlowLogger
-from ceeh.tracking.outbox import read_state
+from ceeh.tracking.logger import GuardedMLFlowLogger, read_state
 
 DEVICE_SHARE = 0.9
 
@@ -170,7 +169,7 @@ def track(source: ModelSource, protocol: EvaluationConfig, results: Results) -> 
     tracking = protocol.tracking
     if not tracking.mlflow:
         return
-    run_id = None
+    key = None
     if source.config and replace(tracking, mlflow=True) == Tracking():
         tracking = source.config.tracking
         if HIDDEN in tracking.mlflow_uri:
@@ -180,18 +179,18 @@ def track(source: ModelSource, protocol: EvaluationConfig, results: Results) -> 
             )
             return
         if source.run and not source.checkpoint:
-            run_id = read_state(source.run.path).get("run_id")
+            key = read_state(source.run.path).get("key")
     mlflow = GuardedMLFlowLogger(
         uri=tracking.mlflow_uri,
         experiment=tracking.experiment,
         run_name=f"evaluation of {source.name}",
         folder=results.folder,
-        run_id=run_id,
+        key=key,
     )
-    if run_id is None:
+    if key is None:
         record = {name: results.record[name] for name in ("model", "protocol")}
-        mlflow.log_config(yaml.safe_dump(record | {"seed": protocol.seed}), {})
-    mlflow.log_metrics(flat_metrics(results.record))
+        mlflow.log_config(yaml.safe_dump(record | {"seed": protocol.seed}))
+    mlflow.log_values(flat_metrics(results.record))
     for name in (FILE, "report.html", "report.png"):
         mlflow.log_file(results.folder / name, "evaluation")
     mlflow.finish()

@@ -1,4 +1,4 @@
-"""Tracking servers to be hurt: a real `mlflow server` that is killed and comes back, and silent addresses."""
+"""Tracking servers that fail: a real `mlflow server` to kill and restart, and addresses that stay silent."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def free_port() -> int:
 
 
 class MLflowServer:
-    """`mlflow server` on loopback with a sqlite store in `folder`; starts again on the same port."""
+    """`mlflow server` on loopback with a sqlite store in `folder`; restarts on the same port."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,7 +32,7 @@ class MLflowServer:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Returns when it answers. Raises RuntimeError when it does not."""
+        """Returns when it answers. Raises RuntimeError if it does not within START_SECONDS."""
         place = f"sqlite:///{self.folder}/mlflow.db"
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--backend-store-uri", place, "--workers", "1"]
@@ -50,7 +50,7 @@ class MLflowServer:
         raise RuntimeError(f"no server at {self.uri}; see {self.folder / 'server.log'}")
 
     def kill(self) -> None:
-        """SIGKILL for it and all of its processes; harmless when called twice."""
+        """Sends SIGKILL to all of its processes; a second call does nothing."""
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -59,8 +59,10 @@ class MLflowServer:
 
 
 class SilentServer:
-    """An address that is no use: it accepts connections and never answers, or with `drops` it does not
-    even accept: its queue is full, so that the kernel drops what comes (as a firewall would)."""
+    """An address that accepts connections and never answers.
+
+    With `drops` it does not even accept: its queue is full, so the kernel drops packets, as a firewall does.
+    """
 
     def __init__(self, *, drops: bool) -> None:
         self.socket = socket.socket()

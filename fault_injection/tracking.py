@@ -1,9 +1,9 @@
 """python -m fault_injection.tracking --output FILE.json: what a faulty tracking server costs a run.
 
-A loop of steps that compute for a while and log as many numbers as a run does, without tracking and with
-a real server that is alive, absent, silent, or dies and comes back. Per case: how much longer the loop
-took, how long the logging calls held it, and how many values the server lacks in the end, after the run
-and after `python -m ceeh.tracking` where the run left something.
+A loop of steps that compute and log as many metrics as a run does, with a real server that is alive,
+absent, silent, or dies and comes back. Per case: how much longer the loop takes than without tracking,
+how long the logging calls take, and how many values the server lacks after the run, and after
+`python -m ceeh.tracking` where something was left.
 """
 
 import argparse
@@ -18,17 +18,17 @@ from typing import Any
 
 import torch
 
+from ceeh.run.metrics_file import JSONLLogger
 from ceeh.tracking.__main__ import main as send_later
-from ceeh.tracking.logger import GuardedMLFlowLogger
-from ceeh.tracking.outbox import read_state
+from ceeh.tracking.logger import GuardedMLFlowLogger, read_state
 from fault_injection.servers import MLflowServer, SilentServer, free_port
 
-TURN = 5
+BLOCK = 5
 NAMES = [f"metric/{n}" for n in range(60)]
 
 
 def work(seconds: float) -> Callable[[], None]:
-    """A step of the same work each time, of about `seconds` here: what a slower loop shows is others'."""
+    """A step of constant work that takes about `seconds` on this machine."""
     matrix = torch.rand(256, 256)
 
     def multiply(count: int) -> float:
@@ -45,28 +45,31 @@ def work(seconds: float) -> Callable[[], None]:
 def loop(
     step: Callable[[], None],
     steps: int,
-    logger: GuardedMLFlowLogger,
+    loggers: tuple[JSONLLogger, GuardedMLFlowLogger],
     at: dict[int, Callable[[], None]],
 ) -> dict[str, float]:
-    """Times the steps with their logging calls, and as many without, TURN and TURN about: what others do
-    on the machine meets both. What `at` a step is done stays out."""
+    """Times steps with and without logging in alternating blocks, so that other load affects both alike.
+
+    The actions `at` a step are not timed.
+    """
     plain, logged, calls = [], [], []
     for number in range(1, steps + 1):
         if number in at:
             at[number]()
-        if number % TURN == 1:
-            for _ in range(TURN):
+        if number % BLOCK == 1:
+            for _ in range(BLOCK):
                 begin = time.perf_counter()
                 step()
                 plain.append(time.perf_counter() - begin)
         begin = time.perf_counter()
         step()
-        told = time.perf_counter()
+        computed = time.perf_counter()
         metrics = {name: number + n / 100 for n, name in enumerate(NAMES)}
-        logger.log_metrics(metrics | {"rollout/step": float(number)}, step=number - 1)
+        for logger in loggers:
+            logger.log_metrics(metrics | {"rollout/step": float(number)}, step=number - 1)
         ended = time.perf_counter()
         logged.append(ended - begin)
-        calls.append(ended - told)
+        calls.append(ended - computed)
     return {
         "plain_seconds_a_step": statistics.mean(plain),
         "seconds_a_step": statistics.mean(logged),
@@ -79,7 +82,7 @@ def loop(
 
 
 def values_lacking(uri: str, folder: Path, steps: int) -> int:
-    """Of all (name, step) pairs, those whose value the server does not have as it was logged."""
+    """Number of (name, step) pairs whose value the server does not have as logged."""
     from mlflow import MlflowClient
 
     run_id = read_state(folder).get("run_id")
@@ -102,20 +105,21 @@ def case(
     server: MLflowServer,
     at: dict[int, Callable[[], None]],
 ) -> dict[str, Any]:
-    """One run. A run whose server is no use gives what it kept to `server` afterwards."""
-    logger = GuardedMLFlowLogger(uri=uri, experiment="drill", run_name=name, folder=folder / name)
-    logger.log_config("seed: 0\n", {})
-    result: dict[str, Any] = dict(loop(step, steps, logger, at))
+    """One run. What its own server did not get is delivered to `server` afterwards."""
+    jsonl = JSONLLogger(folder / name)
+    logger = GuardedMLFlowLogger(uri=uri, experiment="faults", run_name=name, folder=folder / name)
+    logger.log_config("seed: 0\n")
+    result: dict[str, Any] = dict(loop(step, steps, (jsonl, logger), at))
     begin = time.perf_counter()
     logger.finish()
     result["finish_seconds"] = time.perf_counter() - begin
-    result["entries_left_at_the_end"] = logger.outbox.num_waiting
+    result["entries_left_at_the_end"] = logger.num_waiting
     if server.process is None:
         server.start()
     result["values_lacking_after_the_run"] = (
         values_lacking(uri, folder / name, steps) if uri == server.uri else steps * len(NAMES)
     )
-    if logger.outbox.num_waiting:
+    if logger.num_waiting:
         begin = time.perf_counter()
         result["sending_later"] = send_later([str(folder / name), "--uri", server.uri])
         result["sending_later_seconds"] = time.perf_counter() - begin

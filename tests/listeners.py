@@ -1,4 +1,4 @@
-"""Which addresses this process listens at, as the kernel lists them."""
+"""Addresses at which this process listens, as the kernel lists them."""
 
 import os
 import socket
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def listeners() -> set[tuple[IPv4Address | IPv6Address, int]]:
-    """(address, port) of every TCP socket that this process holds open for others to connect to."""
+    """(address, port) of every listening TCP socket of this process."""
     own = set()
     for descriptor in os.listdir("/proc/self/fd"):
         try:
             own.add(os.readlink(f"/proc/self/fd/{descriptor}"))
-        except FileNotFoundError:  # that of the listing itself
+        except FileNotFoundError:  # the descriptor of this listing
             continue
     found = set()
     for table in ("tcp", "tcp6"):
@@ -26,7 +26,7 @@ def listeners() -> set[tuple[IPv4Address | IPv6Address, int]]:
 
 
 def _address(words: bytes) -> IPv4Address | IPv6Address:
-    """The kernel prints each four bytes as a number of this machine's."""
+    """The kernel prints every four bytes as a number in the machine's byte order."""
     packed = b"".join(
         struct.pack("!I", *struct.unpack("=I", words[at : at + 4]))
         for at in range(0, len(words), 4)

@@ -8,7 +8,7 @@ import torch
 from ceeh.config.settings import Config, load
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.fit import fit
-from ceeh.tracking.outbox import read_state
+from ceeh.tracking.logger import read_state
 from tests.listeners import listeners
 from tests.test_fit import SHIPPED, killed_at, newest, rows
 

@@ -1,1 +1,1 @@
-"""Figures and tables for people: of a run, of an evaluation, of a comparison."""
+"""Figures, tables and pages of a run, an evaluation or a comparison."""

@@ -1,19 +1,17 @@
-"""What an evaluation or a comparison leaves for people: tables, report.html and report.png."""
+"""The report of an evaluation or a comparison: tables, report.html and report.png."""
 
-import base64
-import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ceeh.evaluation.comparison import AVERAGE, points, shown_parts
 from ceeh.evaluation.results import Results, shared_levels
-from ceeh.reporting.evaluation_figure import write_figure
+from ceeh.reporting.evaluation_figure import shared_names, write_figure
 from ceeh.reporting.grid import Grid, cell
-from ceeh.reporting.run_page import CAUTION, STYLE
+from ceeh.reporting.page import write_html
 
-FIGURES = (
+METRICS = (
     ("accuracy", "accuracy %", 100.0, 1),
     ("tokens", "tokens", 1.0, 1),
     ("tokens_correct", "correct", 1.0, 1),
@@ -21,33 +19,34 @@ FIGURES = (
     ("truncated_fraction", "truncated %", 100.0, 1),
     ("entropy", "nats per token", 1.0, 3),
 )
+"""Columns of a benchmark's table: metric, heading, scale, digits."""
 
 
 def results_grids(results: Mapping[str, Results]) -> list[Grid]:
-    """Every policy's figures with intervals: a row per benchmark and policy, then per level."""
+    """A table per benchmark with intervals: a row per policy, on all questions, then by level."""
     grids = []
-    for name in _benchmarks(results):
+    for name in shared_names(results):
+        records = {label: each.record["benchmarks"][name] for label, each in results.items()}
         first = next(iter(results.values()))
-        told = first.record["benchmarks"][name]
-        sizes = {prefix: _shared_size(results, name, prefix) for prefix in ("pass", "maj")}
-        shown = [f"{prefix}_at_{size}" for prefix, size in sizes.items() if size]
-        samples = dict.fromkeys(
-            str(each.record["benchmarks"][name]["samples"]) for each in results.values()
-        )
+        samples = dict.fromkeys(str(record["samples"]) for record in records.values())
+        largest = [_largest_shared(records.values(), prefix) for prefix in ("pass_at_", "maj_at_")]
+        shown = [metric for metric in largest if metric]
+
+        headings = [heading for _, heading, *_ in METRICS]
         grids.append(
             Grid(
-                title=f"{first.title(name)}: {told['questions']} questions, {' or '.join(samples)} "
-                "samples each, 95 % intervals",
+                title=f"{first.title(name)}: {first.record['benchmarks'][name]['questions']} questions, "
+                f"{' or '.join(samples)} samples each, 95 % intervals",
                 header=[
                     "level",
                     "policy",
-                    *(words for _, words, *_ in FIGURES),
-                    *(f"{figure.replace('_at_', '@')} %" for figure in shown),
+                    *headings,
+                    *(f"{m.replace('_at_', '@')} %" for m in shown),
                 ],
                 rows=[
-                    _row(level, label, each, name, shown)
+                    _row(level, label, record, shown)
                     for level in ("all", *shared_levels(results, name))
-                    for label, each in results.items()
+                    for label, record in records.items()
                 ],
                 labels=2,
             )
@@ -56,44 +55,37 @@ def results_grids(results: Mapping[str, Results]) -> list[Grid]:
 
 
 def comparison_grids(comparison: Mapping[str, Any]) -> list[Grid]:
-    """The paper's layout, accuracy/tokens and pass@k by benchmark; then the paired changes."""
+    """The paper's layout: accuracy/tokens and pass@k by benchmark. Then the paired changes."""
     parts = shown_parts(comparison)
-    titles = list(parts)
     labels = list(comparison[AVERAGE]["models"])
     k = min(
-        _largest(part["models"][label], "pass_at_") for part in parts.values() for label in labels
+        max(_sizes(part["models"][label], "pass_at_"), default=0)
+        for part in parts.values()
+        for label in labels
     )
 
-    def layout(show: Any) -> list[list[str]]:
-        return [
+    def layout(title: str, show: Callable[[Mapping[str, Any]], str]) -> Grid:
+        rows = [
             [label, *(show(part["models"][label]) for part in parts.values())] for label in labels
         ]
+        return Grid(title=title, header=["policy", *parts], rows=rows)
 
-    grids = [
-        Grid(
-            title="Accuracy % / tokens",
-            header=["policy", *titles],
-            rows=layout(lambda f: f"{100 * f['accuracy']['value']:.1f}/{f['tokens']['value']:.0f}"),
-        ),
-        Grid(
-            title=f"pass@{k} %",
-            header=["policy", *titles],
-            rows=layout(lambda f: f"{100 * f[f'pass_at_{k}']['value']:.1f}"),
-        ),
-    ]
-    rows = [
-        [title, label, *_change_cells(part["changes"][label], k)]
-        for title, part in zip(titles, parts.values(), strict=True)
-        for label in labels[1:]
-    ]
-    margin = f"within {points(comparison['margin'])}"
     header = ["benchmark", "policy", "accuracy, points", "tokens", f"pass@{k}, points"]
+    header += ["nats per token", "NAG product", "NAG quotient"]
     return [
-        *grids,
+        layout(
+            "Accuracy % / tokens",
+            lambda m: f"{100 * m['accuracy']['value']:.1f}/{m['tokens']['value']:.0f}",
+        ),
+        layout(f"pass@{k} %", lambda m: f"{100 * m[f'pass_at_{k}']['value']:.1f}"),
         Grid(
             title=f"Change against {comparison['base']}, paired by question, 95 % intervals",
-            header=[*header, "nats per token", "NAG product", "NAG quotient", margin],
-            rows=rows,
+            header=[*header, f"within {points(comparison['margin'])}"],
+            rows=[
+                [title, label, *_change_cells(part["changes"][label], k)]
+                for title, part in parts.items()
+                for label in labels[1:]
+            ],
             labels=2,
         ),
     ]
@@ -106,47 +98,29 @@ def write_page(
     title: str,
     comparison: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes report.html, which needs no other file, and report.png into `folder`.
+    """Writes report.html and report.png into `folder`; returns the page's path.
 
-    `results` by label, the base of `comparison` first. Returns the page's path.
+    `results` by label, the base of `comparison` first.
     """
-    image = folder / "report.png"
-    write_figure(image, results, comparison)
-    grids = [*(comparison_grids(comparison) if comparison else ()), *results_grids(results)]
-    remarks = comparison["notes"] if comparison else []
-    encoded = base64.b64encode(image.read_bytes()).decode()
-    page = "\n".join(
-        [
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
-            f"<h1>{html.escape(title)}</h1>",
-            f'<img alt="Accuracy, length and pass@k" src="data:image/png;base64,{encoded}">',
-            *(grid.html() for grid in grids),
-            *(f"<p>Note: {html.escape(remark)}</p>" for remark in remarks),
-            f'<p class="caution">{CAUTION}</p>',
-            _settings(results),
-            "</body></html>",
-        ]
+    write_figure(folder / "report.png", results, comparison)
+    settings = {
+        label: {key: each.record[key] for key in ("model", "protocol", "versions")}
+        for label, each in results.items()
+    }
+    return write_html(
+        folder,
+        title,
+        [*(comparison_grids(comparison) if comparison else ()), *results_grids(results)],
+        alt="Accuracy, length and pass@k",
+        notes=comparison["notes"] if comparison else (),
+        settings=json.dumps(settings, indent=2),
     )
-    report = folder / "report.html"
-    report.write_text(page)
-    return report
 
 
-def _row(level: str, label: str, result: Results, name: str, shown: Sequence[str]) -> list[str]:
-    told = result.record["benchmarks"][name]
-    figures = told["metrics"] if level == "all" else told["levels"][level]["metrics"]
-    cells = [cell(figures[key], scale=scale, digits=digits) for key, _, scale, digits in FIGURES]
-    return [level, label, *cells, *(cell(figures.get(key), scale=100.0) for key in shown)]
-
-
-def _shared_size(results: Mapping[str, Results], name: str, prefix: str) -> int:
-    """The largest k for which all policies that have the figure have it; 0 when none has."""
-    sizes = [
-        {int(k) for kind, _, k in (key.partition("_at_") for key in figures) if kind == prefix}
-        for figures in (each.record["benchmarks"][name]["metrics"] for each in results.values())
-    ]
-    return max(set.intersection(*filter(None, sizes)), default=0) if any(sizes) else 0
+def _row(level: str, label: str, record: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
+    metrics = (record if level == "all" else record["levels"][level])["metrics"]
+    cells = [cell(metrics[name], scale=scale, digits=digits) for name, _, scale, digits in METRICS]
+    return [level, label, *cells, *(cell(metrics.get(name), scale=100.0) for name in shown)]
 
 
 def _change_cells(change: Mapping[str, Any], k: int) -> list[str]:
@@ -161,21 +135,13 @@ def _change_cells(change: Mapping[str, Any], k: int) -> list[str]:
     ]
 
 
-def _benchmarks(results: Mapping[str, Results]) -> list[str]:
-    first, *others = results.values()
-    return [name for name in first.benchmarks if all(name in each.benchmarks for each in others)]
+def _largest_shared(records: Iterable[Mapping[str, Any]], prefix: str) -> str | None:
+    """`prefix` + the largest k that all policies with such metrics have; None if none has them."""
+    sizes = [found for record in records if (found := _sizes(record["metrics"], prefix))]
+    shared = set.intersection(*sizes) if sizes else set()
+    return f"{prefix}{max(shared)}" if shared else None
 
 
-def _largest(figures: Mapping[str, Any], prefix: str) -> int:
-    """The largest k of the figures called prefix + k; 0 without one."""
-    sizes = [int(name.removeprefix(prefix)) for name in figures if name.startswith(prefix)]
-    return max(sizes, default=0)
-
-
-def _settings(results: Mapping[str, Results]) -> str:
-    told = {
-        label: {key: each.record[key] for key in ("model", "protocol", "versions")}
-        for label, each in results.items()
-    }
-    text = html.escape(json.dumps(told, indent=2))
-    return f"<details><summary>Models, settings, versions</summary><pre>{text}</pre></details>"
+def _sizes(metrics: Mapping[str, Any], prefix: str) -> set[int]:
+    """Every k of the metrics called `prefix` + k."""
+    return {int(name.removeprefix(prefix)) for name in metrics if name.startswith(prefix)}

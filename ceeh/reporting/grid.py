@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """A table: the first `labels` columns are words, the others figures, `value [low, high]`."""
+    """A table: the first `labels` columns are names, the others metrics, `value [low, high]`."""
 
     title: str
     header: Sequence[str]
@@ -15,7 +15,7 @@ class Grid:
     labels: int = 1
 
     def text(self) -> str:
-        """Columns aligned; a rule under the header, and above each group of rows with one first cell."""
+        """Aligned columns; a rule below the header, and above each group of rows that share a first cell."""
         shown = [self.header, *self.rows]
         widths = [max(len(row[column]) for row in shown) for column in range(len(self.header))]
         rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
@@ -33,7 +33,7 @@ class Grid:
         return "\n".join([self.title, *lines])
 
     def markdown(self) -> str:
-        """A table of GitHub's Markdown, without the title."""
+        """A table in GitHub's Markdown, without the title."""
         rule = "|" + "---|" * len(self.header)
         lines = [f"| {' | '.join(row)} |" for row in (self.header, *self.rows)]
         return "\n".join([lines[0], rule, *lines[1:]])
@@ -60,18 +60,18 @@ class Grid:
 
 
 def cell(
-    figure: Mapping[str, float] | None,
+    metric: Mapping[str, float] | None,
     *,
     scale: float = 1.0,
     digits: int = 1,
     signed: bool = False,
     unit: str = "",
 ) -> str:
-    """`value [low, high]`, or - where there is no figure."""
-    if figure is None:
+    """`value [low, high]`, or - if the metric is None."""
+    if metric is None:
         return "-"
     sign = "+" if signed else ""
     value, low, high = (
-        f"{figure[part] * scale:{sign}.{digits}f}" for part in ("value", "low", "high")
+        f"{metric[part] * scale:{sign}.{digits}f}" for part in ("value", "low", "high")
     )
     return f"{value}{unit} [{low}, {high}]"

@@ -1,66 +1,43 @@
-"""Accuracy against tokens: a policy as a point with its intervals, and the picture of a model card."""
+"""Accuracy against tokens: the picture of a model card."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ceeh.reporting.style import BASE, TUNED, arms, dress, plain_text
+from ceeh.reporting.style import POLICIES, dress, legend, plain_text, policy_point
 
 MARKERS = {"easy": "^", "all": "o", "hard": "s"}
 
 
-def pareto_point(
-    axes: Axes, figures: Mapping[str, Any], color: str, *, marker: str = "o", label: str = ""
-) -> None:
-    """`tokens` and `accuracy` of `figures`; up and to the left is better, bars are 95 % intervals."""
-    x, y = figures["tokens"], figures["accuracy"]
-    axes.errorbar(
-        x["value"],
-        100 * y["value"],
-        xerr=arms(x, 1.0),
-        yerr=arms(y, 100.0),
-        fmt=marker,
-        markersize=8,
-        color=color,
-        capsize=3,
-        label=label,
-        zorder=3,
-    )
-
-
 @plain_text
 def write_pareto(path: Path, summary: Mapping[str, Any]) -> None:
-    """Draws `summary` (ceeh.evaluation.summary.summarize) into the PNG `path`, an arrow a subset.
+    """Draws `summary` (ceeh.evaluation.summary.summarize) into the PNG `path`, one arrow per subset.
 
     Subsets without questions are left out.
     """
     figure = Figure(figsize=(6.6, 4.6), layout="constrained", dpi=130)
     axes = figure.subplots()
     dress(axes, "Held-out questions: accuracy against length", "accuracy, %")
-    policies = (("base", BASE), ("tuned", TUNED))
     shown = [name for name in MARKERS if summary["base"][name]["accuracy"] is not None]
     for subset in shown:
-        base, tuned = (summary[policy][subset] for policy, _ in policies)
-        for figures, color in ((base, BASE), (tuned, TUNED)):
-            pareto_point(axes, figures, color, marker=MARKERS[subset])
+        for policy, color in POLICIES.items():
+            policy_point(axes, summary[policy][subset], color, marker=MARKERS[subset])
+        start, end = (
+            (metrics["tokens"]["value"], 100 * metrics["accuracy"]["value"])
+            for metrics in (summary[policy][subset] for policy in POLICIES)
+        )
         arrow = {"arrowstyle": "->", "color": "#bbbbbb", "shrinkA": 9, "shrinkB": 9}
-        axes.annotate("", xy=_place(tuned), xytext=_place(base), arrowprops=arrow)
+        axes.annotate("", xy=end, xytext=start, arrowprops=arrow)
+    entries = [("o", color, policy) for policy, color in POLICIES.items()]
+    entries += [(MARKERS[name], "#555555", name) for name in shown]
     handles = [
         Line2D([], [], linestyle="none", marker=marker, color=color, label=label)
-        for marker, color, label in (
-            *(("o", color, policy) for policy, color in policies),
-            *((MARKERS[name], "#555555", name) for name in shown),
-        )
+        for marker, color, label in entries
     ]
     axes.set_xlabel("mean tokens of a response")
     axes.margins(0.12)
-    axes.legend(handles=handles, frameon=False, fontsize=9, loc="best")
+    legend(axes, handles=handles, loc="best")
     figure.savefig(path, format="png")
-
-
-def _place(figures: Mapping[str, Any]) -> tuple[float, float]:
-    return figures["tokens"]["value"], 100 * figures["accuracy"]["value"]

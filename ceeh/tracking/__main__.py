@@ -1,4 +1,4 @@
-"""python -m ceeh.tracking FOLDER: sends what a run could not deliver to MLflow."""
+"""python -m ceeh.tracking FOLDER ...: delivers to MLflow what its server has not received."""
 
 import argparse
 import logging
@@ -6,44 +6,40 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ceeh.errors import ConfigError
+from ceeh.runtime.cli import complain
 from ceeh.runtime.text import HIDDEN, redact
-from ceeh.tracking.outbox import STATE, Outbox, read_state
-from ceeh.tracking.sender import Sender
+from ceeh.tracking.logger import STATE, GuardedMLFlowLogger, read_state
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m ceeh.tracking",
-        description="Sends to MLflow what its server did not take while a run was going on.",
-    )
-    parser.add_argument("run", nargs="+", help="a run's folder, or an evaluation's")
-    parser.add_argument("--uri", help="another server than the run's: it gets everything")
+    parser = argparse.ArgumentParser(prog="python -m ceeh.tracking", description=__doc__)
+    parser.add_argument("run", nargs="+", type=Path, help="folder of a run or an evaluation")
+    parser.add_argument("--uri", help="deliver everything to this server instead of the run's")
     given = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    complete = True
-    for run in given.run:
-        state = read_state(Path(run))
-        if not state:
-            print(f"error: {run} has no {STATE}: it was never tracked", file=sys.stderr)
-            return 2
-        about = {key: state[key] for key in ("uri", "experiment", "run_name")}
-        if given.uri:
-            about["uri"] = given.uri
-        if HIDDEN in about["uri"]:
-            print(
-                f"error: the address of the server held a secret, which {run} does not keep "
-                f"({about['uri']}); give it with --uri",
-                file=sys.stderr,
-            )
-            return 2
-        outbox = Outbox(Path(run), about)
-        waiting = outbox.num_waiting
-        sender = Sender(outbox, retry_seconds=10.0)
-        complete &= sender.flush()
-        sender.close()
-        left = outbox.num_waiting
-        print(f"{run}: {waiting - left} of {waiting} entries sent to {redact(about['uri'])}")
-    return 0 if complete else 1
+    try:
+        complete = [deliver(run, given.uri or read_state(run).get("uri")) for run in given.run]
+    except ConfigError as error:
+        complain(error)
+        return 2
+    return 0 if all(complete) else 1
+
+
+def deliver(run: Path, uri: str | None) -> bool:
+    """Returns whether the server has everything."""
+    if uri is None or not (state := read_state(run)):
+        raise ConfigError(f"'{run}' has no {STATE}: it was not tracked")
+    if HIDDEN in uri:
+        raise ConfigError(
+            f"the server's address held a secret, which '{run}' does not keep ({uri}); give it with --uri"
+        )
+    names = {key: state[key] for key in ("experiment", "run_name")}
+    logger = GuardedMLFlowLogger(uri=uri, folder=run, **names)
+    waiting = logger.num_waiting
+    complete = logger.deliver()
+    print(f"{run}: {waiting - logger.num_waiting} of {waiting} entries sent to {redact(uri)}")
+    return complete
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""The MLflow run of a training, which can never stop it.
+"""The MLflow run of a training or evaluation, which can neither stop nor delay it."""
 
-`python -m ceeh.tracking RUN ...` sends what a server did not take while the run was going on.
-"""
-
+import atexit
 import json
+import logging
 import math
 import os
+import threading
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,129 +18,229 @@ import yaml
 from lightning.pytorch.loggers.logger import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from ceeh.run.metrics_file import ROLLOUT_STEP, stable_name
-from ceeh.runtime.text import flatten, redact
+from ceeh.run.atomic import atomic_write_text
+from ceeh.run.metrics_file import stable_name
+from ceeh.runtime.text import flatten, plain, redact
 from ceeh.runtime.versions import provenance
-from ceeh.tracking.outbox import Outbox
-from ceeh.tracking.sender import Sender
+
+STATE = "mlflow.json"
+PACE_SECONDS, RETRY_SECONDS, CLOSE_SECONDS, FINISH_SECONDS = 1.0, 10.0, 0.8, 30.0
+UPLOAD_BYTES_PER_SECOND = 5e6  # the slowest upload that `deliver` waits for
+ROWS_PER_CALL = 16
+START: dict[str, Any] = {"delivered": 0, "offset": 0, "row": {}}
+
+# urllib3 logs whole addresses, which may hold a secret; the warnings below are redacted.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+log = logging.getLogger(__name__)
 
 
 class GuardedMLFlowLogger(Logger):
-    """Writes what MLflow is to have into the run's `folder`; a thread of its own sends it from there.
+    """Delivers the `folder` of a run to MLflow from a daemon thread; a failing server raises nothing.
 
-    Logging costs a line in a file, whatever the server does: what it does not take waits in the folder
-    and is sent in order when it answers again, tried every `retry_seconds`, also by the process that
-    resumes the run. Nothing is raised. `run_id` names a run to continue in place of the folder's own.
-    `uri` is any of MLflow's; the artifacts of a sqlite store lie beside it in `mlartifacts/`.
+    The thread follows metrics.jsonl, which JSONLLogger writes, and a list of entries: {"metrics":
+    [[name, value, ms, step], ...]}, {"params": {...}}, {"tags": {...}}, {"file": path, "to": folder},
+    {"status": ...}. `state` is kept in mlflow.json: the server, experiment and run; `key`, a tag that
+    finds the run, for its evaluations too; `entries`, of which the first `delivered` are done; the last
+    `row` delivered and its `offset`. Another server or run gets everything.
+
+    Not based on Lightning's MLFlowLogger: its constructor creates the tables of a sqlite store, and each
+    of its methods and properties, `name` too, waits for the server.
     """
 
     def __init__(
-        self,
-        *,
-        uri: str,
-        experiment: str,
-        run_name: str,
-        folder: Path,
-        run_id: str | None = None,
-        retry_seconds: float = 10.0,
+        self, *, uri: str, experiment: str, run_name: str, folder: Path, key: str | None = None
     ) -> None:
         super().__init__()
-        self.experiment_name, self.run_name = experiment, run_name
-        self.folder = folder
-        about = {"uri": uri, "experiment": experiment, "run_name": run_name}
-        self.outbox = Outbox(folder, about | ({"run_id": run_id} if run_id else {}))
-        self.sender = Sender(self.outbox, retry_seconds=retry_seconds)
-        self._rollout_step = 0
-        self._ended = False
+        self.folder, self.metrics_file = folder, folder / "metrics.jsonl"
+        known = read_state(folder)
+        self.state = {"key": uuid.uuid4().hex, "run_id": None, "entries": []} | START | known
+        if known and (known["uri"] != redact(uri) or key not in (None, known["key"])):
+            self.state |= START | {"run_id": None}
+        self.state |= {"uri": uri, "experiment": experiment, "run_name": run_name}
+        self.state |= {"key": key} if key else {}
+        self._rewind()
+        self._client: Any = None
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._warned: set[str] = set()
         self._pid = os.getpid()
 
     @property
-    def run_id(self) -> str | None:
-        """MLflow's name of this run; None until the server has answered."""
-        return self.outbox.state["run_id"]
-
-    @property
     def name(self) -> str:
-        return self.experiment_name
+        return self.state["experiment"]
 
     @property
     def version(self) -> str:
-        return self.run_name
+        return self.state["run_name"]
 
-    @rank_zero_only
+    @property
+    def num_waiting(self) -> int:
+        """Entries and lines of metrics.jsonl that are not delivered."""
+        return len(self._undelivered) + sum(1 for _ in self._rows())
+
+    @property
+    def _undelivered(self) -> list[Mapping[str, Any]]:
+        return self.state["entries"][self.state["delivered"] :]
+
     def log_metrics(self, metrics: Mapping[str, int | float], step: int | None = None) -> None:
-        """Sends `metrics` at their `rollout/step`, or at the last one seen; undefined ones stay out."""
-        self._rollout_step = int(metrics.get(ROLLOUT_STEP, self._rollout_step))
-        named = {stable_name(n): float(v) for n, v in metrics.items() if not math.isnan(v)}
-        at = {"step": self._rollout_step, "time": int(1000 * time.time())}
-        self._log({"metrics": named, **at})
+        """Nothing: the thread finds them in metrics.jsonl."""
 
-    @rank_zero_only
-    def log_hyperparams(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-        """Sends `params`: nested names joined by dots, secrets hidden; those the run has stay."""
-        self._log({"params": {k: str(v) for k, v in flatten(redact(params)).items()}})
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: `log_config` has the settings."""
 
-    @rank_zero_only
-    def log_config(self, config_yaml: str, tags: Mapping[str, str]) -> None:
-        """Sends the resolved configuration as artifact and parameters, with versions as tags."""
+    def log_config(self, config_yaml: str) -> None:
+        """Opens the run; delivers settings as parameters, versions as tags, and the file config.yaml."""
         config = redact(yaml.safe_load(config_yaml))
-        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-        self._log({"text": text, "to": "config.yaml"})
-        self.log_hyperparams(config)
-        told = {**provenance(), "seed": config.get("seed"), **redact(tags)}
-        self._log({"tags": {name: str(value) for name, value in told.items()}})
+        params = {name: str(value) for name, value in flatten(config).items()}
+        tags = {k: str(v) for k, v in {**provenance(), "seed": config.get("seed")}.items()}
+        self._add({"status": "RUNNING"}, {"params": params}, {"tags": tags})
+        if (self.folder / "config.yaml").is_file():
+            self.log_file(self.folder / "config.yaml")
 
-    @rank_zero_only
-    def log_folder(self, path: Path, artifact_path: str | None = None) -> None:
-        """Sends a folder's files as artifacts under `artifact_path`."""
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
-            within = file.parent.relative_to(path)
-            self.log_file(file, (Path(artifact_path or "") / within).as_posix())
+    def log_values(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Delivers metrics that are not in metrics.jsonl; NaN is left out."""
+        ms = int(1000 * time.time())
+        points = [(stable_name(k), v, ms, step) for k, v in values.items() if math.isfinite(v)]
+        self._add({"metrics": points})
 
-    @rank_zero_only
     def log_file(self, path: Path, artifact_path: str | None = None) -> None:
-        """Sends one file as an artifact into the folder `artifact_path`, as it is when it is sent."""
-        file, folder = path.resolve(), self.folder.resolve()
-        inside = file.is_relative_to(folder)  # so that the folder can be moved
-        place = file.relative_to(folder) if inside else file
-        self._log({"file": str(place), "to": None if artifact_path == "." else artifact_path})
+        """Delivers the file as it is at delivery. Its path is kept relative: the folder may move."""
+        file = os.path.relpath(path.resolve(), self.folder.resolve())
+        self._add({"file": file, "to": artifact_path})
 
-    @rank_zero_only
+    def log_folder(self, path: Path, artifact_path: str) -> None:
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            self.log_file(file, (artifact_path / file.parent.relative_to(path)).as_posix())
+
     def log_summary(self, summary: Mapping[str, Any]) -> None:
-        """Sends the final table: `summary.json`, and each figure as `final/tuned/hard/accuracy`."""
-        self._log({"text": json.dumps(summary, indent=2), "to": "summary.json"})
-        values = {name: v for name, v in flatten(summary, "/").items() if name.endswith("/value")}
-        figures = {
-            f"final/{n.removesuffix('/value')}": v for n, v in values.items() if v is not None
-        }
-        self.log_metrics(figures)
+        """Delivers summary.json, and each of its values as e.g. `final/tuned/hard/accuracy`."""
+        self.log_file(self.folder / "summary.json")
+        leaves = flatten(summary, "/").items()
+        values = {f"final/{k.removesuffix('/value')}": v for k, v in leaves if k.endswith("/value")}
+        self.log_values(values, summary["rollout_step"])
 
-    @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Ends the run as FINISHED or FAILED; waits for nothing.
+        """Lightning calls it after every validate and fit: only a failure ends the run here."""
+        if status == "failed":
+            self._add({"status": "FAILED"})
 
-        Lightning calls it after every validate and fit; a later call opens the run again.
-        """
-        self._log({"status": "FINISHED" if status in ("success", "finished") else "FAILED"})
-        self._ended = True
-
-    @rank_zero_only
-    def close(self) -> None:
-        """Ends the sending, within a second; harmless when called twice. Later calls begin it anew."""
-        self.sender.close()
-
-    @rank_zero_only
     def finish(self) -> None:
-        """Ends the run, and waits for the server to have it all while it takes what it is sent."""
-        self.finalize()
-        self.sender.flush()
-        self.close()
+        """Ends the run and delivers the rest."""
+        self._add({"status": "FINISHED"})
+        self.deliver()
 
-    def _log(self, entry: Mapping[str, Any]) -> None:
-        if os.getpid() != self._pid:  # a forked process: the run is its parent's
+    def deliver(self) -> bool:
+        """Waits until all is delivered, the server fails or time is up; returns whether all is."""
+        self._add()
+        files = [self.folder / entry.get("file", "") for entry in self._undelivered]
+        num_bytes = sum(file.stat().st_size for file in files if file.is_file())
+        self.close(FINISH_SECONDS + num_bytes / UPLOAD_BYTES_PER_SECOND)
+        return not self.num_waiting
+
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Stops after a last attempt of at most `seconds`; called at process exit."""
+        if self._thread and self._thread.is_alive() and not self._closing.is_set():
+            self._closing.set()
+            self._thread.join(seconds)
+            if left := self.num_waiting:
+                later = f"send them later with: python -m ceeh.tracking {self.folder}"
+                log.warning("%d entries for MLflow were not sent; %s", left, later)
+
+    @rank_zero_only
+    def _add(self, *entries: Mapping[str, Any]) -> None:
+        if os.getpid() != self._pid:  # a forked process: its parent tracks the run
             return
-        if self._ended:
-            self._ended = False
-            self.outbox.append({"status": "RUNNING"})
-        self.outbox.append(entry)
-        self.sender.wake()
+        self._save(add=entries)
+        if self._thread is None:
+            # Here, since imports in two threads at once can deadlock.
+            import ceeh.tracking.mlflow_run  # noqa: F401
+
+            self._thread = threading.Thread(target=self._loop, name="mlflow", daemon=True)
+            self._thread.start()
+            atexit.register(self.close)
+
+    def _save(self, add: Sequence[Mapping[str, Any]] = (), **changes: Any) -> None:
+        with self._lock:
+            self.state |= changes | {"entries": [*self.state["entries"], *add]}
+            kept = self.state | {"uri": redact(self.state["uri"])}  # a run folder holds no secret
+            with suppress(OSError):  # a full disk: the next call makes up for it
+                self.folder.mkdir(parents=True, exist_ok=True)
+                atomic_write_text(self.folder / STATE, json.dumps(kept, indent=1) + "\n")
+
+    def _loop(self) -> None:
+        last = False
+        while not last:
+            last, wait = self._closing.is_set(), PACE_SECONDS
+            try:
+                self._deliver()
+            except Exception as error:  # an outside service: whatever it raises, training continues
+                wait = RETRY_SECONDS
+                self._warn("silent", f"does not answer, retrying: {error}")
+            self._closing.wait(wait)
+
+    def _deliver(self) -> None:
+        from ceeh.tracking.mlflow_run import MlflowClient, find_or_create, send
+
+        if self._client is None and self._next():
+            client = MlflowClient(self.state["uri"])
+            run_id = find_or_create(client, self.state)
+            if run_id != self.state["run_id"]:
+                self._save(run_id=run_id, **START)
+            self._client = client
+        while self._client and (step := self._next()):
+            entry, progress = step
+            for reason in send(self._client, self.state["run_id"], entry, self.folder):
+                self._warn("rejected", f"rejected an item, which is dropped: {reason}")
+            self._save(**progress)
+
+    def _next(self) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+        """The next entry, and what changes in `state` by its delivery; metrics before the rest."""
+        if rows := list(islice(self._rows(), ROWS_PER_CALL)):
+            points = [point for _, row in rows for point in self._points(row)]
+            return {"metrics": points}, {"offset": rows[-1][0], "row": rows[-1][1]}
+        for entry in self._undelivered:
+            return entry, {"delivered": self.state["delivered"] + 1}
+        return None
+
+    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Offset and content of each line of metrics.jsonl that is new, or longer than when delivered."""
+        if not self.metrics_file.is_file():
+            return
+        if self.metrics_file.stat().st_size < self.state["offset"]:
+            self._rewind()
+        with self.metrics_file.open("rb") as file:
+            offset = file.seek(self.state["offset"])
+            for line in file:
+                with suppress(ValueError):  # a line that is being written: read at the next attempt
+                    if (row := json.loads(line)) != self.state["row"]:
+                        yield offset, row
+                offset += len(line)
+
+    def _rewind(self) -> None:
+        """Moves `offset` back to the start of its line, or of the last one that a resume has left."""
+        content = self.metrics_file.read_bytes() if self.metrics_file.is_file() else b""
+        end = min(self.state["offset"], max(0, len(content) - 1))
+        self.state["offset"] = content.rfind(b"\n", 0, end) + 1
+
+    def _points(self, row: Mapping[str, Any]) -> list[tuple[str, float, int, int]]:
+        """(name, value, ms, step) of what is new: Lightning adds to the line of a step several times."""
+        step, last = row["rollout_step"], self.state["row"]
+        known = last if last.get("rollout_step") == step else {}
+        ms = int(1000 * self.metrics_file.stat().st_mtime)
+        keys = "rollout_step", "global_step"
+        new = {k: v for k, v in row.items() if k not in keys and v not in (None, known.get(k))}
+        return [(name, value, ms, step) for name, value in new.items()]
+
+    def _warn(self, kind: str, text: str) -> None:
+        """Once for each kind; the client's words may quote the address, password included."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            text = plain(redact(f"MLflow at {self.state['uri']} {' '.join(text.split())}")[:600])
+            log.warning("%s. Training continues; everything is kept in %s", text, self.folder)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What `folder` knows of its MLflow run; empty if it was never tracked."""
+    file = folder / STATE
+    return json.loads(file.read_text()) if file.is_file() else {}

@@ -1,4 +1,4 @@
-"""The report: a table that fits, a page that needs nothing else, panels that admit gaps."""
+"""The report of a run: a table that fits, a self-contained page, panels that say what is missing."""
 
 import base64
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib import _pylab_helpers
 
 from ceeh.evaluation.samples import SampleTable
 from ceeh.evaluation.summary import summarize
@@ -48,37 +49,27 @@ def log(folder: Path, steps: int) -> None:
 
 
 def test_table_shows_values_intervals_and_the_relative_tokens():
-    figures = {
+    metrics = {
         "accuracy": {"value": 0.8125, "low": 0.8, "high": 0.825},
         "tokens": {"value": 61.25, "low": 60.0, "high": 62.5},
         "pass_at_8": {"value": 0.9, "low": 0.875, "high": 0.925},
         "entropy": {"value": 0.25, "low": 0.125, "high": 0.5},
     }
-    change = {name: figures[name] for name in ("accuracy", "pass_at_8", "entropy")}
-    change["tokens_relative"] = {"value": -0.35, "low": -0.375, "high": -0.325}
-    summary = {
-        "base": dict.fromkeys(("all", "easy", "hard"), figures),
-        "tuned": dict.fromkeys(("all", "easy", "hard"), figures),
-        "difference": dict.fromkeys(("all", "easy", "hard"), change),
-        "questions": {"all": 1000, "easy": 600, "hard": 400},
-        "samples": 8,
-        "train_seconds": 90.0,
-    }
+    change = metrics | {"tokens_relative": {"value": -0.35, "low": -0.375, "high": -0.325}}
+    subsets = "all", "easy", "hard"
+    summary = {policy: dict.fromkeys(subsets, metrics) for policy in ("base", "tuned")}
+    counts = {"questions": {"all": 1000, "easy": 600, "hard": 400}, "samples": 8}
+    summary |= counts | {"difference": dict.fromkeys(subsets, change), "train_seconds": 90.0}
     lines = summary_grid(summary).text().splitlines()
     assert lines[0].startswith("1000 held-out questions (600 easy, 400 hard), 8 samples each")
     assert lines[0].endswith("trained for 1.5 min")
-    assert lines[1].split("  ")[-1] == "nats per token"
-    assert "pass@8 %" in lines[1]
+    assert re.split(" {2,}", lines[1])[-2:] == ["pass@8 %", "nats per token"]
     assert re.split(" {2,}", lines[3]) == [
-        "all",
-        "base",
-        "81.2 [80.0, 82.5]",
-        "61.2 [60.0, 62.5]",
-        "90.0 [87.5, 92.5]",
+        *("all", "base", "81.2 [80.0, 82.5]", "61.2 [60.0, 62.5]", "90.0 [87.5, 92.5]"),
         "0.250 [0.125, 0.500]",
     ]
     assert "+81.2 [+80.0, +82.5]  -35.0 % [-37.5, -32.5]" in lines[5]
-    assert [line.split()[0] for line in (lines[3], lines[7], lines[11])] == ["all", "easy", "hard"]
+    assert [line.split()[0] for line in (lines[3], lines[7], lines[11])] == list(subsets)
 
 
 def test_table_is_aligned_and_fits_110_columns_with_long_responses(summary):
@@ -103,7 +94,7 @@ def test_table_of_an_empty_subset_shows_dashes(tables):
     assert row.split() == ["hard", "base", "-", "-", "-", "-"]
 
 
-def test_report_is_one_page_with_the_figure_inside(tmp_path, summary, tables):
+def test_report_is_one_self_contained_page(tmp_path, summary, tables):
     log(tmp_path, 20)
     (tmp_path / "config.yaml").write_text("hub_token: hf_1\nnote: <b>\n")
     report = write_report(tmp_path, summary, "a < b", tables=tables, levels=LEVELS)
@@ -120,12 +111,13 @@ def test_report_is_one_page_with_the_figure_inside(tmp_path, summary, tables):
     assert "hf_1" not in page
     assert page.count("<tr") == 1 + 9
     assert "32 easy, 32 hard" in page
+    assert _pylab_helpers.Gcf.get_all_fig_managers() == []  # no global figure
 
 
 @pytest.mark.parametrize("given", ["nothing", "tables", "levels"])
 def test_report_is_written_whatever_is_missing(tmp_path, summary, tables, given, monkeypatch):
     said = []
-    monkeypatch.setattr("ceeh.reporting.run_figure.missing", lambda axes, names: said.extend(names))
+    monkeypatch.setattr("ceeh.reporting.style.missing", lambda axes, names: said.extend(names))
     options = {"nothing": {}, "tables": {"tables": tables}, "levels": {"levels": LEVELS}}
     write_report(tmp_path, summary, "run", **options[given])
     assert (tmp_path / "report.png").is_file()
@@ -139,10 +131,3 @@ def test_series_leaves_out_steps_where_the_metric_was_not_measured():
     assert steps.tolist() == [1.0]
     assert values.tolist() == [0.5]
     assert series(rows, "b")[0].tolist() == []
-
-
-def test_report_leaves_no_global_figure(tmp_path, summary, tables):
-    from matplotlib import _pylab_helpers
-
-    write_report(tmp_path, summary, "run", tables=tables)
-    assert _pylab_helpers.Gcf.get_all_fig_managers() == []

@@ -1,51 +1,23 @@
-"""The MLflow logger: everything arrives, secrets do not, and no server stops a run."""
+"""The MLflow logger with a sqlite store: everything arrives once, secrets do not."""
 
-import os
+import math
 from pathlib import Path
 
 import mlflow
 import pytest
 
-from ceeh.runtime.text import redact
-from ceeh.tracking.logger import GuardedMLFlowLogger
+from ceeh.runtime.text import HIDDEN, redact
 
 
 def test_secrets_are_hidden_by_key_and_in_addresses_and_limits_in_tokens_are_not():
-    config = {
-        "hub_token": "hf_1",
-        "apiKey": "k",
-        "engine": {"init_args": {"api_key": "k", "password": 7, "parts": [{"client_secret": "s"}]}},
-        "uri": "https://me:pw@host/x, http://host",
-        "max_prompt_tokens": 512,
-        "tokenizer": "path",
-        "secret": None,
+    shown = {"max_prompt_tokens": 512, "tokenizer": "path", "secret": None}
+    secrets = {"api_key": "k", "password": 7, "parts": [{"client_secret": "s"}], "hub_token": "h"}
+    hidden = {"api_key": HIDDEN, "password": HIDDEN, "parts": [{"client_secret": HIDDEN}]}
+    assert redact(shown | {"init_args": secrets, "apiKey": "k"}) == shown | {
+        "init_args": hidden | {"hub_token": HIDDEN},
+        "apiKey": HIDDEN,
     }
-    assert redact(config) == {
-        "hub_token": "[redacted]",
-        "apiKey": "[redacted]",
-        "engine": {
-            "init_args": {
-                "api_key": "[redacted]",
-                "password": "[redacted]",
-                "parts": [{"client_secret": "[redacted]"}],
-            }
-        },
-        "uri": "https://[redacted]@host/x, http://host",
-        "max_prompt_tokens": 512,
-        "tokenizer": "path",
-        "secret": None,
-    }
-
-
-@pytest.fixture(autouse=True)
-def _own_address(monkeypatch):
-    """Lightning sets the process's tracking address; each test gives it back."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    for name in ("TIMEOUT", "MAX_RETRIES", "BACKOFF_FACTOR"):
-        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "1")
-        monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}")
-    yield
-    mlflow.set_tracking_uri(None)
+    assert redact("https://me:pw@host/x, http://host") == f"https://{HIDDEN}@host/x, http://host"
 
 
 @pytest.fixture(scope="module")
@@ -55,122 +27,101 @@ def store(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def tracked(store, tmp_path):
-    """Builds loggers; a folder of its own for each test, and each is closed."""
-    made = []
-
-    def build(folder: Path = tmp_path / "run", **options) -> GuardedMLFlowLogger:
-        settings = {"uri": f"sqlite:///{store}/mlflow.db", "experiment": "exp", "run_name": "run"}
-        made.append(GuardedMLFlowLogger(**(settings | options), folder=folder))
-        return made[-1]
-
-    yield build
-    for logger in made:
-        logger.close()
+def uri(store) -> str:
+    return f"sqlite:///{store}/mlflow.db"
 
 
-CONFIG = "seed: 3\nrollouts: {steps: 60, note: NOTE}\nhub_token: hf_secret\n".replace(
-    "NOTE", "n" * 900
-)
-
-
-def test_a_run_holds_metrics_configuration_and_artifacts(store, tracked, tmp_path, monkeypatch):
+def test_a_run_holds_metrics_configuration_and_artifacts(store, uri, run, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "weights").write_text("w")
-    logger = tracked()
-    assert logger.run_id is None
-    logger.log_config(CONFIG, tags={"data": "https://u:p@host/d"})
-    logger.log_metrics({"rollout/step": 5.0, "eval/pass@8": 0.5}, step=4)
-    logger.log_metrics({"eval/tokens": 9.0}, step=4)
-    logger.log_folder(tmp_path / "model", "model")
-    logger.log_file(tmp_path / "model" / "weights", "loose")
-    figure = {"value": 0.75, "low": 0.7, "high": 0.8}
-    logger.log_summary({"tuned": {"hard": {"accuracy": figure}, "easy": {"accuracy": None}}})
-    logger.finish()
+    (tmp_path / "run" / "model" / "deep").mkdir(parents=True)
+    for file in ("model/weights", "model/deep/more", "config.yaml", "summary.json"):
+        (tmp_path / "run" / file).write_text("w")
+    (tmp_path / "outside").write_text("o")
+    tracked = run(uri)
+    tracked.log(5, **{"eval/pass@8": 0.5, "undefined": float("nan")})
+    tracked.jsonl.log_metrics({"eval/tokens": 9.0}, step=4)
+    tracked.mlflow.log_folder(tmp_path / "run" / "model", "model")
+    tracked.mlflow.log_file(tmp_path / "outside", "loose")
+    accuracy = {"value": 0.75, "low": 0.7, "high": 0.8}
+    summary = {"tuned": {"hard": {"accuracy": accuracy}, "easy": {"accuracy": None}}}
+    tracked.mlflow.log_summary(summary | {"rollout_step": 5})
+    tracked.mlflow.finish()
 
-    client = mlflow.MlflowClient(f"sqlite:///{store}/mlflow.db")
-    run = client.get_run(logger.run_id)
-    assert run.info.status == "FINISHED"
-    assert run.data.params["rollouts.steps"] == "60"
-    assert len(run.data.params["rollouts.note"]) == 250
-    assert run.data.params["hub_token"] == "[redacted]"
-    assert run.data.tags["seed"] == "3"
-    assert run.data.tags["data"] == "https://[redacted]@host/d"
-    assert {"version.torch", "version.lightning", "version.mlflow"} <= set(run.data.tags)
-    assert run.data.metrics["final/tuned/hard/accuracy"] == 0.75
-    assert [
-        (m.step, m.value) for m in client.get_metric_history(logger.run_id, "eval/pass_at_8")
-    ] == [(5, 0.5)]
-    assert client.get_metric_history(logger.run_id, "eval/tokens")[0].step == 5
-    files = {path.relative_to(store / "mlartifacts" / logger.run_id / "artifacts").as_posix()
-             for path in (store / "mlartifacts").rglob("*") if path.is_file()}  # fmt: skip
-    assert files == {"config.yaml", "model/weights", "loose/weights", "summary.json"}
-    saved = (store / "mlartifacts" / logger.run_id / "artifacts" / "config.yaml").read_text()
-    assert "hf_secret" not in saved
-    assert "n" * 900 in saved
+    assert tracked.stored.info.status == "FINISHED"
+    data = tracked.stored.data
+    assert data.params["rollouts.steps"] == "60"
+    assert data.params["hub_token"] == "[redacted]"
+    assert data.tags["seed"] == "3"
+    assert {"version.torch", "version.lightning", "version.mlflow"} <= set(data.tags)
+    assert data.metrics.keys() == {
+        *("rollout/step", "a", "eval/pass_at_8", "eval/tokens", "final/tuned/hard/accuracy")
+    }
+    for name, value in (("eval/pass_at_8", 0.5), ("eval/tokens", 9.0), ("a", 2.5)):
+        assert tracked.history(name) == [(5, value)]
+    assert tracked.history("final/tuned/hard/accuracy") == [(5, 0.75)]
+    artifacts = store / "mlartifacts" / tracked.run_id / "artifacts"
+    files = {str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file()}
+    assert files == {
+        *("config.yaml", "summary.json", "model/weights", "model/deep/more", "loose/outside")
+    }
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def client_of(logger: GuardedMLFlowLogger) -> mlflow.MlflowClient:
-    """A client that sees what the logger's server has by now: the logger is flushed."""
-    assert logger.sender.flush()
-    return mlflow.MlflowClient(logger.outbox.state["uri"])
+def test_a_long_parameter_is_shortened_and_a_known_one_stays(uri, run):
+    tracked = run(uri)
+    tracked.mlflow.log_config("note: nnn\nnew: 1\n".replace("nnn", "n" * 900))
+    tracked.mlflow.log_config("note: other\nnewer: 1\n")
+    params = tracked.stored.data.params
+    assert params["note"] == "n" * 250
+    assert {"new", "newer"} <= params.keys()
 
 
-def history(logger: GuardedMLFlowLogger, name: str) -> list[tuple[int, float]]:
-    metrics = client_of(logger).get_metric_history(logger.run_id, name)
-    return [(metric.step, metric.value) for metric in metrics]
+def test_a_line_that_grows_is_delivered_once(uri, run):
+    tracked = run(uri)
+    tracked.log(1)
+    assert tracked.history() == [(1, 0.5)]
+    tracked.log(1, **{"eval/accuracy": 0.25})
+    tracked.log(2)
+    assert tracked.history() == [(1, 0.5), (2, 1.0)]
+    assert tracked.history("eval/accuracy") == [(1, 0.25)]
 
 
-def test_a_resumed_run_goes_on_in_the_same_run(tracked):
-    first = tracked()
-    first.log_config(CONFIG, tags={})
-    first.log_metrics({"rollout/step": 1.0, "a": 1.0}, step=0)
-    first.finalize("failed")
-    assert client_of(first).get_run(first.run_id).info.status == "FAILED"
-    first.close()
-    second = tracked()
-    second.log_config(
-        CONFIG.replace("60", "90"), tags={}
-    )  # a parameter cannot change: the YAML does
-    second.log_metrics({"rollout/step": 2.0, "a": 2.0}, step=1)
-    client = client_of(second)
+def test_a_resumed_run_continues_the_same_run_from_its_checkpoint(uri, run):
+    first = run(uri)
+    first.log(1, 2, 3)
+    first.mlflow.finalize("failed")
+    assert first.stored.info.status == "FAILED"
+    first.mlflow.close()
+    second = run(uri, resume_from=1)  # metrics.jsonl is shorter than what was delivered of it
+    second.mlflow.finalize("success")  # as Lightning does after a validate
+    second.log(2, b=1.0)
+    assert second.stored.info.status == "RUNNING"
     assert second.run_id == first.run_id
-    assert client.get_run(first.run_id).info.status == "RUNNING"
-    assert history(second, "a") == [(1, 1.0), (2, 2.0)]
-    second.finish()
-    assert client.get_run(first.run_id).info.status == "FINISHED"
+    assert sorted(set(second.history())) == [(1, 0.5), (2, 1.0), (3, 1.5)]
+    assert second.history("b") == [(2, 1.0)]
+    second.mlflow.finish()
+    assert second.stored.info.status == "FINISHED"
 
 
-def test_a_run_is_running_again_when_it_logs_after_lightning_ended_it(tracked):
-    logger = tracked()
-    status = []
-    for step in range(2):
-        logger.log_metrics({"a": 1.0}, step=step)
-        status.append(client_of(logger).get_run(logger.run_id).info.status)
-        logger.finalize("success")
-        status.append(client_of(logger).get_run(logger.run_id).info.status)
-    assert status == ["RUNNING", "FINISHED", "RUNNING", "FINISHED"]
-
-
-def test_what_a_killed_process_had_not_sent_is_sent_by_the_one_that_resumes(tracked, tmp_path):
-    killed = tracked()
-    killed.log_metrics({"rollout/step": 1.0, "a": 1.0}, step=0)
-    assert killed.sender.flush()
-    killed.close()
-    killed.sender.wake = lambda: None  # as one that dies before its thread comes to it
-    killed.log_metrics({"rollout/step": 2.0, "a": 2.0}, step=1)
-    with (tmp_path / "run" / "mlflow.jsonl").open("a") as file:
-        file.write('{"metrics": {"a": 3')  # and in the middle of a line
-    resumed = tracked()
-    resumed.log_metrics({"rollout/step": 3.0, "a": 3.0}, step=2)
-    assert history(resumed, "a") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+def test_what_a_killed_process_had_not_delivered_is_delivered_by_the_one_that_resumes(uri, run):
+    killed = run(uri)
+    killed.log(1)
+    assert killed.delivered()
+    killed.mlflow.close()  # its thread is gone
+    killed.log(2)
+    killed.mlflow.log_values({"c@2": 3.0, "d": math.nan})
+    with (killed.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"rollout_step": 3, "a": 3')
+    assert killed.mlflow.num_waiting == 2
+    resumed = run(uri, resume_from=2)
+    resumed.log(3)
+    assert resumed.history() == [(1, 0.5), (2, 1.0), (3, 1.5)]
+    assert resumed.history("c_at_2") == [(0, 3.0)]
     assert resumed.run_id == killed.run_id
 
 
-def test_a_run_whose_number_was_not_noted_is_found_again(tracked, monkeypatch):
+def test_a_run_whose_id_was_lost_is_found_again(uri, run, monkeypatch):
     created = []
     create = mlflow.MlflowClient.create_run
 
@@ -178,64 +129,60 @@ def test_a_run_whose_number_was_not_noted_is_found_again(tracked, monkeypatch):
         created.append(create(self, *args, **kwargs).info.run_id)
         raise OSError("the answer was lost")
 
-    logger = tracked(retry_seconds=0.01)
-    with monkeypatch.context() as patch:
-        patch.setattr(mlflow.MlflowClient, "create_run", lost)
-        logger.log_metrics({"a": 1.0}, step=0)
-        assert not logger.sender.flush()
-    assert history(logger, "a") == [(0, 1.0)]
-    assert [logger.run_id] == created
+    monkeypatch.setattr(mlflow.MlflowClient, "create_run", lost)
+    tracked = run(uri)
+    tracked.log(1)
+    assert tracked.history() == [(1, 0.5)]
+    assert [tracked.run_id] == created
 
 
-def test_a_run_that_the_store_lost_is_begun_anew_with_everything(tracked, store, caplog):
-    logger = tracked()
-    logger.log_metrics({"a": 1.0}, step=0)
-    lost = logger.run_id if logger.sender.flush() else None
-    logger.close()
-    client_of(logger).delete_run(lost)
-    logger.close()
-    again = tracked()
-    again.log_metrics({"rollout/step": 1.0, "a": 2.0}, step=1)
-    assert history(again, "a") == [(0, 1.0), (1, 2.0)]
+def test_a_run_that_the_store_lost_is_started_again_with_everything(uri, run):
+    first = run(uri)
+    first.log(1)
+    lost = first.stored.info.run_id
+    first.mlflow.close()
+    first.client.delete_run(lost)
+    again = run(uri, resume_from=1)
+    again.log(2)
+    assert again.history() == [(1, 0.5), (2, 1.0)]
     assert again.run_id != lost
-    assert f"has no run {lost} to continue; a new one is begun" in caplog.text
 
 
-def test_another_server_gets_everything(tracked, store):
-    first = tracked()
-    first.log_metrics({"a": 1.0}, step=0)
-    assert first.sender.flush()
-    first.close()
-    other = tracked(uri=f"sqlite:///{store}/./mlflow.db", experiment="other")
-    other.log_metrics({"rollout/step": 1.0, "a": 2.0}, step=1)
-    assert history(other, "a") == [(0, 1.0), (1, 2.0)]
+def test_another_server_and_another_run_get_everything(uri, store, run):
+    first = run(uri)
+    first.log(1)
+    assert first.history() == [(1, 0.5)]
+    first.mlflow.close()
+    second = f"sqlite:///{store}/./mlflow.db"
+    other = run(second, resume_from=1, key="k")
+    assert other.history() == [(1, 0.5)]
+    assert other.run_id != first.run_id
+    other.mlflow.close()
+    back = run(second, resume_from=1, key=first.mlflow.state["key"])
+    assert back.delivered()
+    assert back.run_id == first.run_id
 
 
-def test_what_the_server_refuses_is_dropped_alone(tracked, caplog):
-    logger = tracked()
+def test_what_the_server_rejects_is_dropped_alone(uri, run, caplog):
+    tracked = run(uri)
     # Names have at most 250 characters.
-    logger.log_metrics({"a": 1.0, "x" * 300: 1.0, "b": 2.0, "y" * 300: 1.0}, step=0)
-    logger.log_file(logger.folder / "nothing")
-    logger.log_metrics({"c": 3.0}, step=0)
-    metrics = client_of(logger).get_run(logger.run_id).data.metrics
-    assert metrics == {"a": 1.0, "b": 2.0, "c": 3.0}
-    refused, gone = [record.getMessage() for record in caplog.records]
-    assert "refused something, which is dropped" in refused
-    assert "there is no file" in gone
+    tracked.log(1, **{"x" * 300: 1.0, "b": 2.0, "y" * 300: 1.0})
+    tracked.mlflow.log_file(tracked.folder / "nothing")
+    tracked.mlflow.log_values({"c": 3.0})
+    assert tracked.stored.data.metrics == {"rollout/step": 1.0, "a": 0.5, "b": 2.0, "c": 3.0}
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "rejected an item, which is dropped" in warning
 
 
-def test_a_forked_process_says_nothing(tracked):
-    logger = tracked()
-    logger.log_metrics({"a": 1.0}, step=0)
-    assert logger.sender.flush()
-    size = logger.outbox.path.stat().st_size
-    logger._pid += 1  # what a fork of this process finds
-    logger.log_metrics({"a": 2.0}, step=0)
-    assert logger.outbox.path.stat().st_size == size
+def test_a_forked_process_delivers_nothing(uri, run):
+    tracked = run(uri)
+    assert tracked.delivered()
+    tracked.mlflow._pid += 1  # what a fork of this process finds
+    tracked.mlflow.log_values({"a": 2.0})
+    assert tracked.mlflow.num_waiting == 0
 
 
 def test_usage_reports_are_off():
     from mlflow.telemetry.utils import is_telemetry_disabled
 
-    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert is_telemetry_disabled()
