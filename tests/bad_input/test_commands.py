@@ -74,13 +74,13 @@ def place(full_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 CASES = [
-    ("evaluate", ["./none", *STARTER], ["there is no './none'", "give 'starter'"]),
-    ("evaluate", ["file", *STARTER], ["'file' is a file and no .ckpt"]),
+    ("evaluate", ["./none", *STARTER], ["'./none' does not exist; give 'starter'"]),
+    ("evaluate", ["file", *STARTER], ["'file' is a file but not a .ckpt"]),
     ("evaluate", ["", *STARTER], ["''"]),
     ("evaluate", ["nokeys", *STARTER], ["sed", "nokeys"]),
     ("evaluate", ["notyaml", *STARTER], ["notyaml/config.yaml is not valid YAML"]),
     ("evaluate", ["list", *STARTER], ["list/config.yaml must hold a mapping of keys"]),
-    ("evaluate", ["adapter", *STARTER], ["adapter_config.json is no adapter configuration"]),
+    ("evaluate", ["adapter", *STARTER], ["adapter_config.json is not an adapter configuration"]),
     ("evaluate", ["starter", "--benchmarks", "none"], ["no benchmark 'none'", "starter"]),
     ("evaluate", ["starter", "--benchmarks", ","], ["--benchmarks names none"]),
     ("evaluate", ["starter", "--benchmarks", "starter,starter"], ["names 'starter' twice"]),
@@ -117,8 +117,8 @@ CASES = [
     ("compare", ["good", "x=deep"], ["deep/results.json is not what"]),
     ("compare", ["good", "x=good", "--output", "file/below"], ["--output"]),
     ("export", ["none", "out"], ["there is no run 'none'"]),
-    ("export", ["file", "out"], ["'file' is a file and no .ckpt"]),
-    ("export", ["good", "out"], ["'good' is no model: it holds"]),
+    ("export", ["file", "out"], ["'file' is a file but not a .ckpt"]),
+    ("export", ["good", "out"], ["'good' is not a model: it contains"]),
     ("export", ["notyaml", "out"], ["notyaml/config.yaml is not valid YAML"]),
     ("export", ["run", "file"], ["is a file; give a folder"]),
     ("export", ["run", "file/below"], ["OUT", "file"]),

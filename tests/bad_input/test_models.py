@@ -44,7 +44,7 @@ CASES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "no tokenizer": (
         lambda m: [f.unlink() for f in m.glob("tokenizer*")],
-        ["no model or tokenizer to be had", "tokenizer.json"],
+        ["cannot load model or tokenizer", "tokenizer.json"],
     ),
     "no weights": (
         lambda m: (m / "model.safetensors").unlink(),
@@ -66,25 +66,31 @@ CASES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "a weight NaN": (
         lambda m: weights(m, lambda t: named_twice(t, lambda w: w * float("nan"))),
-        ["weight 'model.norm.weight' holds NaN or infinity"],
+        ["weight 'model.norm.weight' contains NaN or infinity"],
     ),
     "a weight infinite": (
         lambda m: weights(m, lambda t: named_twice(t, lambda w: w / 0)),
-        ["weight 'model.norm.weight' holds NaN or infinity"],
+        ["weight 'model.norm.weight' contains NaN or infinity"],
     ),
     "config cut off": (
         lambda m: (m / "config.json").write_text((m / "config.json").read_text()[:99]),
-        ["no model or tokenizer to be had", "config.json"],
+        ["cannot load model or tokenizer", "config.json"],
     ),
-    "config a list": (lambda m: (m / "config.json").write_text("[]"), ["no model or tokenizer"]),
-    "config empty": (lambda m: (m / "config.json").write_text("{}"), ["no model or tokenizer"]),
+    "config a list": (
+        lambda m: (m / "config.json").write_text("[]"),
+        ["cannot load model or tokenizer"],
+    ),
+    "config empty": (
+        lambda m: (m / "config.json").write_text("{}"),
+        ["cannot load model or tokenizer"],
+    ),
     "another kind of model": (
         lambda m: change(m / "config.json", model_type="t5", architectures=["T5Model"]),
         ["model.path"],
     ),
     "an unknown kind": (
         lambda m: change(m / "config.json", model_type="nothing-of-the-kind"),
-        ["no model or tokenizer to be had", "nothing-of-the-kind"],
+        ["cannot load model or tokenizer", "nothing-of-the-kind"],
     ),
     "sizes that are texts": (
         lambda m: change(m / "config.json", hidden_size="wide"),
@@ -100,11 +106,11 @@ CASES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "tokenizer cut off": (
         lambda m: (m / "tokenizer.json").write_text('{"version": "1.0", "trunc'),
-        ["no model or tokenizer to be had"],
+        ["cannot load model or tokenizer"],
     ),
     "tokenizer a list": (
         lambda m: (m / "tokenizer.json").write_text("[1, 2]"),
-        ["no model or tokenizer to be had"],
+        ["cannot load model or tokenizer"],
     ),
     "no end of sequence": (
         lambda m: change(m / "tokenizer_config.json", eos_token=None),

@@ -1,4 +1,4 @@
-"""Weights in several files: small enough, all there, and one file's worth in memory."""
+"""Weights in several files: within the limit, complete, and one file in memory at a time."""
 
 import json
 import weakref
@@ -22,7 +22,7 @@ def weights(sizes: list[int]) -> dict[str, Tensor]:
 
 
 def test_files_hold_at_most_the_limit_in_the_order_given(tmp_path: Path) -> None:
-    # Four bytes a number, 40 bytes a file: 16 + 24 | 32 | 48 is too large, and alone | 8.
+    # Four bytes a number, 40 bytes a file: 16 + 24 | 32 | 48, too large, gets its own | 8.
     given = weights([4, 6, 8, 12, 2])
     assert write_shards(tmp_path, given.items(), max_shard_bytes=40) == 128
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
@@ -46,7 +46,7 @@ def test_one_file_has_no_index(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-def test_weights_of_a_written_file_are_let_go(tmp_path: Path) -> None:
+def test_weights_of_a_written_file_are_released(tmp_path: Path) -> None:
     alive: list[weakref.ref] = []
     most = 0
 

@@ -151,7 +151,7 @@ def test_a_pickled_adapter_is_not_opened(
     )
     (tmp_path / "adapter_model.bin").write_bytes(pickled(victim))
     answer = said(evaluate.main, [str(tmp_path), "--benchmarks", "starter"])
-    assert_refused(answer, str(tmp_path), "no adapter_model.safetensors", "save the adapter anew")
+    assert_refused(answer, str(tmp_path), "no adapter_model.safetensors", "save the adapter again")
 
 
 def test_evil_and_damaged_samples_of_the_base_are_measured_again(

@@ -32,7 +32,7 @@ def test_a_model_that_brings_code_is_refused_and_its_code_not_run(
         (evaluate.main, given),
     ):
         answer = said(main, arguments)
-        assert_refused(answer, "model.path", "code of its own", "model.trust_remote_code=true")
+        assert_refused(answer, "model.path", "its own code", "model.trust_remote_code=true")
         assert not victim.exists()
     assert not runs.exists()
 
@@ -65,9 +65,7 @@ def test_kernels_that_a_config_names_on_the_hub_are_refused(
     change(model / "config.json", **{key: "stranger/kernels"})
     for more in ([], ["--dry-run"]):
         answer = said(fit.main, [*fit_arguments(model, tmp_path / "runs"), *more])
-        assert_refused(
-            answer, "wants kernels from elsewhere", "stranger/kernels", "take that line out"
-        )
+        assert_refused(answer, "asks for foreign kernels", "stranger/kernels", "remove that line")
     assert asked == []
 
 
@@ -79,7 +77,7 @@ def test_a_run_that_granted_itself_remote_code_is_exported_without_it(
     config.write_text(config.read_text().replace("remote_code: false", "remote_code: true"))
     with_own_code(run / "model", tmp_path / "victim", part="config")
     answer = said(export.main, [str(run), str(tmp_path / "out")])
-    assert_refused(answer, "code of its own", "--trust-remote-code")
+    assert_refused(answer, "its own code", "--trust-remote-code")
     assert not (tmp_path / "victim").exists()
     assert not (tmp_path / "out").exists()
 

@@ -84,7 +84,7 @@ def test_a_hostile_file_cannot_speak_through_its_error(tmp_path: Path) -> None:
     folder = tmp_path / f"m{HOSTILE[1:4]}\x1b"
     folder.mkdir()
     (folder / f"a{HOSTILE.replace('/', '')}").touch()
-    assert_refused(said(evaluate.main, [str(folder), "--benchmarks", "starter"]), "is no model")
+    assert_refused(said(evaluate.main, [str(folder), "--benchmarks", "starter"]), "is not a model")
 
 
 def test_names_in_foreign_results_are_shown_and_written_as_text(
