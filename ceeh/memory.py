@@ -7,7 +7,6 @@ matrix products, 2 under bf16-mixed, 4 under 32-true. Weights, norms, residual s
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +106,8 @@ def read_shapes(settings: Model, path: str) -> ModelShapes:
     Raises ConfigError for a config.json that cannot be used, for layers that differ or hold other
     matrices than `MATRICES`, and for a name in `model.lora.target_modules` that no matrix has.
     """
-    config, remote = load_config(path, settings.trust_remote_code), settings.trust_remote_code
+    remote = settings.trust_remote_code
+    config = load_config(path, remote)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=remote)
@@ -132,8 +132,16 @@ def read_shapes(settings: Model, path: str) -> ModelShapes:
             f"matrices than {', '.join(MATRICES)} (Qwen2, Qwen3, Llama, Mistral, ...); train it "
             "without --dry-run"
         )
+    adapters: list[int] = []
+    for target in settings.lora.target_modules if settings.lora.rank else []:
+        chosen = [p for p in layer if target == "all-linear" or f".{p}".endswith(f".{target}")]
+        if not chosen:
+            raise ConfigError(
+                f"model.lora.target_modules: no matrix of the decoder layers is named {target}; use "
+                f"['all-linear'], or names among {', '.join(MATRICES)}"
+            )
+        adapters += [settings.lora.rank * sum(layer[path]) for path in chosen] * len(layers)
     head, weights = model.get_output_embeddings(), [w.numel() for w in model.parameters()]
-    adapters = adapter_sizes(layer, settings.lora) * len(layers)
     width = named["q_proj"][0]
     normed = {"q_norm": named["q_proj"][1], "k_norm": named["k_proj"][1]}
     norms = [name for name, module in modules.items() if "Norm" in type(module).__name__]
@@ -148,22 +156,6 @@ def read_shapes(settings: Model, path: str) -> ModelShapes:
         norm_width=sum(normed.get(name.rpartition(".")[2], width) for name in norms),
         layer=named,
     )
-
-
-def adapter_sizes(layer: Mapping[str, tuple[int, int]], lora: LoRA) -> list[int]:
-    """Elements of the adapter of each matrix of a decoder layer; empty without LoRA."""
-    every = lora.target_modules == ["all-linear"]
-    chosen = {
-        name: [path for path in layer if every or f".{path}".endswith(f".{name}")]
-        for name in lora.target_modules
-    }
-    if unknown := [name for name, paths in chosen.items() if lora.rank and not paths]:
-        raise ConfigError(
-            f"model.lora.target_modules: no matrix of the decoder layers is named {unknown[0]}; use "
-            f"['all-linear'], or names among {', '.join(MATRICES)}"
-        )
-    paths = {path for paths in chosen.values() for path in paths}
-    return [lora.rank * sum(layer[path]) for path in paths] if lora.rank else []
 
 
 def layer_activations(shapes: ModelShapes, lora: LoRA, tokens: int, *, compute: int) -> int:
@@ -262,9 +254,8 @@ def engine_memory(
         )
     limits = vllm.default_batch_limits(devices.size if cuda else None)
     options = limits | vllm.default_options(cpu=not cuda) | options
-    batched, sequences = options["max_num_batched_tokens"], options["max_num_seqs"]
-    if not options.get("enable_chunked_prefill", True):
-        batched = max(batched, longest_row(config))
+    # Without chunked prefill a whole prompt is in a batch.
+    batched = max(options["max_num_batched_tokens"], longest_row(config))
     dtype = {"auto": compute, "float32": FP32, "float": FP32}.get(given.get("dtype", "auto"), 2)
     mlp, embedding = shapes.layer["gate_proj"][1], shapes.vocabulary * shapes.width
     lora, block = config.model.lora.rank > 0, KV_BLOCK_TOKENS[devices.kind]
@@ -275,12 +266,12 @@ def engine_memory(
         kv_cache=int(GIB * (default_gib if kv_cache_gib is None else kv_cache_gib)),
         work=max(
             batched * dtype * (3 * mlp + 4 * shapes.width),
-            sequences * shapes.vocabulary * (dtype + 4 * FP32),
+            options["max_num_seqs"] * shapes.vocabulary * (dtype + 4 * FP32),
             dtype * embedding,
             (2 * dtype + 3 * FP32 * lora) * shapes.width * mlp,
         ),
         sleep=bool(given.get("sleep")),
-        sequences=min(sequences, rollout_rows(config, devices)),
+        sequences=min(options["max_num_seqs"], rollout_rows(config, devices)),
         bytes_per_token=2 * shapes.layers * shapes.layer["k_proj"][1] * dtype,
         longest=-(-longest_row(config) // block) * block,
     )
@@ -331,7 +322,7 @@ def make_plan(config: Config, shapes: ModelShapes, devices: Devices) -> Plan:
             "model.attention: eager keeps a score for each pair of tokens and has no memory plan; "
             "use sdpa or flash_attention_2"
         )
-    cuda, several, lora = devices.kind == "cuda", devices.count > 1, settings.lora.rank > 0
+    cuda, several = devices.kind == "cuda", devices.count > 1
     compute = 2 if resolve_precision(config.hardware, devices.kind) == "bf16-mixed" else FP32
     engine = engine_memory(config, shapes, devices, compute=compute)
     # Rows of a batch and tokens of a micro-batch, in training and in evaluation.
@@ -342,22 +333,21 @@ def make_plan(config: Config, shapes: ModelShapes, devices: Devices) -> Plan:
     held_out = questions * (evaluation.samples + evaluation.split_samples)
     tokens, held_out_tokens = min(budget, minibatch * longest), min(budget, held_out * longest)
 
-    activations = update_activations(shapes, settings, tokens, compute=compute)
+    work = max(
+        update_activations(shapes, settings, tokens, compute=compute),
+        optimizer_workspace(shapes, cuda=cuda),
+    )
     forward = forward_activations(shapes, settings, held_out_tokens, compute=compute)
-    copies = 2 if config.objective.kl_coefficient > 0 and not lora else 1
+    reference = config.objective.kl_coefficient > 0 and settings.lora.rank == 0
     items: list[tuple[str, int, tuple[str, ...]]] = [
         ("policy weights", FP32 * shapes.parameters, PHASES),
-        ("reference policy", (copies - 1) * FP32 * shapes.parameters, PHASES),
+        ("reference policy", FP32 * shapes.parameters * reference, PHASES),
         ("gradients", FP32 * shapes.trained, PHASES),
         ("gradient buckets", FP32 * shapes.trained * several, PHASES),
         ("AdamW moments", 2 * FP32 * shapes.trained, PHASES),
         ("process", PROCESS[devices.kind] + NCCL * (cuda and several), PHASES),
         ("token batch", 17 * max(rows, held_out) * longest, (UPDATE, EVALUATION)),
-        (
-            "activations or AdamW",
-            max(activations, optimizer_workspace(shapes, cuda=cuda)),
-            (UPDATE,),
-        ),
+        ("activations or AdamW", work, (UPDATE,)),
         ("held-out forward", forward, (EVALUATION,)),
     ]
     if engine:
