@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 
 from ceeh.config.component import Component
 from ceeh.config.settings import load
+from ceeh.evaluation.summary import summarize
 from ceeh.export.__main__ import main
 from ceeh.export.card import Export, base_license, hub_id, method, public, write_card
 from ceeh.reporting.run_page import summary_grid
@@ -44,10 +46,6 @@ def card(folder: Path, overrides: list[str], **changes: Any) -> ModelCard:
 
 @pytest.fixture(scope="module")
 def summary() -> dict:
-    import torch
-
-    from ceeh.evaluation.summary import summarize
-
     hard = torch.arange(64) % 8 > 3
     return summarize(held_out(1.0, 0), held_out(0.6, 1), hard, k=4, draws=100, seed=0)
 
@@ -127,23 +125,21 @@ def test_a_subset_without_questions_has_empty_cells(tmp_path: Path, summary: dic
     assert "| hard | base | - | - | - | - |" in text
 
 
-def test_weights_that_were_not_measured_have_no_results(tmp_path: Path) -> None:
+def test_an_unmeasured_model_has_no_results_but_citation_and_caution(tmp_path: Path) -> None:
     found = card(tmp_path, HUB, rollout_step=40)
     assert "These weights, after rollout step 40 of 100, were not measured" in found.text
     assert "pareto" not in found.text
     assert "40 rollout steps" in found.text
     assert found.data.eval_results is None
+    for text in (
+        "author = {Luo and Ren and Chen and Liu and Fang and Tan and Huang}",
+        "eprint = {2602.22642}",
+        "kept 63-69 % of the baseline's faithfulness in [arXiv 2607.09786](https://arxiv.org/abs/26",
+    ):
+        assert text in found.text
 
 
-def test_the_card_cites_paper_and_caution(tmp_path: Path) -> None:
-    text = card(tmp_path, HUB).text
-    assert "author = {Luo and Ren and Chen and Liu and Fang and Tan and Huang}" in text
-    assert "eprint = {2602.22642}" in text
-    assert "kept 63-69 % of" in text
-    assert "[arXiv 2607.09786](https://arxiv.org/abs/2607.09786)" in text
-
-
-def test_no_secret_reaches_the_folder(tmp_path: Path) -> None:
+def test_the_settings_file_is_the_runs_and_no_secret_reaches_the_folder(tmp_path: Path) -> None:
     secrets = [
         "tracking.mlflow_uri=https://me:hunter2@host/x",
         "engine.init_args={api_key: hunter2}",
@@ -152,17 +148,14 @@ def test_no_secret_reaches_the_folder(tmp_path: Path) -> None:
     config = export([*HUB, *secrets]).config
     config = replace(config, prompts=replace(config.prompts, train=source))
     write_card(tmp_path, export(HUB, config=config))
-    for file in ("README.md", "ceeh.yaml"):
+    for file, source in (
+        ("README.md", "`x.Source` (token: [redacted], path: train.jsonl)"),
+        ("ceeh.yaml", "path: train.jsonl"),
+    ):
         text = (tmp_path / file).read_text()
         assert "hunter2" not in text
         assert "/home/me" not in text
-        assert "train.jsonl" in text
-    assert (
-        "`x.Source` (token: [redacted], path: train.jsonl)" in (tmp_path / "README.md").read_text()
-    )
-
-
-def test_the_settings_file_is_the_runs(tmp_path: Path) -> None:
+        assert source in text
     write_card(tmp_path, export([*HUB, "optimizer.lr=2e-5"]))
     assert load([tmp_path / "ceeh.yaml"]) == load([SHIPPED], [*HUB, "optimizer.lr=2e-5"])
 
@@ -208,18 +201,10 @@ def test_the_code_has_the_system_prompt_and_instruction_of_the_run(tmp_path: Pat
 
 
 def test_a_mixture_states_what_it_drew_and_dropped(tmp_path: Path) -> None:
-    part = {
-        "name": "mine",
-        "source": {
-            "class_path": "ceeh.data.sources.Table",
-            "init_args": {"path": "/home/me/a.json"},
-        },
-        "read": 90,
-        "duplicates": 7,
-        "contaminated": {"math500": 2, "aime24": 1},
-        "clean": 80,
-        "drawn": 50,
-    }
+    table = {"class_path": "ceeh.data.sources.Table", "init_args": {"path": "/home/me/a.json"}}
+    counts = {"read": 90, "duplicates": 7, "clean": 80, "drawn": 50}
+    contaminated = {"math500": 2, "aime24": 1}
+    part = counts | {"name": "mine", "source": table, "contaminated": contaminated}
     mixture = {"parts": [part], "benchmarks": {"math500": 500}, "ngram": 8, "coverage": 0.5}
     text = card(tmp_path, HUB, mixture=mixture).text
     assert (

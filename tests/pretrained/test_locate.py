@@ -25,26 +25,21 @@ def difference(trained: ModelSource, run: FinishedRun) -> float:
     return float((logprobs - run.logprobs).abs().max())
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
-def test_a_checkpoint_gives_the_trainers_logprobs(
-    kind: str, request: pytest.FixtureRequest
+@pytest.mark.parametrize(("kind", "tolerance"), [("full", FP32), ("lora", BF16)])
+def test_checkpoints_and_finished_runs_give_the_trainers_logprobs(
+    kind: str, tolerance: float, request: pytest.FixtureRequest
 ) -> None:
     run: FinishedRun = request.getfixturevalue(f"{kind}_run")
     checkpoint = run.path / "checkpoints" / "step-000002.ckpt"
     trained = open_trained(str(checkpoint))
-    assert trained.checkpoint == checkpoint
-    assert trained.name == "starter/step-000002"
+    assert (trained.checkpoint, trained.name) == (checkpoint, "starter/step-000002")
     assert trained.config is not None
     assert trained.model_path == trained.config.model.path
     assert difference(trained, run) <= FP32
-
-
-def test_a_finished_run_is_its_model_folder(full_run: FinishedRun, lora_run: FinishedRun) -> None:
-    for run, tolerance in ((full_run, FP32), (lora_run, BF16)):
-        trained = open_trained(str(run.path))
-        assert (trained.checkpoint, trained.name) == (None, "starter")
-        assert trained.model_path == str(run.path / "model")
-        assert difference(trained, run) <= tolerance
+    trained = open_trained(str(run.path))
+    assert (trained.checkpoint, trained.name) == (None, "starter")
+    assert trained.model_path == str(run.path / "model")
+    assert difference(trained, run) <= tolerance
 
 
 def test_a_stopped_run_is_its_newest_checkpoint_even_with_an_older_model_folder(
