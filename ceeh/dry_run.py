@@ -190,10 +190,9 @@ def verdict(config: Config, path: str, plan: Plan) -> Iterator[str]:
         before = with_value(before, key.split("."), value)
         after = make_plan(before, read_shapes(before.model, path), plan.devices)
         saved = max(last.held(phase) - after.held(phase) for phase in PHASES) / GIB
-        text = str(value).lower() if isinstance(value, bool) else f"{value:g}"
         effect = f"saves {saved:.2f} GiB" if saved > 0 else "one full-length sequence fits"
         effect += ", changes the training" if key in (LORA_RANK, RESPONSE_TOKENS) else ""
-        yield f"  {key + '=' + text:<44} {effect}"
+        yield f"  {f'{key}={value}'.lower():<44} {effect}"
         last = after
     if last.fits:
         yield f"With these changes, made in this order, it fits in {last.peak / GIB:.1f} GiB."
