@@ -1,4 +1,4 @@
-"""How much memory a block of code needs at most. Imports nothing of ceeh: the references use it too."""
+"""Measures the peak memory of a block of code. Imports nothing from ceeh: the references use it too."""
 
 import ctypes
 import gc
@@ -11,17 +11,16 @@ import torch
 
 MIB = 2**20
 M_MMAP_THRESHOLD, LARGEST_THRESHOLD = -3, 32 * MIB
-"""Of glibc's malloc.h, and what the threshold has grown to in any program with large tensors."""
+"""From glibc's malloc.h, and the value that the threshold reaches in any program with large tensors."""
 
 
 @contextmanager
 def peak_memory() -> Iterator[list[float]]:
-    """Bytes that the block needed at most beyond what was in use when it began, as `[bytes]`.
+    """Yields `[bytes]`: the peak of the block above what was in use at its start.
 
-    On a GPU what torch allocated. On the CPU the resident memory as the kernel counts it, with its
-    high-water mark set back first; where that is not allowed it is sampled every millisecond. Memory
-    that the C library holds free is given back before, or a second block would seem to need none, and
-    at once during the block: it would keep a hundred MiB of its own choice.
+    GPU: torch's allocations. CPU: resident memory by the kernel's high-water mark, which is reset
+    first; where that is not allowed, by samples every millisecond. The C library returns free memory
+    before the block, so that a second block does not reuse it unseen, and at once during the block.
     """
     peak = [0.0]
     if torch.cuda.is_available():
@@ -30,8 +29,8 @@ def peak_memory() -> Iterator[list[float]]:
         yield peak
         peak[0] = torch.cuda.max_memory_allocated() - before
         return
-    give_back_free_memory()
-    with _given_back_at_once():
+    release_free_memory()
+    with _released_at_once():
         try:
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
@@ -44,8 +43,8 @@ def peak_memory() -> Iterator[list[float]]:
 
 
 @contextmanager
-def _given_back_at_once() -> Iterator[None]:
-    """Blocks of a MiB and more are mapped one by one: glibc's threshold else grows with what is freed."""
+def _released_at_once() -> Iterator[None]:
+    """Maps each block of a MiB or more separately; glibc's threshold would otherwise grow with each free."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
     set_option(M_MMAP_THRESHOLD, MIB)
     try:
@@ -54,7 +53,7 @@ def _given_back_at_once() -> Iterator[None]:
         set_option(M_MMAP_THRESHOLD, LARGEST_THRESHOLD)
 
 
-def give_back_free_memory() -> None:
+def release_free_memory() -> None:
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:

@@ -1,7 +1,8 @@
-"""What `--dry-run` prints: settings, inputs and the memory plan of a run that is not started."""
+"""`--dry-run`: prints the settings, the inputs and the memory plan of a run without starting it."""
 
+import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,28 +11,35 @@ from ceeh.assembly import Inputs, build_signals, gather_inputs, resolve_model
 from ceeh.config.hardware import resolve_accelerator
 from ceeh.config.settings import Config, check_pairs
 from ceeh.errors import ConfigError
-from ceeh.memory.advice import advise
-from ceeh.memory.devices import GIB, USABLE, Devices, present_devices
-from ceeh.memory.items import PHASES, count
-from ceeh.memory.plan import Plan, make_plan
-from ceeh.memory.shapes import ModelShapes, read_shapes
+from ceeh.memory import (
+    GIB,
+    PHASES,
+    USABLE,
+    Devices,
+    ModelShapes,
+    Plan,
+    longest_row,
+    make_plan,
+    present_devices,
+    read_shapes,
+)
 from ceeh.modules.schedule import optimizer_steps
 from ceeh.pretrained.loading import check_weight_files
 from ceeh.runtime.distributed import say
-from ceeh.runtime.text import redact
-from ceeh.types import FAILURES, Completion, Finish, Prompt, RolloutGroup
+from ceeh.runtime.text import flatten, redact
+from ceeh.types import FAILURES, Completion, Finish, RolloutGroup
 
-FITS, FITS_NOT = 0, 3
+FITS, DOES_NOT_FIT = 0, 3
 
 
 def dry_run(config: Config, devices: Devices | None) -> int:
-    """Prints the plan of `config` for `devices`, or for those present; returns FITS or FITS_NOT.
+    """Prints the plan of `config` for `devices`, or for this machine; returns the exit status.
 
-    Nothing is written and no engine is started. Raises ConfigError for a mistake in the settings
-    and, after the plan, for inputs that are missing or broken. With `devices` a model folder may
-    hold a config.json alone: then the inputs are not checked.
+    Writes nothing and starts no engine. Raises ConfigError for invalid settings and, after the plan,
+    for missing or broken inputs. With `devices`, a model folder may hold config.json alone; then the
+    inputs are not checked.
     """
-    inputs_here = devices is None
+    here = devices is None
     devices = devices or present_devices(resolve_accelerator(config.hardware))
     if config.hardware.accelerator not in ("auto", devices.kind):
         raise ConfigError(
@@ -45,43 +53,34 @@ def dry_run(config: Config, devices: Devices | None) -> int:
     plan = make_plan(config, shapes, devices)
     say("settings other than the defaults\n" + indented(differing_settings(config)))
     inputs, problem = [model_line(config, shapes)], None
-    if inputs_here or not Path(path).is_dir() or weight_files(path):
+    if here or not Path(path).is_dir() or any(Path(path).glob("*.safetensors")):
         try:
             for line in input_lines(config, path):
                 inputs.append(line)
         except ConfigError as error:
             problem = error
-            inputs.append("wrong: see the error below")
+            inputs.append("invalid: see the error below")
     else:
-        inputs.append(f"not checked: '{path}' has no weights, the plan is of memory alone")
+        inputs.append(f"not checked: '{path}' has no weights, only memory is planned")
     say("\ninputs\n" + indented(inputs))
-    say("\n" + "\n".join([*plan_table(plan), "", *notes(plan), *verdict(config, shapes, plan)]))
+    say("\n" + "\n".join([*plan_table(plan), "", *notes(plan), *verdict(config, path, plan)]))
     if problem is not None:
         raise problem
-    return FITS if plan.fits else FITS_NOT
+    return FITS if plan.fits else DOES_NOT_FIT
 
 
 def differing_settings(config: Config) -> Iterator[str]:
-    """key=value, as on the command line, of what is not at its default; secrets hidden."""
-    given, shown, defaults = (
-        dict(flat(node, "")) for node in (asdict(config), redact(asdict(config)), asdict(Config()))
-    )
-    for key, value in given.items():
+    """key=value, as on the command line, for each setting that is not a default; secrets hidden."""
+    given, defaults = asdict(config), flatten(asdict(Config()))
+    shown = flatten(redact(given))
+    for key, value in flatten(given).items():
         if key not in defaults or defaults[key] != value:
             yield f"{key}={shown[key]}"
 
 
-def flat(node: Any, place: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(node, dict):
-        yield place, node
-        return
-    for key, value in node.items():
-        yield from flat(value, f"{place}.{key}" if place else str(key))
-
-
 def model_line(config: Config, shapes: ModelShapes) -> str:
     rollouts, updates = config.rollouts, optimizer_steps(config)
-    trained = f", {count(shapes.trainable)} of them trained" if shapes.rank else ""
+    trained = f", {count(shapes.trained)} of them trained" if config.model.lora.rank else ""
     return (
         f"{config.model.path}: {count(shapes.parameters)} parameters{trained}; {rollouts.steps} steps "
         f"of {rollouts.prompts_per_step} prompts x {rollouts.completions_per_prompt} responses, "
@@ -89,14 +88,22 @@ def model_line(config: Config, shapes: ModelShapes) -> str:
     )
 
 
+def count(number: int) -> str:
+    """7,615,616,512 as `7.62 G`."""
+    for letter, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.2f} {letter}"
+    return str(number)
+
+
 def input_lines(config: Config, path: str) -> Iterator[str]:
-    """What was read of weights, questions and verifier. Raises ConfigError for what is wrong."""
-    if Path(path).is_dir():
+    """What was read of weights, questions and verifier. Raises ConfigError for invalid inputs."""
+    if Path(path).is_dir():  # weights of a hub id are fetched when the run starts
         check_weight_files(path)
-        files = weight_files(path)
+        files = list(Path(path).glob("*.safetensors"))
         size = sum(file.stat().st_size for file in files) / GIB
         yield f"weights: {len(files)} file{'s' if len(files) > 1 else ''}, {size:.2f} GiB"
-    # The accelerator decides nothing here, and that of another machine may be missing.
+    # Inputs do not depend on the accelerator, and this machine may lack the configured one.
     hardware = replace(config.hardware, accelerator="auto")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -111,22 +118,17 @@ def input_lines(config: Config, path: str) -> Iterator[str]:
         for warning in caught:
             if issubclass(warning.category, UserWarning):
                 yield f"warning: {warning.message}"
-        yield f"verifier: {config.verifier.class_path} answers ({asked(inputs)})"
+        yield f"verifier: {config.verifier.class_path} answers ({graded_reference(inputs)})"
     finally:
         inputs.verifier.close()
 
 
-def weight_files(path: str) -> list[Path]:
-    """Of a local folder; those of a hub id are fetched when the run starts."""
-    return list(Path(path).glob("*.safetensors"))
+def graded_reference(inputs: Inputs) -> str:
+    """The verifier's grade of the first question's own answer, which shows that it works.
 
-
-def asked(inputs: Inputs) -> str:
-    """The verifier's word on the first question's own answer: proof that it can be reached.
-
-    Raises ConfigError when it fails or takes too long.
+    Raises ConfigError when it fails or times out.
     """
-    prompt: Prompt = inputs.train_prompts[0]
+    prompt = inputs.train_prompts[0]
     end = int(inputs.tokenizer.eos_token_id)  # type: ignore[arg-type]  # checked when it was loaded
     answer = Completion(
         text=f"\\boxed{{{prompt.answer}}}", token_ids=(end,), logprobs=(0.0,), finish=Finish.STOP
@@ -135,72 +137,160 @@ def asked(inputs: Inputs) -> str:
     verdict = inputs.verifier([group])[0].verdicts[0]
     if verdict.outcome in FAILURES:
         raise ConfigError(
-            f"verifier: asked about the answer of question '{prompt.uid}' it ended in "
+            f"verifier: grading the reference answer of question '{prompt.uid}' ended in "
             f"{verdict.outcome.value}; check verifier.class_path and verifier.init_args"
         )
     return f"'{prompt.uid}': {verdict.outcome.value}"
 
 
 def plan_table(plan: Plan) -> Iterator[str]:
-    """Each item once, with the letters of the phases that hold it, then the sum of each phase."""
-    usable = plan.devices.usable / GIB
+    """Each item with the initials of the phases that hold it, then the sum of each phase."""
     yield (
-        f"memory of each device: {plan.devices}, {usable:.1f} GiB of it usable ({USABLE:.0%}: "
-        "the driver keeps some, fragments waste some)"
+        f"memory of each device: {plan.devices}, {plan.devices.usable / GIB:.1f} GiB of it usable "
+        f"({USABLE:.0%}: driver and fragmentation take the rest)"
     )
-    letters = {phase: phase[0].upper() for phase in PHASES}
-    yield f"  {'item':<22}{'GiB':>8}  {'phases':<8}"
-    for item in plan.items:
-        held = " ".join(letters[phase] if phase in item.phases else "-" for phase in PHASES)
-        yield f"  {item.name:<22}{item.size / GIB:>8.2f}  {held:<8}  {item.words}"
+    yield f"  {'item':<22}{'GiB':>8}  phases"
+    for name, size, phases in plan.items:
+        held = " ".join(phase[0].upper() if phase in phases else "-" for phase in PHASES)
+        yield f"  {name:<22}{size / GIB:>8.2f}  {held}"
     for phase in PHASES:
-        yield f"  {'all in ' + phase:<22}{plan.held(phase) / GIB:>8.2f}  {letters[phase]}"
+        yield f"  {'total of ' + phase:<22}{plan.held(phase) / GIB:>8.2f}  {phase[0].upper()}"
 
 
 def notes(plan: Plan) -> Iterator[str]:
-    """What the numbers mean for speed and for the host."""
-    if plan.engine is None:
-        yield "The engine is not ceeh's own: what it holds is not in the plan."
-    if cache := plan.kv_cache:
-        at_once = min(cache.whole_sequences, cache.wanted)
+    if engine := plan.engine:
+        whole = min(engine.kv_tokens // engine.longest, engine.sequences)
         yield (
-            f"The KV cache holds {cache.tokens:,} tokens: {at_once:,} responses of full length at "
-            f"once, of {cache.wanted:,} that the engine would run; shorter ones run more at a time."
+            f"The KV cache holds {engine.kv_tokens:,} tokens: {whole:,} of {engine.sequences:,} "
+            "concurrent responses at full length, more if they are shorter."
         )
+    else:
+        yield "The engine is not ceeh's own: its memory is not in the plan."
     if plan.devices.kind == "cuda":
-        host = plan.host_bytes * plan.devices.count / GIB
-        yield (
-            f"Main memory: {host:.0f} GiB over {plan.devices.count} x loading the weights in fp32, or "
-            "keeping those of a sleeping engine."
-        )
+        host = plan.items[0][1] * plan.devices.count / GIB
+        yield f"Main memory: {host:.1f} GiB, to load the weights in fp32 or hold a sleeping engine's."
 
 
-def verdict(config: Config, shapes: ModelShapes, plan: Plan) -> Iterator[str]:
-    """Yes, or no with what would make it yes."""
+def verdict(config: Config, path: str, plan: Plan) -> Iterator[str]:
+    """Yes, or no with the changes that would make it yes."""
     peak, usable = plan.peak / GIB, plan.devices.usable / GIB
     if plan.fits:
         yield f"yes: {peak:.1f} GiB at most, of {usable:.1f} usable"
         return
     if plan.peak > plan.devices.usable:
         phase = max(PHASES, key=plan.held)
-        yield f"no: {peak:.1f} GiB in {phase} are more than the {usable:.1f} usable"
-    if not plan.one_sequence_fits:
-        assert plan.kv_cache is not None
+        yield f"no: {peak:.1f} GiB in {phase}, more than the {usable:.1f} usable"
+    if plan.engine and not plan.one_sequence_fits:
         yield (
-            f"no: the KV cache holds {plan.kv_cache.tokens:,} tokens, less than one sequence of "
-            f"{plan.kv_cache.longest:,}, with which vLLM does not start"
+            f"no: the KV cache holds {plan.engine.kv_tokens:,} tokens, less than one sequence of "
+            f"{plan.engine.longest:,}; vLLM would not start"
         )
-    advice = advise(config, shapes, plan.devices)
-    peak = advice.plan.peak / GIB
-    if not advice.plan.fits:
+    before, last = config, plan
+    for key, value in advise(config, path, plan.devices).items():
+        before = with_value(before, key.split("."), value)
+        after = make_plan(before, read_shapes(before.model, path), plan.devices)
+        saved = max(last.held(phase) - after.held(phase) for phase in PHASES) / GIB
+        effect = f"saves {saved:.2f} GiB" if saved > 0 else "one full-length sequence fits"
+        effect += ", changes the training" if key in (LORA_RANK, RESPONSE_TOKENS) else ""
+        yield f"  {f'{key}={value}'.lower():<44} {effect}"
+        last = after
+    if last.fits:
+        yield f"With these changes, made in this order, it fits in {last.peak / GIB:.1f} GiB."
+    else:
         yield (
-            f"No setting makes it fit: {peak:.1f} GiB remain with {advice or 'those given'}. Take "
-            f"devices of {peak / USABLE:.0f} GiB or more, or a smaller model."
+            f"No setting makes it fit: {last.peak / GIB:.1f} GiB remain with all of these changes. Take "
+            f"devices of {last.peak / GIB / USABLE:.0f} GiB or more, or a smaller model."
         )
-        return
-    what = "" if advice.same_training else ", which make another training of it"
-    yield f"It fits in {peak:.1f} GiB with these changes{what}:\n  {advice}"
 
 
-def indented(lines: Sequence[str] | Iterator[str]) -> str:
+LORA_RANK, RESPONSE_TOKENS = "model.lora.rank", "rollouts.max_response_tokens"
+KV_CACHE_GIB, KV_STEP = "engine.init_args.kv_cache_gib", GIB // 4
+MIN_CHUNK_TOKENS, MIN_SEQUENCES, MIN_RESPONSE_TOKENS = 256, 32, 1024
+
+
+def advise(config: Config, path: str, devices: Devices) -> dict[str, Any]:
+    """Settings that make the plan fit, in the order to change them; the strongest where none do.
+
+    First those that only cost speed, then with LoRA, then with shorter responses too.
+    """
+    lora = {} if config.model.lora.rank else {LORA_RANK: 32}
+    shorter = halves(config.rollouts.max_response_tokens, MIN_RESPONSE_TOKENS)
+    changes: dict[str, Any] = {}
+    for training in ({}, lora, *(lora | {RESPONSE_TOKENS: tokens} for tokens in shorter)):
+        changed = config
+        for key, value in training.items():
+            changed = with_value(changed, key.split("."), value)
+        memory, fits = memory_changes(changed, read_shapes(changed.model, path), devices)
+        changes = training | memory
+        if fits:
+            break
+    return changes
+
+
+def memory_changes(
+    config: Config, shapes: ModelShapes, devices: Devices
+) -> tuple[dict[str, Any], bool]:
+    """Each setting at the mildest value that makes the plan fit, else at the strongest if that helps."""
+    changes: dict[str, Any] = {}
+    plan = make_plan(config, shapes, devices)
+    for key, values in memory_settings(config, plan):
+        best = None
+        for value in values:
+            trial = with_value(config, key.split("."), value)
+            best = value, trial, make_plan(trial, shapes, devices)
+            if best[2].fits:
+                break
+        if best and excess(best[2]) < excess(plan):
+            changes[key], config, plan = best
+    return changes, plan.fits
+
+
+def memory_settings(config: Config, plan: Plan) -> list[tuple[str, Sequence[Any]]]:
+    """Keys with values from mild to strong, the cheapest in speed first."""
+    optimizer, engine = config.optimizer, plan.engine
+    settings: list[tuple[str, Sequence[Any]]] = [
+        ("model.head_chunk_tokens", halves(config.model.head_chunk_tokens, MIN_CHUNK_TOKENS)),
+        (
+            "optimizer.tokens_per_microbatch",
+            halves(optimizer.tokens_per_microbatch, longest_row(config)),
+        ),
+    ]
+    if engine and plan.devices.kind == "cuda":
+        settings.append(("engine.init_args.sleep", [True]))
+    settings.append(("model.gradient_checkpointing", [True]))
+    if engine:
+        sequences = halves(engine.sequences, MIN_SEQUENCES)
+        settings.append(("engine.init_args.options.max_num_seqs", sequences))
+        least = math.ceil(engine.longest * engine.bytes_per_token / KV_STEP)
+        if plan.one_sequence_fits:
+            steps = halves(math.ceil(engine.kv_cache / KV_STEP), least)
+            settings.append((KV_CACHE_GIB, [step * KV_STEP / GIB for step in steps]))
+        else:
+            settings.insert(0, (KV_CACHE_GIB, [least * KV_STEP / GIB]))
+    return settings
+
+
+def excess(plan: Plan) -> tuple[bool, int]:
+    over = sum(max(0, plan.held(phase) - plan.devices.usable) for phase in PHASES)
+    return not plan.one_sequence_fits, over
+
+
+def halves(present: int, least: int) -> list[int]:
+    """`present` halved until `least`; empty if it is not above `least`."""
+    values = []
+    while present > least:
+        present = max(present // 2, least)
+        values.append(present)
+    return values
+
+
+def with_value(node: Any, keys: Sequence[str], value: Any) -> Any:
+    """A copy of `node`, a dataclass or a mapping, with `value` at the path `keys`."""
+    key, *rest = keys
+    old = node.get(key) if isinstance(node, Mapping) else getattr(node, key)
+    new = with_value(old or {}, rest, value) if rest else value
+    return {**node, key: new} if isinstance(node, Mapping) else replace(node, **{key: new})
+
+
+def indented(lines: Iterable[str]) -> str:
     return "\n".join(f"  {line}" for line in lines)

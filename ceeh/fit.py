@@ -28,7 +28,7 @@ from ceeh.config.settings import Config, load, to_public_yaml
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.dry_run import dry_run
 from ceeh.held_out import measure_base, measure_tuned, write_results
-from ceeh.memory.devices import parse_devices
+from ceeh.memory import parse_devices
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.runtime import shutdown

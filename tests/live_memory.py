@@ -1,21 +1,19 @@
-"""Counts the bytes of tensors that an autograd pass keeps, and of all that live at one time."""
+"""Counts the bytes of all tensors that are alive at the same time."""
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):
-    """`peak`: the most bytes of storage alive at once, made while the mode is on.
+    """`peak`: the most bytes of storage, allocated while the mode is on, that were alive at once.
 
-    Storages of the tensors in `there` are not counted, a storage is counted once however many
-    tensors share it, and what a kernel allocates and frees inside itself is not seen.
+    Storages of the tensors in `there` do not count. Tensors that share a storage count once. Memory
+    that a kernel allocates and frees inside itself is not visible.
     """
 
     def __init__(self, there: Iterable[Tensor] = ()) -> None:
@@ -43,19 +41,3 @@ class LiveMemory(TorchDispatchMode):
 
     def forget(self, key: int) -> None:
         self.now -= self.alive.pop(key)
-
-
-@contextmanager
-def kept_for_backward(there: Iterable[Tensor]) -> Iterator[Callable[[], int]]:
-    """Yields a function: bytes of the distinct storages saved for backward, but those of `there`."""
-    known = {tensor.untyped_storage()._cdata for tensor in there}
-    storages: dict[int, Any] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in known:
-            storages[storage._cdata] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield lambda: sum(storage.nbytes() for storage in storages.values())

@@ -180,7 +180,7 @@ def test_the_figures_reach_mlflow(tiny_model_dir: Path, tmp_path: Path) -> None:
         (["starter", "--benchmarks", "starter", "top_p=1.5"], "top_p must be in (0, 1], got 1.5"),
         (["starter", "--benchmarks", "starter", "temperature=nan"], "temperature must be a finite"),
         (["starter", "--benchmarks", "starter", "limit=0"], "limit must be at least 1"),
-        (["./nowhere", "--benchmarks", "starter"], "there is no './nowhere'; give"),
+        (["./nowhere", "--benchmarks", "starter"], "'./nowhere' does not exist; give"),
         (["starter", "--benchmarks", "gsm8k"], "benchmark gsm8k: "),
         (["starter", "--benchmarks", "starter", "chat_template=true"], "has no chat template"),
         (["starter", "--benchmarks", "starter", "hardware.accelerator=cuda"], "no CUDA device"),

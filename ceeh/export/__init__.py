@@ -1,1 +1,1 @@
-"""A run's model as a Hugging Face folder, with a card that says how it was made and what was measured."""
+"""Exports the model of a run as a Hugging Face folder with a model card."""

@@ -1,4 +1,4 @@
-"""python -m ceeh.export RUN OUT: a run's model as a Hugging Face folder with its model card."""
+"""python -m ceeh.export RUN OUT: write a run's model as a Hugging Face folder with a model card."""
 
 import argparse
 import shlex
@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ceeh.errors import ConfigError, RunError, first_line
 from ceeh.export.card import Export, public, write_card
-from ceeh.export.source import mixture_of, open_run, rollout_step, summary_of, with_weights_for
+from ceeh.export.source import open_run, read_json, rollout_step, with_weights_for
 from ceeh.modules.restore import load_policy
 from ceeh.pretrained.loading import load_tokenizer
 from ceeh.run.atomic import atomic_folder, check_folder
@@ -44,72 +44,75 @@ def export(
     repo: str | None = None,
     command: str = "ceeh.export.export",
 ) -> str:
-    """Writes the model of the run at `place` into `out`; returns a line that says what was written.
+    """Writes the model of the run at `place` into `out`; returns a summary line.
 
     With `adapter` a PEFT folder, else the whole model with an adapter merged in fp32 and cast once to
-    `dtype`, by default that of the base model. `repo` is the hub id that the card shows.
-    Raises ConfigError for a run, checkpoint or folder that this cannot be done with.
+    `dtype`, by default the base model's. The card shows the hub id `repo` and `command`.
+    Raises ConfigError for a run, checkpoint or folder that cannot be used.
     """
-    trained = open_run(place, checkpoint, trust_remote_code)
-    run, config = trained.run, trained.config
+    source = open_run(place, checkpoint, trust_remote_code)
+    run, config = source.run, source.config
     assert run is not None
     assert config is not None
     out = out.expanduser().resolve()
     check_out(out, run, force)
-    trained = with_weights_for(trained, run, config, adapter=adapter, dtype=dtype)
-    tokenizer = load_tokenizer(trained.model_path, trust_remote_code)
-    policy = load_policy(trained, temperature=config.rollouts.temperature)
-    step = rollout_step(trained, config)
-    stored = dtype or (torch.float32 if adapter else policy.dtype)
+    source = with_weights_for(source, config, adapter=adapter, dtype=dtype)
+    tokenizer = load_tokenizer(source.model_path, trust_remote_code)
+    policy = load_policy(source, temperature=config.rollouts.temperature)
+    step, stored = (
+        rollout_step(source, config),
+        dtype or (torch.float32 if adapter else policy.dtype),
+    )
+    summary = read_json(run.path / "summary.json")
+    if summary is not None and summary.get("rollout_step", config.rollouts.steps) != step:
+        summary = None  # measured on other weights
+    facts = Export(
+        name=source.name,
+        repo=repo or out.name,
+        config=config,
+        rollout_step=step,
+        summary=summary,
+        mixture=read_json(run.path / "mixture.json"),
+        adapter=adapter,
+        dtype=str(stored).removeprefix("torch."),
+        command=command,
+    )
     with atomic_folder(out) as folder:
-        if adapter:
-            size = policy.save_adapter(folder, tokenizer, dtype=dtype)
-        else:
-            size = policy.save(folder, tokenizer, dtype=dtype)
-        facts = Export(
-            name=trained.name,
-            repo=repo or out.name,
-            config=config,
-            rollout_step=step,
-            summary=summary_of(run, config, step),
-            mixture=mixture_of(run),
-            adapter=adapter,
-            dtype=str(stored).removeprefix("torch."),
-            command=command,
-        )
+        save = policy.save_adapter if adapter else policy.save
+        size = save(folder, tokenizer, dtype=dtype)
         write_card(folder, facts)
     kind = "adapter" if adapter else "model"
-    return f"{kind} of '{trained.name}' after rollout step {step}, {facts.dtype}, {size / 1e6:.1f} MB: {out}"
+    return f"{kind} of '{source.name}' after rollout step {step}, {facts.dtype}, {size / 1e6:.1f} MB: {out}"
 
 
 def check_out(out: Path, run: RunFolder, force: bool) -> None:
-    """Refuses a place where something would be lost. With `force` an older export may be replaced."""
+    """Refuses a folder whose contents would be lost; `force` allows to replace an older export."""
     place = run.path.resolve()
     if out == place or place in out.parents:
         raise ConfigError(
             f"OUT '{out}' is inside the run folder '{place}'; give a folder outside it"
         )
     if out in place.parents:
-        raise ConfigError(f"OUT '{out}' holds the run '{place}' itself; give another folder")
+        raise ConfigError(f"OUT '{out}' contains the run '{place}'; give another folder")
     check_folder(out, "OUT")
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not any((out / name).is_file() for name in MODEL_FILES):
         raise ConfigError(
-            f"OUT '{out}' is not empty and holds no model, so that not even --force replaces it; "
+            f"OUT '{out}' is not empty and does not contain a model, so --force does not replace it; "
             "give another folder"
         )
     if not force:
-        raise ConfigError(f"OUT '{out}' holds a model already; --force replaces that folder")
+        raise ConfigError(f"OUT '{out}' already contains a model; --force replaces the folder")
 
 
 def push(folder: Path, repo: str, *, private: bool) -> str:
-    """Uploads `folder`; returns the address. Raises RunError, with the folder still there."""
+    """Uploads `folder` and returns its address. Raises RunError; the folder stays complete."""
     try:
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Export of a ceeh run")
-    except Exception as error:  # an outside service: whatever it or the network raises
+    except Exception as error:  # an outside service: it and the network may raise anything
         raise RunError(
             f"'{repo}' was not pushed: {redact(first_line(error))}; the folder is complete, push it later "
             f"with: hf upload {repo} {folder}"
@@ -118,39 +121,32 @@ def push(folder: Path, repo: str, *, private: bool) -> str:
 
 
 def check_push(repo: str) -> None:
-    """What can be known before anything is written."""
+    """Raises ConfigError for an invalid hub id or a missing token, before anything is written."""
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise ConfigError(f"--push-to-hub: '{repo}' is no hub id; write user/name") from error
+        raise ConfigError(f"--push-to-hub: '{repo}' is not a hub id; write user/name") from error
     if get_token() is None:
         raise ConfigError("--push-to-hub needs a token; set HF_TOKEN, or run: hf auth login")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ceeh.export", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="a run folder, or a .ckpt file inside one")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
-    parser.add_argument(
-        "--adapter", action="store_true", help="the LoRA alone, as a PEFT folder, instead of merged"
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="auto", help="auto: the base's, float32 for an adapter"
-    )
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="of the run, instead of its end"
-    )
-    parser.add_argument("--force", action="store_true", help="replace an older export")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run the base's own code")
-    parser.add_argument(
-        "--push-to-hub", metavar="ID", help="upload OUT as user/name, with HF_TOKEN"
-    )
-    parser.add_argument("--private", action="store_true", help="as a private repository")
+    add = parser.add_argument
+    add("run", metavar="RUN", help="a run folder, or a .ckpt file inside one")
+    add("out", metavar="OUT", type=Path, help="the folder to write")
+    add("--adapter", action="store_true", help="only the LoRA, as a PEFT folder, not merged")
+    add("--dtype", choices=DTYPES, default="auto", help="auto: the base's; float32 for an adapter")
+    add("--checkpoint", type=Path, metavar="FILE", help="of the run, instead of its final weights")
+    add("--force", action="store_true", help="replace an older export")
+    add("--trust-remote-code", action="store_true", help="run the base model's own code")
+    add("--push-to-hub", metavar="ID", help="upload OUT as user/name, with HF_TOKEN")
+    add("--private", action="store_true", help="create a private repository")
     given = parser.parse_args(arguments)
     if given.private and not given.push_to_hub:
-        parser.error("--private is of --push-to-hub ID")
+        parser.error("--private needs --push-to-hub ID")
     disable_progress_bar()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = [public({"path": word})["path"] for word in (arguments or sys.argv[1:])]
 
     def command() -> int:
         if given.push_to_hub:
@@ -165,8 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 force=given.force,
                 trust_remote_code=given.trust_remote_code,
                 repo=given.push_to_hub,
-                command="python -m ceeh.export "
-                + shlex.join(public({"path": word})["path"] for word in words),
+                command=f"python -m ceeh.export {shlex.join(words)}",
             )
         except OSError as error:
             raise RunError(f"{error}; nothing was exported") from error

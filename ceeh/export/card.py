@@ -1,4 +1,4 @@
-"""The model card of an export: what the model is, how it was made, what was measured, how to load it."""
+"""The model card of an export: what the model is, how it was trained, what was measured, how to load it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -16,32 +16,18 @@ from ceeh.reporting.run_page import summary_grid
 from ceeh.runtime.text import redact
 from ceeh.runtime.versions import provenance
 
+TEMPLATE = Path(__file__).with_name("card_template.md")
 SETTINGS, PICTURE = "ceeh.yaml", "pareto.png"
 METHODS = {"me": "CEEH-ME", "ea": "CEEH-EA"}
-CAUTION = """\
-Training for short chains of thought makes them less monitorable: the strongest length targets kept 63-69 % of
-the baseline's faithfulness in [arXiv 2607.09786](https://arxiv.org/abs/2607.09786). Do not rely on the
-reasoning text of this model as an account of how it came to its answer."""
-CITATION = """\
-```bibtex
-@misc{ceeh2026,
-  title = {Compress the Easy, Explore the Hard:
-           Difficulty-Aware Entropy Regularization for Efficient {LLM} Reasoning},
-  author = {Luo and Ren and Chen and Liu and Fang and Tan and Huang},
-  year = {2026},
-  eprint = {2602.22642},
-  archivePrefix = {arXiv},
-  note = {KDD 2026}
-}
-```"""
+DATA_FILES = (".json", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """What a card is written about.
+    """The facts of a card.
 
-    `repo` is how the folder will be named when it is loaded: a hub id, or the folder itself. `summary`
-    is the run's summary.json if it is of these weights, those after `rollout_step`; `mixture` is its
+    `repo` is the name to load the folder by: a hub id, or the folder. `summary` is the run's
+    summary.json if it was measured on these weights, those after `rollout_step`; `mixture` is its
     mixture.json if it trained on one.
     """
 
@@ -57,27 +43,33 @@ class Export:
 
 
 def write_card(folder: Path, export: Export) -> None:
-    """Writes README.md, the settings it refers to and, where there are figures, their picture."""
+    """Writes README.md, the settings that it links to and, for measured weights, a plot."""
     settings = public(yaml.safe_load(to_yaml(export.config)))
     (folder / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     if export.summary is not None:
         write_pareto(folder / PICTURE, export.summary)
-    sections = [
-        f"# {export.name}\n\n{_description(export)}",
-        f"## Figures\n\n{_figures(export)}",
-        f"## A caution\n\n{CAUTION}",
-        f"## Use\n\n{usage(export.config, export.repo, adapter=export.adapter)}",
-        f"## Training\n\n{_training(export)}",
-        f"## Made with\n\n{_versions(export)}",
-        f"## Citation\n\nThe method is that of arXiv [2602.22642](https://arxiv.org/abs/2602.22642):"
-        f"\n\n{CITATION}",
-    ]
-    content = f"---\n{_metadata(export).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
-    ModelCard(content).save(folder / "README.md")
+    versions = {name.removeprefix("version."): value for name, value in provenance().items()}
+    card = ModelCard.from_template(
+        metadata(export),
+        template_path=str(TEMPLATE),
+        export=export,
+        config=export.config,
+        base=describe_base(export.config.model.path),
+        method=method(export.config),
+        grid=summary_grid(export.summary) if export.summary is not None else None,
+        prompt=prompt_code(export.config.prompts),
+        questions=describe_questions(export),
+        describe=describe,
+        settings=SETTINGS,
+        picture=PICTURE,
+        commit=versions.pop("git.commit", None),
+        versions=", ".join(f"{name} {value}" for name, value in versions.items()),
+    )
+    card.save(folder / "README.md")
 
 
 def public(value: Any, key: str = "") -> Any:
-    """`value` as it may be published: no secrets, of files of this machine the name alone."""
+    """`value` without secrets, and with paths of this machine reduced to the file's name."""
     if isinstance(value, Mapping):
         return {name: public(item, str(name)) for name, item in redact(value).items()}
     if isinstance(value, list):
@@ -88,7 +80,7 @@ def public(value: Any, key: str = "") -> Any:
 
 
 def hub_id(path: str) -> str | None:
-    """`path` if it can be an id on the hub and is no folder here."""
+    """`path` if it can be a hub id and is not a local folder or file."""
     if path == "starter" or Path(path).exists():
         return None
     try:
@@ -98,8 +90,8 @@ def hub_id(path: str) -> str | None:
     return path
 
 
-def license(base: str) -> dict[str, str]:
-    """The license that the base's own card states, if that card is at hand; never asks the hub."""
+def base_license(base: str) -> dict[str, str]:
+    """The license in the base's own card if that is local or cached; never asks the hub."""
     if base == "starter":
         return {"license": "apache-2.0"}
     card = Path(base).expanduser() / "README.md"
@@ -114,7 +106,7 @@ def license(base: str) -> dict[str, str]:
 
 
 def method(config: Config) -> str:
-    """The paper's name where the settings are its, else what the rewards and the entropy term are."""
+    """The paper's name if the settings are the paper's, else reward shaping and entropy bonus."""
     shaping = config.objective.shaping.class_path.rpartition(".")[2]
     entropy = config.objective.entropy.method
     if shaping == "OptimalLengthPenalty" and entropy in METHODS:
@@ -123,79 +115,85 @@ def method(config: Config) -> str:
     return f"a comparison to CEEH ({shaping}, {bonus})"
 
 
-def _metadata(export: Export) -> ModelCardData:
-    lora = export.config.model.lora.rank > 0
-    base = hub_id(export.config.model.path)
-    more: dict[str, Any] = dict(license(export.config.model.path))
+def metadata(export: Export) -> ModelCardData:
+    """Base, license, data sets and measured results, as the hub reads them."""
+    path, lora = export.config.model.path, export.config.model.lora.rank > 0
+    base, more = hub_id(path), dict[str, Any](base_license(path))
     if base:
         more["base_model_relation"] = "adapter" if export.adapter else "finetune"
     return ModelCardData(
         base_model=base,
+        datasets=datasets(training_sources(export)) or None,
         library_name="peft" if export.adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["ceeh", "reasoning", "efficient-reasoning", *(["lora"] if lora else [])],
+        **results(export),
         **more,
     )
 
 
-def _base(config: Config) -> str:
-    if config.model.path == "starter":
-        return "the starter model that ships with ceeh"
-    if found := hub_id(config.model.path):
+def training_sources(export: Export) -> list[Component]:
+    if export.mixture is None:
+        return [export.config.prompts.train]
+    sources = [part["source"] for part in export.mixture["parts"]]
+    return [Component(one["class_path"], one.get("init_args", {})) for one in sources]
+
+
+def datasets(sources: list[Component]) -> list[str]:
+    """Hub ids of the tables among `sources`."""
+    paths = [str(source.init_args.get("path", "")) for source in sources]
+    return sorted(
+        {path for path in paths if "/" in path and not path.endswith(DATA_FILES) and hub_id(path)}
+    )
+
+
+def results(export: Export) -> dict[str, Any]:
+    """Accuracy, tokens, pass@k and entropy on all held-out questions, if they were measured."""
+    if export.summary is None:
+        return {}
+    held_out, questions = export.config.prompts.held_out, export.summary["questions"]["all"]
+    source = next(iter(datasets([held_out])), held_out.class_path.rpartition(".")[2])
+    found = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=source,
+            dataset_name=f"{source}, {questions} held-out questions",
+            metric_type=metric,
+            metric_name=f"{metric}, 95 % interval [{value['low']:.4g}, {value['high']:.4g}]",
+            metric_value=round(value["value"], 4),
+        )
+        for metric, value in export.summary["tuned"]["all"].items()
+    ]
+    return {"model_name": export.name, "eval_results": found}
+
+
+def describe_base(path: str) -> str:
+    if path == "starter":
+        return "The starter model that ships with ceeh"
+    if found := hub_id(path):
         return f"[{found}](https://huggingface.co/{found})"
-    return f"`{PurePath(config.model.path).name}` (a local folder)"
+    return f"`{PurePath(path).name}` (a local folder)"
 
 
-def _description(export: Export) -> str:
-    lora = export.config.model.lora
-    how = f"a LoRA of rank {lora.rank}" if lora.rank else "all weights"
-    what = "The adapter alone" if export.adapter else "The whole model"
-    base = _base(export.config)
-    return (
-        f"{base[0].upper()}{base[1:]}, trained with reinforcement "
-        f"learning to reason briefly without getting worse: {method(export.config)}, {how}, "
-        f"{export.rollout_step} rollout steps. {what} is in this folder, in {export.dtype}."
-    )
-
-
-def _figures(export: Export) -> str:
-    summary, rollouts = export.summary, export.config.rollouts
-    if summary is None:
-        return (
-            f"These weights, after rollout step {export.rollout_step} of {rollouts.steps}, were not "
-            "measured on held-out questions."
-        )
-    grid = summary_grid(summary)
-    return "\n".join(
-        [
-            f"{grid.title}. Sampled at temperature {rollouts.temperature:g} with at most "
-            f"{rollouts.max_response_tokens} tokens; easy and hard are told apart by other samples of "
-            "the base. Changes are paired by question.\n",
-            grid.markdown(),
-            f"\n![Accuracy against tokens of base and tuned, with 95 % intervals]({PICTURE})",
-        ]
-    )
-
-
-def _component(component: Component) -> str:
+def describe(component: Component) -> str:
     settings = public({"class_path": component.class_path, **component.init_args})
-    arguments = ", ".join(f"{k}: {v}" for k, v in settings.items() if k != "class_path")
-    return f"`{settings['class_path']}`" + (f" ({arguments})" if arguments else "")
+    class_path = settings.pop("class_path")
+    arguments = ", ".join(f"{name}: {value}" for name, value in settings.items())
+    text = f"`{class_path}`" + (f" ({arguments})" if arguments else "")
+    return text.replace("|", "\\|").replace("\n", " ")  # as the cell of a table
 
 
-def _questions(export: Export) -> str:
-    """The source, and of a mixture what it drew and left out."""
-    mixture = export.mixture
+def describe_questions(export: Export) -> str:
+    """The source; for a mixture, what it drew and what it dropped."""
+    sources, mixture = training_sources(export), export.mixture
     if mixture is None:
-        return _component(export.config.prompts.train)
-    parts = []
-    for part in mixture["parts"]:
-        contaminated = sum(part["contaminated"].values())
-        source = Component(part["source"]["class_path"], part["source"].get("init_args", {}))
-        parts.append(
-            f"{part['name']}: {part['drawn']} of {part['read']}, {_component(source)}, without "
-            f"{part['duplicates']} duplicates and {contaminated} that repeat a benchmark's"
-        )
+        return describe(sources[0])
+    parts = [
+        f"{part['name']}: {part['drawn']} of {part['read']}, {describe(source)}, without "
+        f"{part['duplicates']} duplicates and {sum(part['contaminated'].values())} that repeat a "
+        "benchmark's"
+        for part, source in zip(mixture["parts"], sources, strict=True)
+    ]
     against = ", ".join(mixture["benchmarks"])
     compared = (
         f"compared with {against} by {mixture['ngram']}-grams over {mixture['coverage']:.0%} of a question"
@@ -205,118 +203,8 @@ def _questions(export: Export) -> str:
     return f"{'; '.join(parts)}; {compared}"
 
 
-def _training(export: Export) -> str:
-    config = export.config
-    rollouts, objective, optimizer = config.rollouts, config.objective, config.optimizer
-    entropy, lora = objective.entropy, config.model.lora
-    rounds = rollouts.dynamic_sampling.max_rounds
-    rows = {
-        "base": _base(config),
-        "method": method(config),
-        "training questions": _questions(export),
-        "held-out questions": _component(config.prompts.held_out),
-        "verifier": _component(config.verifier),
-        "rollouts": f"{export.rollout_step} steps of {rollouts.prompts_per_step} questions x "
-        f"{rollouts.completions_per_prompt} responses"
-        + (f" (dynamic sampling of up to {rounds} rounds)" if rounds > 1 else "")
-        + f"; temperature {rollouts.temperature:g}, at most {rollouts.max_response_tokens} tokens",
-        "reward shaping": _component(objective.shaping),
-        "entropy bonus": f"{entropy.method}, coefficient {entropy.coefficient:g}, "
-        f"{entropy.hard_factor:g} times that on hard questions, anneal {entropy.anneal}",
-        "advantage": f"{objective.advantage}, tokens weighted by {objective.aggregation}",
-        "clipping": f"{objective.clip_low:g} below, {objective.clip_high:g} above, dual "
-        f"{objective.dual_clip}",
-        "KL coefficient": f"{objective.kl_coefficient:g}",
-        "adaptation": f"LoRA, rank {lora.rank}, alpha {lora.alpha:g}" if lora.rank else "full",
-        "optimizer": f"AdamW, learning rate {optimizer.lr:g}, {optimizer.schedule}, "
-        f"{optimizer.prompts_per_minibatch} questions a step",
-        "seed": str(config.seed),
-    }
-    if entropy.method == "none":
-        rows["entropy bonus"] = "none"
-    table = "\n".join(f"| {name} | {_cell(text)} |" for name, text in rows.items())
-    return (
-        f"| | |\n|---|---|\n{table}\n\nAll settings are in [{SETTINGS}]({SETTINGS}); the run again:\n\n"
-        f"```bash\npython -m ceeh.fit --config {SETTINGS}\n```"
-    )
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _versions(export: Export) -> str:
-    found = {name.removeprefix("version."): value for name, value in provenance().items()}
-    commit = found.pop("git.commit", None)
-    lines = [f"`{export.command}`", "", ", ".join(f"{n} {v}" for n, v in found.items())]
-    if commit:
-        lines[-1] += f"; commit `{commit}` of the working folder"
-    return "\n".join(lines)
-
-
-TRANSFORMERS = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{repo}")
-model = AutoModelForCausalLM.from_pretrained("{repo}", dtype="auto")"""
-PEFT = """\
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{repo}")
-model = AutoPeftModelForCausalLM.from_pretrained("{repo}", dtype="auto")"""
-GENERATE = """\
-question = "..."
-prompt = {prompt}
-inputs = tokenizer(prompt, add_special_tokens={special}, return_tensors="pt", return_token_type_ids=False)
-output = model.generate(
-    **inputs, max_new_tokens={tokens}, do_sample=True, temperature={temperature:g}, top_p=1.0, top_k=0
-)
-print(tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))"""
-VLLM = """\
-from vllm import LLM, SamplingParams
-
-llm = LLM("{repo}")
-sampling = SamplingParams(temperature={temperature:g}, max_tokens={tokens})
-token_ids = inputs.input_ids[0].tolist()
-print(llm.generate([{{"prompt_token_ids": token_ids}}], sampling)[0].outputs[0].text)"""
-VLLM_LORA = """\
-from peft import PeftConfig
-from vllm import LLM, SamplingParams
-from vllm.lora.request import LoRARequest
-
-base = PeftConfig.from_pretrained("{repo}").base_model_name_or_path
-llm = LLM(base, enable_lora=True, max_lora_rank={rank})
-sampling = SamplingParams(temperature={temperature:g}, max_tokens={tokens})
-token_ids = inputs.input_ids[0].tolist()
-lora = LoRARequest("ceeh", 1, "{repo}")
-print(llm.generate([{{"prompt_token_ids": token_ids}}], sampling, lora_request=lora)[0].outputs[0].text)"""
-
-
-def usage(config: Config, repo: str, *, adapter: bool) -> str:
-    """Markdown: how questions were put and answers sampled, in transformers and in vLLM.
-
-    `repo` is what `from_pretrained` is given: a hub id, or the folder.
-    """
-    values = {
-        "repo": repo,
-        "prompt": _prompt(config.prompts),
-        "special": not config.prompts.chat_template,
-        "tokens": config.rollouts.max_response_tokens,
-        "temperature": config.rollouts.temperature,
-        "rank": config.model.lora.rank,
-    }
-    load, vllm = (PEFT, VLLM_LORA) if adapter else (TRANSFORMERS, VLLM)
-    says = "" if adapter else " `generation_config.json` says the same."
-    return (
-        f"Trained and measured with questions in the form below, sampled at temperature "
-        f"{config.rollouts.temperature:g} without top-p or top-k.{says}\n\n"
-        f"```python\n{load}\n{GENERATE}\n```\n\nor with vLLM:\n\n```python\n{vllm}\n```"
-    ).format(**values)
-
-
-def _prompt(prompts: Prompts) -> str:
-    """The Python expression that makes of `question` what the model was given."""
+def prompt_code(prompts: Prompts) -> str:
+    """A Python expression that turns `question` into the model's prompt."""
     text = "question"
     if prompts.instruction is not None:
         text = f"question.rstrip() + {chr(10) * 2 + prompts.instruction!r}"

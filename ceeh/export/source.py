@@ -1,7 +1,6 @@
-"""Which weights of a run an export takes, and which figures belong to them."""
+"""Selects the weights of a run that an export takes, and the results that belong to them."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,88 +16,71 @@ from ceeh.run.folder import RunFolder
 
 
 def open_run(place: str, checkpoint: Path | None, trust_remote_code: bool) -> ModelSource:
-    """The run at `place`, at `checkpoint` if that is given. Raises ConfigError for what is no run."""
+    """The run at `place`, or its `checkpoint`. Raises ConfigError if `place` is not a run."""
     path = Path(place).expanduser()
     if not path.exists():
         runs = sorted(found.parent.name for found in path.parent.glob("*/config.yaml"))
         there = f"; runs in {path.parent}: {', '.join(runs)}" if runs else ""
-        raise ConfigError(f"there is no run '{place}'{there}")
-    if checkpoint is not None:
-        return _open_checkpoint_of(RunFolder(path), checkpoint, trust_remote_code)
-    trained = open_trained(place, trust_remote_code=trust_remote_code)
-    if trained.run is None:
-        raise ConfigError(
-            f"'{place}' is no run but a {'PEFT adapter' if trained.adapter else 'model'} already: there is "
-            "nothing to export; give a run folder or a .ckpt inside one"
-        )
-    return trained
-
-
-def _open_checkpoint_of(run: RunFolder, checkpoint: Path, trust_remote_code: bool) -> ModelSource:
+        raise ConfigError(f"the run '{place}' does not exist{there}")
+    if checkpoint is None:
+        source = open_trained(place, trust_remote_code=trust_remote_code)
+        if source.run is None:
+            kind = "PEFT adapter" if source.adapter else "model"
+            raise ConfigError(
+                f"'{place}' is already a {kind}, not a run: nothing to export; give a run folder or a "
+                ".ckpt inside one"
+            )
+        return source
+    run = RunFolder(path)
     file = checkpoint if checkpoint.is_file() else run.checkpoints / checkpoint
     if not file.is_file():
         there = ", ".join(sorted(found.name for found in run.checkpoints.glob("*.ckpt"))) or "none"
         raise ConfigError(
-            f"--checkpoint {checkpoint}: no such file; those of '{run.path}': {there}"
+            f"--checkpoint {checkpoint}: no such file; checkpoints of '{run.path}': {there}"
         )
-    chosen = open_trained(str(file), trust_remote_code=trust_remote_code)
-    if chosen.run is None or chosen.run.path != run.path.resolve():
-        raise ConfigError(f"--checkpoint {checkpoint} is not of the run '{run.path}'")
-    return chosen
+    source = open_trained(str(file), trust_remote_code=trust_remote_code)
+    if source.run is None or source.run.path != run.path.resolve():
+        raise ConfigError(f"--checkpoint {checkpoint} does not belong to the run '{run.path}'")
+    return source
 
 
 def with_weights_for(
-    trained: ModelSource,
-    run: RunFolder,
-    config: Config,
-    *,
-    adapter: bool,
-    dtype: torch.dtype | None,
+    source: ModelSource, config: Config, *, adapter: bool, dtype: torch.dtype | None
 ) -> ModelSource:
-    """`trained`, or the checkpoint of a finished run's end where its model/ does not hold enough.
+    """`source`, or the last checkpoint of a finished run if its model/ has too little precision.
 
-    model/ has the adapter merged and rounded to the base's dtype: enough for that dtype, and for any
-    if it is float32. Raises ConfigError when there is no such checkpoint, and no adapter.
+    model/ has the adapter merged and the weights rounded to the base's dtype: enough for that dtype,
+    and for any dtype if it is float32. Raises ConfigError without an adapter or that checkpoint.
     """
+    assert source.run is not None
+    run = source.run
     if adapter and config.model.lora.rank == 0:
         raise ConfigError(
-            f"the run '{run.path}' trained all weights (model.lora.rank is 0), so it has no adapter; "
+            f"the run '{run.path}' trained all weights (model.lora.rank is 0) and has no adapter; "
             "leave out --adapter"
         )
-    if trained.checkpoint is not None:
-        return trained
-    stored = load_config(trained.model_path, trained.trust_remote_code).dtype
+    if source.checkpoint is not None:
+        return source
+    stored = load_config(source.model_path, source.trust_remote_code).dtype
     if not adapter and (dtype in (None, stored) or stored == torch.float32):
-        return trained
-    wanted = "--adapter" if adapter else f"--dtype {str(dtype).removeprefix('torch.')}"
+        return source
     if newest := run.newest_checkpoint():
-        last = open_trained(str(newest), trust_remote_code=trained.trust_remote_code)
+        last = open_trained(str(newest), trust_remote_code=source.trust_remote_code)
         if rollout_step(last, config) == config.rollouts.steps:
-            return replace(last, name=trained.name)
+            return replace(last, name=source.name)
+    wanted = "--adapter" if adapter else f"--dtype {str(dtype).removeprefix('torch.')}"
     raise ConfigError(
-        f"{wanted} needs the fp32 weights of the run's end, and '{run.path}' has no checkpoint of rollout "
-        f"step {config.rollouts.steps}; name an earlier one with --checkpoint, or leave out {wanted}"
+        f"{wanted} needs the final fp32 weights, and '{run.path}' has no checkpoint of rollout step "
+        f"{config.rollouts.steps}; name an earlier one with --checkpoint, or leave out {wanted}"
     )
 
 
-def rollout_step(trained: ModelSource, config: Config) -> int:
-    """The rollout step after which the weights are."""
-    if trained.checkpoint is None:
+def rollout_step(source: ModelSource, config: Config) -> int:
+    """The last rollout step that the weights were trained on."""
+    if source.checkpoint is None:
         return config.rollouts.steps
-    return read_checkpoint(trained.checkpoint)["rollout_step"]
+    return read_checkpoint(source.checkpoint)["rollout_step"]
 
 
-def mixture_of(run: RunFolder) -> Mapping[str, Any] | None:
-    """What the run's mixture of training questions drew and left out, if it had one."""
-    file = run.path / "mixture.json"
+def read_json(file: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.is_file() else None
-
-
-def summary_of(run: RunFolder, config: Config, step: int) -> Mapping[str, Any] | None:
-    """The run's figures if they are of the weights after `step`."""
-    file = run.path / "summary.json"
-    if not file.is_file():
-        return None
-    summary = json.loads(file.read_text())
-    measured_at = summary.get("rollout_step", config.rollouts.steps)
-    return summary if measured_at == step else None

@@ -1,1 +1,1 @@
-"""Models from elsewhere: where they are, loading them, writing their files."""
+"""Finds, loads and writes pretrained models."""

@@ -1,7 +1,7 @@
-"""Base models and their tokenizers: a local folder, a hub id, or the starter.
+"""Loads base models and their tokenizers: a local folder, a hub id, or the starter.
 
-Whatever is in their files, nothing of them is run but a chat template, which jinja keeps in a sandbox,
-and, where the user asks for it, a model's own code.
+Their files are untrusted. Nothing in them is executed except a chat template, in jinja's sandbox, and a
+model's own code where the user allows it.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from ceeh.runtime.text import flatten
 from ceeh.starter.model import MODEL_DIR
 
 OWN_CODE = (
-    "none of it was run; if you trust it, set model.trust_remote_code=true, or --trust-remote-code"
+    "it was not executed; if you trust it, set model.trust_remote_code=true, or --trust-remote-code"
 )
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -43,69 +43,57 @@ def resolve_model(path: str) -> str:
 
 
 def load_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model whose files, as far as they are here, belong together.
+    """The tokenizer of a model, after checks that need no weights.
 
-    Raises ConfigError for files that cannot be read, for weights that are none or no safetensors, and
-    for a tokenizer that knows more tokens than the model or no end of a sequence.
+    Raises ConfigError for unreadable files, for a local folder without safetensors, and for a tokenizer
+    with more tokens than the model or without an end-of-sequence token.
     """
     check_weight_files(path)
     config = load_config(path, trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except Exception as error:  # files of a stranger: their readers raise whatever comes
-        raise ConfigError(
-            f"model.path: no model or tokenizer to be had from '{path}' ({_why(error)}); "
-            "give a folder with config.json and tokenizer.json, or a hub id that can be reached"
-        ) from error
+    except Exception as error:  # untrusted files: their readers may raise anything
+        raise _unreadable(path, _reason(error)) from error
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"model.path: the tokenizer of '{path}' has no end-of-sequence token; set eos_token in its "
             "tokenizer_config.json"
         )
-    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+    tokens, rows = set(tokenizer.get_vocab().values()), config.get_text_config().vocab_size
+    if tokens <= set(tokenizer.all_special_ids):
+        raise _unreadable(path, "the tokenizer has no vocabulary")
+    if max(tokens) >= rows:
         raise ConfigError(
-            f"model.path: no model or tokenizer to be had from '{path}' (it has no vocabulary); "
-            "give a folder with config.json and tokenizer.json, or a hub id that can be reached"
-        )
-    largest = max(tokenizer.get_vocab().values(), default=-1)
-    vocabulary = config.get_text_config().vocab_size
-    if largest >= vocabulary:
-        raise ConfigError(
-            f"model.path: the tokenizer of '{path}' has tokens up to {largest}, the model's embedding has "
-            f"{vocabulary} rows; take the tokenizer that belongs to the model, or "
-            "model.resize_token_embeddings"
+            f"model.path: the tokenizer of '{path}' has tokens up to {max(tokens)}, the model's embedding "
+            f"has {rows} rows; use the tokenizer of the model, or model.resize_token_embeddings"
         )
     return tokenizer
 
 
 def load_config(path: str, trust_remote_code: bool) -> Any:
-    """The model's config.json. Raises ConfigError when there is none that can be read.
+    """The model's config.json. Raises ConfigError if it cannot be read.
 
-    It may name kernels by their hub id, which transformers would fetch and run whatever
-    `trust_remote_code` says; here they are that model's own code.
+    A config.json may name kernels by hub id. transformers would download and run them whatever
+    `trust_remote_code` says, so they are treated as the model's own code.
     """
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         written, _ = PreTrainedConfig.get_config_dict(path)
     except Exception as error:  # as above
-        raise ConfigError(
-            f"model.path: no model or tokenizer to be had from '{path}' ({_why(error)}); "
-            "give a folder with config.json and tokenizer.json, or a hub id that can be reached"
-        ) from error
-
+        raise _unreadable(path, _reason(error)) from error
     for name, value in flatten(written).items():
         if "_implementation" in name and "/" in str(value) and not trust_remote_code:
             raise ConfigError(
-                f"model.path: the config.json of '{path}' wants kernels from elsewhere ({name}: {value}), "
-                f"{OWN_CODE}, or take that line out"
+                f"model.path: the config.json of '{path}' asks for foreign kernels ({name}: {value}); "
+                f"{OWN_CODE}, or remove that line"
             )
     return config
 
 
 def load_model(path: str, *, trust_remote_code: bool, attention: str) -> PreTrainedModel:
-    """A causal language model in fp32, every weight read from safetensors and finite.
+    """A causal language model in fp32, with every weight read from safetensors and finite.
 
-    Raises ConfigError for anything else. A pickle is not opened: torch's safe unpickler has had holes.
+    Raises ConfigError for anything else. Pickles are never opened: torch's safe unpickler has had holes.
     """
     check_weight_files(path)
     try:
@@ -120,7 +108,7 @@ def load_model(path: str, *, trust_remote_code: bool, attention: str) -> PreTrai
     except Exception as error:  # as above
         raise ConfigError(
             f"model.path: '{path}' cannot be loaded as a causal language model with attention "
-            f"{attention} ({_why(error)}); give a folder written by save_pretrained, or a hub id with "
+            f"{attention} ({_reason(error)}); give a folder written by save_pretrained, or a hub id with "
             "safetensors"
         ) from error
     model, report = loaded
@@ -129,7 +117,7 @@ def load_model(path: str, *, trust_remote_code: bool, attention: str) -> PreTrai
             f"model.path: '{path}' cannot be loaded: its files lack {len(missing)} weights, e.g. "
             f"'{missing[0]}', which would be random; give a folder written by save_pretrained"
         )
-    refuse_infinite(model, path)
+    check_finite(model, path)
     return model
 
 
@@ -151,16 +139,23 @@ def check_weight_files(path: str) -> None:
     )
 
 
-def refuse_infinite(model: nn.Module, path: str) -> None:
+def check_finite(model: nn.Module, path: str) -> None:
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             raise ConfigError(
-                f"model.path: '{path}' cannot be used: its weight '{name}' holds NaN or infinity; give a "
-                "folder that was written by a run that did not diverge"
+                f"model.path: '{path}' cannot be used: its weight '{name}' contains NaN or infinity; give "
+                "a model whose training did not diverge"
             )
 
 
-def _why(error: Exception) -> str:
+def _unreadable(path: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"model.path: cannot load model or tokenizer from '{path}' ({reason}); give a folder with "
+        "config.json and tokenizer.json, or a hub id that can be reached"
+    )
+
+
+def _reason(error: Exception) -> str:
     if "trust_remote_code" in str(error):
-        return f"it brings code of its own, {OWN_CODE}"
+        return f"it contains its own code; {OWN_CODE}"
     return f"{type(error).__name__}: {first_line(error)}"

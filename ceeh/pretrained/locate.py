@@ -1,4 +1,4 @@
-"""What a user may name as a model, opened in one place: base, adapter, run or checkpoint, and its policy."""
+"""Finds what a user names as a model: a base model, an adapter, a run or a checkpoint."""
 
 import json
 from dataclasses import dataclass, replace
@@ -13,17 +13,17 @@ from ceeh.runtime.distributed import say
 
 KINDS = (
     "'starter', a hub id, a model folder (config.json), a PEFT adapter folder (adapter_config.json), "
-    "or a run folder or a .ckpt file inside one (config.yaml)"
+    "a run folder (config.yaml), or a .ckpt file inside one"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """A model as it was named, found and not yet loaded.
+    """A model that was found and is not loaded yet.
 
-    Tokenizer, configuration and engine are opened from `model_path`, the base model of a checkpoint
-    or an adapter; `checkpoint` or `adapter` holds weights to put over it. `run` and `config` are
-    there for what a run left.
+    Tokenizer, configuration and engine come from `model_path`; for a checkpoint or an adapter that is
+    the base model, and the weights of `checkpoint` or `adapter` go over it. `run` and `config` are set
+    for what a run left.
     """
 
     name: str
@@ -36,46 +36,44 @@ class ModelSource:
 
 
 def open_trained(place: str, *, trust_remote_code: bool = False) -> ModelSource:
-    """Finds what `place` names: a base model, an adapter, a run (its last weights) or a checkpoint.
+    """Finds the model that `place` names; a run stands for its last weights.
 
-    A run's own `model.trust_remote_code` does not count: whoever opens a folder decides.
-    Raises ConfigError for anything else, with what is there and what may be given.
+    A run's own `model.trust_remote_code` is ignored: the caller decides. Raises ConfigError for
+    anything that is not a model, with what was found and what may be given.
     """
     path = Path(place).expanduser()
     if path.suffix == ".ckpt":
-        trained = _open_checkpoint(path, trust_remote_code)
-        if words := fault(path):
-            raise ConfigError(f"the checkpoint '{path}' cannot be taken: {words}")
-        return trained
-    if (path / "config.yaml").is_file():
-        return _open_run(RunFolder(path), trust_remote_code)
-    if (path / "adapter_config.json").is_file():
-        return _open_adapter(path, trust_remote_code)
+        source = _open_checkpoint(path)
+        if damage := fault(path):
+            raise ConfigError(f"the checkpoint '{path}' cannot be used: {damage}")
+    elif (path / "config.yaml").is_file():
+        source = _open_run(RunFolder(path))
+    elif (path / "adapter_config.json").is_file():
+        source = _open_adapter(path)
+    else:
+        source = _open_base(path, place)
+    return replace(source, trust_remote_code=trust_remote_code)
+
+
+def _open_base(path: Path, place: str) -> ModelSource:
+    if path.is_file():
+        raise ConfigError(f"'{place}' is a file but not a .ckpt; give {KINDS}")
     if path.is_dir() and not (path / "config.json").is_file():
         inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-        raise ConfigError(f"'{place}' is no model: it holds {inside}; give {KINDS}")
-    if path.is_file():
-        raise ConfigError(f"'{place}' is a file and no .ckpt; give {KINDS}")
-    name = path.resolve().name if path.is_dir() else place
+        raise ConfigError(f"'{place}' is not a model: it contains {inside}; give {KINDS}")
     try:
         model = resolve_model(str(path) if path.is_dir() else place)
     except ConfigError as error:
-        raise ConfigError(f"there is no '{place}'; give {KINDS}") from error
-    return ModelSource(name=name, model_path=model, trust_remote_code=trust_remote_code)
+        raise ConfigError(f"'{place}' does not exist; give {KINDS}") from error
+    return ModelSource(name=path.resolve().name if path.is_dir() else place, model_path=model)
 
 
-def _open_run(run: RunFolder, trust_remote_code: bool) -> ModelSource:
+def _open_run(run: RunFolder) -> ModelSource:
     config = load([run.path / "config.yaml"])
     name = run.path.resolve().name
     steps, last = config.rollouts.steps, run.last_rollout_step()
     if (run.model / "config.json").is_file() and last in (None, steps):
-        return ModelSource(
-            name=name,
-            model_path=str(run.model),
-            run=run,
-            config=config,
-            trust_remote_code=trust_remote_code,
-        )
+        return ModelSource(name=name, model_path=str(run.model), run=run, config=config)
     newest = run.newest_checkpoint()
     if newest is None:
         raise ConfigError(
@@ -84,49 +82,45 @@ def _open_run(run: RunFolder, trust_remote_code: bool) -> ModelSource:
         )
     say(
         f"run '{run.path}' stopped at rollout step {last or 0} of {steps}; "
-        f"taking its newest checkpoint, {newest}"
+        f"using its newest checkpoint, {newest}"
     )
-    return replace(_open_checkpoint(newest, trust_remote_code), name=name)
+    return replace(_open_checkpoint(newest), name=name)
 
 
-def _open_checkpoint(file: Path, trust_remote_code: bool) -> ModelSource:
+def _open_checkpoint(file: Path) -> ModelSource:
     if not file.is_file():
-        raise ConfigError(f"there is no checkpoint '{file}'; give {KINDS}")
+        raise ConfigError(f"the checkpoint '{file}' does not exist; give {KINDS}")
     run = RunFolder(file.resolve().parent.parent)
-    if not (run.path / "config.yaml").is_file():
+    settings = run.path / "config.yaml"
+    if not settings.is_file():
         raise ConfigError(
-            f"the checkpoint '{file}' is outside a run folder: there is no {run.path / 'config.yaml'} "
-            "to say what model it belongs to; put it into checkpoints/ of its run"
+            f"the checkpoint '{file}' is outside a run folder: {settings}, which names its base model, "
+            "does not exist; move it into checkpoints/ of its run"
         )
-    config = load([run.path / "config.yaml"])
+    config = load([settings])
     try:
         model = resolve_model(config.model.path)
     except ConfigError as error:
         raise ConfigError(
-            f"the checkpoint '{file}' needs the base model of its run: {error}; run from the folder "
-            f"that the path is relative to, or correct it in {run.path / 'config.yaml'}"
+            f"the checkpoint '{file}' needs the base model of its run: {error}; start from the folder "
+            f"that the path is relative to, or correct it in {settings}"
         ) from error
-    return ModelSource(
-        name=f"{run.path.name}/{file.stem}",
-        model_path=model,
-        run=run,
-        config=config,
-        checkpoint=file,
-        trust_remote_code=trust_remote_code,
-    )
+    name = f"{run.path.name}/{file.stem}"
+    return ModelSource(name=name, model_path=model, run=run, config=config, checkpoint=file)
 
 
-def _open_adapter(folder: Path, trust_remote_code: bool) -> ModelSource:
+def _open_adapter(folder: Path) -> ModelSource:
     file = folder / "adapter_config.json"
     try:
         settings = json.loads(file.read_text())
         kind, base = settings.get("peft_type"), settings.get("base_model_name_or_path")
     except (ValueError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{file} is no adapter configuration: {error}") from error
+        raise ConfigError(f"{file} is not an adapter configuration: {error}") from error
     if kind != "LORA" or settings.get("use_dora") or settings.get("modules_to_save"):
         raise ConfigError(
-            f"{file}: only plain LoRA adapters are read (peft_type LORA, no DoRA, no modules_to_save), "
-            f"got peft_type {kind}; merge it with peft's merge_and_unload and give the merged folder"
+            f"{file}: only plain LoRA adapters are supported (peft_type LORA, no DoRA, no "
+            f"modules_to_save), got peft_type {kind}; merge it with peft's merge_and_unload and give the "
+            "merged folder"
         )
     if not base:
         raise ConfigError(f"{file}: base_model_name_or_path is empty; write the base model there")
@@ -134,16 +128,11 @@ def _open_adapter(folder: Path, trust_remote_code: bool) -> ModelSource:
         model = resolve_model(base)
     except ConfigError as error:
         raise ConfigError(
-            f"{file}: its base model is not to be had: {error}; correct base_model_name_or_path"
+            f"{file}: cannot find its base model: {error}; correct base_model_name_or_path"
         ) from error
     if not (folder / "adapter_model.safetensors").is_file():
         raise ConfigError(
             f"'{folder}' has no adapter_model.safetensors; a pickle (adapter_model.bin) can run code and is "
-            "not opened: save the adapter anew with peft's save_pretrained"
+            "not opened: save the adapter again with peft's save_pretrained"
         )
-    return ModelSource(
-        name=folder.resolve().name,
-        model_path=model,
-        adapter=folder,
-        trust_remote_code=trust_remote_code,
-    )
+    return ModelSource(name=folder.resolve().name, model_path=model, adapter=folder)

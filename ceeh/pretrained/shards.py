@@ -1,4 +1,4 @@
-"""Weights to safetensors files as `from_pretrained` and vLLM read them, one file in memory at a time."""
+"""Writes weights as safetensors files for `from_pretrained` and vLLM, with one file in memory at a time."""
 
 import json
 from collections.abc import Iterable
@@ -17,10 +17,10 @@ MAX_SHARD_BYTES = 5_000_000_000
 def write_shards(
     folder: Path, weights: Iterable[tuple[str, Tensor]], *, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> int:
-    """Writes `weights` in their order; returns their bytes. One file has no index, several do.
+    """Writes `weights` in the given order and returns their bytes; several files get an index.
 
-    A file holds at most `max_shard_bytes`, unless a single weight is larger. Raises ConfigError for
-    a weight that is not finite: it was trained to that, or its dtype cannot hold it.
+    A file has at most `max_shard_bytes`, unless a single weight is larger. Raises ConfigError for a
+    weight that is not finite: training diverged, or the dtype cannot represent it.
     """
     shards: list[list[str]] = []
     held: dict[str, Tensor] = {}
@@ -29,7 +29,7 @@ def write_shards(
     def flush() -> None:
         try:
             save_file(held, folder / _partial(len(shards)), metadata={"format": "pt"})
-        except SafetensorError as error:  # it wraps what the system said, a full disk for one
+        except SafetensorError as error:  # wraps the system's error, such as a full disk
             raise OSError(f"cannot write weights into {folder}: {error}") from error
         shards.append(list(held))
         held.clear()
@@ -38,7 +38,7 @@ def write_shards(
         if not bool(torch.isfinite(weight).all()):
             raise ConfigError(
                 f"the weight '{name}' is not finite as {str(weight.dtype).removeprefix('torch.')}; write "
-                "--dtype bfloat16 or float32, or take an earlier --checkpoint if training itself diverged"
+                "--dtype bfloat16 or float32, or use an earlier --checkpoint if training itself diverged"
             )
         if held and size + weight.nbytes > max_shard_bytes:
             flush()
@@ -67,5 +67,5 @@ def write_shards(
 
 
 def _partial(number: int) -> str:
-    """A file's name while the number of files is not known."""
+    """A file's name until the number of files is known."""
     return f"model-{number}.partial"

@@ -20,7 +20,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from ceeh.run.atomic import atomic_write_text
 from ceeh.run.metrics_file import stable_name
-from ceeh.runtime.text import flatten, plain, redact
+from ceeh.runtime.text import escape, flatten, redact
 from ceeh.runtime.versions import provenance
 
 STATE = "mlflow.json"
@@ -236,7 +236,7 @@ class GuardedMLFlowLogger(Logger):
         """Once for each kind; the client's words may quote the address, password included."""
         if kind not in self._warned:
             self._warned.add(kind)
-            text = plain(redact(f"MLflow at {self.state['uri']} {' '.join(text.split())}")[:600])
+            text = escape(redact(f"MLflow at {self.state['uri']} {' '.join(text.split())}")[:600])
             log.warning("%s. Training continues; everything is kept in %s", text, self.folder)
 
 

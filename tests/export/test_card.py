@@ -1,4 +1,4 @@
-"""The model card: valid for the hub, true to the run, without secrets, and its code runs."""
+"""The model card: valid for the hub, true to the run, without secrets, with code that runs."""
 
 import re
 from dataclasses import replace
@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 
 from ceeh.config.component import Component
 from ceeh.config.settings import load
+from ceeh.evaluation.summary import summarize
 from ceeh.export.__main__ import main
-from ceeh.export.card import Export, hub_id, license, method, public, write_card
+from ceeh.export.card import Export, base_license, hub_id, method, public, write_card
 from ceeh.reporting.run_page import summary_grid
 from tests.conftest import FinishedRun
 from tests.reporting.test_run_page import held_out
@@ -44,15 +46,11 @@ def card(folder: Path, overrides: list[str], **changes: Any) -> ModelCard:
 
 @pytest.fixture(scope="module")
 def summary() -> dict:
-    import torch
-
-    from ceeh.evaluation.summary import summarize
-
     hard = torch.arange(64) % 8 > 3
     return summarize(held_out(1.0, 0), held_out(0.6, 1), hard, k=4, draws=100, seed=0)
 
 
-def test_the_metadata_is_what_the_hub_searches_by(tmp_path: Path) -> None:
+def test_metadata_names_base_library_and_tags(tmp_path: Path) -> None:
     data = card(tmp_path, HUB).data
     assert data.to_dict() == {
         "base_model": "some-user/some-model",
@@ -65,7 +63,16 @@ def test_the_metadata_is_what_the_hub_searches_by(tmp_path: Path) -> None:
     assert (data.library_name, data["base_model_relation"]) == ("peft", "adapter")
 
 
-def test_a_local_base_is_no_id_of_the_hub_and_its_place_stays_here(
+def test_metadata_names_the_data_sets_of_the_hub_and_no_local_files(tmp_path: Path) -> None:
+    table = "prompts.train={class_path: ceeh.data.sources.Table, init_args: {path: %s}}"
+    assert card(tmp_path, [*HUB, table % "some-user/questions"]).data.datasets == [
+        "some-user/questions"
+    ]
+    for local in ("questions.jsonl", "data/questions.parquet", "/data/questions"):
+        assert card(tmp_path, [*HUB, table % local]).data.datasets is None, local
+
+
+def test_a_local_base_is_not_a_hub_id_and_its_path_is_not_published(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     found = card(tmp_path, [f"model.path={tiny_model_dir}"])
@@ -73,35 +80,42 @@ def test_a_local_base_is_no_id_of_the_hub_and_its_place_stays_here(
     assert f"`{tiny_model_dir.name}` (a local folder)" in found.text
     for file in ("README.md", "ceeh.yaml"):
         assert str(tiny_model_dir.parent) not in (tmp_path / file).read_text()
+    assert hub_id("some-user/some-model") == "some-user/some-model"
+    for path in ("starter", str(tiny_model_dir), "/gone/model", "a/b/c"):
+        assert hub_id(path) is None, path
 
 
 def test_the_license_is_the_bases_or_left_out(tiny_model_dir: Path, tmp_path: Path) -> None:
-    assert license("starter") == {"license": "apache-2.0"}
-    assert license(str(tiny_model_dir)) == {}
-    assert license("some-user/some-model") == {}
+    assert base_license("starter") == {"license": "apache-2.0"}
+    assert base_license(str(tiny_model_dir)) == {}
+    assert base_license("some-user/some-model") == {}
     (tmp_path / "README.md").write_text(
         "---\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\ntags: [x]\n---\n# Base\n"
     )
-    assert license(str(tmp_path)) == {
+    assert base_license(str(tmp_path)) == {
         "license": "other",
         "license_name": "mine",
         "license_link": "LICENSE",
     }
 
 
-def test_every_figure_of_the_summary_is_in_the_card(tmp_path: Path, summary: dict) -> None:
-    text = card(tmp_path, HUB, summary=summary).text
-    lines = text.splitlines()
+def test_results_are_in_the_card_and_in_its_metadata(tmp_path: Path, summary: dict) -> None:
+    found = card(tmp_path, HUB, summary=summary)
+    lines = found.text.splitlines()
     for row in summary_grid(summary).rows:
         assert f"| {' | '.join(row)} |" in lines
-    assert "64 held-out questions (32 easy, 32 hard), 4 samples each, 95 % intervals" in text
-    assert "![Accuracy against tokens of base and tuned, with 95 % intervals](pareto.png)" in text
+    assert "64 held-out questions (32 easy, 32 hard), 4 samples each, 95 % intervals" in found.text
+    assert "![Accuracy against tokens of base and tuned, with 95 % intervals](pareto" in found.text
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    measured = {result.metric_type: result for result in found.data.eval_results}
+    assert set(measured) == {"accuracy", "tokens", "pass_at_4", "entropy"}
+    accuracy, stated = measured["accuracy"], summary["tuned"]["all"]["accuracy"]
+    assert accuracy.metric_value == pytest.approx(stated["value"], abs=1e-4)
+    assert f"95 % interval [{stated['low']:.4g}, " in accuracy.metric_name
+    assert accuracy.dataset_name == "StarterTask, 64 held-out questions"
 
 
-def test_a_subset_without_questions_is_left_out_of_the_picture(
-    tmp_path: Path, summary: dict
-) -> None:
+def test_a_subset_without_questions_has_empty_cells(tmp_path: Path, summary: dict) -> None:
     empty = dict.fromkeys(summary["base"]["all"])
     changed = {
         policy: summary[policy] | {"hard": empty | {"tokens_relative": None}}
@@ -111,22 +125,21 @@ def test_a_subset_without_questions_is_left_out_of_the_picture(
     assert "| hard | base | - | - | - | - |" in text
 
 
-def test_weights_that_were_not_measured_have_no_figures(tmp_path: Path) -> None:
-    text = card(tmp_path, HUB, rollout_step=40).text
-    assert "These weights, after rollout step 40 of 100, were not measured" in text
-    assert "pareto" not in text
-    assert "40 rollout steps" in text
+def test_an_unmeasured_model_has_no_results_but_citation_and_caution(tmp_path: Path) -> None:
+    found = card(tmp_path, HUB, rollout_step=40)
+    assert "These weights, after rollout step 40 of 100, were not measured" in found.text
+    assert "pareto" not in found.text
+    assert "40 rollout steps" in found.text
+    assert found.data.eval_results is None
+    for text in (
+        "author = {Luo and Ren and Chen and Liu and Fang and Tan and Huang}",
+        "eprint = {2602.22642}",
+        "kept 63-69 % of the baseline's faithfulness in [arXiv 2607.09786](https://arxiv.org/abs/26",
+    ):
+        assert text in found.text
 
 
-def test_the_card_cites_paper_and_caution(tmp_path: Path) -> None:
-    text = card(tmp_path, HUB).text
-    assert "author = {Luo and Ren and Chen and Liu and Fang and Tan and Huang}" in text
-    assert "eprint = {2602.22642}" in text
-    assert "kept 63-69 % of" in text
-    assert "[arXiv 2607.09786](https://arxiv.org/abs/2607.09786)" in text
-
-
-def test_no_secret_reaches_the_folder(tmp_path: Path) -> None:
+def test_the_settings_file_is_the_runs_and_no_secret_reaches_the_folder(tmp_path: Path) -> None:
     secrets = [
         "tracking.mlflow_uri=https://me:hunter2@host/x",
         "engine.init_args={api_key: hunter2}",
@@ -135,22 +148,19 @@ def test_no_secret_reaches_the_folder(tmp_path: Path) -> None:
     config = export([*HUB, *secrets]).config
     config = replace(config, prompts=replace(config.prompts, train=source))
     write_card(tmp_path, export(HUB, config=config))
-    for file in ("README.md", "ceeh.yaml"):
+    for file, source in (
+        ("README.md", "`x.Source` (token: [redacted], path: train.jsonl)"),
+        ("ceeh.yaml", "path: train.jsonl"),
+    ):
         text = (tmp_path / file).read_text()
         assert "hunter2" not in text
         assert "/home/me" not in text
-        assert "train.jsonl" in text
-    assert (
-        "`x.Source` (token: [redacted], path: train.jsonl)" in (tmp_path / "README.md").read_text()
-    )
-
-
-def test_the_settings_beside_the_card_are_the_runs(tmp_path: Path) -> None:
+        assert source in text
     write_card(tmp_path, export([*HUB, "optimizer.lr=2e-5"]))
     assert load([tmp_path / "ceeh.yaml"]) == load([SHIPPED], [*HUB, "optimizer.lr=2e-5"])
 
 
-def test_places_are_shortened_and_words_are_not() -> None:
+def test_absolute_paths_are_shortened_and_other_texts_are_not() -> None:
     assert public({"path": "/home/me/a.jsonl", "class_path": "/x/my.py:Task"}) == {
         "path": "a.jsonl",
         "class_path": "my.py:Task",
@@ -174,17 +184,13 @@ def test_places_are_shortened_and_words_are_not() -> None:
         ),
     ],
 )
-def test_a_run_is_called_ceeh_only_when_it_is(overrides: list[str], name: str) -> None:
+def test_a_run_is_called_ceeh_only_with_the_papers_settings(
+    overrides: list[str], name: str
+) -> None:
     assert method(load([SHIPPED], overrides)) == name
 
 
-def test_what_looks_like_an_id_of_the_hub(tiny_model_dir: Path) -> None:
-    assert hub_id("some-user/some-model") == "some-user/some-model"
-    for path in ("starter", str(tiny_model_dir), "/gone/model", "a/b/c"):
-        assert hub_id(path) is None, path
-
-
-def test_a_system_prompt_is_in_the_code_as_the_model_saw_it(tmp_path: Path) -> None:
+def test_the_code_has_the_system_prompt_and_instruction_of_the_run(tmp_path: Path) -> None:
     chat = ["prompts.chat_template=true", r"prompts.system_prompt='put it in \boxed{}'"]
     chat.append("prompts.instruction=Think.")
     text = card(tmp_path, [*HUB, *chat]).text
@@ -194,19 +200,11 @@ def test_a_system_prompt_is_in_the_code_as_the_model_saw_it(tmp_path: Path) -> N
     assert "add_special_tokens=False" in text
 
 
-def test_a_mixture_is_told_by_what_it_drew_and_left_out(tmp_path: Path) -> None:
-    part = {
-        "name": "mine",
-        "source": {
-            "class_path": "ceeh.data.sources.Table",
-            "init_args": {"path": "/home/me/a.json"},
-        },
-        "read": 90,
-        "duplicates": 7,
-        "contaminated": {"math500": 2, "aime24": 1},
-        "clean": 80,
-        "drawn": 50,
-    }
+def test_a_mixture_states_what_it_drew_and_dropped(tmp_path: Path) -> None:
+    table = {"class_path": "ceeh.data.sources.Table", "init_args": {"path": "/home/me/a.json"}}
+    counts = {"read": 90, "duplicates": 7, "clean": 80, "drawn": 50}
+    contaminated = {"math500": 2, "aime24": 1}
+    part = counts | {"name": "mine", "source": table, "contaminated": contaminated}
     mixture = {"parts": [part], "benchmarks": {"math500": 500}, "ngram": 8, "coverage": 0.5}
     text = card(tmp_path, HUB, mixture=mixture).text
     assert (

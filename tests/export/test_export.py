@@ -1,7 +1,9 @@
-"""An export gives what the trainer gave, in transformers and peft; what cannot be exported is said."""
+"""An export gives the trainer's log-probs in transformers and peft; anything else is a clear error."""
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ from ceeh.export.__main__ import main
 from tests.conftest import FinishedRun
 from tests.endings import interrupt
 
-FP32 = 4e-6  # nats; float32 both, another path through the same model, and CPUs sum in other orders
+FP32 = 4e-6  # nats; float32 both, by another path through the model
 HALF = {torch.bfloat16: 0.2, torch.float16: 0.02}  # nats; weights of 8 and 11 bits
 
 
@@ -33,41 +35,38 @@ def run(request: pytest.FixtureRequest) -> FinishedRun:
     return request.getfixturevalue(f"{request.param}_run")
 
 
-def test_a_float32_export_gives_the_trainers_logprobs(
-    run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    assert main([str(run.path), str(out), "--dtype", "float32"]) == 0
-    assert "model of 'starter' after rollout step 2, float32" in capsys.readouterr().out
-    model = AutoModelForCausalLM.from_pretrained(out)
-    assert model.dtype == torch.float32
-    assert difference(model, run) <= FP32
-
-
 @pytest.mark.parametrize("dtype", HALF)
-def test_a_half_precision_export_is_the_float32_one_rounded_once(
-    run: FinishedRun, tmp_path: Path, dtype: torch.dtype
+def test_a_float32_export_gives_the_trainers_logprobs_and_a_half_one_is_it_rounded_once(
+    run: FinishedRun, tmp_path: Path, dtype: torch.dtype, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = []
     for name in (str(dtype).removeprefix("torch."), "float32"):
         assert main([str(run.path), str(tmp_path / name), "--dtype", name]) == 0
+        assert f"model of 'starter' after rollout step 2, {name}" in capsys.readouterr().out
         models.append(AutoModelForCausalLM.from_pretrained(tmp_path / name))
     half, full = models
-    assert half.dtype == dtype
+    assert (half.dtype, full.dtype) == (dtype, torch.float32)
     for (name, rounded), exact in zip(half.named_parameters(), full.parameters(), strict=True):
         assert torch.equal(rounded, exact.to(dtype)), name
     assert difference(half, run) <= HALF[dtype]
+    assert difference(full, run) <= FP32
 
 
-def test_an_export_without_dtype_is_the_runs_own_model(run: FinishedRun, tmp_path: Path) -> None:
-    assert main([str(run.path), str(tmp_path / "out")]) == 0
-    exported, own = (
-        AutoModelForCausalLM.from_pretrained(folder)
-        for folder in (tmp_path / "out", run.path / "model")
-    )
+def test_an_export_without_dtype_has_the_runs_weights_tokenizer_and_generation_settings(
+    run: FinishedRun, tmp_path: Path
+) -> None:
+    folders = (tmp_path / "out", run.path / "model")
+    assert main([str(run.path), str(folders[0])]) == 0
+    exported, own = (AutoModelForCausalLM.from_pretrained(folder) for folder in folders)
     assert exported.dtype == own.dtype
     for one, other in zip(exported.parameters(), own.parameters(), strict=True):
         assert torch.equal(one, other)
+    tokenizer, original = (AutoTokenizer.from_pretrained(folder) for folder in folders)
+    assert tokenizer("4+3?").input_ids == original("4+3?").input_ids
+    settings = GenerationConfig.from_pretrained(folders[0])
+    assert (settings.do_sample, settings.temperature) == (True, 0.7)
+    assert (settings.top_p, settings.top_k) == (1.0, 0)
+    assert settings.eos_token_id == tokenizer.eos_token_id
 
 
 def test_an_adapter_gives_the_trainers_logprobs_over_its_base(
@@ -79,32 +78,13 @@ def test_an_adapter_gives_the_trainers_logprobs_over_its_base(
     base = AutoModelForCausalLM.from_pretrained(
         settings["base_model_name_or_path"], dtype=torch.float32
     )
-    assert difference(base, lora_run) > 0.1  # the adapter has learnt something
+    assert difference(base, lora_run) > 0.1  # the adapter has learned something
     model = peft.PeftModel.from_pretrained(base, out)
     assert difference(model, lora_run) <= FP32
     assert not (out / "model.safetensors").exists()
     card = ModelCard.load(out / "README.md")
     assert card.data.library_name == "peft"
     assert "AutoPeftModelForCausalLM" in card.text
-
-
-def test_tokenizer_and_generation_settings_are_those_of_the_run(
-    run: FinishedRun, tmp_path: Path
-) -> None:
-    assert main([str(run.path), str(tmp_path / "out")]) == 0
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert (
-        tokenizer("4+3?").input_ids
-        == AutoTokenizer.from_pretrained(run.path / "model")("4+3?").input_ids
-    )
-    settings = GenerationConfig.from_pretrained(tmp_path / "out")
-    assert (settings.do_sample, settings.temperature, settings.top_p, settings.top_k) == (
-        True,
-        0.7,
-        1.0,
-        0,
-    )
-    assert settings.eos_token_id == tokenizer.eos_token_id
 
 
 def test_an_earlier_checkpoint_is_exported_as_not_measured(
@@ -120,14 +100,11 @@ def test_an_earlier_checkpoint_is_exported_as_not_measured(
     card = (tmp_path / "out" / "README.md").read_text()
     assert "after rollout step 1 of 2, were not measured on held-out questions" in card
     assert not (tmp_path / "out" / "pareto.png").exists()
-
-
-def test_a_summary_of_other_weights_is_not_quoted(full_run: FinishedRun, tmp_path: Path) -> None:
-    run = full_run.copy(tmp_path)
+    # A summary that was measured on other weights is not quoted for the final ones.
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"rollout_step": 1}))
-    assert main([str(run), str(tmp_path / "out")]) == 0
-    assert "were not measured" in (tmp_path / "out" / "README.md").read_text()
+    assert main([str(run), str(tmp_path / "final")]) == 0
+    assert "were not measured" in (tmp_path / "final" / "README.md").read_text()
 
 
 def test_force_replaces_an_older_export_and_nothing_else(
@@ -139,26 +116,33 @@ def test_force_replaces_an_older_export_and_nothing_else(
     assert main([run, str(out)]) == 0
     (out / "stale").write_text("")
     assert main([run, str(out)]) == 2
-    assert "holds a model already; --force replaces that folder" in capsys.readouterr().err
+    assert "already contains a model; --force replaces the folder" in capsys.readouterr().err
     assert main([run, str(out), "--force"]) == 0
     assert not (out / "stale").exists()
     assert main([run, str(notes), "--force"]) == 2
-    assert "not even --force" in capsys.readouterr().err
+    assert "so --force does not replace it" in capsys.readouterr().err
     assert [path.name for path in notes.iterdir()] == ["a.txt"]
 
 
+def full_disk(*arguments: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"), [(full_disk, 1), (lambda *_: interrupt(), 130)], ids=["disk", "SIGINT"]
+)
 def test_an_export_that_fails_leaves_the_older_one(
-    full_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full_run: FinishedRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Callable[..., None],
+    status: int,
 ) -> None:
     out = tmp_path / "out"
     assert main([str(full_run.path), str(out)]) == 0
     before = (out / "README.md").read_bytes()
-
-    def full_disk(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(command, "write_card", full_disk)
-    assert main([str(full_run.path), str(out), "--force"]) == 1
+    monkeypatch.setattr(command, "write_card", failure)
+    assert main([str(full_run.path), str(out), "--force"]) == status
     assert (out / "README.md").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -166,25 +150,27 @@ def test_an_export_that_fails_leaves_the_older_one(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{tmp}/nope", "{tmp}/out"], "there is no run '.*nope'"),
+        (["{tmp}/nope", "{tmp}/out"], "the run '.*nope' does not exist"),
         (["{run}/../nope", "{tmp}/out"], "runs in .*: latest, starter"),
-        (["{run}/model", "{tmp}/out"], "is no run but a model already: there is nothing to export"),
+        (["{run}/model", "{tmp}/out"], "is already a model, not a run: nothing to export"),
         (["{run}", "{run}/out"], "is inside the run folder"),
         (["{run}", "{run}"], "is inside the run folder"),
-        (["{run}", "{run}/.."], "holds the run '.*' itself"),
-        (["{run}", "{run}/config.yaml/x"], "is inside the run folder"),
+        (["{run}", "{run}/.."], "contains the run '.*'; give"),
         (["{run}", "{tmp}/file"], "is a file; give a folder"),
         (["{run}", "{tmp}/out", "--adapter"], "trained all weights .* leave out --adapter"),
-        (["{run}", "{tmp}/out", "--checkpoint", "x.ckpt"], r"those of '.*': step-000002\.ckpt"),
+        (
+            ["{run}", "{tmp}/out", "--checkpoint", "x.ckpt"],
+            r"checkpoints of '.*': step-000002\.ckpt",
+        ),
         (
             ["{run}", "{tmp}/out", "--checkpoint", "{lora}/checkpoints/step-000002.ckpt"],
-            "is not of the run",
+            "does not belong to the run",
         ),
-        (["{run}", "{tmp}/out", "--push-to-hub", "a/b/c"], "'a/b/c' is no hub id"),
+        (["{run}", "{tmp}/out", "--push-to-hub", "a/b/c"], "'a/b/c' is not a hub id"),
         (["{run}", "{tmp}/out", "--push-to-hub", "a/b"], "needs a token; set HF_TOKEN"),
     ],
 )
-def test_what_cannot_be_exported_is_said_and_nothing_written(
+def test_refused_exports_write_nothing(
     full_run: FinishedRun,
     lora_run: FinishedRun,
     tmp_path: Path,
@@ -206,33 +192,24 @@ def test_what_cannot_be_exported_is_said_and_nothing_written(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_run_without_model_and_checkpoint_is_answered(
-    full_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.yaml").write_bytes((full_run.path / "config.yaml").read_bytes())
-    assert main([str(run), str(tmp_path / "out")]) == 2
-    assert "ended before its first checkpoint and has no model/" in capsys.readouterr().err
-
-
-def test_more_than_the_model_folder_holds_needs_the_checkpoint_of_the_end(
+def test_more_precision_than_the_model_folder_needs_the_last_checkpoint(
     lora_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = lora_run.copy(tmp_path)
     (run / "checkpoints" / "step-000002.ckpt").unlink()
     for option in (["--adapter"], ["--dtype", "float32"]):
         assert main([str(run), str(tmp_path / "out"), *option]) == 2
-        assert (
-            f"{' '.join(option)} needs the fp32 weights of the run's end" in capsys.readouterr().err
-        )
-    # Rounded to what the run's own model/ has, nothing more is needed.
+        assert f"{' '.join(option)} needs the final fp32 weights" in capsys.readouterr().err
+    # The dtype of the run's own model/ needs nothing more.
     assert main([str(run), str(tmp_path / "out"), "--dtype", "bfloat16"]) == 0
+    shutil.rmtree(run / "model")
+    assert main([str(run), str(tmp_path / "other")]) == 2
+    assert "ended before its first checkpoint and has no model/" in capsys.readouterr().err
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A hub that takes everything, unless `error` is set."""
+    """A hub that accepts everything, or raises `error` if that is set."""
     calls = SimpleNamespace(created=[], uploaded=[], error=None)
 
     class Api:
@@ -260,7 +237,7 @@ def test_a_push_sends_the_whole_folder(
     assert 'from_pretrained("me/brief"' in (out / "README.md").read_text()
 
 
-def test_a_hub_that_is_away_costs_the_push_alone(
+def test_an_unreachable_hub_fails_only_the_push(
     full_run: FinishedRun, tmp_path: Path, hub: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub.error = ConnectionError("cannot reach https://user:hf_secret@huggingface.co\nand so on")
@@ -271,14 +248,3 @@ def test_a_hub_that_is_away_costs_the_push_alone(
     assert f"hf upload me/brief {out}" in said.err
     assert "hf_secret" not in said.out + said.err
     assert (out / "model.safetensors").is_file()
-
-
-def test_an_interrupt_ends_with_130(
-    full_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*arguments: object) -> None:
-        interrupt()
-
-    monkeypatch.setattr(command, "write_card", interrupted)
-    assert main([str(full_run.path), str(tmp_path / "out")]) == 130
-    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What may be named as a model: each kind gives the trainer's log-probs, anything else a clear error."""
+"""Each kind of model source gives the trainer's log-probs; anything else is a clear error."""
 
 import json
 import shutil
@@ -20,54 +20,44 @@ BF16 = 0.2  # nats; weights of 8 bits under logits far from uniform
 def difference(trained: ModelSource, run: FinishedRun) -> float:
     """Largest distance in nats between a policy's log-probs and the trainer's."""
     policy = load_policy(trained, temperature=0.7)
-    assert not policy.training  # dropout would make noise of it
+    assert not policy.training  # dropout would add noise
     logprobs = policy(run.token_ids, run.response_mask)[0].detach()
     return float((logprobs - run.logprobs).abs().max())
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
-def test_a_checkpoint_gives_the_trainers_logprobs(
-    kind: str, request: pytest.FixtureRequest
+@pytest.mark.parametrize(("kind", "tolerance"), [("full", FP32), ("lora", BF16)])
+def test_checkpoints_and_finished_runs_give_the_trainers_logprobs(
+    kind: str, tolerance: float, request: pytest.FixtureRequest
 ) -> None:
     run: FinishedRun = request.getfixturevalue(f"{kind}_run")
     checkpoint = run.path / "checkpoints" / "step-000002.ckpt"
     trained = open_trained(str(checkpoint))
-    assert trained.checkpoint == checkpoint
-    assert trained.name == "starter/step-000002"
+    assert (trained.checkpoint, trained.name) == (checkpoint, "starter/step-000002")
     assert trained.config is not None
     assert trained.model_path == trained.config.model.path
     assert difference(trained, run) <= FP32
+    trained = open_trained(str(run.path))
+    assert (trained.checkpoint, trained.name) == (None, "starter")
+    assert trained.model_path == str(run.path / "model")
+    assert difference(trained, run) <= tolerance
 
 
-def test_a_finished_run_is_its_model_folder(full_run: FinishedRun, lora_run: FinishedRun) -> None:
-    for run, tolerance in ((full_run, FP32), (lora_run, BF16)):
-        trained = open_trained(str(run.path))
-        assert (trained.checkpoint, trained.name) == (None, "starter")
-        assert trained.model_path == str(run.path / "model")
-        assert difference(trained, run) <= tolerance
-
-
-def test_a_run_that_stopped_is_its_last_checkpoint_and_says_so(
+def test_a_stopped_run_is_its_newest_checkpoint_even_with_an_older_model_folder(
     lora_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = lora_run.copy(tmp_path)
-    shutil.rmtree(run / "model")
-    trained = open_trained(str(run))
-    assert "stopped at rollout step 2 of 2; taking its newest checkpoint" in capsys.readouterr().out
-    assert trained.checkpoint == run / "checkpoints" / "step-000002.ckpt"
-    assert difference(trained, lora_run) <= FP32
-
-
-def test_the_model_of_a_run_that_went_on_is_not_taken_for_its_end(
-    full_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = full_run.copy(tmp_path)
+    newest = run / "checkpoints" / "step-000002.ckpt"
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("steps: 2\n", "steps: 9\n", 1))
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"rollout_step": 3}\n{"rollout_st')  # killed while it wrote
-    assert open_trained(str(run)).checkpoint == run / "checkpoints" / "step-000002.ckpt"
-    assert "stopped at rollout step 3 of 9" in capsys.readouterr().out
+        file.write('{"rollout_step": 3}\n{"rollout_st')  # killed during a write
+    assert open_trained(str(run)).checkpoint == newest
+    said = capsys.readouterr().out
+    assert "stopped at rollout step 3 of 9; using its newest checkpoint" in said
+    shutil.rmtree(run / "model")
+    trained = open_trained(str(run))
+    assert trained.checkpoint == newest
+    assert difference(trained, lora_run) <= FP32
 
 
 def test_base_models_are_opened_by_name_folder_and_hub_id(tiny_model_dir: Path) -> None:
@@ -79,7 +69,7 @@ def test_base_models_are_opened_by_name_folder_and_hub_id(tiny_model_dir: Path) 
     assert (hub.name, hub.model_path, hub.run) == ("some-user/some-model",) * 2 + (None,)
 
 
-def test_an_adapter_goes_over_its_base_and_comes_off_for_the_reference(
+def test_an_adapter_goes_over_its_base_and_is_disabled_for_the_reference(
     lora_run: FinishedRun, tmp_path: Path
 ) -> None:
     from ceeh.export.__main__ import main
@@ -104,34 +94,27 @@ def test_a_run_cannot_grant_itself_remote_code(full_run: FinishedRun, tmp_path: 
     assert open_trained(str(run), trust_remote_code=True).trust_remote_code
 
 
-def test_what_is_no_model_is_answered_with_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("x")
-    for place, message in (
-        (tmp_path, r"it holds notes\.txt; give 'starter', a hub id"),
-        (tmp_path / "notes.txt", "is a file and no .ckpt; give 'starter'"),
-        (tmp_path / "nothing", "there is no '.*nothing'; give 'starter'"),
-        (tmp_path / "x.ckpt", r"there is no checkpoint '.*x\.ckpt'"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            open_trained(str(place))
-
-
-def test_a_checkpoint_outside_a_run_folder_is_refused(
-    full_run: FinishedRun, tmp_path: Path
-) -> None:
-    shutil.copy(full_run.path / "checkpoints" / "step-000002.ckpt", tmp_path / "step-000002.ckpt")
-    with pytest.raises(ConfigError, match=r"outside a run folder: there is no .*config\.yaml"):
-        open_trained(str(tmp_path / "step-000002.ckpt"))
-
-
-def test_a_run_whose_base_is_gone_is_answered_with_the_place_to_correct(
-    full_run: FinishedRun, tmp_path: Path
-) -> None:
+def test_anything_else_is_refused_with_what_is_there(full_run: FinishedRun, tmp_path: Path) -> None:
     run = full_run.copy(tmp_path)
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("path: /", "path: /gone/", 1))
-    with pytest.raises(ConfigError, match=r"no folder '/gone/.*correct it in .*config\.yaml"):
-        open_trained(str(run / "checkpoints" / "step-000002.ckpt"))
+    outside = tmp_path / "folder" / "step-000002.ckpt"
+    outside.parent.mkdir()
+    shutil.copy(run / "checkpoints" / "step-000002.ckpt", outside)
+    (tmp_path / "notes.txt").write_text("x")
+    for place, message in (
+        (outside.parent, r"it contains step-000002\.ckpt; give 'starter', a hub id"),
+        (tmp_path / "notes.txt", "is a file but not a .ckpt; give 'starter'"),
+        (tmp_path / "nothing", "nothing' does not exist; give 'starter'"),
+        (tmp_path / "x.ckpt", r"the checkpoint '.*x\.ckpt' does not exist"),
+        (outside, r"outside a run folder: .*config\.yaml, which .* does not exist"),
+        (
+            run / "checkpoints" / "step-000002.ckpt",
+            r"no folder '/gone/.*correct it in .*config\.yaml",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            open_trained(str(place))
 
 
 @pytest.mark.parametrize(
@@ -144,19 +127,17 @@ def test_a_run_whose_base_is_gone_is_answered_with_the_place_to_correct(
         ({"peft_type": "LORA", "use_dora": True}, "only plain LoRA adapters"),
         ({"peft_type": "LORA"}, "base_model_name_or_path is empty"),
         ({"peft_type": "LORA", "base_model_name_or_path": "/gone"}, "no folder '/gone'"),
-        ([], "is no adapter configuration"),
+        ([], "is not an adapter configuration"),
     ],
 )
-def test_adapters_that_cannot_be_read_are_refused(
-    tmp_path: Path, settings: object, message: str
-) -> None:
+def test_unsupported_adapters_are_refused(tmp_path: Path, settings: object, message: str) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=message):
         open_trained(str(tmp_path))
 
 
 class Evil:
-    """A pickle that, loaded as pickles are, would make a file."""
+    """A pickle that creates a file when it is loaded."""
 
     def __init__(self, victim: Path) -> None:
         self.victim = victim
@@ -173,7 +154,7 @@ def test_a_checkpoint_that_would_run_code_does_not(full_run: FinishedRun, tmp_pa
     with pytest.raises(ConfigError, match=r"evil\.ckpt' cannot be read .* nothing in it was run"):
         load_policy(open_trained(str(evil)))
     assert not victim.exists()
-    # The pickle is a real one: this is what would have happened.
+    # The pickle is real: an unsafe load runs it.
     torch.load(evil, weights_only=False)
     assert victim.exists()
 
@@ -206,11 +187,3 @@ def test_damaged_and_foreign_checkpoints_are_refused(
     ):
         with pytest.raises(ConfigError, match=message):
             load_policy(open_trained(str(folder / file)))
-
-
-def test_a_model_that_is_not_to_be_had_is_named(tiny_model_dir: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(tiny_model_dir, broken)
-    (broken / "model.safetensors").unlink()
-    with pytest.raises(ConfigError, match="broken' cannot be loaded"):
-        load_policy(open_trained(str(broken)))

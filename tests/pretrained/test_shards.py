@@ -1,4 +1,4 @@
-"""Weights in several files: small enough, all there, and one file's worth in memory."""
+"""Weights in several files: within the limit, complete, and one file in memory at a time."""
 
 import json
 import weakref
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from ceeh.errors import ConfigError
 from ceeh.modules.policy import Policy
+from ceeh.modules.restore import load_policy
+from ceeh.pretrained.loading import load_tokenizer
+from ceeh.pretrained.locate import open_trained
 from ceeh.pretrained.shards import write_shards
 from tests.conftest import FinishedRun
 from tests.pretrained.test_locate import difference
@@ -21,8 +24,8 @@ def weights(sizes: list[int]) -> dict[str, Tensor]:
     return {f"w{index}": torch.full((size,), float(index)) for index, size in enumerate(sizes)}
 
 
-def test_files_hold_at_most_the_limit_in_the_order_given(tmp_path: Path) -> None:
-    # Four bytes a number, 40 bytes a file: 16 + 24 | 32 | 48 is too large, and alone | 8.
+def test_files_hold_at_most_the_limit_in_order_and_one_file_has_no_index(tmp_path: Path) -> None:
+    # Four bytes a number, 40 bytes a file: 16 + 24 | 32 | 48, too large, gets its own | 8.
     given = weights([4, 6, 8, 12, 2])
     assert write_shards(tmp_path, given.items(), max_shard_bytes=40) == 128
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
@@ -39,14 +42,12 @@ def test_files_hold_at_most_the_limit_in_the_order_given(tmp_path: Path) -> None
     for name, file in index["weight_map"].items():
         assert torch.equal(load_file(tmp_path / file)[name], given[name])
     assert len(list(tmp_path.iterdir())) == 5
+    (tmp_path / "one").mkdir()
+    write_shards(tmp_path / "one", given.items())
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["model.safetensors"]
 
 
-def test_one_file_has_no_index(tmp_path: Path) -> None:
-    write_shards(tmp_path, weights([4, 6]).items())
-    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
-
-
-def test_weights_of_a_written_file_are_let_go(tmp_path: Path) -> None:
+def test_weights_of_a_written_file_are_released(tmp_path: Path) -> None:
     alive: list[weakref.ref] = []
     most = 0
 
@@ -73,10 +74,6 @@ def test_a_weight_that_its_dtype_cannot_hold_is_refused(tmp_path: Path) -> None:
 def test_a_model_in_several_files_gives_the_same_logprobs(
     full_run: FinishedRun, tmp_path: Path
 ) -> None:
-    from ceeh.modules.restore import load_policy
-    from ceeh.pretrained.loading import load_tokenizer
-    from ceeh.pretrained.locate import open_trained
-
     policy: Policy = load_policy(open_trained(str(full_run.path)))
     tokenizer = load_tokenizer(str(full_run.path / "model"), False)
     size = policy.save(tmp_path / "model", tokenizer, max_shard_bytes=40_000)

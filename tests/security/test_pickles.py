@@ -139,7 +139,7 @@ def test_a_pickled_adapter_is_not_opened(
     change(tmp_path / "adapter_config.json", peft_type="LORA", base_model_name_or_path=base)
     (tmp_path / "adapter_model.bin").write_bytes(pickled(victim))
     answer = said(evaluate.main, [str(tmp_path), "--benchmarks", "starter"])
-    assert_refused(answer, str(tmp_path), "no adapter_model.safetensors", "save the adapter")
+    assert_refused(answer, str(tmp_path), "no adapter_model.safetensors", "save the adapter again")
 
 
 def test_malicious_and_damaged_base_samples_are_measured_again(

@@ -32,7 +32,7 @@ def test_a_model_that_brings_code_is_refused_and_its_code_not_run(
         (evaluate.main, given),
     ):
         answer = said(main, arguments)
-        assert_refused(answer, "model.path", "code of its own", "model.trust_remote_code=true")
+        assert_refused(answer, "model.path", "its own code", "model.trust_remote_code=true")
         assert not victim.exists()
     assert not runs.exists()
 
@@ -65,7 +65,7 @@ def test_kernels_from_the_hub_are_refused(
     change(model / "config.json", **{key: "stranger/kernels"})
     for more in ([], ["--dry-run"]):
         answer = said(fit.main, [*fit_arguments(model, tmp_path / "runs"), *more])
-        assert_refused(answer, "kernels", "stranger/kernels")
+        assert_refused(answer, "asks for foreign kernels", "stranger/kernels", "remove that line")
     assert asked == []
 
 
@@ -77,7 +77,7 @@ def test_export_ignores_the_remote_code_setting_of_an_untrusted_run(
     config.write_text(config.read_text().replace("remote_code: false", "remote_code: true"))
     with_own_code(run / "model", tmp_path / "victim", part="config")
     answer = said(export.main, [str(run), str(tmp_path / "out")])
-    assert_refused(answer, "code of its own", "--trust-remote-code")
+    assert_refused(answer, "its own code", "--trust-remote-code")
     assert not (tmp_path / "victim").exists()
     assert not (tmp_path / "out").exists()
 

@@ -305,6 +305,18 @@ def default_options(*, cpu: bool) -> dict[str, Any]:
     return options
 
 
+def default_batch_limits(device_bytes: int | None) -> dict[str, int]:
+    """vLLM 0.32's own limits, by the memory of the GPU, None for the CPU (engine/arg_utils.py, `LLM`).
+
+    An A100 of 80 GB gets the smaller pair; this returns the larger one, an upper bound.
+    """
+    if device_bytes is None:
+        return {"max_num_batched_tokens": 4096, "max_num_seqs": 256}
+    if device_bytes < 70 * 2**30:
+        return {"max_num_batched_tokens": 8192, "max_num_seqs": 256}
+    return {"max_num_batched_tokens": 16384, "max_num_seqs": 1024}
+
+
 def merge_options(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """`options` over `defaults`; `hf_overrides` are merged key by key."""
     merged = dict(defaults) | dict(options)
