@@ -174,7 +174,7 @@ def track(source: ModelSource, protocol: EvaluationConfig, results: Results) -> 
         tracking = source.config.tracking
         if HIDDEN in tracking.mlflow_uri:
             say(
-                f"not tracked: the address of the run's server was redacted ({tracking.mlflow_uri}); "
+                f"not tracked: the address of the run's server held a secret ({tracking.mlflow_uri}); "
                 "give it as tracking.mlflow_uri=..."
             )
             return

@@ -88,7 +88,7 @@ def test_an_evaluation_leaves_samples_figures_and_a_report(
     assert (tmp_path / "out" / "report.png").stat().st_size > 10_000
     assert not list((tmp_path / "out" / "parts").iterdir())
     read = read_results(str(tmp_path / "out")).benchmarks["starter"]
-    assert read.levels == tuple("12345678")
+    assert read.levels == tuple("1234567812")
     assert read.table.correct.shape == (10, 3)
     assert read.table.lengths.flatten().tolist() == tokens
 

@@ -295,8 +295,8 @@ def check_not_redacted(config: Config) -> None:
     for key, value in flatten(asdict(config)).items():
         if HIDDEN in str(value):
             raise ConfigError(
-                f"{key} is '{HIDDEN}': the file was written without its secret; set {key}=..., or leave "
-                "it to the environment variable of the library that reads it"
+                f"{key} holds '{HIDDEN}': the file was written without the secret; give it again, "
+                f"{key}=..., or leave it to the environment variable of the library that reads it"
             )
 
 
@@ -325,7 +325,7 @@ def check_pairs(config: Config, processes: int) -> None:
     ):
         if value % processes:
             raise ConfigError(
-                f"{name} counts questions over all processes and must be a multiple of their number "
+                f"{name} is over all processes and must be a multiple of their number "
                 f"({processes}), got {value}"
             )
     longest = config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens
