@@ -37,8 +37,8 @@ from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, say
 def fit(config: Config) -> Path:
     """Runs `config` from its inputs to its report; returns the run folder.
 
-    Raises ConfigError before any engine starts where the mistake can be seen by then, and Stopped when
-    a signal ends it, Ctrl-C included; `ckpt_path=last` goes on then.
+    Raises ConfigError before any engine starts where the mistake can be seen by then, and Stopped when a
+    termination signal ends it, Ctrl-C included; `ckpt_path=last` resumes it.
     """
     quieten()
     inputs = gather_inputs(config)
@@ -62,7 +62,9 @@ def fit(config: Config) -> Path:
         jsonl, mlflow = build_loggers(config, folder, checkpoint)
         say(f"run folder {folder.path}; starting the engine ...")
         held.enter_context(closing(inputs.verifier))
+        shutdown.check()
         engine = held.enter_context(closing(build_engine(config, inputs, policy)))
+        shutdown.check()
         datamodule = RolloutDataModule(
             config,
             engine=engine,
@@ -80,8 +82,10 @@ def fit(config: Config) -> Path:
             ckpt_path=checkpoint,
             weights_only=True if checkpoint else None,
         )
+        shutdown.check()
         from_rank_zero(lambda: write_model(policy, folder, inputs))
         tuned = measure_tuned(trainer, module, datamodule, folder)
+    shutdown.check()
     if is_rank_zero():
         write_results(config, folder, base, tuned, inputs.held_out_prompts, mlflow)
     return folder.path

@@ -16,7 +16,7 @@ from ceeh.data.verify.exact_answer import ExactAnswer
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.run.checkpoint import tensors
-from ceeh.run.checkpoint_io import Stream, WholeCheckpointIO
+from ceeh.run.checkpoint_io import Stream, AtomicCheckpointIO
 from ceeh.run.disk_space import storage_bytes
 from ceeh.run.metrics_file import JSONLLogger
 
@@ -107,7 +107,7 @@ def arm(phase: str, killer: Killer) -> None:
         case "write":
             arm_bytes(killer)
         case "save" if killer.moment < 0.5:
-            killer.around(WholeCheckpointIO, "save_checkpoint")
+            killer.around(AtomicCheckpointIO, "save_checkpoint")
         case "save":
             killer.around(RunCheckpoint, "save")
         case "metrics":
@@ -145,9 +145,9 @@ class Sampling:
 def arm_bytes(killer: Killer) -> None:
     """Kills when `moment` of a checkpoint's bytes are on their way to the disk."""
     size = [0]
-    save, write = WholeCheckpointIO.save_checkpoint, Stream.write
+    save, write = AtomicCheckpointIO.save_checkpoint, Stream.write
 
-    def counted(self: WholeCheckpointIO, *arguments: Any, **settings: Any) -> None:
+    def counted(self: AtomicCheckpointIO, *arguments: Any, **settings: Any) -> None:
         killer.calls += 1
         size[0] = storage_bytes(tensor for _, tensor in tensors(arguments[0], ""))
         save(self, *arguments, **settings)
@@ -159,4 +159,4 @@ def arm_bytes(killer: Killer) -> None:
             killer.kill(f"checkpoint {killer.calls}, after {self.target.tell()} bytes")
         return written
 
-    WholeCheckpointIO.save_checkpoint, Stream.write = counted, watched
+    AtomicCheckpointIO.save_checkpoint, Stream.write = counted, watched

@@ -96,7 +96,7 @@ def test_a_killed_run_goes_on_as_if_it_were_not(
     assert [file.name for file in files][-1:] == ([f"step-{start:06d}.ckpt"] if start else [])
     assert differing(whole, fit(command())) == []
     if start is None:
-        assert "has no checkpoint yet; it begins again at step 1" in capsys.readouterr().out
+        assert "has no checkpoint yet; restarting from step 1" in capsys.readouterr().out
 
 
 def fill_disk(patch: pytest.MonkeyPatch, *free: int) -> None:

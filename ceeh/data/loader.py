@@ -26,12 +26,15 @@ def rollout(
     engine: RolloutEngine, verifier: Verifier, prompts: Sequence[Prompt], sampling: Sampling
 ) -> tuple[Sequence[ScoredGroup], dict[str, float]]:
     """Generates and scores; the groups, and the seconds that each took."""
+    shutdown.check()
     begin = time.perf_counter()
     with record_function("ceeh/generate"):
         groups = engine.generate(prompts, sampling)
+    shutdown.check()
     generated = time.perf_counter()
     with record_function("ceeh/score"):
         scored = verifier(groups)
+    shutdown.check()
     return scored, {"generate": generated - begin, "score": time.perf_counter() - generated}
 
 
@@ -95,7 +98,6 @@ class RolloutLoader:
 
     def sample(self) -> RolloutBatch:
         """One step's batch: one round of generation, or as many as dynamic sampling takes."""
-        shutdown.release()
         prompts = self.stream.next_step()
         wanted, rounds, timings = len(prompts), 0, Counter[str]()
         drawn: list[ScoredGroup] = []

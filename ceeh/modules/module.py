@@ -32,6 +32,7 @@ from ceeh.modules.schedule import learning_rate_scale, optimizer_steps, set_hype
 from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs, build_shaping
 from ceeh.modules.timing import StepClock
 from ceeh.modules.update import UpdateInputs, accumulate_gradients
+from ceeh.runtime import shutdown
 from ceeh.runtime.distributed import gather_objects
 
 EVAL_FIGURES = ("accuracy", "tokens", "truncated_fraction", "entropy")
@@ -114,6 +115,7 @@ class CEEHModule(LightningModule):
         totals = batch.totals.cpu()
         limit = self.config.optimizer.tokens_per_microbatch
         for cut in microbatches(totals, torch.arange(len(totals)), limit):
+            shutdown.check()
             rows, width = cut.rows, cut.width
             token_ids, mask = batch.token_ids[rows, :width], batch.response_mask[rows, :width]
             for filled, values in zip(
@@ -150,8 +152,16 @@ class CEEHModule(LightningModule):
             anneal=anneal,
         )
         self.optimizers().zero_grad()  # type: ignore[union-attr]
+        # Once the weights have changed only the end of the rollout step can be saved: a stop waits for it.
+        changed = self.trainer.global_step > batch.policy_version
         found = accumulate_gradients(
-            self.policy, batch, micro, inputs, backward=self.backward_of, phases=self.clock.phases
+            self.policy,
+            batch,
+            micro,
+            inputs,
+            backward=self.backward_of,
+            phases=self.clock.phases,
+            patience=shutdown.GRACE_SECONDS if changed else 0.0,
         )
         with self.clock.phases("optimizer"):
             norm = torch.nn.utils.clip_grad_norm_(

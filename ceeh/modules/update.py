@@ -18,6 +18,7 @@ from ceeh.modules.head import TokenObjective
 from ceeh.modules.objective import policy_objective
 from ceeh.modules.policy import Policy
 from ceeh.modules.timing import Phases
+from ceeh.runtime import shutdown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +51,17 @@ def accumulate_gradients(
     *,
     backward: Callable[[Tensor, bool], None],
     phases: Phases,
+    patience: float = 0.0,
 ) -> GradientResult:
     """Adds up the gradient of all micro-batches.
 
-    `backward` takes a micro-batch's loss and whether it is the last one.
+    `backward` takes a micro-batch's loss and whether it is the last one. A requested stop takes effect between
+    micro-batches, once it is `patience` seconds old.
     """
     sums: dict[str, Tensor] = {}
     not_finite = torch.zeros_like(batch.correct)
     for index, cut in enumerate(micro):
+        shutdown.check(patience)
         with phases("forward"):
             mask = batch.response_mask[cut.rows, : cut.width]
             token_ids = batch.token_ids[cut.rows, : cut.width]

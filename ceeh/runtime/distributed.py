@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from lightning import Trainer
 
-from ceeh.errors import ConfigError
+from ceeh.errors import ConfigError, RunError
 from ceeh.runtime.text import plain
 
 T = TypeVar("T")
@@ -63,12 +63,12 @@ def wait_for_all() -> None:
 
 
 def from_rank_zero(decide: Callable[[], T]) -> T:
-    """What `decide` returns on rank 0, on every rank. Collective; a ConfigError is raised on all."""
+    """What `decide` returns on rank 0, on every rank. Collective; ConfigError and RunError are raised on all."""
     box: list[Any] = [None, None]
     if is_rank_zero():
         try:
             box[0] = decide()
-        except ConfigError as error:
+        except (ConfigError, RunError) as error:
             box[1] = error
     if world_size() > 1:
         dist.broadcast_object_list(box)

@@ -16,7 +16,7 @@ from ceeh.callbacks.checkpoint import RunCheckpoint
 from ceeh.config.settings import load
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.modules.module import CEEHModule
-from ceeh.run.checkpoint_io import WholeCheckpointIO
+from ceeh.run.checkpoint_io import AtomicCheckpointIO
 from ceeh.runtime import shutdown
 from tests.endings import interrupt
 from tests.test_fit import SHIPPED, SMALL
@@ -81,7 +81,7 @@ def calling(
         # Weights have changed: the step comes to its end, which is the next place to stop.
         pytest.param(LambdaLR, "step", 4, 2, id="optimizer of step 2"),
         pytest.param(TorchEngine, "generate", 7, 4, id="evaluation of step 4"),
-        pytest.param(WholeCheckpointIO, "save_checkpoint", 1, 4, id="save of step 4"),
+        pytest.param(AtomicCheckpointIO, "save_checkpoint", 1, 4, id="save of step 4"),
         pytest.param(ceeh.held_out, "summarize", 1, 4, id="results"),
     ],
 )
@@ -99,7 +99,7 @@ def test_a_signal_is_honored_in_every_phase(
     with pytest.MonkeyPatch.context() as patch:
         # A second one while the state is written.
         second = lambda: shutdown.signal_asked() and interrupt()  # noqa: E731
-        calling(patch, WholeCheckpointIO, "_save", 0, second, after=True)
+        calling(patch, AtomicCheckpointIO, "_save", 0, second, after=True)
         calling(patch, owner, name, call, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert ceeh.fit.main(given) == 143
     said = capfd.readouterr().err
@@ -188,7 +188,7 @@ def test_a_step_that_cannot_be_saved_does_not_hide_why_the_run_ended(
 
     with pytest.MonkeyPatch.context() as patch:
         calling(patch, CEEHModule, "training_step", 2, fails)
-        calling(patch, WholeCheckpointIO, "_save", 1, lost)
+        calling(patch, AtomicCheckpointIO, "_save", 1, lost)
         words = r"rollout step 1 could not be saved \(RuntimeError: device lost\)"
         with pytest.warns(UserWarning, match=words), pytest.raises(MemoryError, match="full"):
             ceeh.fit.main(command(tiny_model_dir, tmp_path))

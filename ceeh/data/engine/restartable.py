@@ -118,7 +118,7 @@ class RestartableEngine:
 
 
 def _is_let_through(error: Exception) -> bool:
-    return isinstance(error, ValueError | RunError) or shutdown.signal_asked() is not None
+    return isinstance(error, ValueError | RunError) or shutdown.requested() is not None
 
 
 def _told(error: Exception) -> str:

@@ -21,6 +21,7 @@ from ceeh.data.engine.vllm_process import (
 )
 from ceeh.data.engine.vllm_weights import checked, release_packed, repack_heads, weight_shapes
 from ceeh.errors import ConfigError, RunError
+from ceeh.runtime import shutdown
 from ceeh.runtime.rng import derived_seed, rng_preserved
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup
 
@@ -246,15 +247,21 @@ class VLLMEngine:
         self._wake("weights")
         self._wake("kv_cache")
         inputs = [self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
+        finished: list[Any] = []
         try:
             with rng_preserved():
                 seed_unseeded_requests(engine_seed)
-                outputs = llm.generate(inputs, list(params), use_tqdm=False)
+                llm.enqueue(inputs, list(params), use_tqdm=False)
+                while llm.llm_engine.has_unfinished_requests():
+                    shutdown.check()
+                    finished += [output for output in llm.llm_engine.step() if output.finished]
         except BaseException:
             self.close()
             raise
+        # vLLM numbers requests in the order of the prompts; short ones finish first.
+        finished.sort(key=lambda request: int(request.request_id))
         return [
-            tuple(self._completion(output) for output in request.outputs) for request in outputs
+            tuple(self._completion(output) for output in request.outputs) for request in finished
         ]
 
     def _completion(self, output: Any) -> Completion:
