@@ -55,13 +55,12 @@ def accumulate_gradients(
 ) -> GradientResult:
     """Adds up the gradient of all micro-batches.
 
-    `backward` takes a micro-batch's loss and whether it is the last one. A requested stop takes effect between
-    micro-batches, once it is `patience` seconds old.
+    `backward` takes a micro-batch's loss and whether it is the last one. A requested stop takes effect after
+    a micro-batch, once it is `patience` seconds old.
     """
     sums: dict[str, Tensor] = {}
     not_finite = torch.zeros_like(batch.correct)
     for index, cut in enumerate(micro):
-        shutdown.check(patience)
         with phases("forward"):
             mask = batch.response_mask[cut.rows, : cut.width]
             token_ids = batch.token_ids[cut.rows, : cut.width]
@@ -75,6 +74,7 @@ def accumulate_gradients(
             add(sums, "loss", loss.detach())
         with phases("backward"):
             backward(loss, index == len(micro) - 1)
+        shutdown.check(patience)
     # One transfer for the step: each number on its own would wait for the device.
     values = torch.stack([value.double() for value in sums.values()]).tolist()
     named = dict(zip(sums, values, strict=True))

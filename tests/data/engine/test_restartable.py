@@ -175,7 +175,6 @@ def test_an_error_of_a_process_that_is_asked_to_stop_builds_nothing(
     Failing.errors = iter([ConnectionError("gone")])
 
     def asked() -> None:
-        shutdown.delay()
         interrupt()
         engine.generate([PROMPT], SAMPLING)
 
