@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ceeh.errors import ConfigError
+from ceeh.runtime import shutdown
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def atomic_link(path: Path, target: str) -> None:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A new folder that replaces `folder` when the block ends without an error.
+    """A new folder that replaces `folder` when the block ends without an error or a requested stop.
 
     A kill leaves `.<name>.partial`, which the next writer of the same folder removes.
     """
@@ -55,6 +56,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        shutdown.check()
         for file in partial.rglob("*"):
             if file.is_file():
                 sync(file)

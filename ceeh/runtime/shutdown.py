@@ -52,7 +52,9 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if _request is None:
         _request = _Request(number, now)
         name = signal.Signals(number).name
-        words = f"{name}: stopping at the next safe point; a second signal ends the process at once\n"
+        words = (
+            f"{name}: stopping at the next safe point; a second signal ends the process at once\n"
+        )
         # Not print: the signal may arrive during one. The terminal may be gone.
         with suppress(OSError):
             os.write(2, words.encode())

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ceeh.errors import ConfigError
+from ceeh.runtime import shutdown
 from ceeh.types import Outcome, Verdict
 
 RIGHT = Verdict(score=1.0, outcome=Outcome.OK)
@@ -217,6 +218,7 @@ class WorkerPool:
         book = Tasks(tasks, self.question)
         self._stalled = 0.0
         while book.num_open:
+            shutdown.check()
             if self._stall() >= stall_seconds * self.size:
                 words = f"slow answers had spent the call's {stall_seconds:g} s"
                 for worker in [w for w in self.workers if w.tasks]:
