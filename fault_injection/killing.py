@@ -16,7 +16,7 @@ from ceeh.data.verify.exact_answer import ExactAnswer
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.run.checkpoint import tensors
-from ceeh.run.checkpoint_io import Stream, AtomicCheckpointIO
+from ceeh.run.checkpoint_io import AtomicCheckpointIO, Stream
 from ceeh.run.disk_space import storage_bytes
 from ceeh.run.metrics_file import JSONLLogger
 

@@ -31,8 +31,8 @@ RNG_STATES = "rng_states"
 class FinishedStep:
     """The parts of a checkpoint that change before the next optimizer step, as of the end of the step.
 
-    Weights, optimizer and tables do not change until then, so with them this is the step's checkpoint. The state
-    of custom callbacks must not change either: a difficulty signal changes in `observe` only.
+    Weights, optimizer and tables do not change until then, so with them this is the step's checkpoint. The
+    state of custom callbacks must not change either: a difficulty signal changes in `observe` only.
     """
 
     rollout_step: int
@@ -87,7 +87,7 @@ class RunCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         rollout_step = batch_idx + 1
-        if rollout_step % int(trainer.val_check_batch) == 0:
+        if rollout_step % trainer.val_check_batch == 0:  # type: ignore[operator]
             self.note(trainer, rollout_step, before_evaluation(trainer))
         else:
             self.note(trainer, rollout_step, trainer.fit_loop.state_dict())
@@ -194,7 +194,8 @@ class RunCheckpoint(Checkpoint):
             )
         words = (
             f"the checkpoint of rollout step {rollout_step} was not written ({failure.reason}): it takes "
-            f"{format_bytes(failure.needed)}, {format_bytes(failure.free)} are free in '{self.folder}'; {last}"
+            f"{format_bytes(failure.needed)}, {format_bytes(failure.free)} are free in '{self.folder}'; "
+            f"{last}"
         )
         count = f"failure {self.failures} in a row"
         if self.failures >= self.settings.max_failures:

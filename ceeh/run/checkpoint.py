@@ -47,8 +47,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
         skipped.append(f"{file.name}: {words}")
     if skipped:
         raise ConfigError(
-            f"ckpt_path: no checkpoint in '{folder}' can be loaded; {'; '.join(skipped)}. Restore a copy if you "
-            "have one, or start a new run without ckpt_path"
+            f"ckpt_path: no checkpoint in '{folder}' can be loaded; {'; '.join(skipped)}. Restore a copy if "
+            "you have one, or start a new run without ckpt_path"
         )
     return None
 

@@ -16,7 +16,7 @@ from ceeh.run.disk_space import free_bytes, storage_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a save left no file, sizes in bytes. No later save can succeed where the numbers are not `finite`."""
+    """Why a save left no file, sizes in bytes. No later save can succeed if the numbers are not `finite`."""
 
     reason: str
     needed: int = 0

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from pathlib import Path
 
 from ceeh.errors import ConfigError
@@ -53,11 +52,13 @@ class RunFolder:
         """
         try:
             parent = parent_folder(output)
-            for number in count(1):
+            number = 1
+            while True:
                 path = parent / (name if number == 1 else f"{name}-{number}")
                 with suppress(FileExistsError):
                     path.mkdir()
                     break
+                number += 1
             atomic_link(parent / "latest", path.name)
         except OSError as error:
             raise not_writable(output, error) from error
@@ -67,8 +68,8 @@ class RunFolder:
     def resume(cls, output: str, name: str, ckpt_path: str) -> tuple["RunFolder", Path | None]:
         """The folder and checkpoint of `ckpt_path`: a file, or `last` for the newest run called `name`.
 
-        `last` is the newest good checkpoint; it is None, and the run starts at step 1, where there is no such run
-        or it was stopped before its first checkpoint.
+        `last` is the newest good checkpoint; it is None, and the run starts at step 1, if there is no such
+        run or it was stopped before its first checkpoint.
         Raises ConfigError when there is no such file or it is damaged, and for a finished run without
         checkpoints.
         """
@@ -102,8 +103,8 @@ class RunFolder:
             raise ConfigError(f"ckpt_path: no checkpoint '{file}'; give a .ckpt file or 'last'")
         if words := fault(file):
             raise ConfigError(
-                f"ckpt_path: a run cannot resume from '{file}': {words}; ckpt_path=last takes the newest good "
-                "checkpoint of a run"
+                f"ckpt_path: a run cannot resume from '{file}': {words}; ckpt_path=last takes the newest "
+                "good checkpoint of a run"
             )
         folder = cls(file.resolve().parent.parent)
         if not (folder.path / "config.yaml").is_file():
@@ -127,8 +128,8 @@ class RunFolder:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ConfigError(
-                    f"ckpt_path: the run '{self.path}' is in use by another process; wait for its end, stop it, "
-                    "or start a new run without ckpt_path"
+                    f"ckpt_path: the run '{self.path}' is in use by another process; wait for its end, stop "
+                    "it, or start a new run without ckpt_path"
                 ) from error
             except OSError:
                 pass
@@ -154,8 +155,8 @@ class RunFolder:
         for path in self.path.rglob("*"):
             if path.is_symlink():
                 raise ConfigError(
-                    f"ckpt_path: '{path}' in the run folder is a link, and a run writes to its own folder only: "
-                    "replace it by the file or folder that it points to"
+                    f"ckpt_path: '{path}' in the run folder is a link, and a run writes to its own folder "
+                    "only: replace it by the file or folder that it points to"
                 )
 
 

@@ -27,11 +27,12 @@ def encoded(row: Mapping[str, Any]) -> bytes:
 class JSONLLogger(Logger):
     """`metrics.jsonl`: a line `{"rollout_step": n, "global_step": m, name: value}` per step.
 
-    Lightning logs several times within a step. All of it goes into the step's line, which is rewritten in place,
-    so the file is complete after every call. Metrics without `rollout/step` (an evaluation) belong to the last
-    rollout step, to 0 before the first. `global_step` is the `step` that Lightning passes: finished batches, from
-    0, under manual optimization. Infinite and undefined values are null. Opening the file removes a half line
-    that a crash left. Lines that do not fit on a full disk are written later; one warning says so.
+    Lightning logs several times within a step. All of it goes into the step's line, which is rewritten in
+    place, so the file is complete after every call. Metrics without `rollout/step` (an evaluation) belong to
+    the last rollout step, to 0 before the first. `global_step` is the `step` that Lightning passes: finished
+    batches, from 0, under manual optimization. Infinite and undefined values are null. Opening the file
+    removes a half line that a crash left. Lines that do not fit on a full disk are written later; one warning
+    says so.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -63,7 +63,7 @@ def wait_for_all() -> None:
 
 
 def from_rank_zero(decide: Callable[[], T]) -> T:
-    """What `decide` returns on rank 0, on every rank. Collective; ConfigError and RunError are raised on all."""
+    """What `decide` returns on rank 0, on every rank. Collective; ConfigError and RunError reach all."""
     box: list[Any] = [None, None]
     if is_rank_zero():
         try:

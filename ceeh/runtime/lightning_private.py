@@ -1,4 +1,4 @@
-"""The private parts of Lightning that ceeh needs, in one place; a test of each fails when Lightning moves it."""
+"""The private parts of Lightning that ceeh needs; the tests of this file fail when Lightning moves them."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """Termination signals: the handler only sets a flag, and the command looks at it at safe points.
 
-`check()` raises `Stopped` where nothing is half done: between engine steps, between batches of graded answers,
-between micro-batches and before a rollout step, so a stop takes effect within one engine step or one micro-batch.
+`check()` raises `Stopped` where nothing is half done: between engine steps, between graded answers, between
+micro-batches and before a rollout step, so a stop takes effect within one engine step or one micro-batch.
 A second signal ends the process at once.
 """
 
@@ -65,10 +65,10 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def signals_honored(*, last: bool = False) -> Iterator[None]:
-    """Inside, each of SIGNALS requests a stop. Does nothing in another such block and outside the main thread.
+    """Inside, each of SIGNALS requests a stop. Does nothing in another such block or outside the main thread.
 
-    A signal that the parent process ignores, as `nohup` does, stays ignored. After the `last` block of a process
-    that was stopped the handlers stay, so that a repeated signal does not change its exit status.
+    A signal that the parent process ignores, as `nohup` does, stays ignored. After the `last` block of a
+    process that was stopped the handlers stay, so that a repeated signal does not change its exit status.
     """
     global _request
     before = {number: signal.getsignal(number) for number in SIGNALS}

@@ -19,7 +19,7 @@ from ceeh.run.checkpoint import (
     read_checkpoint,
     rollout_step_of,
 )
-from ceeh.run.checkpoint_io import Stream, AtomicCheckpointIO
+from ceeh.run.checkpoint_io import AtomicCheckpointIO, Stream
 from tests.limits import largest_file
 
 
