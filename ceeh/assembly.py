@@ -141,7 +141,7 @@ def build_signals(config: Config) -> dict[str, SignalCallback]:
 
 
 def build_engine(config: Config, inputs: Inputs, policy: Policy) -> RestartableEngine:
-    """The engine of the configuration, built anew with the policy's weights should it fail."""
+    """The engine of the configuration, restarted with the policy's weights if it fails."""
     return RestartableEngine(
         lambda: config.engine.build("engine", **engine_arguments(config, inputs)),
         policy.engine_weights,

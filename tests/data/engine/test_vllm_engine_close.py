@@ -48,7 +48,7 @@ def test_an_engine_closed_by_a_failed_generation_can_be_followed_by_another(
     with build(tiny_model_dir) as second:
         weights = dict(AutoModelForCausalLM.from_pretrained(tiny_model_dir).named_parameters())
         weights.pop("model.norm.weight")
-        with pytest.raises(ValueError, match=r"left out 1 of .* 'model.norm.weight'"):
+        with pytest.raises(ValueError, match=r"lacks 1 of .* 'model.norm.weight'"):
             second.load_weights(weights.items(), policy_version=1)
         with pytest.raises(RuntimeError, match="engine is closed"):
             second.canary(temperature=1.0)

@@ -32,7 +32,7 @@ def test_a_tied_head_may_come_and_need_not(tiny_model_dir, weights):
 
 def test_an_untied_head_must_come(untied_model_dir, weights):
     shapes = weight_shapes(str(untied_model_dir), trust_remote_code=False)
-    with pytest.raises(ValueError, match=r"left out 1 of \d+ weights, the first 'lm_head.weight'"):
+    with pytest.raises(ValueError, match=r"lacks 1 of \d+ weights, the first 'lm_head.weight'"):
         list(checked(weights.items(), shapes))
 
 
