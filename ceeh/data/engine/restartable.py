@@ -113,8 +113,9 @@ class RestartableEngine:
 
     def _give_up(self, error: Exception, words: str) -> NoReturn:
         raise RunError(
-            f"the engine {words} ({_described(error)}). If memory ran out, lower engine.init_args.kv_cache_gib "
-            "or optimizer.tokens_per_microbatch; then resume with ckpt_path=last"
+            f"the engine {words} ({_described(error)}). If memory ran out, lower "
+            "engine.init_args.kv_cache_gib or optimizer.tokens_per_microbatch; then resume with "
+            "ckpt_path=last"
         ) from error
 
 

@@ -158,6 +158,8 @@ def test_options_that_would_break_training_are_refused_with_the_place_to_set_the
 
 
 def test_tensor_parallelism_is_refused():
-    with pytest.raises(ConfigError, match=r"tensor_parallel_size must be 1: each process has an"):
+    with pytest.raises(
+        ConfigError, match=r"tensor_parallel_size must be 1: each process has its own"
+    ):
         check_options({"tensor_parallel_size": 2})
     assert check_options({"tensor_parallel_size": 1}) == {"tensor_parallel_size": 1}

@@ -39,7 +39,7 @@ def test_an_untied_head_must_come(untied_model_dir, weights):
 def test_an_empty_push_is_refused(tiny_model_dir, weights):
     shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
     count = len(weights)
-    with pytest.raises(ValueError, match=f"left out {count} of {count} weights"):
+    with pytest.raises(ValueError, match=f"lacks {count} of {count} weights"):
         list(checked([], shapes))
 
 
