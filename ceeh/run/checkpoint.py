@@ -111,8 +111,8 @@ def read_checkpoint(file: Path, *, mmap: bool = True) -> dict[str, Any]:
     # Any kind: on wrong bytes torch's unpickler raises whatever it meets.
     except Exception as error:
         raise ConfigError(
-            f"'{file}' is not a readable checkpoint: it is damaged, or from elsewhere and would run code "
-            f"when loaded; no code in it was run ({first_line(error)}); give another file of checkpoints/"
+            f"'{file}' cannot be read as a checkpoint: it is damaged, or it would run code when loaded; "
+            f"nothing in it was run ({first_line(error)}); give another file of checkpoints/"
         ) from error
     if not isinstance(state, dict) or not {"state_dict", "rollout_step"} <= state.keys():
         raise ConfigError(
