@@ -90,14 +90,11 @@ class RunCheckpoint(Checkpoint):
         if rollout_step % trainer.val_check_batch == 0:  # type: ignore[operator]
             self.note(trainer, rollout_step, before_evaluation(trainer))
         else:
-            self.note(trainer, rollout_step, trainer.fit_loop.state_dict())
-            self.save_if_due(trainer, rollout_step)
+            self.finish(trainer, rollout_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            rollout_step = trainer.fit_loop.epoch_loop.batch_idx + 1
-            self.note(trainer, rollout_step, trainer.fit_loop.state_dict())
-            self.save_if_due(trainer, rollout_step)
+            self.finish(trainer, trainer.fit_loop.epoch_loop.batch_idx + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.finished = None
@@ -157,26 +154,25 @@ class RunCheckpoint(Checkpoint):
             rng_states=gather_objects(trainer, read_rng(trainer.strategy.root_device)),
         )
 
-    def save_if_due(self, trainer: Trainer, rollout_step: int) -> None:
-        if (
-            rollout_step % self.settings.every_n_steps == 0
-            or rollout_step >= trainer.num_training_batches
-        ):
+    def finish(self, trainer: Trainer, rollout_step: int) -> None:
+        self.note(trainer, rollout_step, trainer.fit_loop.state_dict())
+        last = rollout_step >= trainer.num_training_batches
+        if last or rollout_step % self.settings.every_n_steps == 0:
             self.save(trainer, rollout_step)
 
     def save(self, trainer: Trainer, rollout_step: int) -> None:
         """Collective. Raises RunError, on all ranks, when the run should not continue."""
         trainer.save_checkpoint(checkpoint_file(self.folder, rollout_step))
         failure = from_rank_zero(lambda: self.io.failure)
-        step, self.finished = self.finished, None  # on disk, or not to be tried again
-        if failure is None:
-            self.failures = 0
-            if trainer.is_global_zero:
-                self.remove_outdated()
+        step, self.finished = self.finished, None
+        if failure is not None:
+            self.failures += 1
+            self.report(failure, rollout_step, warn=trainer.is_global_zero)
+            self.finished = step  # a stop tries again
             return
-        self.failures += 1
-        self.report(failure, rollout_step, warn=trainer.is_global_zero)
-        self.finished = step
+        self.failures = 0
+        if trainer.is_global_zero:
+            self.remove_outdated()
 
     def remove_outdated(self) -> None:
         newest_first = list(checkpoint_files(self.folder).values())
