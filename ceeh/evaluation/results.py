@@ -16,6 +16,7 @@ from torch import Tensor
 from ceeh.errors import ConfigError
 from ceeh.evaluation.bootstrap import Estimates, average, estimates, intervals
 from ceeh.evaluation.store import BenchmarkSamples, SampleStore
+from ceeh.run.atomic import atomic_write_text
 from ceeh.runtime.rng import derived_seed
 from ceeh.runtime.text import plain, redact
 from ceeh.runtime.versions import provenance
@@ -92,9 +93,7 @@ def write_results(
         "benchmarks": found,
         "average": intervals(average(of_benchmarks)),
     }
-    temporary = store.folder / f"{FILE}.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    temporary.replace(store.folder / FILE)
+    atomic_write_text(store.folder / FILE, json.dumps(record, indent=2) + "\n")
     return Results(name=name, folder=store.folder, record=record, benchmarks=samples)
 
 

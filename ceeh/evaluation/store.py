@@ -4,7 +4,6 @@ A part appears whole or not at all, so an evaluation that was stopped goes on wi
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 
 from ceeh.errors import ConfigError, first_line
 from ceeh.evaluation.samples import SampleTable, answer_classes
-from ceeh.run.atomic import check_folder
+from ceeh.run.atomic import atomic_write, atomic_write_text, check_folder
 
 SCHEMA = pa.schema(
     {
@@ -97,7 +96,7 @@ class SampleStore:
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(kept | dict(wanted), indent=2) + "\n"
-        _replace(self._settings, text.encode())
+        atomic_write_text(self._settings, text)
 
     def finished(self) -> set[str]:
         """Benchmarks that samples.parquet holds."""
@@ -116,9 +115,8 @@ class SampleStore:
         """One batch's rows, atomically."""
         path = self._part(benchmark, part)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), temporary)
-        os.replace(temporary, path)
+        with atomic_write(path) as file:
+            pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), file)
 
     def finish(self, benchmarks: Sequence[str]) -> None:
         """Joins the parts into samples.parquet, in the order of `benchmarks`, then of the questions."""
@@ -132,9 +130,8 @@ class SampleStore:
             parts = sorted((self.folder / "parts" / benchmark).glob("*.parquet"))
             joined = pa.concat_tables([pq.read_table(part) for part in parts])
             tables.append(joined.sort_by([("index", "ascending"), ("sample", "ascending")]))
-        temporary = self.file.with_suffix(".tmp")
-        pq.write_table(pa.concat_tables(tables), temporary)
-        os.replace(temporary, self.file)
+        with atomic_write(self.file) as file:
+            pq.write_table(pa.concat_tables(tables), file)
         for benchmark in benchmarks:  # the parts of others may be half of an evaluation
             shutil.rmtree(self.folder / "parts" / benchmark, ignore_errors=True)
 
@@ -201,9 +198,3 @@ def _different(
             yield from _different(there, now, f"{place}{name}.")
         elif there != now:
             yield f"{place}{name}", there, now
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

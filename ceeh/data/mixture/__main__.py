@@ -5,7 +5,6 @@ The file written is read anywhere, without hub and without benchmarks, by ceeh.d
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from ceeh.config.settings import load
 from ceeh.data.mixture.mixture import Mixture
 from ceeh.errors import ConfigError
-from ceeh.run.atomic import check_folder
+from ceeh.run.atomic import atomic_write, check_folder
 from ceeh.runtime.cli import complain
 from ceeh.runtime.distributed import say
 from ceeh.types import Question
@@ -67,12 +66,10 @@ def _drawn(mixture: Mixture) -> list[Question]:
 def write_questions(path: Path, questions: Iterable[Question]) -> None:
     """A line per question: uid, question, answer, and the metadata as columns beside them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as file:
         for q in questions:
             row = {**q.metadata, "uid": q.uid, "question": q.text, "answer": q.answer}
-            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-    os.replace(temporary, path)
+            file.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
 
 
 if __name__ == "__main__":
