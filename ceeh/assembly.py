@@ -16,7 +16,6 @@ from transformers.utils.logging import disable_progress_bar
 from ceeh.callbacks.checkpoint import METRICS, RunCheckpoint
 from ceeh.callbacks.console import Console
 from ceeh.callbacks.profiler import Profiler
-from ceeh.callbacks.rng_state import RNGState
 from ceeh.callbacks.rollout_log import RolloutLog
 from ceeh.callbacks.signal import SignalCallback, check_signals
 from ceeh.callbacks.weight_sync import WeightSync
@@ -35,11 +34,11 @@ from ceeh.modules.shaping.base import build_shaping
 from ceeh.pretrained.loading import load_tokenizer, resolve_model
 from ceeh.run.atomic import atomic_folder, atomic_write_text
 from ceeh.run.checkpoint import read_checkpoint, rollout_step_of
-from ceeh.run.checkpoint_io import WholeCheckpointIO
 from ceeh.run.disk_space import check_space, format_bytes, free_bytes
 from ceeh.run.folder import RunFolder, parent_folder, run_to_resume
 from ceeh.run.metrics_file import JSONLLogger
 from ceeh.runtime.distributed import join_processes, processes_here, world_size
+from ceeh.runtime.lightning_private import disable_signal_handlers
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt, Question
 
@@ -168,8 +167,9 @@ def write_model(policy: Policy, folder: RunFolder, inputs: Inputs) -> None:
             policy.save(model, inputs.tokenizer)
     except OSError as error:
         raise RunError(
-            f"'{folder.model}' cannot be written ({error.strerror or error}), "
-            f"{format_bytes(free_bytes(folder.path))} are free; make room and resume with ckpt_path=last"
+            f"the model cannot be written to '{folder.model}' ({error.strerror or error}), "
+            f"{format_bytes(free_bytes(folder.path))} are free there; free space and resume with "
+            "ckpt_path=last"
         ) from error
 
 
@@ -230,7 +230,8 @@ def build_trainer(
     config: Config, inputs: Inputs, folder: RunFolder, engine: RolloutEngine, loggers: list
 ) -> Trainer:
     """Lightning's Trainer with the callbacks of the configuration and those of every run."""
-    rollouts, checkpoint_io, rng_state = config.rollouts, WholeCheckpointIO(), RNGState()
+    rollouts = config.rollouts
+    checkpoint = RunCheckpoint(folder.checkpoints, config.checkpoints, loggers[0])
     callbacks: list[Callback] = [
         *inputs.signals.values(),
         WeightSync(
@@ -238,26 +239,15 @@ def build_trainer(
             tolerance=rollouts.canary_tolerance or CANARY_TOLERANCE[inputs.precision],
             temperature=rollouts.temperature,
         ),
-        rng_state,
         Console(
             steps=rollouts.steps,
             title=f"{folder.path.name}: {config.model.path} on {inputs.accelerator}",
-        ),
-        RunCheckpoint(
-            folder.checkpoints,
-            checkpoint_io,
-            loggers[0],
-            rng_state,
-            steps=rollouts.steps,
-            every_n_steps=config.checkpoints.every_n_steps,
-            evaluate_every_n_steps=config.evaluation.every_n_steps,
-            keep=config.checkpoints.keep,
-            max_failures=config.checkpoints.max_failures,
         ),
         RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps),
     ]
     if config.profile:
         callbacks.append(Profiler(folder.path, steps=rollouts.steps))
+    callbacks.append(checkpoint)
     trainer = Trainer(
         accelerator=inputs.accelerator,
         devices=processes_here(),
@@ -271,13 +261,11 @@ def build_trainer(
         log_every_n_steps=1,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[checkpoint_io],
+        plugins=[checkpoint.io],
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=folder.path,
     )
-    # Lightning's handlers let a stop wait for the end of a step, broadcast from within a signal, and end a
-    # process with status 0; `ceeh.runtime.shutdown` has the signals.
-    trainer._signal_connector.register_signal_handlers = lambda: None
+    disable_signal_handlers(trainer)
     return trainer

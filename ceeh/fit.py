@@ -66,9 +66,11 @@ def fit(config: Config) -> Path:
         say(f"run folder {folder.path}; starting the engine ...")
         held.enter_context(closing(inputs.verifier))
         context = engine_context(config, inputs)
+        shutdown.check()
         engine = held.enter_context(
             closing(build_engine(config.engine, context, policy.engine_weights))
         )
+        shutdown.check()
         datamodule = RolloutDataModule(
             config,
             engine=engine,
@@ -86,8 +88,10 @@ def fit(config: Config) -> Path:
             ckpt_path=checkpoint,
             weights_only=True if checkpoint else None,
         )
+        shutdown.check()
         from_rank_zero(lambda: write_model(policy, folder, inputs))
         tuned = measure_tuned(trainer, module, datamodule, folder)
+    shutdown.check()
     if is_rank_zero():
         write_results(config, folder, base, tuned, inputs.held_out_prompts, mlflow)
     return folder.path

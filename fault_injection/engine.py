@@ -1,11 +1,9 @@
 """python -m fault_injection.engine: the engine fails, once and twice, during generation or in a push.
 
-The real engine, the errors put into vLLM itself; the run's folder is held against an undisturbed one's.
+The engine is real and the errors are raised inside vLLM; the run's folder is compared with that of an
+uninterrupted run.
 """
 
-import argparse
-import json
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,20 +15,18 @@ import torch
 from ceeh.data.engine import vllm_engine
 from ceeh.runtime.versions import provenance
 from fault_injection.equality import differences
-from fault_injection.process import attempt, import_everything
+from fault_injection.process import attempt, command_line, prepare, uninterrupted, write_results
 
 ERRORS: dict[str, Callable[[], Exception]] = {
     "out of memory": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     "lost device": lambda: RuntimeError("CUDA error: an illegal memory access was encountered"),
 }
 STEP_OF_A_GENERATION, PUSH = 180, 5
-"""Calls within the run: the third rollout step's, in the midst of it."""
+"""Calls within the run: in the third rollout step."""
 
 
 def drill(work: Path) -> dict[str, Any]:
-    whole = work / "whole"
-    if (status := attempt(whole, work / "whole.log")) != 0:
-        raise RuntimeError(f"the undisturbed run ended with {status}; see {work / 'whole.log'}")
+    whole = uninterrupted(work)
     cases: list[dict[str, Any]] = []
     for place, failing, call in (
         ("a generation", fail_in_a_step, STEP_OF_A_GENERATION),
@@ -39,18 +35,18 @@ def drill(work: Path) -> dict[str, Any]:
         for error in ERRORS:
             output = work / f"run{len(cases)}"
             log = output.with_suffix(".log")
-            status = attempt(output, log, meddle=partial(failing, error, {call}))
+            status = attempt(output, log, inject=partial(failing, error, {call}))
             cases.append(case(place, error, log, status, whole, output))
     output, log = work / "twice", work / "twice.log"
     calls = {STEP_OF_A_GENERATION, STEP_OF_A_GENERATION + 1}
-    stopped = attempt(output, log, meddle=partial(fail_in_a_step, "out of memory", calls))
+    stopped = attempt(output, log, inject=partial(fail_in_a_step, "out of memory", calls))
     resumed = attempt(output, log)
     cases.append(case("a generation, twice", "out of memory", log, stopped, whole, output))
     cases[-1]["status after resuming"] = resumed
     good = [
         one
         for one in cases
-        if one["rebuilt"]
+        if one["restarted"]
         and not one["differences"]
         and (one["status"], one.get("status after resuming")) in ((0, None), (1, 0))
     ]
@@ -65,15 +61,15 @@ def drill(work: Path) -> dict[str, Any]:
 def case(
     place: str, error: str, log: Path, status: int, whole: Path, output: Path
 ) -> dict[str, Any]:
-    """`common`: a run that was stopped leaves one checkpoint more."""
     lines = log.read_text().splitlines()
     said = [line.rpartition("UserWarning: ")[2] for line in lines if "the engine failed" in line]
+    # A run that was stopped leaves one more checkpoint.
     found = differences(whole / "starter", output / "starter", common=True)
     return {
         "place": place,
         "error": error,
         "status": status,
-        "rebuilt": any("is built anew" in line for line in said),
+        "restarted": any("restarting it" in line for line in said),
         "said": said,
         "differences": found,
     }
@@ -86,7 +82,7 @@ def fail_in_a_step(error: str, calls: set[int]) -> None:
 
 
 def fail_in_a_push(error: str, calls: set[int]) -> None:
-    """When all weights are there and the head's packed copy is not."""
+    """After all weights have arrived and before the head's packed copy is updated."""
     failing(vllm_engine, "repack_heads", error, calls)
 
 
@@ -103,20 +99,14 @@ def failing(owner: Any, name: str, error: str, calls: set[int]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m fault_injection.engine", description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("runs/engine"), help="emptied first")
-    parser.add_argument("--output", type=Path, help="where to write the figures, JSON")
-    given = parser.parse_args(arguments)
-    shutil.rmtree(given.work, ignore_errors=True)
-    given.work.mkdir(parents=True)
-    import_everything()
-    figures = drill(given.work)
-    if given.output:
-        given.output.write_text(json.dumps(figures, indent=2) + "\n")
-    for one in figures["cases"]:
+    given = command_line("fault_injection.engine", __doc__ or "").parse_args(arguments)
+    prepare(given.work)
+    results = drill(given.work)
+    write_results(results, given.output)
+    for one in results["cases"]:
         print(one)
-    print(f"{figures['survived']} of {figures['failures']} failures of the engine survived")
-    return 0 if figures["survived"] == figures["failures"] else 1
+    print(f"{results['survived']} of {results['failures']} failures of the engine survived")
+    return 0 if results["survived"] == results["failures"] else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What two run folders differ in: numbers, weights, tables, rollouts; a clock's readings aside."""
+"""How two run folders differ: numbers, weights, tables, rollouts, apart from times."""
 
 import json
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ CLOCK = (
 
 
 def differences(whole: Path, other: Path, *, common: bool = False) -> list[str]:
-    """Empty when the run in `other` left just what the uninterrupted one in `whole` left.
+    """Empty when the run in `other` left the same as the uninterrupted one in `whole`.
 
-    With `common` files that only one of them has are no difference.
+    With `common`, only files that both have are compared.
     """
     return list(_differences(whole, other, common))
 
@@ -56,9 +56,9 @@ def _differences(whole: Path, other: Path, common: bool) -> Iterator[str]:
 
 
 def training_state(file: Path) -> dict[str, Any]:
-    """All of a checkpoint but Lightning's counters of the measurement before the training.
+    """A checkpoint without Lightning's counters of the evaluation before training.
 
-    A run that goes on reads that measurement back.
+    A resumed run reads the results of that evaluation from disk.
     """
     state = read_checkpoint(file)
     del state["loops"]["validate_loop"]

@@ -1,12 +1,10 @@
 """python -m fault_injection.full_disk: a run on a disk that fills up and is cleared. Needs root to mount.
 
-The disk is a tmpfs; what fails is the system's own ENOSPC.
+The disk is a tmpfs, and the error is the system's own ENOSPC.
 """
 
-import argparse
 import errno
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -16,53 +14,52 @@ from typing import Any
 from ceeh.callbacks.checkpoint import RunCheckpoint
 from ceeh.run.checkpoint_io import Stream
 from fault_injection.equality import differences
-from fault_injection.process import attempt, import_everything
+from fault_injection.process import attempt, command_line, prepare, uninterrupted, write_results
 
 MIB = 32
 """Of the disk: a run of 8 steps takes about 8."""
 
 
 def drill(work: Path, disk: Path) -> dict[str, Any]:
-    """Three disks: full before a save, full during one, full for good; what each run left."""
-    figures: dict[str, Any] = {}
-    whole, log = work / "whole", work / "log"
-    assert attempt(whole, log) == 0, f"see {log}"
+    """Three disks: full before a save, full during one, never cleared; what each run left."""
+    results: dict[str, Any] = {}
+    whole, log = uninterrupted(work), work / "log"
     for name, filling in (
         ("full before a save, cleared later", fill_before),
         ("full during a save, cleared later", fill_during),
     ):
         run = new_disk(disk) / "starter"
-        status = attempt(disk, log, meddle=lambda: filling(disk, cleared_at=8))  # noqa: B023
-        figures[name] = {
+        status = attempt(disk, log, inject=lambda: filling(disk, cleared_at=8))  # noqa: B023
+        results[name] = {
             "status": status,
             "checkpoints": sorted(file.name for file in (run / "checkpoints").iterdir()),
-            # Rollouts and checkpoints of steps that found no room are not there.
+            # Rollouts and checkpoints of steps without disk space are missing.
             "differences": differences(whole / "starter", run, common=True),
         }
     run = new_disk(disk) / "starter"
     name = "full for good"
     stopped = attempt(
-        disk, log, "checkpoints.max_failures=2", meddle=lambda: fill_during(disk, cleared_at=None)
+        disk, log, "checkpoints.max_failures=2", inject=lambda: fill_during(disk, cleared_at=None)
     )
     kept = sorted(file.name for file in (run / "checkpoints").iterdir())
     (disk / "ballast").unlink()
     resumed = attempt(disk, log)
-    figures[name] = {
+    results[name] = {
         "status": stopped,
         "checkpoints": kept,
         "status after clearing": resumed,
         "differences": differences(whole / "starter", run),
     }
-    figures["told"] = [
+    results["told"] = [
         line.rpartition("UserWarning: ")[2]
         for line in log.read_text().splitlines()
         if "was not written" in line or "cannot be written" in line or "were not written" in line
     ]
-    return figures
+    return results
 
 
 def new_disk(disk: Path) -> Path:
-    """An empty one in place of the last."""
+    """Replaces the disk by an empty one."""
     if disk.is_mount():
         subprocess.run(["umount", str(disk)], check=True)
     disk.mkdir(exist_ok=True)
@@ -83,7 +80,7 @@ def fill(disk: Path) -> None:
 
 
 def fill_before(disk: Path, *, cleared_at: int | None) -> None:
-    """The disk is full when step 4 is to be saved, and has room again at step `cleared_at`."""
+    """The disk is full when step 4 is saved, and has space again at step `cleared_at`."""
     at_saves({4: lambda: fill(disk), cleared_at: lambda: (disk / "ballast").unlink()})
 
 
@@ -117,27 +114,19 @@ def at_saves(actions: dict[int | None, Callable[[], None]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m fault_injection.full_disk", description=__doc__
-    )
-    parser.add_argument("--work", type=Path, default=Path("runs/full_disk"), help="emptied first")
-    parser.add_argument("--output", type=Path, help="where to write the figures, JSON")
-    given = parser.parse_args(arguments)
+    given = command_line("fault_injection.full_disk", __doc__ or "").parse_args(arguments)
     disk = given.work / "disk"
     if disk.is_mount():
         subprocess.run(["umount", str(disk)], check=True)
-    shutil.rmtree(given.work, ignore_errors=True)
-    given.work.mkdir(parents=True)
-    import_everything()
+    prepare(given.work)
     try:
-        figures = drill(given.work, disk)
+        results = drill(given.work, disk)
     finally:
         if disk.is_mount():
             subprocess.run(["umount", str(disk)], check=True)
-    if given.output:
-        given.output.write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
-    runs = [run for run in figures.values() if isinstance(run, dict)]
+    write_results(results, given.output)
+    print(json.dumps(results, indent=2))
+    runs = [run for run in results.values() if isinstance(run, dict)]
     return int(any(run["differences"] for run in runs))
 
 

@@ -1,4 +1,4 @@
-"""Phases of a run, and a signal that lands in a chosen one: patches of a process, none of the product."""
+"""Phases of a run, and a signal sent in a chosen one, by patching the process."""
 
 import functools
 import os
@@ -16,7 +16,7 @@ from ceeh.data.verify.exact_answer import ExactAnswer
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.run.checkpoint import tensors
-from ceeh.run.checkpoint_io import Stream, WholeCheckpointIO
+from ceeh.run.checkpoint_io import AtomicCheckpointIO, Stream
 from ceeh.run.disk_space import storage_bytes
 from ceeh.run.metrics_file import JSONLLogger
 
@@ -34,19 +34,19 @@ PHASES = {
     "evaluation": 4,
     "model": 1,
 }
-"""Name -> calls of it among which one is chosen; `write` is inside a checkpoint's bytes, `save` around
+"""Name -> number of calls among which one is chosen; `write` is within a checkpoint's bytes, `save` around
 its rename, `metrics` around a line of metrics.jsonl."""
 
 START_SECONDS = 3.0
-"""Of an engine, about: the first call of what is killed has no call before it that tells."""
+"""Of an engine, about: its first call has no earlier one to measure."""
 
 
 class Killer:
-    """Sends its own process `number` within the `call`-th call of what it is put around.
+    """Sends its own process the signal `number` within the `call`-th call of a method.
 
-    `moment` in [0, 1) is the share of the last call's time, or of a file's bytes; a call that is
-    over earlier is killed at its end, so that the phase is always the chosen one. `note` is the
-    file that tells afterwards what was hit, its first line when, by the machine's monotonic clock.
+    `moment` in [0, 1) is the fraction of the last call's time, or of a file's bytes; a call that ends earlier
+    is killed at its end, so that the phase is always the chosen one. The file `note` has the time, by the
+    machine's monotonic clock, in its first line and the place in its second.
     """
 
     def __init__(self, call: int, moment: float, note: Path, number: int = signal.SIGKILL) -> None:
@@ -86,7 +86,7 @@ class Killer:
 
 
 def arm(phase: str, killer: Killer) -> None:
-    """Puts `killer` around what `phase` is made of."""
+    """Puts `killer` around the methods of `phase`."""
     sampling = Sampling()
     match phase:
         case "start":
@@ -107,7 +107,7 @@ def arm(phase: str, killer: Killer) -> None:
         case "write":
             arm_bytes(killer)
         case "save" if killer.moment < 0.5:
-            killer.around(WholeCheckpointIO, "save_checkpoint")
+            killer.around(AtomicCheckpointIO, "save_checkpoint")
         case "save":
             killer.around(RunCheckpoint, "save")
         case "metrics":
@@ -123,7 +123,7 @@ def arm(phase: str, killer: Killer) -> None:
 
 
 class Sampling:
-    """Whether training questions are being sampled, not held-out ones."""
+    """Whether training prompts are being sampled, not held-out ones."""
 
     def __init__(self) -> None:
         self.now = False
@@ -143,11 +143,11 @@ class Sampling:
 
 
 def arm_bytes(killer: Killer) -> None:
-    """Kills when `moment` of a checkpoint's bytes are on their way to the disk."""
+    """Kills when the fraction `moment` of a checkpoint's bytes has been written."""
     size = [0]
-    save, write = WholeCheckpointIO.save_checkpoint, Stream.write
+    save, write = AtomicCheckpointIO.save_checkpoint, Stream.write
 
-    def counted(self: WholeCheckpointIO, *arguments: Any, **settings: Any) -> None:
+    def counted(self: AtomicCheckpointIO, *arguments: Any, **settings: Any) -> None:
         killer.calls += 1
         size[0] = storage_bytes(tensor for _, tensor in tensors(arguments[0], ""))
         save(self, *arguments, **settings)
@@ -159,4 +159,4 @@ def arm_bytes(killer: Killer) -> None:
             killer.kill(f"checkpoint {killer.calls}, after {self.target.tell()} bytes")
         return written
 
-    WholeCheckpointIO.save_checkpoint, Stream.write = counted, watched
+    AtomicCheckpointIO.save_checkpoint, Stream.write = counted, watched

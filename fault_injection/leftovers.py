@@ -1,4 +1,4 @@
-"""What a process leaves when it ends: children, shared memory, temporary files."""
+"""What a process leaves behind: children, shared memory, temporary files."""
 
 import ctypes
 import os
@@ -15,10 +15,10 @@ PATIENCE_SECONDS = 2.0
 
 
 class Leftovers:
-    """Watches over the processes that are forked from this one, one at a time.
+    """Watches the processes that are forked from this one, one at a time.
 
-    This process adopts what they leave behind; `temporary` is where they put temporary files once
-    `enter` was called in them. Shared memory has no owner: whatever else runs meanwhile counts, too.
+    This process adopts their orphans; `temporary` is their folder for temporary files once they have called
+    `enter`. Shared memory has no owner: what other programs create meanwhile counts, too.
     """
 
     def __init__(self, temporary: Path) -> None:
@@ -35,7 +35,7 @@ class Leftovers:
         os.environ["TMPDIR"] = tempfile.tempdir = str(self.temporary)
 
     def found(self) -> list[str]:
-        """What is left of the last process; its children have a moment to end, and are ended then."""
+        """What the last process left; its children have PATIENCE_SECONDS to end and are then killed."""
         files = [
             f"file {file.relative_to(self.temporary)}"
             for file in self.temporary.rglob("*")
@@ -57,7 +57,7 @@ class Leftovers:
 
 
 def children() -> dict[int, str]:
-    """Process number -> command of this process's children; those that have ended are buried."""
+    """Process number -> command of this process's children, after reaping those that have ended."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

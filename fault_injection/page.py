@@ -1,4 +1,4 @@
-"""docs/reliability.md: each promise, how it was tried, and the figure, from the drills' results."""
+"""docs/reliability.md: each promise, how it was tested, and the result."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -8,11 +8,11 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 INTRODUCTION = """# What a run survives
 
-`make drill` breaks real runs of the starter on purpose, with the real engine, and writes this page.
-Each drill is also run alone: `python -m fault_injection.NAME --help`. Short forms are in the tests. Two cores
-without a GPU.
+`make drill` breaks real runs of the starter on purpose, with the real engine, and writes this page. Each
+experiment also runs alone: `python -m fault_injection.NAME --help`. Short forms are in the tests. Measured on
+two cores without a GPU.
 
-| promise | how it was tried | figure |
+| promise | how it was tested | result |
 |---|---|---|
 """
 
@@ -23,10 +23,10 @@ def kills(found: Mapping[str, Any]) -> Rows:
     phases = ", ".join(f"{name} {count}" for name, count in sorted(found["phases"].items()))
     return [
         (
-            "A killed run goes on, by the same command, to the very numbers of one that was not: metrics, "
-            "weights, optimizer, tables, stream, generators, rollouts",
-            f"SIGKILL at random moments of each phase ({phases}), several times a run; every file is "
-            "compared with the uninterrupted run's, a clock's readings aside",
+            "A killed run resumes, by the same command, to the numbers of an uninterrupted one: metrics, "
+            "weights, optimizer, tables, stream, rng states, rollouts",
+            f"SIGKILL at random moments of each phase ({phases}), several times per run; every file is "
+            "compared with the uninterrupted run's, apart from times",
             f"{found['survived']} of {found['kills']} kills survived",
         )
     ]
@@ -37,11 +37,13 @@ def signals(found: Mapping[str, Any]) -> Rows:
     kinds = ", ".join(dict.fromkeys(stop["signal"] for stop in found["all"]))
     return [
         (
-            "A signal ends a run within 5 seconds, in any phase: saved, nothing left behind, exit status "
-            "128 + the signal's number; a second one changes nothing. The run goes on to equal numbers",
-            f"{kinds}, each twice in a tenth of a second, in each phase; children, shared memory and "
-            "temporary files are looked for afterwards",
-            f"{found['good']} of {found['stops']} stops good; the slowest by phase, seconds: {seconds}",
+            "A termination signal stops a run within one engine step or one micro-batch, in any phase: the "
+            "last finished step is saved, nothing is left behind, the exit status is 128 + the signal's "
+            "number. A repeat within a second changes nothing; a later one ends the process at once. The run "
+            "resumes to equal numbers",
+            f"{kinds}, each sent twice within a tenth of a second, in each phase; within 5 seconds; then a "
+            "search for children, shared memory and temporary files",
+            f"{found['good']} of {found['stops']} stops passed; the slowest by phase, seconds: {seconds}",
         )
     ]
 
@@ -50,9 +52,9 @@ def engine(found: Mapping[str, Any]) -> Rows:
     places = "; ".join(dict.fromkeys(case["place"] for case in found["cases"]))
     return [
         (
-            "An engine that fails is built anew once and the step sampled again, to equal numbers; when it "
-            "fails again the run ends clearly and can be continued",
-            f"out of memory and a lost device, raised in vLLM in the midst of {places}",
+            "An engine that fails is restarted once and samples the step again, to equal numbers; when it "
+            "fails again the run ends with an error and can be resumed",
+            f"out of memory and a lost device, raised in vLLM during {places}",
             f"{found['survived']} of {found['failures']} failures survived",
         )
     ]
@@ -66,11 +68,11 @@ def full_disk(found: Mapping[str, Any]) -> Rows:
         (
             "A full disk costs checkpoints, not the run; the last good one is kept",
             "a small file system filled before and during a save, cleared later (the system's own ENOSPC)",
-            f"{equal} of {len(cleared)} runs came to their end with equal numbers",
+            f"{equal} of {len(cleared)} runs finished with equal numbers",
         ),
         (
-            "A disk that stays full ends the run clearly, after `checkpoints.max_failures` saves",
-            "the same, never cleared; then cleared and continued",
+            "A disk that stays full ends the run with an error, after `checkpoints.max_failures` saves",
+            "the same, never cleared; then cleared and resumed",
             f"exit status {last['status']}, then {last['status after clearing']} with "
             f"{len(last['differences'])} differences",
         ),
@@ -85,9 +87,9 @@ def user_code(found: Mapping[str, Any]) -> Rows:
         (
             "A reward function that raises, hangs, returns nonsense, kills its process or eats memory "
             "costs that answer only, counted by kind",
-            f"{found['faults']} kinds of faults, each with honest answers after it; "
-            f"{found['workers_opened']} workers were opened",
-            f"{wrong} miscounted, {lost} honest answers lost, "
+            f"{found['faults']} kinds of faults, each followed by valid answers; "
+            f"{found['workers_opened']} workers were started",
+            f"{wrong} miscounted, {lost} valid answers lost, "
             f"{found['processes_left_over']} processes left",
         )
     ]
@@ -105,22 +107,22 @@ def tracking(found: Mapping[str, Any]) -> Rows:
     lacking = sum(case["values_lacking_at_last"] for case in cases.values())
     return [
         (
-            "A tracking server that is absent, silent, dying or back again costs no step and loses nothing",
+            "A tracking server that is absent, silent, crashing or restarted costs no step and loses nothing",
             f"a real server on loopback and addresses that never answer, {found['steps']} steps of "
-            f"{found['values_a_step']} values each; what was not sent is sent later",
-            f"step's time beside one without tracking, medians: {steps}; {lacking} values lacking at last",
+            f"{found['values_a_step']} values each; unsent values are sent later",
+            f"step time relative to no tracking, medians: {steps}; {lacking} values missing at the end",
         )
     ]
 
 
 def soak(found: Mapping[str, Any]) -> Rows:
     slopes = "; ".join(f"{name} {of['per_100_steps']:+.2f}" for name, of in found["slopes"].items())
-    creeping = ", ".join(found["creeping"]) or "nothing creeps"
+    growing = ", ".join(found["growing"]) or "nothing grows"
     return [
         (
-            "A long run stays as it began",
+            "A long run does not grow or slow down",
             f"{found['steps']} rollout steps, watched from outside; slopes per 100 steps after 50",
-            f"{slopes}: {creeping}",
+            f"{slopes}: {growing}",
         )
     ]
 
@@ -137,7 +139,7 @@ SECTIONS: dict[str, Callable[[Mapping[str, Any]], Rows]] = {
 
 
 def write_page(results: Path) -> Path:
-    """Writes the page; a drill without a result has a row that says so."""
+    """Writes the page; an experiment without a result has a row that says so."""
     lines, measured = [], []
     for name, section in SECTIONS.items():
         file = results / f"{name}.json"

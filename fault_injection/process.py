@@ -1,11 +1,15 @@
-"""A short run of the starter with the real engine, in a process of its own that a drill may meddle with."""
+"""A short run of the starter with the real engine, in its own process, where an experiment injects faults."""
 
+import argparse
 import gc
+import json
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,17 +39,17 @@ RUN = (
 
 
 def attempt(
-    output: Path, log: Path, *overrides: str, meddle: Callable[[], None] = lambda: None
+    output: Path, log: Path, *overrides: str, inject: Callable[[], None] = lambda: None
 ) -> int:
-    """The command once, `meddle` called before it; its exit status, negative for a signal."""
+    """Runs the command once, after `inject`; returns its exit status, negative for a signal."""
     process = os.fork()
     if process == 0:
-        # A shell starts what it puts into the background with Ctrl-C ignored.
+        # A shell starts background processes with Ctrl-C ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with log.open("a") as file:
             os.dup2(file.fileno(), sys.stdout.fileno())
             os.dup2(file.fileno(), sys.stderr.fileno())
-            meddle()
+            inject()
             given = [*RUN, f"output={output}", *overrides]
             sys.argv = ["python -m ceeh.fit", "--config", str(CONFIG), *given]
             status = fit.main()
@@ -54,11 +58,34 @@ def attempt(
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def import_everything() -> None:
-    """What each attempt would import anew, half of its time; nothing is started by it."""
+def uninterrupted(work: Path, inject: Callable[[], None] = lambda: None) -> Path:
+    """The output of a run without faults. Raises RuntimeError when it fails."""
+    if (status := attempt(work / "whole", work / "whole.log", inject=inject)) != 0:
+        raise RuntimeError(f"the uninterrupted run ended with {status}; see {work / 'whole.log'}")
+    return work / "whole"
+
+
+def command_line(module: str, description: str) -> argparse.ArgumentParser:
+    """The options that the experiments share; `module` is their `__name__` as a package path."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    work = Path("runs", module.rpartition(".")[2])
+    parser.add_argument("--work", type=Path, default=work, help="emptied first")
+    parser.add_argument("--output", type=Path, help="file for the results, JSON")
+    return parser
+
+
+def prepare(work: Path) -> None:
+    """Empties `work` and imports what each attempt needs, half of its time, without starting anything."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
     torch.set_num_threads(1)  # a pool of threads would not outlive a fork
     with rng_preserved(), process_kept():
         vllm = import_vllm()
         assert vllm.LLM
         assert vllm.SamplingParams
-    gc.freeze()  # what is shared with the forks stays shared
+    gc.freeze()  # forks share the imported objects
+
+
+def write_results(results: Mapping[str, Any], output: Path | None) -> None:
+    if output:
+        output.write_text(json.dumps(results, indent=2) + "\n")

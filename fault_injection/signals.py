@@ -1,14 +1,12 @@
 """python -m fault_injection.signals: SIGTERM, SIGINT and SIGUSR1 in every phase of a run, each sent twice.
 
-Seconds until the process is gone, its exit status, what it leaves behind; then the same command goes on,
-and its folder is held against that of an uninterrupted run.
+Measures the seconds until the process ends, its exit status and what it leaves behind; then the same command
+resumes, and its folder is compared with that of an uninterrupted run.
 """
 
-import argparse
 import json
 import os
 import random
-import shutil
 import signal
 import sys
 import threading
@@ -23,7 +21,7 @@ from ceeh.runtime.versions import provenance
 from fault_injection.equality import differences, file_names
 from fault_injection.killing import PHASES, Killer, arm
 from fault_injection.leftovers import Leftovers
-from fault_injection.process import attempt, import_everything
+from fault_injection.process import attempt, command_line, prepare, uninterrupted, write_results
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 PROMISED_SECONDS = 5.0
@@ -31,7 +29,7 @@ SECOND_AFTER_SECONDS = 0.1
 
 
 class Asker(Killer):
-    """Asks twice, the second time when the first is being honored."""
+    """Sends the signal twice, as `timeout` does: the repeat arrives while the run stops."""
 
     def kill(self, words: str) -> None:
         if not self.note.exists():
@@ -41,12 +39,11 @@ class Asker(Killer):
 
 
 def drill(phases: Sequence[str], seed: int, work: Path) -> dict[str, Any]:
-    """Each signal in each phase, one run for all phases of a signal; a run is continued after each stop."""
+    """Each signal in each phase; a run is resumed after each stop, as long as phases are left in it."""
     begin, dice = time.monotonic(), random.Random(seed)
     # Absolute: compilers work elsewhere.
     leftovers = Leftovers((work / "temporary").resolve())
-    if (status := attempt(work / "whole", work / "whole.log", meddle=leftovers.enter)) != 0:
-        raise RuntimeError(f"the uninterrupted run ended with {status}; see {work / 'whole.log'}")
+    whole = uninterrupted(work, leftovers.enter)
     after_a_whole_run = leftovers.found()
     stops, runs = [], []
     waiting = [(number, phase) for number in NUMBERS for phase in phases]
@@ -58,12 +55,12 @@ def drill(phases: Sequence[str], seed: int, work: Path) -> dict[str, Any]:
             number, phase = waiting.pop(0)
             note = output.with_name(f"{output.name}.note")
             note.unlink(missing_ok=True)
-            # Early in what is left of the run, so that one run has room for several.
+            # Early in the rest of the run, so that it has room for several.
             asker = Asker(dice.randint(1, min(2, PHASES[phase])), dice.random(), note, number)
             leftovers.begin()
-            status = attempt(output, log, meddle=partial(meddle, leftovers, phase, asker))
+            status = attempt(output, log, inject=partial(inject, leftovers, phase, asker))
             ended = time.monotonic()
-            if not note.is_file():  # the rest of the run does not come to that phase
+            if not note.is_file():  # the rest of the run does not reach that phase
                 put_off.append((number, phase))
                 break
             asked, moment = note.read_text().splitlines()
@@ -84,10 +81,10 @@ def drill(phases: Sequence[str], seed: int, work: Path) -> dict[str, Any]:
             print(f"stop {len(stops)}: {stops[-1]}", flush=True)
         waiting = put_off + waiting
         if status != 0:
-            status = attempt(output, log, meddle=leftovers.enter)
+            status = attempt(output, log, inject=leftovers.enter)
         if status != 0 or not here:
             raise RuntimeError(f"run {len(runs)} ended with {status}; see {log}")
-        runs.append({"stops": here, "differences": compared(work / "whole", output)})
+        runs.append({"stops": here, "differences": compared(whole, output)})
         print(f"run {len(runs) - 1}: {runs[-1]}", flush=True)
     good = [stop for stop in stops if is_good(stop) and not runs[stop["run"]]["differences"]]
     slowest = {
@@ -106,7 +103,7 @@ def drill(phases: Sequence[str], seed: int, work: Path) -> dict[str, Any]:
     }
 
 
-def meddle(leftovers: Leftovers, phase: str, asker: Asker) -> None:
+def inject(leftovers: Leftovers, phase: str, asker: Asker) -> None:
     leftovers.enter()
     arm(phase, asker)
 
@@ -119,14 +116,14 @@ def is_good(stop: dict[str, Any]) -> bool:
 
 
 def finished_step(run: Path) -> int:
-    """The last rollout step that `metrics.jsonl` has a line of."""
+    """The last rollout step in `metrics.jsonl`."""
     file = run / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.is_file() else []
     return json.loads(lines[-1])["rollout_step"] if lines else 0
 
 
 def compared(whole: Path, other: Path) -> list[str]:
-    """Differences, other checkpoints aside: each stop leaves one more, which drives out an older one."""
+    """Differences apart from the list of checkpoints: each stop adds one, which replaces an older one."""
     names = [
         {name for name in file_names(output / "starter") if not name.startswith("checkpoints/")}
         for output in (whole, other)
@@ -136,26 +133,21 @@ def compared(whole: Path, other: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m fault_injection.signals", description=__doc__)
+    parser = command_line("fault_injection.signals", __doc__ or "")
     parser.add_argument("--phases", default=",".join(PHASES), help="some of them, with commas")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path("runs/signals"), help="emptied first")
-    parser.add_argument("--output", type=Path, help="where to write the figures, JSON")
     given = parser.parse_args(arguments)
     phases = given.phases.split(",")
     if unknown := set(phases) - PHASES.keys():
         parser.error(f"no phase '{min(unknown)}'; there are {', '.join(PHASES)}")
-    shutil.rmtree(given.work, ignore_errors=True)
-    given.work.mkdir(parents=True)
-    import_everything()
-    figures = drill(phases, given.seed, given.work)
-    if given.output:
-        given.output.write_text(json.dumps(figures, indent=2) + "\n")
+    prepare(given.work)
+    results = drill(phases, given.seed, given.work)
+    write_results(results, given.output)
     print(
-        f"{figures['good']} of {figures['stops']} stops good in {figures['seconds']} s; the slowest by "
-        f"phase, seconds: {figures['slowest_seconds']}"
+        f"{results['good']} of {results['stops']} stops good in {results['seconds']} s; the slowest by "
+        f"phase, seconds: {results['slowest_seconds']}"
     )
-    return 0 if figures["good"] == figures["stops"] else 1
+    return 0 if results["good"] == results["stops"] else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""python -m fault_injection.soak: a long run of the starter, watched from outside for what creeps.
+"""python -m fault_injection.soak: a long run of the starter, watched from outside for slow growth.
 
-Resident memory, open files, threads and processes after every rollout step, as the kernel counts them;
-step time per token from the run's own metrics. Each gets a slope over the steps after the warm-up.
+Resident memory, open files, threads and processes after every rollout step, from the kernel; step time per
+token from the run's metrics. Each gets a slope over the steps after the warm-up.
 """
 
 import argparse
@@ -44,7 +44,7 @@ FLAT = {
 
 
 def counted(pid: int) -> dict[str, float] | None:
-    """Of the process, and how many processes hang below it; None when it is gone."""
+    """Counts of the process and its child processes; None when it has ended."""
     place = Path(f"/proc/{pid}")
     try:
         status = dict(
@@ -104,10 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--warm-up", type=int, default=50, help="steps before the slopes begin")
     parser.add_argument("--work", type=Path, default=Path("runs/soak"))
-    parser.add_argument("--output", type=Path, help="where to write the figures, JSON")
+    parser.add_argument("--output", type=Path, help="file for the results, JSON")
     given = parser.parse_args(arguments)
     given.work.mkdir(parents=True, exist_ok=True)
-    # A folder of its own each time.
+    # A new folder each time.
     output = given.work / time.strftime("%Y%m%d-%H%M%S")
     store = f"tracking.mlflow_uri=sqlite:///{output}/mlflow.db"
     command = [sys.executable, "-m", "ceeh.fit", "--config", str(CONFIG), *RUN]
@@ -130,20 +130,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     late = [sample for sample in samples if sample["step"] > given.warm_up]
     names = [name for name in FLAT if name in late[0]]
     found = slopes(late, names) | slopes(timed[given.warm_up :], ["step time per token, %"])
-    creeping = [name for name, of in found.items() if of["per_100_steps"] > of["flat_up_to"]]
-    figures = {
+    growing = [name for name, of in found.items() if of["per_100_steps"] > of["flat_up_to"]]
+    results = {
         "steps": given.steps,
         "seconds": round(time.monotonic() - begin),
         "slopes": found,
-        "creeping": creeping,
+        "growing": growing,
         "versions": provenance(),
     }
     if given.output:
-        given.output.write_text(json.dumps(figures, indent=2) + "\n")
+        given.output.write_text(json.dumps(results, indent=2) + "\n")
     print(f"{'per 100 steps':<26}{'mean':>12}{'slope':>12}")
     for name, of in found.items():
         print(f"{name:<26}{of['mean']:>12.3f}{of['per_100_steps']:>+12.3f}")
-    return 1 if creeping else 0
+    return 1 if growing else 0
 
 
 if __name__ == "__main__":

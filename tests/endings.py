@@ -1,13 +1,13 @@
-"""How the tests end a run from within."""
+"""How the tests end a run from inside."""
 
 import os
 import signal
 
 
 class Killed(BaseException):
-    """Stands for a SIGKILL: nothing in the run handles it."""
+    """Like a SIGKILL: nothing in the run handles it."""
 
 
 def interrupt() -> None:
-    """Ctrl-C, to this process: what a command that honors signals raises comes out of here."""
+    """Ctrl-C, to this process: a command that honors signals stops at its next safe point."""
     os.kill(os.getpid(), signal.SIGINT)

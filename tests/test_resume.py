@@ -11,7 +11,7 @@ import torch
 import ceeh.run.checkpoint_io
 from ceeh.config.settings import Config
 from ceeh.data.verify.reward_function import RewardFunction
-from ceeh.errors import ConfigError
+from ceeh.errors import RunError
 from ceeh.fit import fit
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
@@ -96,7 +96,7 @@ def test_a_killed_run_goes_on_as_if_it_were_not(
     assert [file.name for file in files][-1:] == ([f"step-{start:06d}.ckpt"] if start else [])
     assert differing(whole, fit(command())) == []
     if start is None:
-        assert "has no checkpoint yet; it begins again at step 1" in capsys.readouterr().out
+        assert "has no checkpoint yet; restarting from step 1" in capsys.readouterr().out
 
 
 def fill_disk(patch: pytest.MonkeyPatch, *free: int) -> None:
@@ -116,7 +116,7 @@ def test_a_full_disk_is_survived_with_the_checkpoint_before_it(
         words = (
             rf"the checkpoint of rollout step {step} was not written \(No space left on device\): it takes "
             r"4\d\d\.\d KiB, 0 bytes are free in '.*checkpoints'; the newest is step-000001\.ckpt\. "
-            rf"Make room there; training goes on, until failure 3 in a row \(.*\), this is number {step - 1}"
+            rf"Free space there; training continues. This is failure {step - 1} in a row, number 3 stops .*"
         )
         assert re.fullmatch(words, str(warning.message))
     names = sorted(file.name for file in (folder / "checkpoints").iterdir())
@@ -127,12 +127,12 @@ def test_a_full_disk_is_survived_with_the_checkpoint_before_it(
 def test_a_disk_that_stays_full_stops_the_run_which_goes_on_when_there_is_room(
     whole: Path, command: Callable[..., Config], tmp_path: Path
 ) -> None:
-    stop = r"step 3 .* failure 2 in a row \(checkpoints.max_failures\)"
+    stop = r"step 3 .* failure 2 in a row, as many as checkpoints.max_failures allows"
     with pytest.MonkeyPatch.context() as patch:
         fill_disk(patch, 2**30, 0, 0)
         with (
             pytest.warns(UserWarning, match="step 2 was not"),
-            pytest.raises(ConfigError, match=stop),
+            pytest.raises(RunError, match=stop),
         ):
             fit(command("checkpoints.max_failures=2"))
     left = [file.name for file in (tmp_path / "starter" / "checkpoints").iterdir()]
@@ -156,7 +156,7 @@ def test_poisoned_weights_stop_the_run_before_they_are_saved(
     stop = r"step 3 contains NaN or infinity: .*exp_avg is not finite\. .*000002\.ckpt"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CEEHModule, "training_step", poisoning)
-        with pytest.raises(ConfigError, match=stop):
+        with pytest.raises(RunError, match=stop):
             fit(command())
     left = sorted(file.name for file in (tmp_path / "starter" / "checkpoints").iterdir())
     assert left == ["step-000001.ckpt", "step-000002.ckpt"]
@@ -176,7 +176,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_later_life_forgotten(
         with pytest.raises(Killed):
             fit(command())
     out = capsys.readouterr().out
-    assert "taking step-000003.ckpt, the newest good checkpoint; not step-000004.ckpt: " in out
+    assert "resuming from step-000003.ckpt; skipped step-000004.ckpt: " in out
     assert "base.npz' cannot be read as samples of a run" in out
     names = sorted(file.name for file in checkpoints.iterdir())
     assert names == ["step-000003.ckpt", "step-000004.ckpt.abandoned"]

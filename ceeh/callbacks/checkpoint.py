@@ -12,229 +12,215 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ceeh.callbacks.rng_state import KEY as GENERATORS
-from ceeh.callbacks.rng_state import RNGState
-from ceeh.errors import ConfigError
+from ceeh.config.settings import Checkpoints
+from ceeh.errors import RunError
 from ceeh.run.checkpoint import checkpoint_file, checkpoint_files
-from ceeh.run.checkpoint_io import Failure, WholeCheckpointIO
+from ceeh.run.checkpoint_io import AtomicCheckpointIO, Failure
 from ceeh.run.disk_space import format_bytes
 from ceeh.run.metrics_file import JSONLLogger
-from ceeh.runtime import shutdown
-from ceeh.runtime.distributed import from_rank_zero, say
+from ceeh.runtime.distributed import from_rank_zero, gather_objects, say
+from ceeh.runtime.lightning_private import dump_checkpoint, step_metrics
+from ceeh.runtime.rng import read_rng, set_rng
 from ceeh.runtime.shutdown import Stopped
 
 METRICS = "metrics"
-"""Of the checkpoint's step, as `metrics.jsonl` has them."""
+RNG_STATES = "rng_states"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedStep:
-    """What of a checkpoint changes before the next optimizer step, as it stood when the step was over.
+    """The parts of a checkpoint that change before the next optimizer step, as of the end of the step.
 
-    Weights, optimizer and tables do not change until then, so this and they are the step's checkpoint.
-    What a callback of one's own keeps must not either: a signal changes in `observe` alone.
+    Weights, optimizer and tables do not change until then, so with them this is the step's checkpoint. The
+    state of custom callbacks must not change either: a difficulty signal changes in `observe` only.
     """
 
     rollout_step: int
-    row: dict[str, Any]
+    metrics: dict[str, Any]
     fit_loop: dict[str, Any]
-    generators: list[dict[str, Any]]
+    rng_states: list[dict[str, Any]]
 
 
 class RunCheckpoint(Checkpoint):
-    """`step-*.ckpt` of the `keep` newest; the newest of them is where the run goes on.
+    """Keeps the newest `step-*.ckpt`, from which a run resumes to the numbers of an uninterrupted one.
 
-    A checkpoint lies between two rollout steps: after the step's evaluation if it has one
-    (`evaluate_every_n_steps`; 0 is never). Lightning logs a step after its last callback and a run
-    may be killed in between, so the step's line of `metrics.jsonl` is in the checkpoint.
+    A checkpoint lies between two rollout steps, after the step's evaluation if there is one. Lightning calls
+    `Checkpoint` callbacks last, after all that a step changes. It saves neither rng states nor the current
+    line of `metrics.jsonl`, which it writes later: both are added here, the rng states of all ranks.
 
-    A save that fails is warned of and the training goes on; `max_failures` in a row raise
-    ConfigError, and so does the first one that numbers prevent which are not finite.
+    A failed save is a warning; `max_failures` in a row raise RunError, and NaN or infinity raises it at once.
 
-    A run that a signal or an error ends leaves the checkpoint of the last finished step, unless the step
-    under way has changed the weights already; a step's evaluation is then begun again on a resume.
+    A run that ends by a termination signal or an error saves the last finished step, unless the weights have
+    changed since. If the step's evaluation was interrupted, a resumed run repeats it.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        io: WholeCheckpointIO,
-        jsonl: JSONLLogger,
-        generators: RNGState,
-        *,
-        steps: int,
-        every_n_steps: int,
-        evaluate_every_n_steps: int,
-        keep: int,
-        max_failures: int,
-    ) -> None:
+    def __init__(self, folder: Path, settings: Checkpoints, metrics_file: JSONLLogger) -> None:
         self.folder = folder
-        self.io = io
-        self.jsonl = jsonl
-        self.generators = generators
-        self.steps = steps
-        self.every_n_steps = every_n_steps
-        self.evaluate_every_n_steps = evaluate_every_n_steps
-        self.keep = keep
-        self.max_failures = max_failures
+        self.settings = settings
+        self.metrics_file = metrics_file
+        self.io = AtomicCheckpointIO()
         self.failures = 0
         self.finished: FinishedStep | None = None
+        self.loaded_rng_states: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         evaluation = trainer.fit_loop.epoch_loop.val_loop
-        if evaluation.restarted_mid_evaluation:  # as `mark_evaluation_begun` told
+        if evaluation.restarted_mid_evaluation:
+            # Lightning would count the batch that was interrupted twice.
             evaluation.batch_progress.total.reset_on_restart()
+        states, self.loaded_rng_states = self.loaded_rng_states, []
+        if len(states) == trainer.world_size:
+            set_rng(states[trainer.global_rank], trainer.strategy.root_device)
+        elif states:
+            warnings.warn(
+                f"the checkpoint has the rng states of {len(states)} ranks, this run has "
+                f"{trainer.world_size}: it resumes with fresh ones, and its numbers will differ",
+                stacklevel=2,
+            )
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        # Now the weights change, and there is nothing to save until the step is over.
-        shutdown.delay()
         self.finished = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         rollout_step = batch_idx + 1
-        # Lightning takes this step's evaluation for done in a checkpoint that it writes here.
-        every_n_steps = self.evaluate_every_n_steps
-        evaluated = every_n_steps > 0 and rollout_step % every_n_steps == 0
-        self.note_finished(trainer, rollout_step, evaluation_to_come=evaluated)
-        if self.is_due(rollout_step) and not evaluated:
-            self.save(trainer, rollout_step)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
-            rollout_step = trainer.fit_loop.epoch_loop.batch_idx + 1
-            self.note_finished(trainer, rollout_step, evaluation_to_come=True)
-            shutdown.release()
+        if rollout_step % trainer.val_check_batch == 0:  # type: ignore[operator]
+            self.note(trainer, rollout_step, before_evaluation(trainer))
+        else:
+            self.finish(trainer, rollout_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            rollout_step = trainer.fit_loop.epoch_loop.batch_idx + 1
-            self.note_finished(trainer, rollout_step, evaluation_to_come=False)
-            if self.is_due(rollout_step):
-                self.save(trainer, rollout_step)
-
-    def is_due(self, rollout_step: int) -> bool:
-        return rollout_step % self.every_n_steps == 0 or rollout_step >= self.steps
+            self.finish(trainer, trainer.fit_loop.epoch_loop.batch_idx + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.finished = None
-        shutdown.release()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """On rank 0 alone, without the other ranks: each may have been left anywhere."""
-        # Any other BaseException wants out at once.
+        """Saves on rank 0 without the other ranks, which may be anywhere or gone."""
+        step, self.finished = self.finished, None
         expected = isinstance(exception, Stopped | Exception)
-        if self.finished is None or not expected or not trainer.is_global_zero:
+        if step is None or not expected or not trainer.is_global_zero:
             return
-        with shutdown.held():
-            step, self.finished = self.finished, None
-            try:
-                self.save_finished(trainer, step)
-            except Exception as error:
-                # A lost device, a table that cannot be kept: not to hide why the run ends.
-                warnings.warn(
-                    f"rollout step {step.rollout_step} could not be saved ({type(error).__name__}: "
-                    f"{error}); the run goes on from the checkpoint before it",
-                    stacklevel=2,
-                )
-
-    def save_finished(self, trainer: Trainer, step: FinishedStep) -> None:
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        checkpoint["loops"]["fit_loop"] = step.fit_loop
-        checkpoint |= {METRICS: step.row, GENERATORS: step.generators}
-        self.io.save_checkpoint(checkpoint, checkpoint_file(self.folder, step.rollout_step))
-        if self.io.failure is not None:
-            raise OSError(self.io.failure.reason)
-        say(f"rollout step {step.rollout_step} is saved")
-        self.remove_outdated()
+        try:
+            checkpoint = dump_checkpoint(trainer)
+            add_step(checkpoint, step)
+            self.io.save_checkpoint(checkpoint, checkpoint_file(self.folder, step.rollout_step))
+            if self.io.failure is not None:
+                raise OSError(self.io.failure.reason)
+            say(f"rollout step {step.rollout_step} is saved")
+            self.remove_outdated()
+        except Exception as error:
+            # Whatever it is, a lost device for one, it must not hide why the run ends.
+            warnings.warn(
+                f"rollout step {step.rollout_step} could not be saved ({type(error).__name__}: "
+                f"{error}); the run can resume from the checkpoint before it",
+                stacklevel=2,
+            )
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint[METRICS] = self.row(trainer)
+        if self.finished is not None:
+            add_step(checkpoint, self.finished)
 
-    def note_finished(
-        self, trainer: Trainer, rollout_step: int, *, evaluation_to_come: bool
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        fit_loop = copy.deepcopy(trainer.fit_loop.state_dict())
-        if evaluation_to_come:
-            mark_evaluation_begun(fit_loop)
+        """Raises ValueError for a checkpoint without rng states."""
+        if RNG_STATES not in checkpoint:
+            raise ValueError(
+                "the checkpoint has no rng states, so the run cannot be resumed exactly; it was written "
+                "without the RunCheckpoint callback"
+            )
+        self.loaded_rng_states = checkpoint[RNG_STATES]
+
+    def note(self, trainer: Trainer, rollout_step: int, fit_loop: dict[str, Any]) -> None:
+        """Collective: gathers the rng states of all ranks."""
+        metrics = {
+            name: value.item() if isinstance(value, Tensor) else value
+            for name, value in step_metrics(trainer).items()
+        }
+        line = self.metrics_file.row(metrics | {"epoch": trainer.current_epoch}, rollout_step - 1)
         self.finished = FinishedStep(
             rollout_step=rollout_step,
-            row=self.row(trainer),
-            fit_loop=fit_loop,
-            generators=self.generators.gathered,
+            metrics=line,
+            fit_loop=copy.deepcopy(fit_loop),
+            rng_states=gather_objects(trainer, read_rng(trainer.strategy.root_device)),
         )
 
-    def row(self, trainer: Trainer) -> dict[str, Any]:
-        """The step's line of `metrics.jsonl`."""
-        measured = {
-            name: value.item() if isinstance(value, Tensor) else value
-            for name, value in trainer._logger_connector.metrics["log"].items()
-        }
-        batches = trainer.fit_loop.epoch_loop._batches_that_stepped
-        return self.jsonl.row(measured | {"epoch": trainer.current_epoch}, batches)
+    def finish(self, trainer: Trainer, rollout_step: int) -> None:
+        self.note(trainer, rollout_step, trainer.fit_loop.state_dict())
+        last = rollout_step >= trainer.num_training_batches
+        if last or rollout_step % self.settings.every_n_steps == 0:
+            self.save(trainer, rollout_step)
 
     def save(self, trainer: Trainer, rollout_step: int) -> None:
-        """Collective. Raises ConfigError, on all ranks, when the run should not go on."""
+        """Collective. Raises RunError, on all ranks, when the run should not continue."""
         trainer.save_checkpoint(checkpoint_file(self.folder, rollout_step))
         failure = from_rank_zero(lambda: self.io.failure)
-        step, self.finished = self.finished, None  # nothing new until the next one
+        step, self.finished = self.finished, None
         if failure is not None:
-            self.failed(failure, rollout_step, warn=trainer.is_global_zero)
-            self.finished = step
+            self.failures += 1
+            self.report(failure, rollout_step, warn=trainer.is_global_zero)
+            self.finished = step  # a stop tries again
             return
         self.failures = 0
         if trainer.is_global_zero:
             self.remove_outdated()
 
     def remove_outdated(self) -> None:
-        for outdated in (
-            *list(checkpoint_files(self.folder).values())[self.keep :],
-            *self.folder.glob("*.abandoned"),
-        ):
-            self.io.remove_checkpoint(outdated)
+        newest_first = list(checkpoint_files(self.folder).values())
+        for file in (*newest_first[self.settings.keep :], *self.folder.glob("*.abandoned")):
+            self.io.remove_checkpoint(file)
 
-    def failed(self, failure: Failure, rollout_step: int, *, warn: bool) -> None:
-        self.failures += 1
+    def report(self, failure: Failure, rollout_step: int, *, warn: bool) -> None:
         newest = next(iter(checkpoint_files(self.folder).values()), None)
-        there = f"the newest is {newest.name}" if newest else "the run has none yet"
-        if failure.poisoned:
-            raise ConfigError(
-                f"the checkpoint of rollout step {rollout_step} contains NaN or infinity: "
-                f"{failure.reason}. It was not written, {there}; lower optimizer.lr or "
-                "objective.entropy.coefficient and continue with ckpt_path=last"
+        last = f"the newest is {newest.name}" if newest else "the run has none yet"
+        if not failure.finite:
+            raise RunError(
+                f"the checkpoint of rollout step {rollout_step} contains NaN or infinity: {failure.reason}. "
+                f"It was not written, {last}; lower optimizer.lr or objective.entropy.coefficient and resume "
+                "with ckpt_path=last"
             )
         words = (
             f"the checkpoint of rollout step {rollout_step} was not written ({failure.reason}): it takes "
             f"{format_bytes(failure.needed)}, {format_bytes(failure.free)} are free in '{self.folder}'; "
-            f"{there}"
+            f"{last}"
         )
-        if self.failures >= self.max_failures:
-            raise ConfigError(
-                f"{words}. That was failure {self.failures} in a row (checkpoints.max_failures); make room "
-                "and continue with ckpt_path=last"
+        count = f"failure {self.failures} in a row"
+        if self.failures >= self.settings.max_failures:
+            raise RunError(
+                f"{words}. That was {count}, as many as checkpoints.max_failures allows; free space and "
+                "resume with ckpt_path=last"
             )
         if warn:
             warnings.warn(
-                f"{words}. Make room there; training goes on, until failure {self.max_failures} in a row "
-                f"(checkpoints.max_failures), this is number {self.failures}",
+                f"{words}. Free space there; training continues. This is {count}, number "
+                f"{self.settings.max_failures} stops the run (checkpoints.max_failures)",
                 stacklevel=2,
             )
 
 
-def mark_evaluation_begun(fit_loop: dict[str, Any]) -> None:
-    """Marks the step as over and its evaluation as begun, as Lightning tells from the counters."""
-    for counters in fit_loop["epoch_loop.batch_progress"].values():
-        if isinstance(counters, dict):
-            counters["completed"] = counters["ready"]
-    progress = fit_loop["epoch_loop.val_loop.batch_progress"]
-    for counter in progress["current"]:
-        progress["current"][counter] = 0
-    for counter in ("ready", "started"):
-        progress["total"][counter] = progress["total"]["completed"] + 1
+def add_step(checkpoint: dict[str, Any], step: FinishedStep) -> None:
+    checkpoint["loops"]["fit_loop"] = step.fit_loop
+    checkpoint |= {METRICS: step.metrics, RNG_STATES: step.rng_states}
+
+
+def before_evaluation(trainer: Trainer) -> dict[str, Any]:
+    """The loops' state from which Lightning resumes with the step's evaluation: its first batch has begun."""
+    loop = trainer.fit_loop.epoch_loop
+    step, evaluation = copy.deepcopy((loop.batch_progress, loop.val_loop.batch_progress))
+    step.increment_completed()
+    evaluation.reset_on_run()
+    evaluation.increment_ready()
+    evaluation.increment_started()
+    return trainer.fit_loop.state_dict() | {
+        "epoch_loop.batch_progress": step.state_dict(),
+        "epoch_loop.val_loop.batch_progress": evaluation.state_dict(),
+    }

@@ -1,4 +1,4 @@
-"""Console: one line per rollout step, and a progress bar where the output is a terminal."""
+"""Console: one line per rollout step, and a progress bar on a terminal."""
 
 import math
 import time
@@ -16,11 +16,10 @@ PHASES = ("generate", "score", "update", "push")
 
 
 class Console(Callback):
-    """Says at the start what trains on what, then one line per step; stands in for Lightning's bar.
+    """Prints the model and device, then one line per step; replaces Lightning's progress bar.
 
-    `steps` is the run's number of rollout steps, `title` names model and prompts. Numbers are those
-    logged so far in the step, so this callback comes after the ones that log; a missing one is '-'.
-    Rank 0 only.
+    `steps` is the run's number of rollout steps. A metric that has not been logged yet in the step is '-', so
+    this callback comes after those that log. Rank 0 only.
     """
 
     def __init__(self, steps: int, title: str, terminal: Terminal | None = None) -> None:
@@ -86,7 +85,7 @@ class Console(Callback):
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         seconds = time.perf_counter() - self.validation_began
-        # The elapsed time of the held-out bar starts anew with the next validation.
+        # The next validation has a new bar, with its own elapsed time.
         if self.progress is not None and (task := self.tasks.pop("held-out", None)) is not None:
             self.progress.remove_task(task)
         self.say(
@@ -100,15 +99,15 @@ class Console(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        # Lightning calls no teardown hook then, and a live bar would hide the cursor for good.
+        # Lightning does not call teardown then, and a live bar would leave the cursor hidden.
         self.close()
 
     def say(self, line: str) -> None:
-        """Prints a whole line, above the bar where there is one."""
+        """Prints a whole line, above the bar."""
         self.terminal.print(escape(line), soft_wrap=True, markup=False, highlight=False)
 
     def advance(self, name: str, done: int, total: int) -> None:
-        """Moves the bar of `name`; does nothing where the output is no terminal."""
+        """Moves the bar of `name`; does nothing without a terminal."""
         if not self.terminal.is_terminal:
             return
         if self.progress is None:
@@ -133,7 +132,7 @@ class Console(Callback):
 def step_line(
     done: int, steps: int, metrics: Mapping[str, float], seconds: float, remaining: float
 ) -> str:
-    """One rollout step in one line; entropy (nats per token) as easy/hard, times in seconds."""
+    """One rollout step; entropy (nats per token) as easy/hard, times in seconds."""
     entropy = "/".join(
         shown(metrics, f"loss/entropy_{kind}", "{:.3f}") for kind in ("easy", "hard")
     )
@@ -152,7 +151,7 @@ def step_line(
 
 
 def shown(metrics: Mapping[str, float], name: str, form: str) -> str:
-    """The metric in `form`; '-' when it was not logged or is not a number."""
+    """The metric in `form`; '-' when it was not logged or is NaN."""
     value = metrics.get(name, math.nan)
     return "-" if math.isnan(value) else form.format(value)
 

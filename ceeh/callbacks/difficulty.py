@@ -1,4 +1,4 @@
-"""RollingDifficulty: which questions are hard for the policy as it stands, by their history."""
+"""RollingDifficulty: which questions are hard for the current policy, by their history."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ class RollingDifficulty(SignalCallback):
         Acc_h <- (1 - eta) Acc_h + eta Acc,  eta = rise if Acc > Acc_h else fall
 
     Acc is the group's accuracy; the threshold moves with the policy. CEEH eq. 9, 10, 15, 16,
-    https://arxiv.org/abs/2602.22642. A question seen for the first time has no history: it is not
-    in the mean, and both signals are read from its own group (Acc_h = Acc). While no question at
-    all has a history the mean is over the step's groups, so that the first step has a hard set too.
+    https://arxiv.org/abs/2602.22642. A question seen for the first time has no history: it is not in the
+    mean, and both signals come from its own group (Acc_h = Acc). In the first step no question has a
+    history, and the mean is over the step's groups.
     """
 
     writes = ("accuracy_history", "hard")
@@ -49,7 +49,7 @@ class RollingDifficulty(SignalCallback):
             outcome.uid: outcome.accuracy for outcome in outcomes if outcome.uid not in self.history
         }
         if not len(self.history):
-            self._mean = None  # it is over the step's groups
+            self._mean = None
 
     def read(self, uid: str) -> Mapping[str, float]:
         accuracy = self.history[uid]

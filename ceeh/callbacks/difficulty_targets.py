@@ -1,4 +1,4 @@
-"""DifficultyTargets: a target length per difficulty, the shortest that lets one right answer through."""
+"""DifficultyTargets: a target length per difficulty, the shortest that one correct answer fits into."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ def band(accuracy: float) -> int:
 def expected_correct_target(
     lengths: Sequence[int], at_least_correct: int, grid: Sequence[int]
 ) -> int:
-    """The least l of `grid` with P(l) n >= 1, the last one where none is: P(l) the share of `lengths` <= l.
+    """The smallest l of `grid` with P(l) n >= 1, else the last: P(l) is the fraction of `lengths` <= l.
 
-    n (`at_least_correct`) is what a question of the band has right at the least: among as many
-    responses one is then expected to fit. LASER-D's expected correct responses, section 3 and the
-    released code, https://arxiv.org/abs/2505.15612. `lengths` and `grid` ascend.
+    n (`at_least_correct`) is the least number of correct responses to a question of the band: of n responses
+    one is then expected to fit. LASER-D's expected correct responses, section 3 and the released code,
+    https://arxiv.org/abs/2505.15612. `lengths` and `grid` ascend.
     """
     for target in grid:
         fitting = bisect_right(lengths, target)
@@ -32,15 +32,14 @@ def expected_correct_target(
 
 
 class DifficultyTargets(SignalCallback):
-    """`target_length` in tokens, of the band of difficulty that the question's own group shows.
+    """`target_length` in tokens, by the difficulty band of the question's own group.
 
-    A band's target is `expected_correct_target` over the responses, right or wrong, of the last
-    `window` groups, with n = max(1, floor(2 K / 3)), max(1, floor(K / 3)) and 1 for easy, medium
-    and hard, K the group's size. While a band has shown nothing its target is `longest`.
+    A band's target is `expected_correct_target` over all responses of the last `window` groups, with
+    n = max(1, floor(2 K / 3)), max(1, floor(K / 3)) and 1 for easy, medium and hard, K the group's size.
+    A band without responses has the target `longest`.
 
-    Where this departs from LASER-D: the paper samples 500 training questions anew every 20 steps to set
-    the targets, here the last `window` groups that were trained on set them before every step; the
-    band of a question is that of its group in both. Raises ValueError for arguments out of range.
+    LASER-D samples 500 training questions every 20 steps to set the targets; here the last `window` trained
+    groups set them before every step. Raises ValueError for arguments out of range.
     """
 
     writes = ("target_length",)

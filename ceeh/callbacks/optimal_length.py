@@ -1,4 +1,4 @@
-"""OptimalLength: how long a correct answer to a question needs to be, from those seen so far."""
+"""OptimalLength: how long a correct answer to a question needs to be, from its past responses."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from ceeh.types import GroupOutcome
 
 
 def shortest_correct(outcome: GroupOutcome) -> float:
-    """Tokens of the group's shortest response that is correct and finished; NaN without one."""
+    """Tokens of the group's shortest correct, finished response; NaN without one."""
     counted = map(and_, outcome.correct, outcome.finished)
     return float(min(compress(outcome.lengths, counted), default=math.nan))
 
@@ -21,15 +21,15 @@ def shortest_correct(outcome: GroupOutcome) -> float:
 class OptimalLength(SignalCallback):
     """`optimal_length` L_x in tokens, NaN while no correct, finished response to x is known.
 
-    With l the shortest correct, finished response of a group, a group without one changing nothing:
+    l is the length of a group's shortest correct, finished response; a group without one changes nothing:
 
         minimum   L_x <- min(L_x, l)                                      CEEH eq. 13
         ema       L_x <- (1 - r) L_x + r l,  r = fall if l < L_x else rise   CEEH's released code
         median    L_x =  median of the last `window` values of l
 
-    https://arxiv.org/abs/2602.22642. A question without a value is read from its own group
-    (L_x = l), so that the penalty acts from the first visit; later visits read the history alone.
-    With `from_own_group` false such a question reads NaN: HAPO's h, https://arxiv.org/abs/2505.11225.
+    https://arxiv.org/abs/2602.22642. A question without a value gets that of its own group (L_x = l), so that
+    the penalty acts from the first visit; later visits read the history only. With `from_own_group` false
+    such a question reads NaN: HAPO's h, https://arxiv.org/abs/2505.11225.
     """
 
     writes = ("optimal_length",)
@@ -78,7 +78,7 @@ class OptimalLength(SignalCallback):
         updated = length
         if not math.isnan(shortest):
             updated = self.updated(outcome.uid, length, shortest)
-        if updated != length:  # also where both are NaN: the question is then known as seen
+        if updated != length:  # also true if both are NaN: the question counts as seen
             self.length[outcome.uid] = updated
 
     def updated(self, uid: str, length: float, shortest: float) -> float:
@@ -103,11 +103,11 @@ class OptimalLength(SignalCallback):
         return self.length.state_dict() | {"rule": self.rule, "recent": self.recent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises ValueError when another rule kept the checkpoint's lengths."""
+        """Raises ValueError when the checkpoint's lengths follow another rule."""
         if state_dict["rule"] != self.rule:
             raise ValueError(
-                f"OptimalLength.rule is '{self.rule}', but the checkpoint's lengths were kept by "
-                f"the rule '{state_dict['rule']}'; resume with that rule"
+                f"OptimalLength.rule is '{self.rule}', but the checkpoint's lengths follow the rule "
+                f"'{state_dict['rule']}'; resume with that rule"
             )
         self.length.load_state_dict(state_dict)
         self.recent = state_dict["recent"]

@@ -10,15 +10,14 @@ from ceeh.data.batch import RolloutBatch
 from ceeh.runtime.distributed import say
 
 FIRST, STEPS = 2, 2
-"""Traced are steps 2 and 3: the first one warms caches and kernels up."""
+"""Steps 2 and 3 are traced: step 1 warms up caches and kernels."""
 
 
 class Profiler(Callback):
-    """Writes `trace-rank0.json.gz` (and one per further rank) into `folder`.
+    """Writes `trace-rank0.json.gz`, and one file per further rank, to `folder`.
 
-    From the end of one step to the end of another, rollouts included; the phases are ranges named
-    `ceeh/...`. A run of two steps is traced in its last one. Tracing slows a step down, so its
-    times are not those of the others. Place this callback after all that a step does.
+    A trace covers whole steps, rollouts included; the phases are ranges named `ceeh/...`. Tracing slows a
+    step down, so its times differ from the others'. Place this callback after all others.
     """
 
     def __init__(self, folder: Path, *, steps: int) -> None:

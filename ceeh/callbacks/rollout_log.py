@@ -1,4 +1,4 @@
-"""RolloutLog: the rollouts themselves, a parquet file per logged step, one row per completion."""
+"""RolloutLog: the rollouts, a parquet file per logged step, one row per completion."""
 
 import json
 import warnings
@@ -33,14 +33,14 @@ COLUMNS: dict[str, pa.DataType] = {
 
 
 class RolloutLog(Callback):
-    """Writes `step-000123.parquet` into `folder` after every `every_n_steps`-th rollout step (0: none).
+    """Writes `step-000123.parquet` to `folder` after every `every_n_steps`-th rollout step (0: never).
 
-    Rows whose update was skipped, its loss or gradient not finite, are written after every step, as
-    `skipped-000123.parquet`.
+    Rows whose update was skipped, because its loss or gradient was not finite, are written after every step,
+    as `skipped-000123.parquet`.
 
     Columns: those of `COLUMNS` (`length` in tokens, `reward` after shaping, `metadata` as JSON) and
-    `signal_<name>` for each signal. Rank 0 writes its own rows. Rewards and advantages are what
-    `training_step` returns: {"rewards": [R], "advantages": [R], "skipped": [R]} in the batch's row order.
+    `signal_<name>` for each signal. Rank 0 writes its own rows. Rewards and advantages come from
+    `training_step`: {"rewards": [R], "advantages": [R], "skipped": [R]} in the batch's row order.
     """
 
     def __init__(self, folder: Path, every_n_steps: int) -> None:
@@ -68,7 +68,7 @@ class RolloutLog(Callback):
             self.write(f"skipped-{rollout_step:06d}", table.filter(pa.array(skipped.tolist())))
 
     def write(self, name: str, table: pa.Table) -> None:
-        """Whole or not at all; a disk that does not take it is warned of, and the training goes on."""
+        """Warns where the disk is full; training continues."""
         path = self.folder / f"{name}.parquet"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ class RolloutLog(Callback):
         except OSError as error:
             warnings.warn(
                 f"the rollouts were not written to '{path}' "
-                f"({error.strerror or error}); training goes on without them",
+                f"({error.strerror or error}); training continues without them",
                 stacklevel=2,
             )
 
@@ -122,5 +122,5 @@ def rollout_table(
 
 
 def storable(text: str) -> str:
-    """`text` with lone surrogates spelt out: a model may emit them, and UTF-8 has none."""
+    """`text` with lone surrogates escaped: a model may emit them, and UTF-8 has none."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,15 +1,13 @@
-"""SignalCallback: numbers per prompt that the objective reads, learnt from past rollouts.
+"""SignalCallback: numbers per prompt that the objective reads, learned from past rollouts.
 
-A prompt is judged by its history, not by the rollouts being judged: every signal is read before the
-step and observes after it. That order lives here and nowhere else. Axis: P prompts.
+A prompt's signals come from its history, not from the rollouts of the step: every signal is read before the
+step and observes after it. That order is enforced here only. Axis: P prompts.
 """
 
 import math
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ceeh.data.batch import RolloutBatch
-from ceeh.errors import ConfigError
+from ceeh.errors import ConfigError, describe_error
 from ceeh.runtime.distributed import gather_objects
 from ceeh.types import GroupOutcome
 
@@ -27,22 +25,21 @@ WRITERS = {
     "optimal_length": "ceeh.callbacks.optimal_length.OptimalLength",
     "target_length": "ceeh.callbacks.difficulty_targets.DifficultyTargets",
 }
-RESUME = "; correct it and continue with ckpt_path=last"
+RESUME = "; fix it and resume with ckpt_path=last"
 PLAIN = (bool, int, float, str, type(None), Tensor)
 
 
 class SignalCallback(Callback, ABC):
-    """One or more signals: a float per prompt and name, from what earlier steps showed.
+    """One or more signals: a float per prompt and name, from earlier steps.
 
     A subclass declares `writes`, the names that `read` returns, and `state`, the attributes that a
-    checkpoint keeps (plain containers; or it overrides `state_dict` and `load_state_dict`), and
-    implements `read` and `observe`. `may_be_undefined` are those of its signals that are NaN for a
-    question of which nothing is known, which whoever reads them must understand; others must be
-    finite. All ranks observe the outcomes of all ranks in the same order, so their tables agree.
-    Raises TypeError when a subclass lacks a declaration.
+    checkpoint keeps (plain containers; or it overrides `state_dict` and `load_state_dict`), and implements
+    `read` and `observe`. The signals in `may_be_undefined` are NaN for a question of which nothing is known;
+    their readers must handle it. Others must be finite. All ranks observe the outcomes of all ranks in the
+    same order, so their tables agree. Raises TypeError when a subclass lacks a declaration.
 
-    A signal is state: where a method fails, or returns what it may not, the run stops with a
-    ConfigError rather than going on from a history with a hole. The last checkpoint is from before.
+    A signal is state: where a method fails, or returns an invalid value, the run stops with a ConfigError
+    instead of continuing with a gap in the history. The last checkpoint is older than the failure.
     """
 
     writes: tuple[str, ...]
@@ -59,20 +56,20 @@ class SignalCallback(Callback, ABC):
 
     @abstractmethod
     def read(self, uid: str) -> Mapping[str, float]:
-        """The signals of prompt `uid` as its history stands; exactly the names in `writes`."""
+        """The signals of prompt `uid` by its history; exactly the names in `writes`."""
 
     @abstractmethod
     def observe(self, outcome: GroupOutcome) -> None:
-        """Takes one group into the history, after the step that sampled it."""
+        """Adds one group to the history, after the step that sampled it."""
 
     def before_step(self, outcomes: Sequence[GroupOutcome]) -> None:
-        """Called before the reads with the groups of all ranks; the history must not change here.
+        """Called before the reads with the groups of all ranks, for questions without a history.
 
-        For what a question without a history is to be read from.
+        The history must not change here.
         """
 
     def metrics(self) -> Mapping[str, float]:
-        """Numbers about the table, logged after each step as `signal/<name>`."""
+        """Metrics of the table, logged after each step as `signal/<name>`."""
         return {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -81,11 +78,10 @@ class SignalCallback(Callback, ABC):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        # Also of groups that dynamic sampling left out: a history that never saw a solved group would
-        # take every question for a hard one.
+        # Also the groups that dynamic sampling dropped: without the solved ones every question looks hard.
         sampled = [*batch.outcomes, *batch.dropped]
         self._outcomes = [outcome for rank in gather_objects(trainer, sampled) for outcome in rank]
-        with self._told("before_step"):
+        with self._reporting("before_step"):
             self.before_step(self._outcomes)
         uids = [scored.group.prompt.uid for scored in batch.groups]
         for name, values in self.readings(uids).items():
@@ -105,19 +101,16 @@ class SignalCallback(Callback, ABC):
         batch: RolloutBatch,
         batch_idx: int,
     ) -> None:
-        with self._told("observe") as place:
+        with self._reporting("observe"):
             for outcome in self._outcomes:
-                place.uid = outcome.uid
+                self._uid = outcome.uid
                 self.observe(outcome)
-        with self._told("metrics"):
+        with self._reporting("metrics"):
             values = {f"signal/{name}": float(value) for name, value in self.metrics().items()}
         pl_module.log_dict(values, batch_size=1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The attributes named in `state`.
-
-        Raises ValueError for one that a checkpoint would take but never give back.
-        """
+        """The attributes named in `state`. Raises ValueError for one that could not be loaded again."""
         for name in self.state:
             _check_plain(getattr(self, name), f"{type(self).__name__}.{name}")
         return {name: getattr(self, name) for name in self.state}
@@ -132,16 +125,12 @@ class SignalCallback(Callback, ABC):
             setattr(self, name, state_dict[name])
 
     def readings(self, uids: Sequence[str]) -> dict[str, list[float]]:
-        """Each signal of each prompt as `read` gives it.
-
-        Raises ConfigError for another set of names, for what is no number, and for one that is not
-        finite where the class does not say that it may be.
-        """
+        """Each signal of each prompt. Raises ConfigError for invalid names or values of `read`."""
         expected = set(self.writes)
         columns: dict[str, list[float]] = {name: [] for name in self.writes}
-        with self._told("read") as place:
+        with self._reporting("read"):
             for uid in uids:
-                place.uid = uid
+                self._uid = uid
                 reading = self.read(uid)
                 # An exact dict first: asking whether something is a Mapping takes as long as a read.
                 if type(reading) is not dict and not isinstance(reading, Mapping):
@@ -158,7 +147,7 @@ class SignalCallback(Callback, ABC):
                 if not math.isfinite(value) and not undefined:
                     raise ConfigError(
                         f"{type(self).__name__}.read('{uid}') returned {value} for '{name}', which must be "
-                        "a finite number; a signal that is NaN where nothing is known says "
+                        "a finite number; declare a signal that is NaN where nothing is known with "
                         f"may_be_undefined = ('{name}',){RESUME}"
                     )
         return columns
@@ -167,37 +156,24 @@ class SignalCallback(Callback, ABC):
         names = sorted(map(str, reading)) if isinstance(reading, Mapping) else repr(reading)
         return (
             f"{type(self).__name__}.read('{uid}') returned {names}, but the class declares writes = "
-            f"{self.writes}; the two must name the same signals{RESUME}"
+            f"{self.writes}; they must be the same signals{RESUME}"
         )
 
     @contextmanager
-    def _told(self, method: str) -> Iterator["Place"]:
-        """What the user's method raises, with its place in his file, as one sentence."""
-        at = Place()
+    def _reporting(self, method: str) -> Iterator[None]:
+        """Errors of the user's method become a ConfigError with the prompt in `_uid` and the line."""
+        self._uid = ""
         try:
-            yield at
+            yield
         except ConfigError:
             raise
         except Exception as error:
-            call = f"{type(self).__name__}.{method}({repr(at.uid) if at.uid else ''})"
-            *_, last = traceback.extract_tb(error.__traceback__)
-            place = f"{Path(last.filename).name}, line {last.lineno}"
-            raise ConfigError(
-                f"{call} failed with {type(error).__name__}: {error} ({place}){RESUME}"
-            ) from error
-
-
-class Place:
-    """Which prompt a user's method was called for."""
-
-    uid = ""
+            call = f"{type(self).__name__}.{method}({repr(self._uid) if self._uid else ''})"
+            raise ConfigError(f"{call} failed with {describe_error(error)}{RESUME}") from error
 
 
 def check_signals(callbacks: Iterable[Callback], needed: Mapping[str, str]) -> None:
-    """One writer per signal, and one for each that is `needed` (config path -> signal).
-
-    Raises ConfigError naming both writers, or the path and the callback to add.
-    """
+    """Raises ConfigError for a signal with two writers, or a `needed` one (config path -> signal) without."""
     writers: dict[str, str] = {}
     for callback in callbacks:
         if not isinstance(callback, SignalCallback):
@@ -215,7 +191,7 @@ def check_signals(callbacks: Iterable[Callback], needed: Mapping[str, str]) -> N
         cure = f", e.g. {WRITERS[name]}" if name in WRITERS else " that does"
         raise ConfigError(
             f"{place}: no callback wrote the signal '{name}'; add one under callbacks{cure} "
-            f"(written are: {', '.join(sorted(writers)) or 'none'})"
+            f"(signals that are written: {', '.join(sorted(writers)) or 'none'})"
         )
 
 
@@ -240,6 +216,6 @@ def _check_plain(value: Any, place: str) -> None:
             _check_plain(item, place)
     elif type(value) not in PLAIN:
         raise ValueError(
-            f"{place} holds a {type(value).__name__}, with which a checkpoint cannot be loaded; "
-            "keep dict, list, tuple, str, numbers and tensors only"
+            f"{place} has a {type(value).__name__}, with which a checkpoint cannot be loaded; use "
+            "dict, list, tuple, str, numbers and tensors only"
         )

@@ -1,4 +1,4 @@
-"""WeightSync: pushes the trainer's weights into the engine after each step, and proves that they arrived."""
+"""WeightSync: pushes the trainer's weights to the engine after each step, and verifies that they arrived."""
 
 import time
 from typing import Any, NamedTuple
@@ -13,12 +13,12 @@ from ceeh.errors import RunError
 from ceeh.modules.module import CEEHModule
 
 MAX_OVER_MEAN = 20
-"""One token may differ by this many times the mean's tolerance. bf16 has long tails: on an H100 the
-starter's 10,701 tokens differ by 0.011 nats in the mean and by 0.67 at most."""
+"""One token may differ by this multiple of the mean's tolerance. bf16 has long tails: on an H100 the
+starter's 10,701 tokens differ by 0.011 nats on average and by 0.67 at most."""
 
 
 class Difference(NamedTuple):
-    """Of engine and trainer on the canary's tokens, in nats."""
+    """Between engine and trainer on the canary's tokens, in nats."""
 
     mean: float
     max: float
@@ -27,10 +27,10 @@ class Difference(NamedTuple):
 class WeightSync(Callback):
     """Keeps `engine.policy_version` at the trainer's optimizer step.
 
-    After every push the engine samples a short fixed prompt and the trainer recomputes the log-probs
-    (the canary). A mean difference above `tolerance` nats, or a single one above MAX_OVER_MEAN times
-    that, raises RunError: an engine with other weights than the trainer's would train on, silently,
-    off-policy. Mean and maximum are logged.
+    After every push the engine samples a completion of a short fixed prompt (the canary), and the trainer
+    recomputes its log-probs. A mean difference above `tolerance` nats, or a single one above MAX_OVER_MEAN
+    times that, raises RunError: with different weights in the engine, training would silently be off-policy.
+    Mean and maximum are logged.
     """
 
     def __init__(self, engine: RolloutEngine, *, tolerance: float, temperature: float) -> None:
@@ -73,7 +73,7 @@ class WeightSync(Callback):
         pl_module.log("engine/canary_difference_max", difference.max, batch_size=1)
 
     def push(self, trainer: Trainer, pl_module: LightningModule) -> Difference:
-        """Streams the weights and returns how far the canary's log-probs differ."""
+        """Streams the weights and compares the canary's log-probs."""
         assert isinstance(pl_module, CEEHModule)
         self.engine.wake()
         self.engine.load_weights(
@@ -84,7 +84,7 @@ class WeightSync(Callback):
         return difference
 
     def check(self, difference: Difference, policy_version: int) -> None:
-        """Raises RunError for a difference above the tolerance, or one that is not a number."""
+        """Raises RunError for a difference above the tolerance, or NaN."""
         if not (
             difference.mean <= self.tolerance and difference.max <= MAX_OVER_MEAN * self.tolerance
         ):
@@ -92,8 +92,8 @@ class WeightSync(Callback):
                 f"after the push of policy version {policy_version} engine and trainer differ by "
                 f"{difference.mean:.3g} nats on the canary (at most {difference.max:.3g}), more than the "
                 f"tolerance of {self.tolerance:g} ({MAX_OVER_MEAN * self.tolerance:g} for one token); "
-                "the engine holds other weights than the trainer. Check that the installed vLLM is one that "
-                "ceeh was read against, or raise rollouts.canary_tolerance for a lossy engine dtype"
+                "the engine's weights differ from the trainer's. Check that the installed vLLM is a tested "
+                "version, or raise rollouts.canary_tolerance for a lossy engine dtype"
             )
 
     @torch.no_grad()

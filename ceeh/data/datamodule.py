@@ -91,11 +91,11 @@ class RolloutDataModule(LightningDataModule):
         )
 
     def on_exception(self, exception: BaseException) -> None:
-        """Lightning calls no `teardown` after an exception: the engine is closed here."""
+        """Lightning does not call `teardown` after an exception, so the engine is closed here."""
         self.close()
 
     def close(self) -> None:
-        """Closes engine and verifier. Harmless when called twice."""
+        """Closes engine and verifier. May be called twice."""
         self.engine.close()
         self.verifier.close()
 

@@ -1,7 +1,7 @@
-"""The rollout stream: each `next` asks the engine for one step's rollouts, scores and collates them.
+"""The rollout stream: each `next` samples one step's rollouts, scores and collates them.
 
-Both loaders have a length. Without one Lightning would fetch a batch ahead, and every rollout would
-be one policy version stale.
+Both loaders have a length. Without one Lightning would fetch a batch ahead, and every rollout would be one
+policy version stale.
 """
 
 import time
@@ -25,10 +25,12 @@ from ceeh.types import GroupOutcome, Prompt, ScoredGroup
 def rollout(
     engine: RolloutEngine, verifier: Verifier, prompts: Sequence[Prompt], sampling: Sampling
 ) -> tuple[Sequence[ScoredGroup], dict[str, float]]:
-    """Generates and scores; the groups, and the seconds that each took."""
+    """Generates and scores; returns the groups and the seconds of each phase. A stop comes in between."""
+    shutdown.check()
     begin = time.perf_counter()
     with record_function("ceeh/generate"):
         groups = engine.generate(prompts, sampling)
+    shutdown.check()
     generated = time.perf_counter()
     with record_function("ceeh/score"):
         scored = verifier(groups)
@@ -36,30 +38,29 @@ def rollout(
 
 
 def has_contrast(outcome: GroupOutcome, limit_tokens: int | None) -> bool:
-    """0 < right responses < G: DAPO eq. 11, https://arxiv.org/abs/2503.14476.
+    """0 < correct responses < G: DAPO eq. 11, https://arxiv.org/abs/2503.14476.
 
-    With `limit_tokens` a right response that is longer counts as wrong, as DLER's truncation has it.
+    With `limit_tokens` a longer correct response counts as incorrect, as in DLER's truncation.
     """
-    right = [
+    counted = [
         correct and (limit_tokens is None or length <= limit_tokens)
         for correct, length in zip(outcome.correct, outcome.lengths, strict=True)
     ]
-    return any(right) and not all(right)
+    return any(counted) and not all(counted)
 
 
 class RolloutLoader:
-    """`steps` training batches, each sampled by the weights that the engine holds when it is asked.
+    """`steps` training batches, each sampled with the engine's current weights.
 
     Dynamic sampling (DAPO, section 3.2, https://arxiv.org/abs/2503.14476) is on when
-    `dynamic.max_rounds` > 1: groups without contrast are dropped and as many further prompts drawn
-    from the stream, in at most that many rounds of generation. What is missing then is made up from
-    the dropped groups, first drawn first: a step always has its number of groups, so that all ranks
-    take the same optimizer steps. Signals observe the dropped groups, too.
+    `dynamic.max_rounds` > 1: groups without contrast are dropped and as many further prompts drawn from the
+    stream, in at most that many rounds of generation. Groups that are missing then are taken from the dropped
+    ones, first drawn first: a step always has its number of groups, so that all ranks take the same optimizer
+    steps. Signals observe the dropped groups, too.
 
-    A group whose responses are all right has no contrast, and yet it is where a length reward acts
-    undisturbed: with one, dynamic sampling drops the questions that have most to give.
-    Each rank fills its own share, so a step's groups depend on the number of ranks.
-    `gather` gives a value of every rank, in rank order.
+    A group with only correct responses has no contrast, but a length reward works best on it: with one,
+    dynamic sampling drops the most useful questions. Each rank fills its own share, so a step's groups depend
+    on the number of ranks. `gather` returns a value of every rank, in rank order.
     """
 
     def __init__(
@@ -94,14 +95,13 @@ class RolloutLoader:
             yield batch
 
     def sample(self) -> RolloutBatch:
-        """One step's batch: one round of generation, or as many as dynamic sampling takes."""
-        shutdown.release()
+        """One step's batch, in one or more rounds of generation."""
         prompts = self.stream.next_step()
         wanted, rounds, timings = len(prompts), 0, Counter[str]()
         drawn: list[ScoredGroup] = []
         while True:
             rounds += 1
-            if prompts:  # a rank that has its share waits for the others
+            if prompts:  # a rank whose share is full waits for the others
                 groups, seconds = rollout(
                     self.engine, self.verifier, prompts, self.sampling_of(rounds)
                 )
@@ -125,7 +125,7 @@ class RolloutLoader:
         return replace(batch, dropped=dropped, sampling_rounds=rounds)
 
     def sampling_of(self, rounds: int) -> Sampling:
-        """How this step samples in its first, second ... round: each has a seed of its own."""
+        """This step's sampling in its first, second ... round: each has its own seed."""
         parts = ("rollout", self.rollout_step) + ((rounds,) if rounds > 1 else ())
         return replace(self.sampling, seed=derived_seed(self.sampling.seed, *parts))
 

@@ -126,9 +126,7 @@ class SampleStore:
                 tables.append(joined.sort_by([("index", "ascending"), ("sample", "ascending")]))
         with atomic_write(self.file) as file:
             pq.write_table(pa.concat_tables(tables), file)
-        for (
-            benchmark
-        ) in benchmarks:  # another benchmark's parts may belong to an unfinished evaluation
+        for benchmark in benchmarks:  # the parts of others may belong to an unfinished evaluation
             shutil.rmtree(self.folder / "parts" / benchmark, ignore_errors=True)
 
     def read(self) -> Iterator[tuple[str, BenchmarkSamples]]:

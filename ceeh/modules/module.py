@@ -33,6 +33,7 @@ from ceeh.modules.schedule import learning_rate_scale, optimizer_steps, set_hype
 from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs, build_shaping
 from ceeh.modules.timing import UPDATE, StepClock
 from ceeh.modules.update import UpdateInputs, accumulate_gradients, tokens_of
+from ceeh.runtime import shutdown
 from ceeh.runtime.distributed import gather_objects
 
 EVAL_METRICS = ("accuracy", "tokens", "truncated_fraction", "entropy")
@@ -117,6 +118,8 @@ class CEEHModule(LightningModule):
             max_response_tokens=self.config.rollouts.max_response_tokens,
         )
         self.optimizers().zero_grad()  # type: ignore[union-attr]
+        # Once the weights have changed only the end of the rollout step can be saved: a stop waits for it.
+        changed = self.trainer.global_step > batch.policy_version
         found = accumulate_gradients(
             self.policy,
             batch,
@@ -125,6 +128,7 @@ class CEEHModule(LightningModule):
             denominator=self.total(shares.sum()),
             backward=self.backward_of,
             clock=self.clock,
+            patience=shutdown.GRACE_SECONDS if changed else 0.0,
         )
         with self.clock.phase("optimizer"):
             norm = torch.nn.utils.clip_grad_norm_(
@@ -182,6 +186,7 @@ class CEEHModule(LightningModule):
         totals = batch.totals.cpu()
         limit = self.config.optimizer.tokens_per_microbatch
         for cut in microbatches(totals, torch.arange(len(totals)), limit):
+            shutdown.check()
             for values, of_cut in zip(filled, self.policy(*tokens_of(batch, cut)), strict=True):
                 values[cut.rows, : cut.width] = of_cut.float()
         return filled[0], filled[1]

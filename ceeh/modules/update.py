@@ -18,6 +18,7 @@ from ceeh.modules.metrics import add_to
 from ceeh.modules.objective import SampledTokens, policy_objective
 from ceeh.modules.policy import Policy
 from ceeh.modules.timing import StepClock
+from ceeh.runtime import shutdown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +50,12 @@ def accumulate_gradients(
     denominator: Float[Tensor, ""],
     backward: Callable[[Tensor, bool], None],
     clock: StepClock,
+    patience: float = 0.0,
 ) -> GradientResult:
     """Adds up the gradients of all micro-batches; `denominator` covers their rows on all ranks.
 
-    `backward` receives a micro-batch's loss and whether it is the last one.
+    `backward` receives a micro-batch's loss and whether it is the last one. A requested stop takes effect
+    after a micro-batch, once it is `patience` seconds old.
     """
     sums: dict[str, Tensor] = {}
     not_finite = torch.zeros_like(batch.correct)
@@ -83,6 +86,7 @@ def accumulate_gradients(
             add_to(sums, {"loss": loss.detach()})
         with clock.phase("backward"):
             backward(loss, index == len(micro) - 1)
+        shutdown.check(patience)
     # One transfer for the step: each number on its own would wait for the device.
     values = torch.stack([value.double() for value in sums.values()]).tolist()
     named = dict(zip(sums, values, strict=True))

@@ -1,4 +1,4 @@
-"""A file that is either whole or not there."""
+"""Files and folders that appear whole or not at all: written next to their place, synced, renamed."""
 
 import os
 import shutil
@@ -13,12 +13,11 @@ from ceeh.runtime import shutdown
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside `path`, which takes its place, on disk, when the block ends without an error.
+    """A file that replaces `path`, on disk, when the block ends without an error.
 
-    What was at `path` stays until then, and for good after an error. A kill leaves a
-    `.<name>.partial` beside it, which `remove_partial` clears away.
+    A kill leaves `.<name>.partial` in the folder; `remove_partial` removes it.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     try:
         with partial.open("wb") as file:
             yield file
@@ -32,52 +31,58 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """`text` as the file's new content, whole or not at all."""
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
-def remove_partial(folder: Path) -> None:
-    """Removes what killed writers left anywhere in `folder`."""
-    for leftover in folder.rglob(".*.partial"):
-        if leftover.is_file():
-            leftover.unlink()
-
-
-def check_folder(path: Path, place: str) -> None:
-    """Raises ConfigError naming `place` where no folder can be: `path`, or what it lies in, is a file."""
-    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
-    if not nearest.is_dir():
-        raise ConfigError(f"{place} '{nearest}' is a file; give a folder")
+def atomic_link(path: Path, target: str) -> None:
+    """Points the link at `path` to `target`; readers never find it missing."""
+    partial = _partial(path)
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(target)
+    os.replace(partial, path)
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder`, which takes its place when the block ends without an error.
+    """A new folder that replaces `folder` when the block ends without an error or a requested stop.
 
-    What was at `folder` is removed then, and not before. A kill leaves a `.<name>.partial` beside it,
-    which the next writer of the same folder removes.
+    A kill leaves `.<name>.partial`, which the next writer of the same folder removes.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = _partial(folder)
     previous = folder.with_name(f".{folder.name}.previous")
     for leftover in (partial, previous):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
+        shutdown.check()
         for file in partial.rglob("*"):
             if file.is_file():
                 sync(file)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    with shutdown.held():
-        # No system renames over a folder that is not empty: between these two lines there is none.
-        if folder.exists():
-            folder.rename(previous)
-        partial.rename(folder)
-        sync(folder.parent)
-        shutil.rmtree(previous, ignore_errors=True)
+    # No system replaces a folder that is not empty: between these two renames there is none.
+    if folder.exists():
+        folder.rename(previous)
+    partial.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Removes the files that killed writers left anywhere in `folder`."""
+    for leftover in folder.rglob(".*.partial"):
+        if leftover.is_file():
+            leftover.unlink()
+
+
+def check_folder(path: Path, place: str) -> None:
+    """Raises ConfigError naming `place` where no folder can be: `path`, or one of its parents, is a file."""
+    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"{place} '{nearest}' is a file; give a folder")
 
 
 def sync(path: Path) -> None:
@@ -87,3 +92,7 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")

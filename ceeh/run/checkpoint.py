@@ -1,4 +1,4 @@
-"""Checkpoints as they are named, checked and read back: never by running what is in them."""
+"""Checkpoint files: their names, their checks, and reading them without running anything in them."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from ceeh.errors import ConfigError, first_line
 from ceeh.runtime.distributed import say
 
 RESUMED = {"loops", "callbacks", "optimizer_states", "lr_schedulers", "pytorch-lightning_version"}
-"""What of a checkpoint a run needs to go on, besides its weights."""
+"""Entries, besides the weights, without which a run cannot resume."""
 PREFIX = "policy."
 """Of the policy's weights among those of the LightningModule."""
 
@@ -24,7 +24,7 @@ def checkpoint_file(folder: Path, rollout_step: int) -> Path:
 
 
 def checkpoint_files(folder: Path) -> dict[int, Path]:
-    """Rollout step -> file, the newest first."""
+    """Rollout step -> file, newest first."""
     found = {
         int(match[1]): file
         for file in folder.glob("step-*.ckpt")
@@ -34,29 +34,29 @@ def checkpoint_files(folder: Path) -> dict[int, Path]:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest that is neither damaged nor poisoned, None where there is no checkpoint at all.
+    """The newest checkpoint that is neither damaged nor has NaN or infinity; None where there is none at all.
 
-    Says in one line which it passed over and why. Raises ConfigError when none is left.
+    Prints which ones it skipped and why. Raises ConfigError when it skipped all of them.
     """
     skipped = []
     for file in checkpoint_files(folder).values():
         if (words := fault(file)) is None:
             if skipped:
-                say(f"taking {file.name}, the newest good checkpoint; not {'; not '.join(skipped)}")
+                say(f"resuming from {file.name}; skipped {'; '.join(skipped)}")
             return file
         skipped.append(f"{file.name}: {words}")
     if skipped:
         raise ConfigError(
-            f"no checkpoint in '{folder}' can be taken; {'; '.join(skipped)}. Put a copy back if there is "
-            "one, or start anew without ckpt_path"
+            f"ckpt_path: no checkpoint in '{folder}' can be loaded; {'; '.join(skipped)}. Restore a copy if "
+            "you have one, or start a new run without ckpt_path"
         )
     return None
 
 
 def fault(file: Path) -> str | None:
-    """Why a checkpoint must not be taken; None for a good one. Reads all of it.
+    """Why a run cannot resume from a checkpoint; None for a good one. Reads all of it.
 
-    The checksums are those that torch writes into its archives, a CRC-32 of each record.
+    The checksums are those of torch's archives, a CRC-32 of each record.
     """
     try:
         state = read_checkpoint(file)
@@ -64,26 +64,21 @@ def fault(file: Path) -> str | None:
             damaged = archive.testzip()
     except ConfigError as error:
         return str(error)
-    # What zipfile raises for an archive with wrong bytes in its directory.
-    except (
-        zipfile.BadZipFile,
-        NotImplementedError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-    ) as error:
+    # zipfile raises all of these for an archive with wrong bytes in its directory.
+    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
         return f"it is damaged ({first_line(error)})"
     if damaged is not None:
         return f"it is damaged (wrong checksum of {damaged})"
     if name := not_finite(state):
-        return f"it holds numbers that are not finite, in {name} the first"
+        return f"it contains NaN or infinity, first in {name}"
     return None
 
 
 def not_finite(state: dict[str, Any]) -> str | None:
-    """The first of a checkpoint's weights and optimizer numbers that is NaN or infinite."""
-    # Not of the tables: a question of which nothing is known is NaN there.
+    """The first weight or optimizer state that has NaN or infinity.
+
+    Callback tables may have NaN: it means that nothing is known of a question.
+    """
     for part in ("state_dict", "optimizer_states"):
         for name, value in tensors(state.get(part), part):
             if value.is_floating_point() and value.numel():
@@ -107,40 +102,38 @@ def tensors(node: Any, place: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def read_checkpoint(file: Path, *, mmap: bool = True) -> dict[str, Any]:
-    """What a checkpoint holds; with `mmap` tensors are left on disk until they are used.
+    """A checkpoint's content; with `mmap` tensors stay on disk until they are used.
 
-    Raises ConfigError for a file that is damaged, or that only running code could read.
+    Raises ConfigError for a file that is damaged, or that cannot be read without running code.
     """
     try:
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-    except (
-        Exception
-    ) as error:  # a foreign file: on wrong bytes torch's unpickler raises whatever it stumbles on
+    # Any kind: on wrong bytes torch's unpickler raises whatever it meets.
+    except Exception as error:
         raise ConfigError(
-            f"'{file}' cannot be read as a checkpoint of a run: it is damaged, or foreign and would run "
-            f"code; nothing in it was run ({first_line(error)}); give another file of checkpoints/"
+            f"'{file}' cannot be read as a checkpoint: it is damaged, or it would run code when loaded; "
+            f"nothing in it was run ({first_line(error)}); give another file of checkpoints/"
         ) from error
     if not isinstance(state, dict) or not {"state_dict", "rollout_step"} <= state.keys():
-        raise ConfigError(f"'{file}' holds no run's weights; give a .ckpt that ceeh.fit wrote")
+        raise ConfigError(
+            f"'{file}' does not contain the weights of a run; give a .ckpt that ceeh.fit wrote"
+        )
     return state
 
 
 def rollout_step_of(file: Path) -> int:
-    """The step after which a run goes on from `file`.
-
-    Raises ConfigError for a file that holds weights and not a run's whole state.
-    """
+    """The rollout step of a checkpoint. Raises ConfigError for one that a run cannot resume from."""
     state = read_checkpoint(file)
     if missing := RESUMED - state.keys():
         raise ConfigError(
-            f"ckpt_path: '{file}' cannot be continued from, it lacks {', '.join(sorted(missing))}; give "
-            "a .ckpt as ceeh.fit wrote it, or set model.path to a model's folder"
+            f"ckpt_path: a run cannot resume from '{file}', it lacks {', '.join(sorted(missing))}; give "
+            "a .ckpt that ceeh.fit wrote, or set model.path to a model folder"
         )
     return state["rollout_step"]
 
 
 def policy_weights(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The policy's weights in a checkpoint, under the names that `Policy` has for them."""
+    """A checkpoint's policy weights, by their names in `Policy`."""
     return {
         name.removeprefix(PREFIX): value
         for name, value in state["state_dict"].items()

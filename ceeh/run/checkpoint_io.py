@@ -1,4 +1,4 @@
-"""Lightning's reading and writing of checkpoints: whole files, streamed, never a poisoned one."""
+"""How Lightning reads and writes checkpoints here: whole files, streamed, never one with NaN or infinity."""
 
 import errno
 import os
@@ -12,24 +12,23 @@ from lightning.fabric.plugins import CheckpointIO
 from ceeh.run.atomic import atomic_write
 from ceeh.run.checkpoint import not_finite, read_checkpoint, tensors
 from ceeh.run.disk_space import free_bytes, storage_bytes
-from ceeh.runtime import shutdown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a save left no file; `poisoned` when no later save could do better. Sizes in bytes."""
+    """Why a save left no file, sizes in bytes. No later save can succeed if the numbers are not `finite`."""
 
     reason: str
     needed: int = 0
     free: int = 0
-    poisoned: bool = False
+    finite: bool = True
 
 
-class WholeCheckpointIO(CheckpointIO):
-    """A checkpoint takes its name when all of it is on disk; torch's archive carries its checksums.
+class AtomicCheckpointIO(CheckpointIO):
+    """A checkpoint gets its name once all of it is on disk; torch's archive has its checksums.
 
-    A save that a disk or a number prevents leaves everything as it was and is told in `failure`,
-    not raised: after a save Lightning lets every rank wait for rank 0, which alone writes.
+    A failed save changes nothing and is reported in `failure`, not raised: Lightning makes all ranks wait for
+    rank 0 after a save, and rank 0 alone writes.
     """
 
     def __init__(self) -> None:
@@ -39,17 +38,13 @@ class WholeCheckpointIO(CheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         file, self.failure = Path(path), None
-        with shutdown.held():
-            self._save(checkpoint, file)
-
-    def _save(self, checkpoint: dict[str, Any], file: Path) -> None:
         if name := not_finite(checkpoint):
-            self.failure = Failure(reason=f"{name} is not finite", poisoned=True)
+            self.failure = Failure(reason=f"{name} is not finite", finite=False)
             return
         needed = storage_bytes(tensor for _, tensor in tensors(checkpoint, "checkpoint"))
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            # Trying would fill the disk to the brim, for whoever else writes on it.
+            # Trying would fill the disk for everyone who writes to it.
             if needed > free_bytes(file.parent):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             with atomic_write(file) as target:
@@ -64,8 +59,8 @@ class WholeCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Raises ConfigError for what is no checkpoint of a run; no pickle is run."""
-        # Not mapped: the run's optimizer would hold on to the file, and to its space, for good.
+        """Runs no pickle. Raises ConfigError for a file that is not a checkpoint of a run."""
+        # Not mapped: the optimizer would keep the file open, and its disk space in use, for the whole run.
         return read_checkpoint(Path(path), mmap=False)
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -73,9 +68,9 @@ class WholeCheckpointIO(CheckpointIO):
 
 
 class Stream:
-    """Where torch writes to: an error is kept until the end, and nothing more is written after it.
+    """What torch writes to. It keeps an error until `close` and writes nothing after it.
 
-    torch's writer is C++ that ends the whole process when a write fails below it.
+    torch's writer is C++ and ends the process when a write below it fails.
     """
 
     def __init__(self, target: BinaryIO) -> None:
@@ -94,6 +89,6 @@ class Stream:
         """Nothing: the file is flushed when it is whole."""
 
     def close(self) -> None:
-        """Raises what a write has raised."""
+        """Raises the error of a write."""
         if self.error is not None:
             raise self.error

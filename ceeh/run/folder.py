@@ -1,4 +1,4 @@
-"""The run folder: `<output>/<name>/`, a fresh suffix when taken, `<output>/latest` pointing at the newest."""
+"""The run folder: `<output>/<name>/`, with a number when taken; `<output>/latest` points at the newest."""
 
 import fcntl
 import json
@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ceeh.errors import ConfigError
-from ceeh.run.atomic import remove_partial
+from ceeh.run.atomic import atomic_link, remove_partial
 from ceeh.run.checkpoint import checkpoint_files, fault, newest_checkpoint
 from ceeh.runtime.distributed import say
 
 
 class RunFolder:
-    """Where a run keeps all that it writes."""
+    """The files of a run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,7 +37,7 @@ class RunFolder:
         return newest_checkpoint(self.checkpoints)
 
     def last_rollout_step(self) -> int | None:
-        """The last step that the run has measured, None without its metrics.jsonl."""
+        """The last measured step, None without metrics.jsonl."""
         file = self.path / "metrics.jsonl"
         for line in reversed(file.read_text().splitlines() if file.is_file() else []):
             with suppress(ValueError):  # a half line that a crash left
@@ -55,92 +55,87 @@ class RunFolder:
             number = 1
             while True:
                 path = parent / (name if number == 1 else f"{name}-{number}")
-                try:
+                with suppress(FileExistsError):
                     path.mkdir()
                     break
-                except FileExistsError:
-                    number += 1
-            folder = cls(path)
-            folder.point_latest()
+                number += 1
+            atomic_link(folder.path.parent / "latest", path.name)
         except OSError as error:
-            raise not_made(output, error) from error
-        return folder
+            raise not_writable(output, error) from error
+        return cls(path)
 
     @classmethod
     def resume(cls, output: str, name: str, ckpt_path: str) -> tuple["RunFolder", Path | None]:
         """The folder and checkpoint of `ckpt_path`: a file, or `last` for the newest run called `name`.
 
-        `last` is the newest good checkpoint. A run that was stopped before its first one begins again
-        in its folder, and one that never began begins: the checkpoint is None then.
+        `last` is the newest good checkpoint; it is None, and the run starts at step 1, if there is no such
+        run or it was stopped before its first checkpoint.
         Raises ConfigError when there is no such file or it is damaged, and for a finished run without
         checkpoints.
         """
         if ckpt_path != "last":
-            file = Path(ckpt_path)
-            if not file.is_file():
-                raise ConfigError(
-                    f"ckpt_path: no checkpoint '{ckpt_path}'; give a .ckpt file or 'last'"
-                )
-            if words := fault(file):
-                raise ConfigError(
-                    f"ckpt_path: '{ckpt_path}' cannot be taken, {words}; ckpt_path=last takes the newest "
-                    "good one of a run"
-                )
-            folder = cls(file.resolve().parent.parent)
-            if not (folder.path / "config.yaml").is_file():
-                raise ConfigError(
-                    f"ckpt_path: '{ckpt_path}' is outside a run folder, into which the run would go on "
-                    f"writing: there is no {folder.path / 'config.yaml'}; put it into checkpoints/ of its run"
-                )
-            folder.refuse_links()
-            return folder, file
+            return cls._of_file(Path(ckpt_path))
         path = run_to_resume(output, name, ckpt_path)
         if path is None:
-            say(
-                f"ckpt_path=last: there is no run called '{name}' under '{output}' yet; this is its start"
-            )
+            say(f"ckpt_path=last: no run called '{name}' under '{output}'; starting a new run")
             return cls.create(output, name), None
         folder = cls(path)
         checkpoint = folder.newest_checkpoint()
         if checkpoint is None and folder.model.exists():
             raise ConfigError(
-                f"ckpt_path=last: the run '{folder.path}' is finished and has no checkpoint left to go on "
-                "from; start another without ckpt_path"
+                f"ckpt_path=last: the run '{folder.path}' is finished and has no checkpoint left; start a "
+                "new run without ckpt_path"
             )
         if checkpoint is None:
-            say(f"ckpt_path=last: '{folder.path}' has no checkpoint yet; it begins again at step 1")
+            say(f"ckpt_path=last: '{folder.path}' has no checkpoint yet; restarting from step 1")
         folder.refuse_links()
-        folder.point_latest()
+        atomic_link(folder.path.parent / "latest", folder.path.name)
         return folder, checkpoint
+
+    @classmethod
+    def _of_file(cls, file: Path) -> tuple["RunFolder", Path]:
+        if not file.is_file():
+            raise ConfigError(f"ckpt_path: no checkpoint '{file}'; give a .ckpt file or 'last'")
+        if words := fault(file):
+            raise ConfigError(
+                f"ckpt_path: a run cannot resume from '{file}': {words}; ckpt_path=last takes the newest "
+                "good checkpoint of a run"
+            )
+        folder = cls(file.resolve().parent.parent)
+        if not (folder.path / "config.yaml").is_file():
+            raise ConfigError(
+                f"ckpt_path: '{file}' is not in a run folder: there is no {folder.path / 'config.yaml'}; put "
+                "it into checkpoints/ of its run, to whose folder the resumed run writes"
+            )
+        folder.refuse_links()
+        return folder, file
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Inside, no other process may claim the folder: two runs in it would clear away each other's files.
+        """Inside, no other process can claim the folder: two runs would delete each other's files.
 
-        The claim ends with its process, however that ends. Where the file system knows no locks there is
-        none. Raises ConfigError when another process has the folder.
+        The claim ends with its process. Raises ConfigError when another process has it. A file system without
+        locks has no claims.
         """
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise ConfigError(
-                f"ckpt_path: the run '{self.path}' is under way in another process, whose files this one "
-                "would clear away; wait for its end or stop it, or begin another run without ckpt_path"
-            ) from error
-        except OSError:
-            pass
-        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"ckpt_path: the run '{self.path}' is in use by another process; wait for its end, stop "
+                    "it, or start a new run without ckpt_path"
+                ) from error
+            except OSError:
+                pass
             yield
         finally:
             os.close(descriptor)
 
     def drop_after(self, rollout_step: int) -> None:
-        """Clears away what the run wrote after `rollout_step`, from which it goes on, and half files.
+        """Removes what the run wrote after `rollout_step`, the step to resume from, and half-written files.
 
-        Later checkpoints stay as `*.abandoned` until the run has written one that is newer than its
-        start.
+        Later checkpoints stay as `*.abandoned` until the run has saved a new one.
         """
         remove_partial(self.path)
         for step, file in checkpoint_files(self.checkpoints).items():
@@ -151,21 +146,13 @@ class RunFolder:
                 file.unlink()
 
     def refuse_links(self) -> None:
-        """Raises ConfigError for a link inside: what is written into the folder would land elsewhere."""
+        """Raises ConfigError for a link inside: writing to it would change a file elsewhere."""
         for path in self.path.rglob("*"):
             if path.is_symlink():
                 raise ConfigError(
-                    f"ckpt_path: '{path}' in the run folder is a link; a run writes into its own folder "
-                    "alone: put what it points at in its place"
+                    f"ckpt_path: '{path}' in the run folder is a link, and a run writes to its own folder "
+                    "only: replace it by the file or folder that it points to"
                 )
-
-    def point_latest(self) -> None:
-        """Atomically, so that a reader never finds it missing."""
-        link = self.path.parent / "latest"
-        temporary = self.path.parent / f".latest-{self.path.name}"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(self.path.name)
-        temporary.replace(link)
 
 
 def run_to_resume(output: str, name: str, ckpt_path: str) -> Path | None:
@@ -183,17 +170,17 @@ def run_to_resume(output: str, name: str, ckpt_path: str) -> Path | None:
 
 
 def parent_folder(output: str) -> Path:
-    """The folder of run folders, made where it is missing. Raises ConfigError where it cannot be."""
+    """The folder of run folders, made if missing. Raises ConfigError where it cannot be made."""
     parent = Path(output)
     try:
         parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise not_made(output, error) from error
+        raise not_writable(output, error) from error
     return parent
 
 
-def not_made(output: str, error: OSError) -> ConfigError:
+def not_writable(output: str, error: OSError) -> ConfigError:
     return ConfigError(
-        f"output: no folder can be made in '{output}' ({error.strerror}: {error.filename}); give "
-        "one that can be written"
+        f"output: cannot create a folder in '{output}' ({error.strerror}: {error.filename}); give a "
+        "writable folder"
     )

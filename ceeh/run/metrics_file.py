@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: what a run measured, one line per rollout step, whatever any server does."""
+"""`metrics.jsonl`: what a run measured, one line per rollout step, whatever any tracking server does."""
 
 import json
 import math
@@ -27,20 +27,22 @@ def encoded(row: Mapping[str, Any]) -> bytes:
 class JSONLLogger(Logger):
     """`metrics.jsonl`: a line `{"rollout_step": n, "global_step": m, name: value}` per step.
 
-    Lightning logs several times within a step; what it logs is merged into the step's line, which
-    is rewritten in place, so the file is complete after every call. Metrics without `rollout/step`
-    (an evaluation) belong to the rollout step before them, to 0 before the first. `global_step` is
-    the `step` that Lightning passes: batches finished, from 0, under manual optimisation. Infinite
-    and undefined values are null. A half line left by a crash goes when the file is opened again.
-    Lines that a full disk does not take are warned of once and written when it has room again.
+    Lightning logs several times within a step. All of it goes into the step's line, which is rewritten in
+    place, so the file is complete after every call. Metrics without `rollout/step` (an evaluation) belong to
+    the last rollout step, to 0 before the first. `global_step` is the `step` that Lightning passes: finished
+    batches, from 0, under manual optimization. Infinite and undefined values are null. Opening the file
+    removes a half line that a crash left. Lines that do not fit on a full disk are written later; one warning
+    says so.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.path = folder / "metrics.jsonl"
-        self._row: dict[str, Any] = {"rollout_step": 0}
+        self._rows: list[dict[str, Any]] = []
+        """The current step's, after those that are not on disk."""
         self._offset = 0
-        self._unwritten: bytes | None = None
+        """Where the first of them begins in the file."""
+        self._failed = False
         self._keep(math.inf)
 
     @property
@@ -56,16 +58,16 @@ class JSONLLogger(Logger):
         return str(self.path.parent)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the resolved configuration lies beside the file."""
+        """Nothing: the run folder has the resolved configuration."""
 
     @rank_zero_only
     def resume_from_step(self, rollout_step: int, row: Mapping[str, Any] | None = None) -> None:
-        """Drops the lines after `rollout_step`, the checkpoint's: they are written anew.
+        """Drops the lines after the checkpoint's `rollout_step`, which will be measured again.
 
-        `row` is that step's line as the checkpoint has it, for a run killed before it was written.
+        `row` is that step's line from the checkpoint, for a run that was killed before it wrote it.
         """
         self._keep(rollout_step)
-        if row is not None and self._row["rollout_step"] < row["rollout_step"]:
+        if row is not None and self._step < row["rollout_step"]:
             self._write(dict(row))
 
     @rank_zero_only
@@ -73,54 +75,57 @@ class JSONLLogger(Logger):
         self._write(self.row(metrics, step))
 
     def row(self, metrics: Mapping[str, int | float], step: int | None) -> dict[str, Any]:
-        """The line that logging `metrics` would make of what is known of their rollout step."""
-        rollout_step = int(metrics.get(ROLLOUT_STEP, self._row["rollout_step"]))
-        known = self._row if rollout_step == self._row["rollout_step"] else {}
+        """The line of the metrics' rollout step with `metrics` added."""
+        rollout_step = int(metrics.get(ROLLOUT_STEP, self._step))
+        known = self._rows[-1] if self._rows and rollout_step == self._step else {}
         row = {"rollout_step": rollout_step, "global_step": step} | known
         for name, value in metrics.items():
             row[stable_name(name)] = value if math.isfinite(value) else None
         return row
 
+    @property
+    def _step(self) -> int:
+        return self._rows[-1]["rollout_step"] if self._rows else 0
+
     def _write(self, row: dict[str, Any]) -> None:
-        if row["rollout_step"] != self._row["rollout_step"]:
-            if self._unwritten is None:
-                self._offset = self.path.stat().st_size if self.path.exists() else 0
-            else:
-                self._unwritten += encoded(self._row)
-        self._row = row
-        earlier = self._unwritten or b""
+        if self._rows and row["rollout_step"] == self._step:
+            self._rows.pop()
+        self._rows.append(row)
+        lines = [encoded(each) for each in self._rows]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # One write over the step's earlier line: a kill in between leaves at worst a half line.
+            # One write over the lines that are there: a kill during it leaves at worst a half line.
             with self.path.open("r+b" if self.path.exists() else "w+b") as file:
                 file.seek(self._offset)
-                file.write(earlier + encoded(row))
+                file.write(b"".join(lines))
                 file.truncate()
         except OSError as error:
-            if self._unwritten is None:
+            if not self._failed:
                 warnings.warn(
-                    f"'{self.path}' cannot be written ({error.strerror or error}); training goes on, and "
-                    "its lines are written when there is room again",
+                    f"'{self.path}' cannot be written ({error.strerror or error}); training continues, and "
+                    "its lines are written when there is space again",
                     stacklevel=2,
                 )
-            self._unwritten = earlier
+            self._failed = True
             return
-        self._offset += len(earlier)
-        self._unwritten = None
+        self._failed = False
+        self._offset += sum(map(len, lines[:-1]))
+        del self._rows[:-1]
 
     @rank_zero_only
     def _keep(self, last_step: int | float) -> None:
-        """Rewrites the file with the whole lines up to `last_step` and takes up the last one."""
-        kept: list[bytes] = []
-        for line in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []:
+        """Rewrites the file with the whole lines up to `last_step`."""
+        if not self.path.exists():
+            return
+        kept: list[tuple[bytes, dict[str, Any]]] = []
+        for line in self.path.read_bytes().splitlines(keepends=True):
             try:
                 row = json.loads(line)
             except ValueError:  # a half line, or two written over each other
                 continue
             if line.endswith(b"\n") and row["rollout_step"] <= last_step:
-                kept.append(line)
-        if self.path.exists():
-            with atomic_write(self.path) as file:
-                file.write(b"".join(kept))
-        self._row = json.loads(kept[-1]) if kept else {"rollout_step": 0}
-        self._offset = sum(len(line) for line in kept[:-1])
+                kept.append((line, row))
+        with atomic_write(self.path) as file:
+            file.writelines(line for line, _ in kept)
+        self._rows = [row for _, row in kept[-1:]]
+        self._offset = sum(len(line) for line, _ in kept[:-1])

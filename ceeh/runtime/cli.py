@@ -27,7 +27,7 @@ def run_command(command: Callable[[], int], *, if_stopped: str, last: bool) -> i
             try:
                 return command()
             except Exception as error:
-                if (number := shutdown.signal_asked()) is None:
+                if (number := shutdown.requested()) is None:
                     raise
                 complain(f"while stopping: {type(error).__name__}: {error}")
                 raise shutdown.Stopped(number) from error

@@ -1,4 +1,4 @@
-"""The generators of random numbers of this process: Python's, NumPy's, torch's and CUDA's."""
+"""Seeds, and the rng states of this process: Python's, NumPy's, torch's and CUDA's."""
 
 import hashlib
 import random
@@ -11,18 +11,17 @@ import torch
 
 
 def stable_hash(text: str) -> bytes:
-    """Eight bytes that depend on `text` alone: the same in every process and version."""
+    """Eight bytes that depend on `text` only: the same in every process and version."""
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
 def derived_seed(*parts: object) -> int:
-    """A seed in [0, 2^63) that depends on every part and on nothing else."""
-    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    """A seed in [0, 2^63) that depends on all parts."""
+    return int.from_bytes(stable_hash("\0".join(map(str, parts))), "big") >> 1
 
 
 def read_rng(device: torch.device) -> dict[str, Any]:
-    """The generators of this process as plain containers, which torch loads with weights_only."""
+    """The rng states as plain containers, which torch loads with weights_only."""
     version, words, gauss = random.getstate()
     algorithm, keys, position, has_gauss, cached_gauss = np.random.get_state()
     states = {
@@ -36,7 +35,7 @@ def read_rng(device: torch.device) -> dict[str, Any]:
 
 
 def set_rng(states: dict[str, Any], device: torch.device) -> None:
-    """The reverse of `read_generators`; a CUDA state is ignored on a machine without CUDA."""
+    """Restores the states of `read_rng`; without CUDA, a CUDA state is ignored."""
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words), gauss))
     algorithm, keys, *rest = states["numpy"]
@@ -48,7 +47,7 @@ def set_rng(states: dict[str, Any], device: torch.device) -> None:
 
 @contextmanager
 def rng_preserved() -> Iterator[None]:
-    """Whatever draws in the block, and however it ends, the generators go on as if it had not."""
+    """Restores the rng states after the block."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     states = read_rng(device)
     try:

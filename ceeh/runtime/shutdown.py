@@ -1,29 +1,29 @@
-"""Signals that ask a command to stop: where they may interrupt it, and with which status it ends.
+"""Termination signals: the handler only sets a flag, and the command looks at it at safe points.
 
-A signal raises `Stopped` in the main thread at once, in the midst of generation, scoring, a forward or a
-backward pass: nothing is lost there, for the state of the last finished step is still at hand. From a step's
-first optimizer step to its end (`delay`, `release`) it waits, for GRACE_SECONDS at most; while a file is
-written (`held`) it waits for the file. Of several processes rank 0 writes the files, so the others wait as
-long for it to leave first.
+`check()` raises `Stopped` where nothing is half done: between engine steps, between graded answers, between
+micro-batches and before a rollout step, so a stop takes effect within one engine step or one micro-batch.
+A second signal ends the process at once.
 """
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NamedTuple
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-"""What a terminal, a batch system and a pre-emption send; SLURM's `--signal` often names the last two."""
+"""What terminals, batch systems and preemption send; SLURM's `--signal` often names the last two."""
 GRACE_SECONDS = 3.0
-REMINDER_SECONDS = 0.5
+"""How long a stop waits for the end of an update that has already changed the weights."""
+REPEAT_SECONDS = 1.0
+"""Further signals within this time belong to the first one: `timeout`, for one, sends each signal twice."""
 
 
 class Stopped(BaseException):
-    """A signal asked the process to stop."""
+    """A termination signal asked the process to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -31,130 +31,76 @@ class Stopped(BaseException):
 
     @property
     def status(self) -> int:
-        """The exit status of a command that a signal ended, as shells give it."""
+        """The exit status that shells use for a signal."""
         return 128 + self.number
 
     def __str__(self) -> str:
         return f"stopped by {signal.Signals(self.number).name}"
 
 
-class _Stop:
-    """Of this process: signals have one handler, whoever asks."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self.since = 0.0
-        self.delayed = False
-        self.holders = 0
-        self.asked = threading.Event()
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        if self.number is None:
-            self.number, self.since = number, time.monotonic()
-            self.asked.set()
-            # Not print: the signal may have come in the midst of one. What reads it may be gone already.
-            with suppress(OSError):
-                os.write(2, f"{signal.Signals(number).name}: stopping ...\n".encode())
-        self.raise_if_due()
-
-    def raise_if_due(self) -> None:
-        """Raises Stopped where one is asked for and neither held, delayed nor on its way."""
-        if self.number is None or self.holders or _is_unwinding():
-            return
-        waits = self.delayed or int(os.environ.get("RANK", "0")) > 0
-        if waits and time.monotonic() - self.since < GRACE_SECONDS:
-            return
-        raise Stopped(self.number)
+class _Request(NamedTuple):
+    number: int
+    time: float
 
 
-_stop = _Stop()
+_request: _Request | None = None
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    global _request
+    now = time.monotonic()
+    if _request is None:
+        _request = _Request(number, now)
+        name = signal.Signals(number).name
+        words = (
+            f"{name}: stopping at the next safe point; a second signal ends the process at once\n"
+        )
+        # Not print: the signal may arrive during one. The terminal may be gone.
+        with suppress(OSError):
+            os.write(2, words.encode())
+    elif now - _request.time > REPEAT_SECONDS:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 @contextmanager
 def signals_honored(*, last: bool = False) -> Iterator[None]:
-    """Inside, each of SIGNALS raises Stopped as above. Further ones change nothing.
+    """Inside, each of SIGNALS requests a stop. Does nothing in another such block or outside the main thread.
 
-    In a block of its own kind, and outside the main thread, where Python takes no signals, it does
-    nothing. A signal that whoever started the process has ignored, as nohup does, stays so. After the
-    `last` block of a process a further signal would change its exit status: they are ignored then.
+    A signal that the parent process ignores, as `nohup` does, stays ignored. After the `last` block of a
+    process that was stopped the handlers stay, so that a repeated signal does not change its exit status.
     """
-    global _stop
-    outer = _stop
-    ours = signal.getsignal(signal.SIGTERM) == outer.handle
-    if ours or threading.current_thread() is not threading.main_thread():
+    global _request
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    if _handle in before.values() or threading.current_thread() is not threading.main_thread():
         yield
         return
-    stop, ended, before = _Stop(), threading.Event(), {}
-    stop.holders = 1
-    arguments = (stop, threading.get_ident(), ended)
-    threading.Thread(target=_remind, args=arguments, name="stopping", daemon=True).start()
-    try:
-        for number in SIGNALS:
-            if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
-                before[number] = handler or signal.SIG_DFL
-                signal.signal(number, stop.handle)
-        _stop = stop
-        with _let_through(stop):
-            yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if last and stop.number else handler)
-        ended.set()
-        stop.asked.set()
-        _stop = outer
-
-
-@contextmanager
-def _let_through(stop: _Stop) -> Iterator[None]:
-    stop.holders -= 1
+    _request = None
+    honored = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
+    for number in honored:
+        signal.signal(number, _handle)
     try:
         yield
     finally:
-        stop.holders += 1
+        if not (last and _request):
+            for number in honored:
+                signal.signal(number, before[number] or signal.SIG_DFL)
+            _request = None
 
 
-def delay() -> None:
-    """From here to `release` a signal waits, GRACE_SECONDS at most."""
-    _stop.delayed = True
+def requested() -> int | None:
+    """The termination signal that asked this process to stop."""
+    return _request and _request.number
 
 
-def release() -> None:
-    """The end of what `delay` began. Raises Stopped if a signal came meanwhile."""
-    _stop.delayed = False
-    _stop.raise_if_due()
+def check(patience: float = 0.0) -> None:
+    """Raises Stopped if a stop was requested at least `patience` seconds ago.
 
-
-@contextmanager
-def held() -> Iterator[None]:
-    """Inside, a signal waits, however long it takes."""
-    _stop.holders += 1
-    try:
-        yield
-    finally:
-        _stop.holders -= 1
-
-
-def signal_asked() -> int | None:
-    """The signal that has asked this process to stop."""
-    return _stop.number
-
-
-def _remind(stop: _Stop, main_thread: int, ended: threading.Event) -> None:
-    """Sends the signal again until the command is over.
-
-    For a grace that ends, and for a place that loses exceptions, such as `__del__`.
+    Rank 0 writes the checkpoint, so the other ranks give it GRACE_SECONDS to leave first.
     """
-    stop.asked.wait()
-    while not ended.wait(REMINDER_SECONDS):
-        if stop.number is not None:
-            signal.pthread_kill(main_thread, stop.number)
-
-
-def _is_unwinding() -> bool:
-    """Whether the main thread is on its way out with Stopped already: clean-up is not to be broken off."""
-    error = sys.exception()
-    while error is not None:
-        if isinstance(error, Stopped):
-            return True
-        error = error.__context__
-    return False
+    if _request is None:
+        return
+    if int(os.environ.get("RANK", "0")) > 0:
+        patience = GRACE_SECONDS
+    if time.monotonic() - _request.time >= patience:
+        raise Stopped(_request.number)

@@ -133,9 +133,7 @@ def test_a_resumed_run_continues_with_the_same_lengths(fit, batch, tmp_path, rul
 
 
 def test_resuming_with_another_rule_is_refused():
-    with pytest.raises(
-        ValueError, match="rule is 'minimum', but the checkpoint's lengths were kept"
-    ):
+    with pytest.raises(ValueError, match="rule is 'minimum', but the checkpoint's lengths follow"):
         OptimalLength().load_state_dict(OptimalLength(rule="ema").state_dict())
 
 

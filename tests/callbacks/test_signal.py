@@ -117,7 +117,7 @@ def test_a_needed_signal_that_nobody_writes_names_the_place_and_the_callback_to_
         check_signals([OftenTruncated()], needed)
     assert str(error.value) == (
         "objective.hard_signal: no callback wrote the signal 'hard'; add one under callbacks, "
-        "e.g. ceeh.callbacks.difficulty.RollingDifficulty (written are: often_truncated)"
+        "e.g. ceeh.callbacks.difficulty.RollingDifficulty (signals that are written: often_truncated)"
     )
 
 
@@ -142,7 +142,7 @@ def failing(method, body):
         (
             "read",
             lambda self, uid: {}[uid],
-            "read('a') failed with KeyError: 'a' (test_signal.py, ",
+            "read('a') failed with KeyError: 'a', test_signal.py line ",
         ),
         ("observe", lambda self, outcome: 1 / 0, "observe('a') failed with ZeroDivisionError: div"),
         ("before_step", lambda self, outcomes: outcomes[9], "before_step() failed with IndexError"),
@@ -157,7 +157,7 @@ def failing(method, body):
         (
             "read",
             lambda self, uid: {"often_truncated": float("nan")},
-            "read('a') returned nan for 'often_truncated', which must be a finite number; a signal",
+            "read('a') returned nan for 'often_truncated', which must be a finite number; declare",
         ),
         (
             "read",
@@ -166,13 +166,11 @@ def failing(method, body):
         ),
     ],
 )
-def test_what_goes_wrong_in_a_signal_stops_the_run_and_is_told_with_its_place(
-    fit, batch, method, body, message
-):
+def test_an_error_in_a_signal_stops_the_run_and_names_its_place(fit, batch, method, body, message):
     with pytest.raises(ConfigError) as error:
         fit([failing(method, body)], [batch(("a", [DONE]))])
     assert str(error.value).startswith(f"Failing.{message}")
-    assert str(error.value).endswith("; correct it and continue with ckpt_path=last")
+    assert str(error.value).endswith("; fix it and resume with ckpt_path=last")
 
 
 def test_a_signal_that_may_be_undefined_is_nan_in_the_batch(fit, batch):
@@ -182,9 +180,7 @@ def test_a_signal_that_may_be_undefined_is_nan_in_the_batch(fit, batch):
     assert module.batch.signals["often_truncated"].isnan().all()
 
 
-def test_a_run_goes_on_from_before_the_step_in_which_a_signal_failed(
-    fit, batch, tmp_path, monkeypatch
-):
+def test_a_run_resumes_before_the_step_in_which_a_signal_failed(fit, batch, tmp_path, monkeypatch):
     def batches():
         return [batch(("a", [CUT])), batch(("b", [DONE])), batch(("a", [DONE]))]
 
@@ -210,7 +206,7 @@ def test_a_class_without_a_proper_declaration_is_refused_when_it_is_defined(writ
         type("Nameless", (SignalCallback,), body)
 
 
-def test_a_class_that_says_nothing_of_its_state_is_refused_unless_it_saves_it_itself():
+def test_a_class_that_declares_no_state_is_refused_unless_it_saves_it_itself():
     with pytest.raises(TypeError, match="Forgetful must declare the attributes that a checkpoint"):
         type("Forgetful", (SignalCallback,), {"writes": ("a",)})
     type("Saves", (SignalCallback,), {"writes": ("a",), "state_dict": lambda self: {}})
@@ -220,7 +216,7 @@ def test_a_class_that_says_nothing_of_its_state_is_refused_unless_it_saves_it_it
 def test_state_that_could_not_be_loaded_again_is_refused_when_it_is_saved(share):
     signal = OftenTruncated()
     signal.share = share
-    with pytest.raises(ValueError, match=r"OftenTruncated.share holds a \w+|a key of OftenTrunc"):
+    with pytest.raises(ValueError, match=r"OftenTruncated.share has a \w+|a key of OftenTrunc"):
         signal.state_dict()
 
 

@@ -43,7 +43,7 @@ def test_the_state_is_two_tensors_that_the_safe_loader_takes(tmp_path: Path) -> 
 
 
 def test_a_uid_with_a_nul_is_named() -> None:
-    with pytest.raises(ValueError, match=r"the uid 'a\\x00b' holds a NUL character"):
+    with pytest.raises(ValueError, match=r"the uid 'a\\x00b' has a NUL character"):
         filled({"a": 1.0, "a\0b": 1.0}).state_dict()
 
 

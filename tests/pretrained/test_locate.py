@@ -180,7 +180,7 @@ def test_damaged_and_foreign_checkpoints_are_refused(
     for file, message in (
         ("cut.ckpt", "cannot be read"),
         ("empty.ckpt", "cannot be read"),
-        ("other.ckpt", "holds no run's weights"),
+        ("other.ckpt", "does not contain the weights of a run"),
         ("lora.ckpt", r"lora\.ckpt' does not belong to .*: it lacks \d+ weights"),
         ("shape.ckpt", r"has 1 weights of another shape, e\.g\. 'model\.model\.norm\.weight'"),
         ("more.ckpt", r"has 1 unknown weights, e\.g\. 'model\.more'"),

@@ -19,7 +19,7 @@ from ceeh.run.checkpoint import (
     read_checkpoint,
     rollout_step_of,
 )
-from ceeh.run.checkpoint_io import Stream, WholeCheckpointIO
+from ceeh.run.checkpoint_io import AtomicCheckpointIO, Stream
 from tests.limits import largest_file
 
 
@@ -38,7 +38,7 @@ def state(rollout_step: int = 1, weight: float = 0.0, moment: float = 0.0) -> di
 
 def save(folder: Path, rollout_step: int, **poison: float) -> Path:
     file = checkpoint_file(folder, rollout_step)
-    ceeh_io = WholeCheckpointIO()
+    ceeh_io = AtomicCheckpointIO()
     ceeh_io.save_checkpoint(state(rollout_step, **poison), file)
     assert ceeh_io.failure is None
     return file
@@ -51,7 +51,7 @@ def test_what_is_saved_is_read_back_by_torch_alone(tmp_path: Path) -> None:
         torch.equal(read["state_dict"][name], kept["state_dict"][name])
         for name in kept["state_dict"]
     )
-    assert WholeCheckpointIO().load_checkpoint(file)["rollout_step"] == 3
+    assert AtomicCheckpointIO().load_checkpoint(file)["rollout_step"] == 3
     assert fault(file) is None  # NaN in a table is no poison
     assert [path.name for path in file.parent.iterdir()] == ["step-000003.ckpt"]
 
@@ -103,17 +103,12 @@ def test_the_newest_good_one_is_taken_and_the_others_are_named(
     (tmp_path / ".step-000012.ckpt.partial").write_bytes(whole[:100])
     assert newest_checkpoint(tmp_path) == checkpoint_file(tmp_path, 2)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(
-        "taking step-000002.ckpt, the newest good checkpoint; not step-000010.ckpt: "
-    )
-    assert "; not step-000006.ckpt: it is damaged (wrong checksum of " in line
-    assert (
-        "; not step-000004.ckpt: it holds numbers that are not finite, in state_dict.policy.b"
-        in line
-    )
+    assert line.startswith("resuming from step-000002.ckpt; skipped step-000010.ckpt: ")
+    assert "; step-000006.ckpt: it is damaged (wrong checksum of " in line
+    assert "; step-000004.ckpt: it contains NaN or infinity, first in state_dict.policy.b" in line
     checkpoint_file(tmp_path, 2).unlink()
     with pytest.raises(
-        ConfigError, match=r"no checkpoint in .* can be taken; step-000010\.ckpt: .*step-000004"
+        ConfigError, match=r"no checkpoint in .* can be loaded; step-000010\.ckpt: .*step-000004"
     ):
         newest_checkpoint(tmp_path)
     assert newest_checkpoint(tmp_path / "nowhere") is None
@@ -131,23 +126,23 @@ def test_a_poisoned_checkpoint_is_not_written(
     tmp_path: Path, poison: dict[str, float], name: str
 ) -> None:
     before = save(tmp_path, 2).read_bytes()
-    ceeh_io = WholeCheckpointIO()
+    ceeh_io = AtomicCheckpointIO()
     ceeh_io.save_checkpoint(state(2, **poison), checkpoint_file(tmp_path, 2))
     assert ceeh_io.failure is not None
-    assert ceeh_io.failure.poisoned
+    assert not ceeh_io.failure.finite
     assert ceeh_io.failure.reason.replace("[", r"\[").replace("]", r"\]").startswith(name)
     assert checkpoint_file(tmp_path, 2).read_bytes() == before
 
 
 def test_a_disk_that_fills_up_during_a_save_leaves_what_was_there(tmp_path: Path) -> None:
     before = save(tmp_path, 2).read_bytes()
-    ceeh_io = WholeCheckpointIO()
+    ceeh_io = AtomicCheckpointIO()
     with largest_file(9000):  # of 19 thousand bytes
         for step in (2, 4):
             ceeh_io.save_checkpoint(state(step), checkpoint_file(tmp_path, step))
             assert ceeh_io.failure is not None
             assert ceeh_io.failure.reason == "File too large"
-            assert not ceeh_io.failure.poisoned
+            assert ceeh_io.failure.finite
             assert ceeh_io.failure.needed == 3 * 4800 + 4 + 8  # a, b, exp_avg; step; the table
     assert [path.name for path in tmp_path.iterdir()] == ["step-000002.ckpt"]
     assert checkpoint_file(tmp_path, 2).read_bytes() == before
@@ -161,7 +156,7 @@ def test_a_disk_without_room_is_not_filled_to_the_brim(
 ) -> None:
     monkeypatch.setattr(ceeh.run.checkpoint_io, "free_bytes", lambda place: 5000)
     monkeypatch.setattr(torch, "save", lambda *arguments: pytest.fail("tried"))
-    ceeh_io = WholeCheckpointIO()
+    ceeh_io = AtomicCheckpointIO()
     ceeh_io.save_checkpoint(state(), tmp_path / "step-000001.ckpt")
     assert ceeh_io.failure is not None
     assert (ceeh_io.failure.reason, ceeh_io.failure.free) == ("No space left on device", 5000)
@@ -185,20 +180,20 @@ def test_an_interrupt_during_a_save_leaves_nothing(
         ceeh.run.checkpoint_io, "Stream", lambda target: Stream(Target(os.devnull, "wb"))
     )
     with pytest.raises(KeyboardInterrupt):
-        WholeCheckpointIO().save_checkpoint(state(), tmp_path / "step-000001.ckpt")
+        AtomicCheckpointIO().save_checkpoint(state(), tmp_path / "step-000001.ckpt")
     assert not list(tmp_path.iterdir())
 
 
 def test_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
     file = save(tmp_path, 1)
     for _ in range(2):
-        WholeCheckpointIO().remove_checkpoint(file)
+        AtomicCheckpointIO().remove_checkpoint(file)
     assert not file.exists()
 
 
 def test_a_checkpoint_of_weights_alone_is_nothing_to_go_on_from(tmp_path: Path) -> None:
     file = tmp_path / "step-000002.ckpt"
     torch.save({"state_dict": {}, "rollout_step": 2, "loops": {}}, file)
-    words = r"ckpt_path: '.*step-000002.ckpt' cannot be continued from, it lacks callbacks, lr_schedulers,"
+    words = r"ckpt_path: a run cannot resume from '.*step-000002.ckpt', it lacks callbacks, lr_schedulers,"
     with pytest.raises(ConfigError, match=words):
         rollout_step_of(file)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ceeh.run.disk_space
-from ceeh.errors import ConfigError
+from ceeh.errors import RunError
 from ceeh.modules.restore import load_policy
 from ceeh.pretrained.locate import open_trained
 from ceeh.run.checkpoint import read_checkpoint, tensors
@@ -45,11 +45,11 @@ def test_shared_storages_are_counted_once_and_whole() -> None:
         (39 * MIB, None),
         (
             29 * MIB,
-            "takes about 10.0 MiB, 29.0 MiB are free .*checkpoints.keep = 3 .* want 30.0 MiB more",
+            "takes about 10.0 MiB, and 29.0 MiB are free .*checkpoints.keep = 3, .* take 30.0 MiB more",
         ),
         (
             9 * MIB,
-            "takes about 10.0 MiB, 9.0 MiB are free .* too little for a single one; make room",
+            "takes about 10.0 MiB, and 9.0 MiB are free .* too little for even one; free space",
         ),
     ],
 )
@@ -62,8 +62,8 @@ def test_too_little_space_is_warned_of_and_none_at_all_refused(
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             check_space(tmp_path, 10 * MIB, 3)
-    elif "single" in message:
-        with pytest.raises(ConfigError, match=message):
+    elif "even one" in message:
+        with pytest.raises(RunError, match=message):
             check_space(tmp_path, 10 * MIB, 3)
     else:
         with pytest.warns(UserWarning, match=message):

@@ -32,7 +32,7 @@ def test_last_is_the_newest_checkpoint_of_the_newest_run(tmp_path: Path) -> None
 def test_last_without_a_run_begins_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, file = RunFolder.resume(str(tmp_path / "runs"), "a", "last")
     assert (folder.path, file) == (tmp_path / "runs" / "a", None)
-    assert "there is no run called 'a' under" in capsys.readouterr().out
+    assert "no run called 'a' under" in capsys.readouterr().out
 
 
 def test_last_of_a_run_killed_before_its_first_checkpoint_begins_it_again(
@@ -55,7 +55,7 @@ def test_a_damaged_file_is_refused_with_the_way_out(tmp_path: Path) -> None:
     file = checkpoint(tmp_path / "a", 4)
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(
-        ConfigError, match=r"cannot be taken, .* ckpt_path=last takes the newest good"
+        ConfigError, match=r"cannot resume from .* ckpt_path=last takes the newest good"
     ):
         RunFolder.resume(str(tmp_path), "a", str(file))
 
@@ -87,7 +87,7 @@ def test_a_run_that_is_under_way_is_not_resumed_beside_itself(tmp_path: Path) ->
     with run.claimed():
         # A process that was started meanwhile has no part in the claim.
         child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
-        with pytest.raises(ConfigError, match=r"the run '.*a' is under way in another process"):
+        with pytest.raises(ConfigError, match=r"the run '.*a' is in use by another process"):
             run.claimed().__enter__()
     with child, run.claimed():
         assert list(run.path.iterdir()) == []

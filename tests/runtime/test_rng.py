@@ -1,4 +1,4 @@
-"""Code that draws random numbers and may not be noticed by it."""
+"""Saving and restoring the rng states of a process."""
 
 import random
 
@@ -6,15 +6,31 @@ import numpy as np
 import pytest
 import torch
 
-from ceeh.runtime.rng import rng_preserved
+from ceeh.runtime.rng import read_rng, rng_preserved, set_rng
 
 
 def draws() -> list[float]:
-    return [random.random(), float(np.random.random()), float(torch.rand(()))]
+    """The second Gaussian of Python and NumPy comes from a cache."""
+    return [
+        random.gauss(0, 1),
+        random.random(),
+        float(np.random.standard_normal()),
+        float(torch.rand(())),
+    ]
+
+
+def test_states_survive_a_checkpoint(tmp_path) -> None:
+    draws()
+    torch.save(read_rng(torch.device("cpu")), tmp_path / "states")
+    expected = draws()
+    set_rng(torch.load(tmp_path / "states", weights_only=True), torch.device("cpu"))
+    assert draws() == expected
 
 
 @pytest.mark.parametrize("error", [None, MemoryError, KeyboardInterrupt])
-def test_generators_go_on_as_if_the_block_had_not_drawn(error: type[BaseException] | None) -> None:
+def test_rng_states_do_not_depend_on_what_the_block_draws(
+    error: type[BaseException] | None,
+) -> None:
     with rng_preserved():
         expected = draws()
 

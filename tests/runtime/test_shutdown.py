@@ -1,7 +1,9 @@
-"""Where a signal may interrupt a command, and how the command ends."""
+"""When a termination signal takes effect, and how the command ends."""
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,13 +16,7 @@ from ceeh.runtime.cli import run_command
 from ceeh.runtime.shutdown import Stopped, signals_honored
 from tests.endings import interrupt
 
-PATIENCE = 30.0
-"""Seconds after which a test that waits for a signal fails."""
-
-
-def wait_for_signal() -> None:
-    time.sleep(PATIENCE)
-    pytest.fail("no signal came through")
+ASKED = "stopping at the next safe point; a second signal ends the process at once"
 
 
 @pytest.mark.parametrize(
@@ -32,38 +28,64 @@ def wait_for_signal() -> None:
         (signal.SIGUSR2, 140),
     ],
 )
-def test_a_signal_ends_a_command_at_once_with_its_status(
+def test_a_signal_ends_a_command_at_its_next_check_with_its_status(
     number: int, status: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    reached = []
+
     def command() -> int:
         os.kill(os.getpid(), number)
-        return 0
+        reached.append(shutdown.requested())
+        shutdown.check()
+        pytest.fail("the check let it through")
 
-    assert run_command(command, if_stopped="go on with ckpt_path=last", last=True) == status
+    assert run_command(command, if_stopped="resume with ckpt_path=last", last=True) == status
+    assert reached == [number]
     name = signal.Signals(number).name
-    said = f"{name}: stopping ...\nstopped by {name}; go on with ckpt_path=last\n"
+    said = f"{name}: {ASKED}\nstopped by {name}; resume with ckpt_path=last\n"
     assert capfd.readouterr().err == said
 
 
-def test_further_signals_change_nothing_before_nor_after_the_end() -> None:
+def test_a_command_that_is_done_before_its_next_check_has_its_own_status() -> None:
+    def command() -> int:
+        interrupt()
+        return 3
+
+    assert run_command(command, if_stopped="", last=True) == 3
+
+
+def test_a_repeat_within_a_second_changes_nothing_even_after_the_end() -> None:
     cleaned = []
 
     def command() -> int:
         try:
             interrupt()
+            shutdown.check()
         finally:
-            try:
-                raise OSError  # clean-up has errors of its own
-            except OSError:
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(2 * shutdown.REMINDER_SECONDS)
+            os.kill(os.getpid(), signal.SIGTERM)
             cleaned.append(True)
         return 0
 
     assert run_command(command, if_stopped="", last=True) == 130
-    assert cleaned == [True]
     os.kill(os.getpid(), signal.SIGTERM)  # would end this process
-    interrupt()
+    assert cleaned == [True]
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    program = """
+import os, signal, time
+from ceeh.runtime import shutdown
+shutdown.REPEAT_SECONDS = 0.1
+with shutdown.signals_honored():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)
+    print("working", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "working\n")
+    assert done.stderr == f"SIGTERM: {ASKED}\n"
 
 
 def test_a_terminal_that_is_gone_loses_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,114 +94,46 @@ def test_a_terminal_that_is_gone_loses_no_signal(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("os.write", gone)
     monkeypatch.setattr("builtins.print", gone)
-
-    def command() -> int:
-        interrupt()
-        return 0
-
-    assert run_command(command, if_stopped="", last=True) == 130
+    assert run_command(failing_after(interrupt), if_stopped="", last=True) == 130
 
 
 def test_a_block_within_another_changes_nothing() -> None:
     with signals_honored():
-        handler = signal.getsignal(signal.SIGTERM)
         with signals_honored():
-            assert signal.getsignal(signal.SIGTERM) == handler
-        assert signal.getsignal(signal.SIGTERM) == handler
+            interrupt()
+        with pytest.raises(Stopped, match="stopped by SIGINT"):
+            shutdown.check()
 
 
-def test_ranks_above_zero_let_rank_zero_leave_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
+@pytest.mark.parametrize(("rank", "patience"), [("0", 0.2), ("1", 0.0)])
+def test_an_update_that_changed_weights_and_ranks_above_zero_have_a_grace(
+    monkeypatch: pytest.MonkeyPatch, rank: str, patience: float
+) -> None:
+    monkeypatch.setenv("RANK", rank)
     monkeypatch.setattr(shutdown, "GRACE_SECONDS", 0.2)
-    done = []
-
-    def work() -> None:
+    with signals_honored():
         interrupt()
-        done.append(1)
-        wait_for_signal()
-
-    assert stopped(work)
-    assert done == [1]
-
-
-def stopped(work: Callable[[], None]) -> bool:
-    """Whether `work` ends in a stop."""
-    with pytest.raises(Stopped) as raised, signals_honored():
-        work()
-    return raised.value.number == signal.SIGINT
+        shutdown.check(patience)
+        time.sleep(0.3)
+        with pytest.raises(Stopped):
+            shutdown.check(patience)
 
 
-def test_what_is_held_comes_to_its_end_first() -> None:
-    done = []
-
-    def work() -> None:
-        with shutdown.held(), shutdown.held():
-            interrupt()
-            time.sleep(2 * shutdown.REMINDER_SECONDS)
-            done.append(1)
-        wait_for_signal()
-
-    assert stopped(work)
-    assert done == [1]
-
-
-def test_a_delayed_signal_comes_at_the_release() -> None:
-    done = []
-
-    def work() -> None:
-        shutdown.delay()
-        interrupt()
-        done.append(1)
-        assert shutdown.signal_asked()
-        shutdown.release()
-        done.append(2)
-
-    assert stopped(work)
-    assert done == [1]
-    assert not shutdown.signal_asked()
-
-
-def test_a_delay_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutdown, "GRACE_SECONDS", 0.1)
-
-    def work() -> None:
-        shutdown.delay()
-        interrupt()
-        wait_for_signal()
-
-    assert stopped(work)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_place_that_loses_the_exception_does_not_lose_the_signal() -> None:
-    class Losing:
-        def __del__(self) -> None:
-            interrupt()
-
-    def work() -> None:
-        losing = Losing()
-        del losing
-        wait_for_signal()
-
-    assert stopped(work)
-
-
-def test_what_is_ignored_by_whoever_started_the_command_stays_ignored() -> None:
+def test_what_the_parent_process_ignores_stays_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with signals_honored():
         interrupt()
+        shutdown.check()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_handlers_and_threads_are_given_back() -> None:
+def test_handlers_are_restored_and_the_request_forgotten() -> None:
     before = [signal.getsignal(number) for number in shutdown.SIGNALS]
     with signals_honored():
         assert signal.getsignal(signal.SIGTERM) not in before
+        interrupt()
     assert [signal.getsignal(number) for number in shutdown.SIGNALS] == before
-    for thread in threading.enumerate():
-        if thread.name == "stopping":
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
+    assert shutdown.requested() is None
 
 
 def test_a_thread_that_gets_no_signals_may_run_a_command() -> None:
@@ -188,7 +142,7 @@ def test_a_thread_that_gets_no_signals_may_run_a_command() -> None:
         target=lambda: statuses.append(run_command(lambda: 3, if_stopped="", last=True))
     )
     thread.start()
-    thread.join(PATIENCE)
+    thread.join(30)
     assert statuses == [3]
 
 
@@ -205,21 +159,21 @@ def test_errors_for_people_end_without_a_trace(
 
 def failing_after(ask: Callable[[], None]) -> Callable[[], int]:
     def command() -> int:
-        shutdown.delay()  # as between two optimizer steps
         ask()
         raise ConnectionError("a process of the run is gone")
 
     return command
 
 
-def failing_clean_up() -> int:
+def failing_cleanup() -> int:
     try:
         interrupt()
+        shutdown.check()
     finally:
         raise ConnectionError("a process of the run is gone")
 
 
-@pytest.mark.parametrize("command", [failing_after(interrupt), failing_clean_up])
+@pytest.mark.parametrize("command", [failing_after(interrupt), failing_cleanup])
 def test_an_error_of_a_command_that_stops_is_told_and_changes_nothing(
     command: Callable[[], int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,7 +53,7 @@ def test_an_output_that_is_a_file_is_refused_before_any_engine(
     (tmp_path / "file").write_text("mine")
     for output in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
         answer = said(fit.main, fit_arguments(tiny_model_dir, output))
-        assert_refused(answer, "output: no folder can be made in", str(output), "can be written")
+        assert_refused(answer, "output: cannot create a folder in", str(output), "writable folder")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -76,7 +76,7 @@ def test_a_latest_that_is_a_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "latest").mkdir()
     (tmp_path / "latest" / "mine").write_text("x")
     answer = said(fit.main, fit_arguments("starter", tmp_path))
-    assert_refused(answer, "output: no folder can be made in")
+    assert_refused(answer, "output: cannot create a folder in")
     assert (tmp_path / "latest" / "mine").read_text() == "x"
 
 
@@ -91,7 +91,7 @@ def test_a_checkpoint_outside_a_run_folder_is_refused(
     given = f"ckpt_path={downloads / 'got.ckpt'}"
     answer = said(fit.main, fit_arguments("starter", tmp_path / "runs", given))
     assert_refused(
-        answer, "ckpt_path", "outside a run folder", "put it into checkpoints/ of its run"
+        answer, "ckpt_path", "is not in a run folder", "put it into checkpoints/ of its run"
     )
     assert contents(tmp_path) == before
 

@@ -1,4 +1,4 @@
-"""What the trainer asks of an engine that generates rollouts; `VLLMEngine` is the one that ships."""
+"""The interface of an engine that generates rollouts; `VLLMEngine` implements it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from ceeh.types import Completion, Prompt, RolloutGroup
 class Sampling:
     """How to sample: `completions` per prompt, each at most `max_tokens` long.
 
-    `seed` with `per_request` derives one seed per (seed, prompt uid), so a prompt's rollouts do not
-    depend on its neighbors; without, one engine-wide generator is seeded once per call (faster).
+    With `seeds` "request" each prompt has a seed derived from (seed, uid), so its rollouts do not depend on
+    its neighbors; with "step" one rng is seeded once per call, which is faster.
     """
 
     completions: int
@@ -31,23 +31,23 @@ class RolloutEngine(Protocol):
 
     @property
     def policy_version(self) -> int:
-        """Optimizer steps of the weights held now; -1 until the first push."""
+        """Optimizer steps of the current weights; -1 until the first push."""
         ...
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
-        """One group per prompt, in the order given."""
+        """One group per prompt, in the same order. Long ones call `ceeh.runtime.shutdown.check` meanwhile."""
         ...
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], *, policy_version: int) -> None:
-        """Replaces every weight, names in the Hugging Face spelling, and forgets cached prefixes."""
+        """Replaces every weight, by its Hugging Face name, and drops cached prefixes."""
         ...
 
     def canary(self, *, temperature: float) -> tuple[tuple[int, ...], Completion]:
-        """A short fixed prompt's token ids and a completion of it, to hold against the trainer."""
+        """A short fixed prompt's token ids and a completion of it, to compare with the trainer."""
         ...
 
     def sleep(self) -> None:
-        """Frees device memory between rollouts where the platform can; otherwise does nothing."""
+        """Frees device memory between rollouts, if the platform can."""
         ...
 
     def wake(self) -> None:
@@ -55,5 +55,5 @@ class RolloutEngine(Protocol):
         ...
 
     def close(self) -> None:
-        """Releases the engine. Harmless when called twice."""
+        """Releases the engine. May be called twice."""
         ...

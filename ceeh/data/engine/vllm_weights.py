@@ -1,4 +1,4 @@
-"""Which weights a push must bring, and what vLLM forgets when it takes them."""
+"""Which weights a push must contain, and the packed copies that vLLM does not update by itself."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightShapes:
-    """Shapes by Hugging Face name: those that must come, all that may (tied copies, buffers)."""
+    """Shapes by Hugging Face name: the required ones, and all that are allowed (tied copies, buffers)."""
 
     required: dict[str, tuple[int, ...]]
     allowed: dict[str, tuple[int, ...]]
 
 
 def weight_shapes(model_path: str, *, trust_remote_code: bool) -> WeightShapes:
-    """Read off the architecture of `model_path`, without its weights."""
+    """Those of the architecture of `model_path`, without loading its weights."""
     config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
@@ -30,7 +30,7 @@ def weight_shapes(model_path: str, *, trust_remote_code: bool) -> WeightShapes:
 def checked(
     weights: Iterable[tuple[str, Tensor]], shapes: WeightShapes
 ) -> Iterator[tuple[str, Tensor]]:
-    """Passes `weights` on. Raises ValueError for an unknown name or shape, in the end for gaps."""
+    """Yields `weights`. Raises ValueError for an unknown name or shape, and at the end for missing ones."""
     missing = dict.fromkeys(shapes.required)
     for name, weight in weights:
         if name not in shapes.allowed:
@@ -47,16 +47,15 @@ def checked(
         yield name, weight
     if missing:
         raise ValueError(
-            f"the push left out {len(missing)} of {len(shapes.required)} weights, the first "
-            f"'{next(iter(missing))}'; those would stay at older values, push every weight"
+            f"the push lacks {len(missing)} of {len(shapes.required)} weights, the first "
+            f"'{next(iter(missing))}'; they would keep older values, push every weight"
         )
 
 
 def release_packed(model: nn.Module) -> None:
-    """Drops the packed matrices of the weights that are about to be replaced: CPU builds only.
+    """Frees the packed matrices of the weights that a push replaces: CPU builds only.
 
-    They would live on beside the new ones, the head's until the push is over. Nothing can be
-    generated before the push has made new ones.
+    They would take memory next to the new ones. Nothing can be generated until the push has made those.
     """
     for module in model.modules():
         if "cpu_linear" in vars(module):
@@ -64,10 +63,10 @@ def release_packed(model: nn.Module) -> None:
 
 
 def repack_heads(model: nn.Module) -> None:
-    """Packs anew, from their plain weights, the matrices that vLLM keeps in both forms on the CPU.
+    """Packs the matrices again that vLLM keeps both plain and packed on the CPU.
 
-    The head is one: it multiplies by a packed copy, which a reload refreshes only where the head
-    has weights of its own. With tied embeddings the embedding would be new and the head stale.
+    The head is one: it multiplies by a packed copy, which a reload updates only if the head has its own
+    weights. With tied embeddings the embedding would be new and the head stale.
     """
     for module in model.modules():
         if "cpu_linear" in vars(module) and module.get_parameter("weight").numel() > 0:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ceeh.errors import ConfigError, RunError
+from ceeh.runtime import shutdown
 from ceeh.types import Outcome, Verdict
 
 SCRIPT = Path(__file__).with_name("worker.py")
@@ -222,6 +223,7 @@ class WorkerPool:
         self._stalled = 0.0
         try:
             while queue.num_open:
+                shutdown.check()
                 stalled = self._stalled + sum(map(self._stalled_by, self.workers))
                 if stalled >= stall_seconds * self.size:
                     for worker in [w for w in self.workers if w.tasks]:

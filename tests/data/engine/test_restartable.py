@@ -1,4 +1,4 @@
-"""An engine that fails is built anew once, with the present weights, and asked again."""
+"""An engine that fails is restarted once, with the current weights, and called again."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,11 +23,11 @@ SAMPLING = Sampling(completions=2, temperature=1.0, max_tokens=6)
 SOUND = 8
 """Calls before a run generates for its first step: the base takes wake, wake, push, canary and a generation,
 the start of the training wake, push, canary."""
-AGAIN = r"the engine failed while {doing} \(MemoryError: full\); it is built anew with .* the first time"
+AGAIN = r"the engine failed while {doing} \(MemoryError: full\); restarting it .*\(restart 1 of this run\)"
 
 
 class Failing(TorchEngine):
-    """Raises what is next on `errors`, which all engines share, where None lets a call through."""
+    """Raises the next of `errors`, which all engines share; None lets the call pass."""
 
     errors: Iterator[BaseException | None] = iter(())
 
@@ -72,9 +72,9 @@ def built(tiny_model_dir: Path) -> Iterator[tuple[RestartableEngine, list[Failin
 
 CALLS: dict[str, Callable[[RestartableEngine], object]] = {
     "sampling 2 completions of 1 prompts": lambda engine: engine.generate([PROMPT], SAMPLING),
-    "a first sample": lambda engine: engine.canary(temperature=1.0),
+    "sampling the canary": lambda engine: engine.canary(temperature=1.0),
     "waking up": lambda engine: engine.wake(),
-    "taking the weights of policy version 7": lambda engine: engine.load_weights(
+    "loading the weights of policy version 7": lambda engine: engine.load_weights(
         engine.weights() if engine.weights else (), policy_version=7
     ),
 }
@@ -102,7 +102,7 @@ def test_a_second_failure_stops_and_says_what_to_do(
     words = (
         r"failed twice, .* sampling 2 completions .*\(MemoryError: full again\).*kv_cache_gib.*last"
     )
-    with pytest.warns(UserWarning, match="built anew"), pytest.raises(RunError, match=words):
+    with pytest.warns(UserWarning, match="restarting it"), pytest.raises(RunError, match=words):
         engine.generate([PROMPT], SAMPLING)
     assert len(engines) == 2
 
@@ -112,16 +112,16 @@ def test_an_engine_that_has_proved_itself_since_may_fail_again(
 ) -> None:
     engine, engines = built
     monkeypatch.setattr("ceeh.data.engine.restartable.TRIED_AFTER", 3)
-    for time in ("first", "second"):
+    for number in (1, 2):
         Failing.errors = iter([MemoryError("full")])
-        with pytest.warns(UserWarning, match=rf"built anew .* for the {time} time"):
+        with pytest.warns(UserWarning, match=rf"restart {number} of this run"):
             engine.generate([PROMPT], SAMPLING)
         for _ in range(2):
             engine.generate([PROMPT], SAMPLING)
     assert len(engines) == 3
     engine.generate([PROMPT], SAMPLING)
     Failing.errors = iter([MemoryError("full")])
-    with pytest.warns(UserWarning, match="for the third time"):
+    with pytest.warns(UserWarning, match="restart 3 of this run"):
         engine.generate([PROMPT], SAMPLING)
     Failing.errors = iter([None, MemoryError("full")])
     engine.generate([PROMPT], SAMPLING)
@@ -152,13 +152,13 @@ def test_a_build_that_fails_is_the_second_failure(
         raise ValueError("free memory on device is less than asked for")  # as vLLM says it
 
     monkeypatch.setattr(engine, "build", fails)
-    words = r"failed while sampling .* could not be built anew \(ValueError: free memory .*\)"
-    with pytest.warns(UserWarning, match="built anew"), pytest.raises(RunError, match=words):
+    words = r"failed while sampling .* could not be restarted \(ValueError: free memory .*\)"
+    with pytest.warns(UserWarning, match="restarting it"), pytest.raises(RunError, match=words):
         engine.generate([PROMPT], SAMPLING)
 
 
 @pytest.mark.parametrize("error", [ValueError("too long"), RunError("not finite"), Stopped(15)])
-def test_what_another_engine_would_not_cure_is_let_through(
+def test_an_error_that_another_engine_would_not_cure_passes_through(
     built: tuple[RestartableEngine, list[Failing]], error: BaseException
 ) -> None:
     engine, engines = built
@@ -168,14 +168,13 @@ def test_what_another_engine_would_not_cure_is_let_through(
     assert len(engines) == 1
 
 
-def test_an_error_of_a_process_that_is_asked_to_stop_builds_nothing(
+def test_an_error_after_a_termination_signal_restarts_nothing(
     built: tuple[RestartableEngine, list[Failing]],
 ) -> None:
     engine, engines = built
     Failing.errors = iter([ConnectionError("gone")])
 
     def asked() -> None:
-        shutdown.delay()
         interrupt()
         engine.generate([PROMPT], SAMPLING)
 
@@ -194,13 +193,13 @@ def test_a_run_whose_engine_fails_gives_the_numbers_of_one_whose_engine_did_not(
     Failing.errors = iter(())
     assert ceeh.fit.main([*given, f"output={tmp_path / 'whole'}"]) == 0
     Failing.errors = iter([*[None] * SOUND, MemoryError("full")])
-    with pytest.warns(UserWarning, match="built anew"):
+    with pytest.warns(UserWarning, match="restarting it"):
         assert ceeh.fit.main([*given, f"output={tmp_path / 'failed'}"]) == 0
     assert rows(tmp_path / "failed" / "starter") == rows(tmp_path / "whole" / "starter")
 
     Failing.errors = iter([*[None] * SOUND, *[MemoryError("full"), None, MemoryError("full")]])
     capsys.readouterr()
-    with pytest.warns(UserWarning, match="built anew"):
+    with pytest.warns(UserWarning, match="restarting it"):
         assert ceeh.fit.main([*given, f"output={tmp_path / 'twice'}"]) == 1
     said = capsys.readouterr().err
     assert "error: the engine failed twice" in said

@@ -1,4 +1,4 @@
-"""The end of the real engine: by failure, by `close`, and another one after it."""
+"""The end of the real engine: by a stop, an error or `close`, and another one after it."""
 
 import logging
 import os
@@ -13,7 +13,9 @@ from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.data.engine.vllm_process import import_vllm, process_kept
 from ceeh.errors import ConfigError
+from ceeh.runtime.shutdown import Stopped, signals_honored
 from ceeh.types import Prompt
+from tests.endings import interrupt
 
 pytestmark = pytest.mark.engine
 
@@ -25,21 +27,22 @@ def build(folder: Path) -> VLLMEngine:
     return VLLMEngine(str(folder), 64, kv_cache_gib=0.1, options={"max_num_seqs": 8})
 
 
-def test_an_engine_closed_by_a_failed_generation_can_be_followed_by_another(
+def test_a_stop_closes_the_engine_after_the_step_and_another_can_follow(
     tiny_model_dir, monkeypatch
 ):
     engine = build(tiny_model_dir)
     step, steps = engine._llm.llm_engine.step, []
 
-    def failing_step():
+    def interrupted_step():
         steps.append(None)
         if len(steps) == 3:
-            raise KeyboardInterrupt
+            interrupt()
         return step()
 
-    monkeypatch.setattr(engine._llm.llm_engine, "step", failing_step)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(engine._llm.llm_engine, "step", interrupted_step)
+    with signals_honored(), pytest.raises(Stopped, match="SIGINT"):
         engine.generate([PROMPT], SAMPLING)
+    assert len(steps) == 3
     engine.close()
     with pytest.raises(RuntimeError, match="engine is closed"):
         engine.generate([PROMPT], SAMPLING)
@@ -48,7 +51,7 @@ def test_an_engine_closed_by_a_failed_generation_can_be_followed_by_another(
     with build(tiny_model_dir) as second:
         weights = dict(AutoModelForCausalLM.from_pretrained(tiny_model_dir).named_parameters())
         weights.pop("model.norm.weight")
-        with pytest.raises(ValueError, match=r"left out 1 of .* 'model.norm.weight'"):
+        with pytest.raises(ValueError, match=r"lacks 1 of .* 'model.norm.weight'"):
             second.load_weights(weights.items(), policy_version=1)
         with pytest.raises(RuntimeError, match="engine is closed"):
             second.canary(temperature=1.0)

@@ -27,11 +27,22 @@ class DrawingLLM:
             return int(torch.randint(2**31, ()))
         return int(np.random.randint(2**31))
 
-    def generate(self, inputs, params, use_tqdm):
-        return [
-            SimpleNamespace(outputs=[self.completion() for _ in range(given["n"])])
-            for _, given in zip(inputs, params, strict=True)
-        ]
+    @property
+    def llm_engine(self) -> "DrawingLLM":
+        return self
+
+    def enqueue(self, inputs, params, use_tqdm):
+        assert len(inputs) == len(params)
+        self.waiting = [(number, given["n"]) for number, given in enumerate(params)]
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self.waiting)
+
+    def step(self):
+        # The last one finishes first.
+        number, n = self.waiting.pop()
+        outputs = [self.completion() for _ in range(n)]
+        return [SimpleNamespace(request_id=str(number), finished=True, outputs=outputs)]
 
     def completion(self):
         token = self.draw()

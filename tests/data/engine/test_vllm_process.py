@@ -64,7 +64,7 @@ def test_a_vllm_from_0_26_to_0_33_is_taken_silently(installed, version):
 
 def test_a_newer_vllm_is_taken_with_a_warning(installed):
     installed("0.34.0")
-    with pytest.warns(UserWarning, match="newer than those ceeh was read against"):
+    with pytest.warns(UserWarning, match="newer than the tested versions"):
         import_vllm()
 
 
@@ -149,13 +149,17 @@ def test_a_cuda_engine_has_a_float32_head_unless_the_user_says_otherwise():
 
 
 def test_options_that_would_break_training_are_refused_with_the_place_to_set_them():
-    with pytest.raises(ConfigError, match=r"options\.logprobs_mode is not free: the log-probs"):
+    with pytest.raises(
+        ConfigError, match=r"options\.logprobs_mode cannot be set here: the log-probs"
+    ):
         check_options({"logprobs_mode": "raw_logprobs"})
     with pytest.raises(ConfigError, match=r"options\.max_model_len.*prompts\.max_prompt_tokens"):
         check_options({"max_model_len": 10})
 
 
 def test_tensor_parallelism_is_refused():
-    with pytest.raises(ConfigError, match=r"tensor_parallel_size must be 1: each process has an"):
+    with pytest.raises(
+        ConfigError, match=r"tensor_parallel_size must be 1: each process has its own"
+    ):
         check_options({"tensor_parallel_size": 2})
     assert check_options({"tensor_parallel_size": 1}) == {"tensor_parallel_size": 1}

@@ -32,14 +32,14 @@ def test_a_tied_head_may_come_and_need_not(tiny_model_dir, weights):
 
 def test_an_untied_head_must_come(untied_model_dir, weights):
     shapes = weight_shapes(str(untied_model_dir), trust_remote_code=False)
-    with pytest.raises(ValueError, match=r"left out 1 of \d+ weights, the first 'lm_head.weight'"):
+    with pytest.raises(ValueError, match=r"lacks 1 of \d+ weights, the first 'lm_head.weight'"):
         list(checked(weights.items(), shapes))
 
 
 def test_an_empty_push_is_refused(tiny_model_dir, weights):
     shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
     count = len(weights)
-    with pytest.raises(ValueError, match=f"left out {count} of {count} weights"):
+    with pytest.raises(ValueError, match=f"lacks {count} of {count} weights"):
         list(checked([], shapes))
 
 
