@@ -150,7 +150,7 @@ def test_a_second_process_leaves_a_run_that_is_under_way_alone(
 ) -> None:
     folder = RunFolder(fit(small(tiny_model_dir, tmp_path, "rollouts.steps=1")))
     before = sorted(folder.path.rglob("*"))
-    with folder.claimed(), pytest.raises(ConfigError, match="under way in another process"):
+    with folder.claimed(), pytest.raises(ConfigError, match="in use by another process"):
         fit(small(tiny_model_dir, tmp_path, "ckpt_path=last", "rollouts.steps=2"))
     assert sorted(folder.path.rglob("*")) == before
 
