@@ -59,7 +59,7 @@ class RunFolder:
                     path.mkdir()
                     break
                 number += 1
-            atomic_link(folder.path.parent / "latest", path.name)
+            atomic_link(path.parent / "latest", path.name)
         except OSError as error:
             raise not_writable(output, error) from error
         return cls(path)
