@@ -182,7 +182,7 @@ def test_a_run_in_use_by_another_process_is_left_alone(
     folder = RunFolder(whole[0])
     before = sorted(folder.path.rglob("*"))
     with folder.claimed(), pytest.raises(ConfigError, match="in use by another process"):
-        fit(small(tiny_model_dir, tmp_path, "ckpt_path=last", "rollouts.steps=2"))
+        fit(small(tiny_model_dir, folder.path.parent, f"ckpt_path={folder.newest_checkpoint()}"))
     assert sorted(folder.path.rglob("*")) == before
 
 

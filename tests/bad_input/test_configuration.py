@@ -88,7 +88,7 @@ def test_a_file_with_a_byte_order_mark_is_read(whole_config: Path, tmp_path: Pat
         ("prompts.train.init_args.split=test", "split must be one of train, held_out, got 'test'"),
         ("callbacks.difficulty.init_args.rise=2", "callbacks.difficulty"),
         ("engine.class_path=ceeh.data.engine.VLLMEngin", "engine.class_path ... VLLMEngin"),
-        ("prompts.instruction='  '", "prompts.instruction must be a text, or null for none"),
+        ("prompts.instruction='  '", "prompts.instruction must be non-empty text, or null"),
         ("prompts.system_prompt=x", "prompts.system_prompt needs prompts.chat_template: true"),
         ("prompts.chat_template=true", "prompts.chat_template is true ... has no chat template"),
         ("prompts.instruction=" + "again " * 300, "all 24 prompts are longer than"),

@@ -61,7 +61,7 @@ CASES = {
     "prompts.train mine.py:Breaks": "fails while it is read (ZeroDivisionError: row 1, mine.py line 22",
     "prompts.train mine.py:Surrogates": "the text of a question must be valid UTF-8 text",
     "verifier mine.py:NoVerifier": "Verifier",
-    "verifier mine.py:Closed": "mine.py:Closed failed in unreadable ... the grader is down",
+    "verifier mine.py:Closed": "Closed failed in unreadable ... the grader is down",
     f"{REWARD} {{class_path: 'mine.py:number'}}": "must be a function",
     f"{REWARD} {{class_path: 'gone.py:f'}}": "cannot import 'gone.py'",
     "verifier ceeh.data.verify.ExactAnswer {pattern: '('}": "pattern '(' is not a regular expression",

@@ -43,7 +43,7 @@ def test_an_output_with_control_characters_is_refused(output: str, tmp_path: Pat
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(f"output: {ascii_yaml(output)}\n")
     answer = said(fit.main, ["--config", str(SHIPPED), "--config", str(overlay)])
-    assert_refused(answer, "output must be a text without control characters")
+    assert_refused(answer, "output must be non-empty text without control characters")
 
 
 def test_an_output_that_is_a_file_is_refused_before_any_engine(
@@ -122,7 +122,5 @@ def test_the_samples_of_a_benchmark_cannot_leave_their_folder(file: str, tmp_pat
     shutil.copy(source, benchmark)
     given = ["starter", "--benchmarks", str(benchmark), "--output", str(tmp_path / "out")]
     answer = said(evaluate.main, given)
-    assert_refused(
-        answer, "--benchmarks: the name of a benchmark", str(benchmark), "rename the file"
-    )
+    assert_refused(answer, "--benchmarks: a benchmark's name", str(benchmark), "rename the file")
     assert not (tmp_path / "out").exists()

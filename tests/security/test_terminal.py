@@ -114,11 +114,11 @@ def test_results_of_another_shape_are_refused(tmp_path: Path) -> None:
         *("format", "name", "benchmarks", "model", "protocol", "average"),
         *(
             f"benchmarks.sums.{key}"
-            for key in ("settings", "figures", "levels", "questions", "samples")
+            for key in ("settings", "metrics", "levels", "questions", "samples")
         ),
         *(
             f"benchmarks.sums.{key}"
-            for key in ("settings.title", "figures.accuracy", "figures.tokens.low")
+            for key in ("settings.title", "metrics.accuracy", "metrics.tokens.low")
         ),
     )
     records: list[object] = [[], "x", None]

@@ -205,7 +205,10 @@ TABLE = {"class_path": "ceeh.data.sources.Table", "init_args": {"path": "a/b"}}
             {"parts": {"a": TABLE | {"question": 3}}},
             r"parts.a.question: .*Did you mean: 'questions'",
         ),
-        ({"parts": {"a": TABLE | {"questions": 0}}}, "parts.a.questions must be at least 1, got 0"),
+        (
+            {"parts": {"a": TABLE | {"questions": 0}}},
+            "parts.a.questions must be at least 1, or null, got 0",
+        ),
         ({"parts": {"a": {"questions": 1}}}, "parts.a.class_path must be package.module.Class"),
         (
             {"decontaminate": {}},
