@@ -135,5 +135,5 @@ def test_results_of_another_shape_are_refused(tmp_path: Path) -> None:
         (other / "results.json").write_text(json.dumps(record))
         given = [str(tmp_path / "a"), f"x={other}", "--output", str(tmp_path / "out")]
         answer = said(compare.main, given)
-        assert_refused(answer, str(other), "is not what python -m ceeh.evaluate writes ... again")
+        assert_refused(answer, str(other), "is not a file of python -m ceeh.evaluate ... again")
     assert not (tmp_path / "out").exists()
