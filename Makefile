@@ -87,4 +87,4 @@ lock:
 	sed -i '/^torch==/d; /never/d' requirements/cpu.txt
 
 clean:
-	rm -rf $(VENV) .venv-trl runs mlflow.db mlartifacts
+	rm -rf $(VENV) $(VENV)-audit .venv-trl runs mlflow.db mlartifacts

@@ -94,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"\n{folder / 'comparison.json'}; report: {report}")
         return 0
 
-    return run_command(command, if_stopped="run the same command again", last=arguments is None)
+    return run_command(
+        command, if_stopped="run the same command again", last=arguments is None, at_once=True
+    )
 
 
 if __name__ == "__main__":

@@ -179,7 +179,8 @@ def track(source: ModelSource, protocol: EvaluationConfig, results: Results) -> 
             )
             return
         if source.run and not source.checkpoint:
-            key = read_state(source.run.path).get("key")
+            state = read_state(source.run.path)
+            key = state.get("key") if "entries" in state else None  # else of a version before 0.2
     mlflow = GuardedMLFlowLogger(
         uri=tracking.mlflow_uri,
         experiment=tracking.experiment,

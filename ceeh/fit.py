@@ -45,6 +45,7 @@ def fit(config: Config) -> Path:
     """
     quieten()
     inputs = gather_inputs(config)
+    shutdown.check()
     seed_everything(config.seed, verbose=False)
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
@@ -58,6 +59,7 @@ def fit(config: Config) -> Path:
         keep_reference=config.objective.kl_coefficient > 0,
     )
     module = CEEHModule(config, policy)
+    shutdown.check()
     with ExitStack() as held:
         folder, checkpoint = from_rank_zero(
             lambda: open_folder(config, inputs, policy.checkpoint_bytes, held)
@@ -132,7 +134,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fit(config)
         return 0
 
-    return run_command(command, if_stopped="resume with ckpt_path=last", last=arguments is None)
+    return run_command(
+        command,
+        if_stopped="resume with ckpt_path=last",
+        last=arguments is None,
+        at_once=given.dry_run,
+    )
 
 
 if __name__ == "__main__":

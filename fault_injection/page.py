@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent
 INTRODUCTION = """# What a run survives
 
 `make drill` breaks real runs of the starter on purpose, with the real engine, and writes this page. Each
-experiment also runs alone: `python -m fault_injection.NAME --help`. Short forms are in the tests. Measured on
-two cores without a GPU.
+experiment also runs alone: `python -m fault_injection.NAME --help`. A short form of the kills is in
+`make slow`. Measured on two cores without a GPU.
 
 | promise | how it was tested | result |
 |---|---|---|
@@ -52,7 +52,7 @@ def engine(found: Mapping[str, Any]) -> Rows:
     places = "; ".join(dict.fromkeys(case["place"] for case in found["cases"]))
     return [
         (
-            "An engine that fails is restarted once and samples the step again, to equal numbers; when it "
+            "An engine that fails is restarted and samples the step again, to equal numbers; when it soon "
             "fails again the run ends with an error and can be resumed",
             f"out of memory and a lost device, raised in vLLM during {places}",
             f"{found['survived']} of {found['failures']} failures survived",

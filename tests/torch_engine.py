@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ceeh.data.engine.base import Sampling
 from ceeh.modules.shaping.base import ShapingInputs
+from ceeh.runtime import shutdown
 from ceeh.runtime.rng import derived_seed
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup
 
@@ -43,6 +44,7 @@ class TorchEngine:
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
         TorchEngine.events.append(f"generate {self.policy_version}")
+        shutdown.check()
         return [
             RolloutGroup(
                 prompt=prompt,
@@ -67,6 +69,7 @@ class TorchEngine:
         TorchEngine.events.append(f"load {policy_version}")
 
     def canary(self, *, temperature: float) -> tuple[tuple[int, ...], Completion]:
+        shutdown.check(shutdown.GRACE_SECONDS)  # as the real engine does
         prompt = (2, 3, 4)
         sampling = Sampling(completions=1, temperature=temperature, max_tokens=8)
         return prompt, self._sample(prompt, sampling, 0)

@@ -17,7 +17,7 @@ class Profiler(Callback):
     """Writes `trace-rank0.json.gz`, and one file per further rank, to `folder`.
 
     A trace covers whole steps, rollouts included; the phases are ranges named `ceeh/...`. Tracing slows a
-    step down, so its times differ from the others'. Place this callback after all others.
+    step down, so its times differ from the others'. Place this callback after all that it should trace.
     """
 
     def __init__(self, folder: Path, *, steps: int) -> None:

@@ -14,16 +14,18 @@ def complain(error: object) -> None:
     _print(f"error: {escape(redact(str(error)))}")
 
 
-def run_command(command: Callable[[], int], *, if_stopped: str, last: bool) -> int:
+def run_command(
+    command: Callable[[], int], *, if_stopped: str, last: bool, at_once: bool = False
+) -> int:
     """The exit status of `command`: its own, 2 for a ConfigError, 1 for a RunError, 128 + n for
     termination signal n.
 
     `if_stopped` is the hint printed when a signal stops the command. After the `last` command of a
     process that was stopped, signals stay ignored. An error during a stop is printed and does not
-    change the status: another process of the run may have left first.
+    change the status: another process of the run may have left first. `at_once`: see `signals_honored`.
     """
     try:
-        with shutdown.signals_honored(last=last):
+        with shutdown.signals_honored(last=last, at_once=at_once):
             try:
                 return command()
             except Exception as error:

@@ -2,6 +2,7 @@
 
 `check()` raises `Stopped` where nothing is half done: between engine steps, between graded answers, between
 micro-batches and before a rollout step, so a stop takes effect within one engine step or one micro-batch.
+Once a rollout step has changed the weights, it takes effect at the end of the step or after GRACE_SECONDS.
 A second signal ends the process at once.
 """
 
@@ -44,6 +45,7 @@ class _Request(NamedTuple):
 
 
 _request: _Request | None = None
+_at_once = False
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
@@ -51,6 +53,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
     now = time.monotonic()
     if _request is None:
         _request = _Request(number, now)
+        if _at_once:
+            raise Stopped(number)
         name = signal.Signals(number).name
         words = (
             f"{name}: stopping at the next safe point; a second signal ends the process at once\n"
@@ -64,18 +68,20 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def signals_honored(*, last: bool = False) -> Iterator[None]:
+def signals_honored(*, last: bool = False, at_once: bool = False) -> Iterator[None]:
     """Inside, each of SIGNALS requests a stop. Does nothing in another such block or outside the main thread.
 
-    A signal that the parent process ignores, as `nohup` does, stays ignored. After the `last` block of a
-    process that was stopped the handlers stay, so that a repeated signal does not change its exit status.
+    With `at_once` the handler itself raises Stopped, for commands without safe points that leave nothing
+    half written. A signal that the parent process ignores, as `nohup` does, stays ignored. After the `last`
+    block of a process that was stopped the handlers stay, so that a signal repeated within REPEAT_SECONDS
+    does not change its exit status.
     """
-    global _request
+    global _request, _at_once
     before = {number: signal.getsignal(number) for number in SIGNALS}
     if _handle in before.values() or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _request = None
+    _request, _at_once = None, at_once
     honored = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
     for number in honored:
         signal.signal(number, _handle)

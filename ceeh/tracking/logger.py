@@ -156,9 +156,11 @@ class GuardedMLFlowLogger(Logger):
             # Here, since imports in two threads at once can deadlock.
             import ceeh.tracking.mlflow_run  # noqa: F401
 
+            atexit.register(self.close)
+        if self._thread is None or not self._thread.is_alive():
+            self._closing.clear()
             self._thread = threading.Thread(target=self._loop, name="mlflow", daemon=True)
             self._thread.start()
-            atexit.register(self.close)
 
     def _save(self, add: Sequence[Mapping[str, Any]] = (), **changes: Any) -> None:
         with self._lock:
@@ -196,6 +198,8 @@ class GuardedMLFlowLogger(Logger):
 
     def _next(self) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
         """The next entry, and what changes in `state` by its delivery; metrics before the rest."""
+        if self.metrics_file.is_file() and self.metrics_file.stat().st_size < self.state["offset"]:
+            self._rewind()
         if rows := list(islice(self._rows(), ROWS_PER_CALL)):
             points = [point for _, row in rows for point in self._points(row)]
             return {"metrics": points}, {"offset": rows[-1][0], "row": rows[-1][1]}
@@ -207,8 +211,6 @@ class GuardedMLFlowLogger(Logger):
         """Offset and content of each line of metrics.jsonl that is new, or longer than when delivered."""
         if not self.metrics_file.is_file():
             return
-        if self.metrics_file.stat().st_size < self.state["offset"]:
-            self._rewind()
         with self.metrics_file.open("rb") as file:
             offset = file.seek(self.state["offset"])
             for line in file:

@@ -78,6 +78,7 @@ def calling(
         pytest.param(CEEHModule, "manual_backward", 3, 1, id="backward of step 2"),
         # The weights have changed: the step is finished first.
         pytest.param(LambdaLR, "step", 4, 2, id="optimizer of step 2"),
+        pytest.param(TorchEngine, "load_weights", 4, 2, id="push of step 2"),
         pytest.param(TorchEngine, "generate", 7, 4, id="evaluation of step 4"),
         pytest.param(AtomicCheckpointIO, "save_checkpoint", 1, 4, id="save of step 4"),
     ],

@@ -108,7 +108,8 @@ def test_what_a_killed_process_had_not_delivered_is_delivered_by_the_one_that_re
     killed = run(uri)
     killed.log(1)
     assert killed.delivered()
-    killed.mlflow.close()  # its thread is gone
+    killed.mlflow.close()
+    killed.mlflow._loop = lambda: None  # a killed process delivers nothing more
     killed.log(2)
     killed.mlflow.log_values({"c@2": 3.0, "d": math.nan})
     with (killed.folder / "metrics.jsonl").open("a") as file:
@@ -119,6 +120,15 @@ def test_what_a_killed_process_had_not_delivered_is_delivered_by_the_one_that_re
     assert resumed.history() == [(1, 0.5), (2, 1.0), (3, 1.5)]
     assert resumed.history("c_at_2") == [(0, 3.0)]
     assert resumed.run_id == killed.run_id
+
+
+def test_a_logger_that_was_closed_delivers_what_is_logged_later(uri, run):
+    tracked = run(uri)
+    tracked.log(1)
+    tracked.mlflow.finish()
+    tracked.mlflow.log_values({"c": 3.0})
+    tracked.mlflow.finish()
+    assert tracked.history("c") == [(0, 3.0)]
 
 
 def test_a_run_whose_id_was_lost_is_found_again(uri, run, monkeypatch):

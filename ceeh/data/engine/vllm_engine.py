@@ -162,7 +162,9 @@ class VLLMEngine:
             ignore_eos=True,
             seed=0,
         )
-        return prompt, self._run([prompt], [params], engine_seed=0)[0][0]
+        # Part of the end of a step, which a stop waits for.
+        patience = shutdown.GRACE_SECONDS
+        return prompt, self._run([prompt], [params], engine_seed=0, patience=patience)[0][0]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], *, policy_version: int) -> None:
         """Replaces every weight as it streams in, then drops cached prefixes.
@@ -242,8 +244,13 @@ class VLLMEngine:
             self._asleep.discard(tag)
 
     def _run(
-        self, prompts: Sequence[tuple[int, ...]], params: Sequence[Any], engine_seed: int
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        params: Sequence[Any],
+        engine_seed: int,
+        patience: float = 0.0,
     ) -> list[tuple[Completion, ...]]:
+        """A requested stop takes effect between two engine steps, once it is `patience` seconds old."""
         llm = self._live()
         if not self._has_weights:
             raise RuntimeError("the engine's weights were dropped by sleep(); push weights first")
@@ -256,7 +263,7 @@ class VLLMEngine:
                 seed_unseeded_requests(engine_seed)
                 llm.enqueue(inputs, list(params), use_tqdm=False)
                 while llm.llm_engine.has_unfinished_requests():
-                    shutdown.check()
+                    shutdown.check(patience)
                     finished += [output for output in llm.llm_engine.step() if output.finished]
         except BaseException:
             self.close()

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(f"wrote {len(questions):,} questions to {out}")
         return 0
 
-    return run_command(command, if_stopped="run it again", last=arguments is None)
+    return run_command(command, if_stopped="run it again", last=arguments is None, at_once=True)
 
 
 if __name__ == "__main__":

@@ -160,9 +160,13 @@ class Mixture:
             return
         self.write_report(folder)
         rows = [asdict(question) for question in self.draw.questions]
-        # A resumed run must see the same metadata. JSON changes some (dates, NaN): then it draws again.
-        if json.loads(json.dumps(rows, default=str)) == rows:
-            write_lines(folder / KEPT, [{"fingerprint": self._fingerprint()}, *rows])
+        # A resumed run must see the same metadata. JSON changes or refuses some (dates, NaN, tuples as
+        # keys): then it draws again.
+        try:
+            if json.loads(json.dumps(rows, default=str)) == rows:
+                write_lines(folder / KEPT, [{"fingerprint": self._fingerprint()}, *rows])
+        except (TypeError, ValueError):
+            return
 
     def write_report(self, folder: Path) -> None:
         """Writes the counts to mixture.json and each contaminated question to decontamination.jsonl."""

@@ -30,6 +30,7 @@ START_SECONDS = 120.0
 WALL_FACTOR = 10
 FREE_FRACTION = 0.1
 MAX_FAILED_STARTS = 3
+POLL_SECONDS = 0.5
 
 Task = tuple[Any, ...]
 
@@ -206,10 +207,15 @@ class WorkerPool:
     def check(self) -> None:
         """Returns once a worker has started. Raises as `grade` does."""
         queue = TaskQueue([], self.question)
-        while not any(worker.started for worker in self.workers):
-            if not self.workers:
-                self._start()
-            self._listen(queue)
+        try:
+            while not any(worker.started for worker in self.workers):
+                shutdown.check()
+                if not self.workers:
+                    self._start()
+                self._listen(queue)
+        except BaseException:
+            self.close()
+            raise
 
     def grade(self, tasks: Sequence[Task], stall_seconds: float = math.inf) -> list[Verdict]:
         """A verdict per task, in order.
@@ -277,8 +283,8 @@ class WorkerPool:
         """Handles the next messages and ends late workers."""
         busy = {w.stdout.fileno(): w for w in self.workers if w.tasks or not w.started}
         patience = min((w.deadline for w in busy.values()), default=0.0) - time.monotonic()
-        # At most `timeout_seconds`, to check the stall again.
-        for pipe in wait(busy, max(0.0, min(patience, self.timeout_seconds))):
+        # Briefly, to check the stall and a requested stop again.
+        for pipe in wait(busy, max(0.0, min(patience, self.timeout_seconds, POLL_SECONDS))):
             assert isinstance(pipe, int)
             self._receive(busy[pipe], queue)
         now = time.monotonic()
