@@ -180,7 +180,7 @@ def track(source: ModelSource, protocol: EvaluationConfig, results: Results) -> 
             return
         if source.run and not source.checkpoint:
             state = read_state(source.run.path)
-            key = state.get("key") if "entries" in state else None  # else of a version before 0.2
+            key = state.get("key") if "entries" in state else None  # else an older format
     mlflow = GuardedMLFlowLogger(
         uri=tracking.mlflow_uri,
         experiment=tracking.experiment,

@@ -13,6 +13,7 @@ from typing import Any
 
 from ceeh.callbacks.checkpoint import RunCheckpoint
 from ceeh.run.checkpoint_io import Stream
+from ceeh.runtime.versions import provenance
 from fault_injection.equality import differences
 from fault_injection.process import attempt, command_line, prepare, uninterrupted, write_results
 
@@ -120,14 +121,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subprocess.run(["umount", str(disk)], check=True)
     prepare(given.work)
     try:
-        results = drill(given.work, disk)
+        results = drill(given.work, disk) | {"versions": provenance()}
     finally:
         if disk.is_mount():
             subprocess.run(["umount", str(disk)], check=True)
     write_results(results, given.output)
     print(json.dumps(results, indent=2))
-    runs = [run for run in results.values() if isinstance(run, dict)]
-    return int(any(run["differences"] for run in runs))
+    runs = [run for name, run in results.items() if name.startswith("full ")]
+    ended = results["full for good"]["status"] == 1
+    return int(not ended or any(run["differences"] for run in runs))
 
 
 if __name__ == "__main__":

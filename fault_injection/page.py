@@ -149,7 +149,7 @@ def write_page(results: Path) -> Path:
         found = json.loads(file.read_text())
         lines += [f"| {' | '.join(row)} |" for row in section(found)]
         commit = found.get("versions", {}).get("git.commit")
-        measured.append(f"{name} at `{commit[:7]}`" if commit else name)
+        measured.append(f"{name} at `{commit[:7]}`" if commit else f"{name} at an earlier commit")
     closing = (ROOT / "fault_injection" / "closing.md").read_text()
     page = ROOT / "docs" / "reliability.md"
     page.write_text(

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ceeh.run.metrics_file import JSONLLogger
+from ceeh.runtime.versions import provenance
 from ceeh.tracking.__main__ import main as send_later
 from ceeh.tracking.logger import GuardedMLFlowLogger, read_state
 from fault_injection.servers import MLflowServer, SilentServer, free_port
@@ -138,6 +139,7 @@ def main() -> None:
     step = work(given.step_seconds)
     third = given.steps // 3
     results: dict[str, Any] = {"steps": given.steps, "values_a_step": len(NAMES)}
+    results["versions"] = provenance()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         server = MLflowServer(folder)

@@ -20,6 +20,7 @@ from typing import Any
 from ceeh.data.verify.base import CORRECT, INCORRECT
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.errors import ConfigError
+from ceeh.runtime.versions import provenance
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup, ScoredGroup
 from fault_injection.faults import FAULTS
 
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument("--memory-mib", type=int, default=1024)
     given = parser.parse_args()
     limits = {"timeout_seconds": given.timeout_seconds, "memory_mib": given.memory_mib}
-    result: dict[str, object] = {"limits": limits, "faults": len(FAULTS)}
+    result: dict[str, object] = {"limits": limits, "faults": len(FAULTS), "versions": provenance()}
     verifier = Watched(**limits, stall_seconds=600)
     result["one_by_one"] = one_by_one(verifier)
     result["all_in_one_call"] = all_in_one(verifier, copies=3)
