@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
+from ceeh.config.packaged import find_config
 from ceeh.errors import ConfigError
 
 Schema = TypeVar("Schema")
@@ -31,7 +32,7 @@ def merged(files: Sequence[str | Path], overrides: Sequence[str], schema: type[S
     """
     filled = _empty(schema)
     for file in files:
-        for key, value in read_yaml(Path(file)).items():
+        for key, value in read_yaml(find_config(file)).items():
             filled = _merge(filled, {key: value}, f"{file}: ", str(key))
     for override in overrides:
         key, equals, value = override.partition("=")
