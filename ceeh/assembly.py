@@ -4,11 +4,13 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -17,18 +19,19 @@ from ceeh.callbacks.checkpoint import METRICS, RunCheckpoint
 from ceeh.callbacks.console import Console
 from ceeh.callbacks.profiler import Profiler
 from ceeh.callbacks.rollout_log import RolloutLog
-from ceeh.callbacks.signal import SignalCallback, check_signals
+from ceeh.callbacks.signal import check_signals
 from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.config.component import Component
 from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE, resolve_accelerator, resolve_precision
 from ceeh.config.settings import Config, check_not_redacted, check_pairs, to_public_yaml
+from ceeh.config.trainer import check_trainer_arguments
 from ceeh.data.engine.base import RolloutEngine
 from ceeh.data.engine.restartable import RestartableEngine
 from ceeh.data.mixture.mixture import Mixture
 from ceeh.data.prompts import PromptBuilder, load_prompts
 from ceeh.data.verify.base import Verifier
 from ceeh.data.verify.build import build_verifier, drop_unverifiable
-from ceeh.errors import ConfigError, RunError
+from ceeh.errors import ConfigError, RunError, first_line, user_code
 from ceeh.modules.policy import Policy
 from ceeh.modules.shaping.base import build_shaping
 from ceeh.pretrained.loading import load_tokenizer, resolve_model
@@ -39,8 +42,11 @@ from ceeh.run.folder import RunFolder, parent_folder, run_to_resume
 from ceeh.run.metrics_file import JSONLLogger
 from ceeh.runtime.distributed import join_processes, processes_here, world_size
 from ceeh.runtime.lightning_private import disable_signal_handlers
+from ceeh.runtime.text import redact
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt, Question
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +59,8 @@ class Inputs:
     train_prompts: Sequence[Prompt]
     held_out_prompts: Sequence[Prompt]
     verifier: Verifier
-    signals: Mapping[str, SignalCallback]
+    callbacks: Sequence[Callback]
+    loggers: Sequence[Logger]
     precision: str
     accelerator: str
 
@@ -68,7 +75,9 @@ def gather_inputs(config: Config) -> Inputs:
     accelerator = resolve_accelerator(config.hardware)
     check_not_redacted(config)
     check_pairs(config, world_size())
-    signals = build_signals(config)
+    check_trainer(config.trainer)
+    callbacks = build_callbacks(config)
+    loggers = built_as(config.loggers, "loggers", Logger)
     path = resolve_model(config.model.path)
     tokenizer = load_tokenizer(path, config.model.trust_remote_code)
     prompts = config.prompts
@@ -101,7 +110,8 @@ def gather_inputs(config: Config) -> Inputs:
         train_prompts=train,
         held_out_prompts=held_out[: config.evaluation.questions],
         verifier=verifier,
-        signals=signals,
+        callbacks=callbacks,
+        loggers=loggers,
         accelerator=accelerator,
         precision=resolve_precision(config.hardware, accelerator),
     )
@@ -119,24 +129,42 @@ def build_source(component: Component, place: str) -> Iterable[Question]:
     return source
 
 
-def build_signals(config: Config) -> dict[str, SignalCallback]:
+def build_callbacks(config: Config) -> list[Callback]:
     """The callbacks of the configuration. Raises ConfigError unless each needed signal has one writer."""
-    callbacks = {}
-    for name, component in config.callbacks.items():
-        callback = component.build(f"callbacks.{name}")
-        if not isinstance(callback, SignalCallback):
-            raise ConfigError(
-                f"callbacks.{name}: {component.class_path} is not a SignalCallback "
-                "(ceeh.callbacks.signal), as every entry of callbacks must be"
-            )
-        callbacks[name] = callback
+    callbacks = built_as(config.callbacks, "callbacks", Callback)
     needed = {}
     if config.objective.entropy.method in ("me", "ea"):
         needed["objective.hard_signal"] = config.objective.hard_signal
     for signal in build_shaping(config).reads:
         needed[f"objective.shaping ({signal})"] = signal
-    check_signals(list(callbacks.values()), needed)
+    check_signals(callbacks, needed)
     return callbacks
+
+
+def check_trainer(arguments: Mapping[str, Any]) -> None:
+    """Raises ConfigError for arguments that the run sets itself, or that Lightning refuses."""
+    check_trainer_arguments(arguments)
+    if arguments:
+        try:  # Lightning checks them when it builds a Trainer; the run's own comes after the engine
+            Trainer(
+                accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, **arguments
+            )
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise ConfigError(f"trainer: {first_line(error)}, got {dict(arguments)}") from error
+
+
+def built_as(components: Mapping[str, Component], place: str, kind: type[T]) -> list[T]:
+    """Instances of the named classes. Raises ConfigError for one that is not a `kind`."""
+    built = []
+    for name, component in components.items():
+        instance = component.build(f"{place}.{name}")
+        if not isinstance(instance, kind):
+            raise ConfigError(
+                f"{place}.{name}: {component.class_path} is not a {kind.__name__} of Lightning, as "
+                f"every entry of {place} must be"
+            )
+        built.append(instance)
+    return built
 
 
 def build_engine(
@@ -233,7 +261,7 @@ def build_trainer(
     rollouts = config.rollouts
     checkpoint = RunCheckpoint(folder.checkpoints, config.checkpoints, loggers[0])
     callbacks: list[Callback] = [
-        *inputs.signals.values(),
+        *inputs.callbacks,
         WeightSync(
             engine,
             tolerance=rollouts.canary_tolerance or CANARY_TOLERANCE[inputs.precision],
@@ -248,6 +276,12 @@ def build_trainer(
     if config.profile:
         callbacks.append(Profiler(folder.path, steps=rollouts.steps))
     callbacks.append(checkpoint)
+    # What the user gives comes last but cannot collide: see ceeh.config.trainer.
+    arguments: dict[str, Any] = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        **config.trainer,
+    }
     trainer = Trainer(
         accelerator=inputs.accelerator,
         devices=processes_here(),
@@ -259,13 +293,15 @@ def build_trainer(
         val_check_interval=config.evaluation.every_n_steps or rollouts.steps + 1,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
-        logger=loggers,
+        logger=[*loggers, *inputs.loggers],
         callbacks=callbacks,
         plugins=[checkpoint.io],
-        enable_progress_bar=False,
-        enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=folder.path,
+        **arguments,
     )
     disable_signal_handlers(trainer)
+    for logger in inputs.loggers:
+        with user_code(type(logger), f"loggers: {type(logger).__name__} fails to start"):
+            logger.log_hyperparams(redact(asdict(config)))
     return trainer

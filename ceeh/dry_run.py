@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ceeh.assembly import Inputs, build_signals, gather_inputs, resolve_model
+from ceeh.assembly import Inputs, build_callbacks, gather_inputs, resolve_model
 from ceeh.config.hardware import resolve_accelerator
 from ceeh.config.settings import Config, check_pairs
 from ceeh.errors import ConfigError
@@ -47,7 +47,7 @@ def dry_run(config: Config, devices: Devices | None) -> int:
             f"{devices}; drop one of the two"
         )
     check_pairs(config, devices.count)
-    build_signals(config)
+    build_callbacks(config)
     path = resolve_model(config.model.path)
     shapes = read_shapes(config.model, path)
     plan = make_plan(config, shapes, devices)

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning import Callback
+from lightning.pytorch.loggers import Logger
 
+from ceeh.assembly import check_trainer
 from ceeh.compare import main as compare
-from ceeh.config.settings import load
+from ceeh.config.loading import fill
+from ceeh.config.settings import Config, load
 from ceeh.evaluate import main as evaluate
 from ceeh.export.__main__ import main as export
 from ceeh.fit import main as fit
 from ceeh.types import GroupOutcome
+from tests.test_fit import SMALL
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -73,6 +78,28 @@ def test_every_method_and_benchmark_is_in_the_documents() -> None:
     assert {name for name in methods if f"`{name}`" not in method} == set()
     benchmarks = {file.stem for file in (ROOT / "configs/benchmarks").glob("*.yaml")}
     assert {name for name in benchmarks if f"`{name}`" not in protocol} == set()
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_the_python_of_the_docs_runs_a_fit(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # its file is found in the package
+    quick = [*SMALL, f"model.path={tiny_model_dir}", f"output={tmp_path}"]
+    monkeypatch.setattr(
+        "ceeh.config.settings.load", lambda files, given: load(files, [*quick, *given])
+    )
+    names: dict = {}
+    exec(block("python", "from ceeh.fit import fit"), names)
+    assert (names["folder"] / "summary.json").is_file()
+    assert (names["folder"] / "model").is_dir()
+
+
+def test_the_loggers_and_trainer_arguments_of_the_docs_are_accepted() -> None:
+    config = fill(Config, yaml.safe_load(block("yaml", "loggers:")), "")
+    check_trainer(config.trainer)
+    for name, component in (config.callbacks | config.loggers).items():
+        assert issubclass(component.imported(name), Callback | Logger)
 
 
 def test_the_signal_of_the_readme_does_what_it_says(tmp_path: Path) -> None:

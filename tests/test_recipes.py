@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ceeh.assembly import build_signals
+from ceeh.assembly import build_callbacks
 from ceeh.config.settings import Config, check_pairs, load
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -60,7 +60,7 @@ def test_hardware_changes_memory_and_speed_alone(recipe: Path, hardware: Path) -
     assert on_hardware != plain
     assert without_memory(on_hardware) == without_memory(plain)
     check_pairs(on_hardware, int(hardware.stem.partition("x")[0]))
-    build_signals(on_hardware)
+    build_callbacks(on_hardware)
 
 
 def without_memory(config: Config) -> Config:

@@ -52,7 +52,7 @@ def type_words(annotation: Any) -> str:
         return "one of " + ", ".join(options)
     if origin in (list, dict):
         return ("list of " if origin is list else "by name: ") + type_words(options[-1])
-    names = {type(None): "null", Component: "class"}
+    names = {type(None): "null", Component: "class", Any: "any value"}
     return " or ".join(str(names.get(each, each.__name__)) for each in options or [annotation])
 
 

@@ -269,7 +269,15 @@ class Config:
     objective: Objective = setting(Objective, "Reward, advantage and loss.")
     optimizer: Optimizer = setting(Optimizer, "AdamW and how a rollout step is split.")
     hardware: Hardware = setting(Hardware, "Device and precision.")
-    callbacks: dict[str, Component] = setting({}, "Signals (ceeh.callbacks.signal) by name.")
+    callbacks: dict[str, Component] = setting(
+        {}, "Signals (ceeh.callbacks.signal) and other Lightning callbacks, by name."
+    )
+    loggers: dict[str, Component] = setting(
+        {}, "Lightning loggers beside metrics.jsonl and MLflow, by name."
+    )
+    trainer: dict[str, Any] = setting(
+        {}, "Arguments passed on to lightning.Trainer, e.g. max_time, profiler."
+    )
     evaluation: Evaluation = setting(Evaluation, "Measurement on the held-out questions.")
     checkpoints: Checkpoints = setting(Checkpoints, "Saving for a resume.")
     tracking: Tracking = setting(Tracking, "Records of the run.")

@@ -1,0 +1,93 @@
+"""Lightning's own callbacks, loggers and Trainer arguments, given in the configuration."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning import Callback, LightningModule, Trainer
+
+from ceeh.assembly import gather_inputs
+from ceeh.errors import ConfigError
+from ceeh.fit import fit
+from tests.test_fit import rows, small
+
+CSV = "loggers={csv: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: %s}}}"
+
+
+class Counter(Callback):
+    """Counts steps, and keeps the count in checkpoints."""
+
+    steps = 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.steps = Counter.loaded = state_dict["steps"]
+
+
+COUNTER = f"callbacks.counter={{class_path: {__file__}:Counter}}"
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_callback_and_a_logger_of_lightning_run_and_resume(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    overrides = (COUNTER, CSV % (tmp_path / "csv"))
+    folder = fit(small(tiny_model_dir, tmp_path, "rollouts.steps=2", *overrides))
+    with next((tmp_path / "csv").rglob("metrics.csv")).open() as file:
+        logged = [float(row["loss/policy"]) for row in csv.DictReader(file) if row["loss/policy"]]
+    assert logged == [
+        pytest.approx(row["loss/policy"]) for row in rows(folder) if "loss/policy" in row
+    ]
+    assert len(logged) == 2
+    checkpoint = max((folder / "checkpoints").glob("*.ckpt"))
+    resumed = small(
+        tiny_model_dir, tmp_path, "rollouts.steps=3", COUNTER, f"ckpt_path={checkpoint}"
+    )
+    fit(resumed)
+    assert sys.modules["ceeh_user_test_lightning_doors"].Counter.loaded == 2
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_max_time_ends_training_and_the_run_is_still_evaluated(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    config = small(
+        tiny_model_dir, tmp_path, "rollouts.steps=500", "trainer={max_time: {seconds: 1}}"
+    )
+    folder = fit(config)
+    steps = [row for row in rows(folder) if "loss/policy" in row]
+    assert 1 <= len(steps) < 500
+    assert (folder / "summary.json").is_file()
+    assert (folder / "model" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trainer.max_steps=5", r"trainer\.max_steps is not passed on; use rollouts\.steps"),
+        ("trainer.gradient_clip_val=1", r"use optimizer\.max_grad_norm"),
+        ("trainer.max_tim=5", r"did you mean max_time"),
+        ("trainer.max_time=soon", r"trainer: .*soon"),
+        ("trainer.profiler=fast", r"trainer: .*fast"),
+        (
+            "loggers.mine={class_path: torch.nn.Identity}",
+            r"loggers\.mine: torch\.nn\.Identity is not a Logger",
+        ),
+        (
+            "callbacks.mine={class_path: torch.nn.Identity}",
+            r"callbacks\.mine: .* is not a Callback",
+        ),
+    ],
+)
+def test_what_contradicts_the_run_is_refused_with_the_setting_to_use(
+    override: str, words: str, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        gather_inputs(small(tiny_model_dir, tmp_path, override))
