@@ -95,7 +95,11 @@ def gather_inputs(config: Config) -> Inputs:
     held_out_source = build_source(prompts.held_out, "prompts.held_out")
     held_out = load_prompts(held_out_source, builder, "prompts.held_out")
     verifier = build_verifier(config.verifier)
-    join_processes(accelerator)
+    join_processes(
+        accelerator,
+        join_minutes=config.hardware.join_minutes,
+        collective_minutes=config.hardware.collective_minutes,
+    )
     train = drop_unverifiable(train, verifier, "prompts.train")
     held_out = drop_unverifiable(held_out, verifier, "prompts.held_out")
     if len(train) < config.rollouts.prompts_per_step:
@@ -208,6 +212,8 @@ def quieten() -> None:
     # Held-out metrics are reduced over ranks before they are logged, but the engine opens a process
     # group of one, and Lightning asks for a reduction over it.
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log.'eval/")
+    # On a node with SLURM installed, for a run that torchrun or nobody started.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     # Lightning 2.6 calls an API that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 

@@ -49,7 +49,11 @@ def evaluate(
     quieten()
     accelerator = resolve_accelerator(protocol.hardware)
     tokenizer = load_tokenizer(source.model_path, source.trust_remote_code)
-    join_processes(accelerator)
+    join_processes(
+        accelerator,
+        join_minutes=protocol.hardware.join_minutes,
+        collective_minutes=protocol.hardware.collective_minutes,
+    )
     with ExitStack() as stack:
         tasks = [
             build_task(name, benchmark, tokenizer, protocol.limit)

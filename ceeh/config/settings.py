@@ -214,6 +214,12 @@ class Hardware:
             lambda value: value in ("auto", "32-true", "bf16-mixed"),
         ),
     )
+    join_minutes: float = setting(
+        10.0, "Longest wait at the start for the other processes of a run.", POSITIVE
+    )
+    collective_minutes: float = setting(
+        360.0, "Longest wait for the slowest process, e.g. for its longest response.", POSITIVE
+    )
     threads: int = setting(0, "CPU threads of torch; 0 keeps torch's choice.", at_least(0))
 
 

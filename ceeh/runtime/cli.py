@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from ceeh.errors import ConfigError, RunError
 from ceeh.runtime import shutdown
+from ceeh.runtime.distributed import adopt_slurm
 from ceeh.runtime.text import escape, redact
 
 
@@ -24,6 +25,7 @@ def run_command(
     process that was stopped, signals stay ignored. An error during a stop is printed and does not
     change the status: another process of the run may have left first. `at_once`: see `signals_honored`.
     """
+    adopt_slurm()
     try:
         with shutdown.signals_honored(last=last, at_once=at_once):
             try:

@@ -1,6 +1,8 @@
-"""The processes of a run, one per device as torchrun starts them, and their collectives."""
+"""The processes of a run, one per device as torchrun or srun starts them, and their collectives."""
 
 import os
+import re
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -8,15 +10,39 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from lightning import Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment
 
-from ceeh.errors import ConfigError, RunError
+from ceeh.errors import ConfigError, RunError, first_line
 from ceeh.runtime.text import escape
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=6)
-"""Timeout of collectives. Generation of long responses differs between ranks by more than the default
-ten minutes."""
+
+def adopt_slurm() -> None:
+    """In a step of several tasks that `srun` started, sets the variables that torchrun sets.
+
+    So both ways of starting the processes look the same from here on, to Lightning and vLLM too.
+    """
+    if "RANK" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+        return
+    node, job = int(os.environ["SLURM_NODEID"]), int(os.environ["SLURM_JOB_ID"])
+    first_node = SLURMEnvironment.resolve_root_node_address(os.environ["SLURM_NODELIST"])
+    os.environ |= {
+        "RANK": os.environ["SLURM_PROCID"],
+        "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": str(tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])[node]),
+        "GROUP_RANK": str(node),
+        "MASTER_ADDR": first_node,
+        "MASTER_PORT": str(15000 + job % 10000),  # two jobs may share a node
+        "TORCHELASTIC_RUN_ID": str(job),
+    }
+
+
+def tasks_per_node(words: str) -> list[int]:
+    """SLURM's spelling: `8(x2),4` is eight tasks on each of two nodes and four on the third."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", words)
+    return [int(count) for count, times in found for _ in range(int(times or 1))]
 
 
 def world_size() -> int:
@@ -43,17 +69,50 @@ def say(line: str) -> None:
         print(escape(line), flush=True)
 
 
-def join_processes(accelerator: str) -> None:
-    """Opens the process group, before anything is written or an engine is built in it."""
+def join_processes(
+    accelerator: str, *, join_minutes: float = 10, collective_minutes: float = 360
+) -> None:
+    """Opens the process group, before anything is written or an engine is built in it.
+
+    Raises RunError when the other processes cannot be reached within `join_minutes`. A collective waits
+    `collective_minutes`: generation of long responses differs between ranks by more than torch's ten.
+    """
     if world_size() == 1 or dist.is_initialized():
         return
-    if accelerator != "cuda":
-        dist.init_process_group("gloo", timeout=PATIENCE)
-        return
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    torch.cuda.set_device(device)
-    # With `device_id` NCCL does not guess the device at the first collective.
-    dist.init_process_group("cpu:gloo,cuda:nccl", timeout=PATIENCE, device_id=device)
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    agent = (
+        os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    )  # torchrun serves the store itself
+    try:
+        socket.getaddrinfo(address, port)
+        store = dist.TCPStore(
+            address,
+            port,
+            world_size=None if agent else world_size(),
+            is_master=rank() == 0 and not agent,
+            timeout=timedelta(minutes=join_minutes),
+        )
+    except (OSError, RuntimeError) as error:  # torch's own errors are RuntimeErrors
+        raise RunError(
+            f"rank {rank()} of {world_size()} cannot meet the other processes at {address}:{port} within "
+            f"{join_minutes:g} minutes ({first_line(error)}); check that every process was started, that "
+            "the address resolves on this machine and that no firewall blocks the port"
+        ) from error
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    options: dict[str, Any] = {"timeout": timedelta(minutes=collective_minutes)}
+    backend = "gloo"
+    if accelerator == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+        # With `device_id` NCCL does not guess the device at the first collective.
+        backend, options["device_id"] = "cpu:gloo,cuda:nccl", device
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(f"ceeh/attempt_{attempt}", store),
+        rank=rank(),
+        world_size=world_size(),
+        **options,
+    )
 
 
 def wait_for_all() -> None:

@@ -1,0 +1,22 @@
+# NVIDIA GPUs. The wheels bring CUDA's libraries; the host brings the driver and the NVIDIA container toolkit:
+#   docker build -f docker/cuda.Dockerfile -t ceeh:cuda .
+#   docker run --rm --gpus all --ipc host -v "$PWD/runs:/work/runs" -v "$HOME/.cache:/home/ceeh/.cache" \
+#       ceeh:cuda fit --config ceeh.yaml
+FROM python:3.12-slim-bookworm
+
+# Triton compiles kernels at the first start.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /opt/ceeh
+COPY pyproject.toml README.md LICENSE ./
+COPY configs ./configs
+COPY ceeh ./ceeh
+RUN pip install --no-cache-dir ".[cuda]"
+
+RUN useradd --create-home ceeh && install -d -o ceeh /work
+USER ceeh
+WORKDIR /work
+ENTRYPOINT ["ceeh"]
+CMD ["--help"]
