@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from lightning import Trainer
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[reportPrivateImportUsage]
 
 from ceeh.errors import ConfigError, RunError, first_line
 from ceeh.runtime.text import escape
@@ -85,7 +86,7 @@ def join_processes(
     )  # torchrun serves the store itself
     try:
         socket.getaddrinfo(address, port)
-        store = dist.TCPStore(
+        store = TCPStore(
             address,
             port,
             world_size=None if agent else world_size(),
@@ -108,7 +109,7 @@ def join_processes(
         backend, options["device_id"] = "cpu:gloo,cuda:nccl", device
     dist.init_process_group(
         backend,
-        store=dist.PrefixStore(f"ceeh/attempt_{attempt}", store),
+        store=PrefixStore(f"ceeh/attempt_{attempt}", store),
         rank=rank(),
         world_size=world_size(),
         **options,
