@@ -19,6 +19,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "rollout_step": pa.int64(),
     "uid": pa.string(),
     "prompt": pa.string(),
+    "answer": pa.string(),
     "response": pa.string(),
     "length": pa.int64(),
     "finish": pa.string(),
@@ -38,7 +39,7 @@ class RolloutLog(Callback):
     Rows whose update was skipped, because its loss or gradient was not finite, are written after every step,
     as `skipped-000123.parquet`.
 
-    Columns: those of `COLUMNS` (`length` in tokens, `reward` after shaping, `metadata` as JSON) and
+    Columns: those of `COLUMNS` (`answer` is the reference, `length` in tokens, `reward` after shaping, `metadata` as JSON) and
     `signal_<name>` for each signal. Rank 0 writes its own rows. Rewards and advantages come from
     `training_step`: {"rewards": [R], "advantages": [R], "skipped": [R]} in the batch's row order.
     """
@@ -100,6 +101,7 @@ def rollout_table(
         )
         columns["uid"].append(storable(prompt.uid))
         columns["prompt"].append(storable(prompt.text))
+        columns["answer"].append(storable(prompt.answer))
         columns["response"].append(storable(completion.text))
         columns["finish"].append(completion.finish.value)
         columns["outcome"].append(verdict.outcome.value)

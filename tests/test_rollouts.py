@@ -1,0 +1,101 @@
+"""`ceeh.rollouts`: the rows asked for, in a table that a terminal can show."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ceeh.rollouts import main
+
+ROWS = [
+    # uid, response, length, finish, correct
+    ("a", "short and right", 3, "stop", True),
+    ("a", "long \x1b[31mand right", 9, "stop", True),
+    ("b", "wrong", 5, "stop", False),
+    ("b", "cut " + "x" * 400 + " off", 12, "length", False),
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    names = ("uid", "response", "length", "finish", "correct")
+    columns = dict(zip(names, map(list, zip(*ROWS, strict=True)), strict=True))
+    table = pa.table(
+        columns
+        | {
+            "rollout_step": [10] * 4,
+            "prompt": ["6*7?"] * 4,
+            "answer": ["42"] * 4,
+            "reward": [1.0, 0.9, 0.0, 0.0],
+            "advantage": [0.5, 0.4, -0.4, -0.5],
+        }
+    )
+    folder = tmp_path / "rollouts"
+    folder.mkdir()
+    pq.write_table(table, folder / "step-000010.parquet")
+    pq.write_table(table.slice(0, 1), folder / "step-000005.parquet")
+    return tmp_path
+
+
+def shown(run: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main([str(run), *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_last_step_is_summed_up(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # (3 + 9 + 5 + 12) / 4 = 7.25
+    line = "rollout step 10: 4 responses to 2 questions, 50.0 % correct, 7.2 tokens on average (3 to 12)"
+    assert line in " ".join(shown(run, capsys).split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tokens"),
+    [
+        (["--step", "5"], [3]),
+        (["--correct", "--sort=-length"], [9, 3]),
+        (["--incorrect"], [5, 12]),
+        (["--truncated"], [12]),
+        (["--uid", "a", "--sort", "length", "--rows", "1"], [3]),
+    ],
+)
+def test_rows_are_selected_and_sorted(
+    arguments: list[str], tokens: list[int], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    starts = (line.split()[:2] for line in shown(run, capsys, *arguments).splitlines())
+    rows = [int(first[0]) for first in starts if len(first) == 2 and first[1] in ("stop", "length")]
+    assert rows == tokens
+
+
+def test_a_long_response_keeps_its_end_and_no_control_character_reaches_the_terminal(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short, full = shown(run, capsys), shown(run, capsys, "--full")
+    assert "\x1b" not in short
+    assert short.count("x") < 200 < full.count("x")
+    assert "off" in short
+
+
+def test_no_row_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no rows match" in shown(run, capsys, "--uid", "c")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--step", "7"], "--step 7 was not logged; logged: 5, 10"),
+        (["--rows", "0"], "--rows must be at least 1"),
+    ],
+)
+def test_a_step_that_is_not_there_is_an_error(
+    arguments: list[str], words: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(run), *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_folder_without_rollouts_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "tracking.rollouts_every_n_steps" in capsys.readouterr().err
