@@ -4,9 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
@@ -17,11 +17,12 @@ from ceeh.runtime.cli import run_command
 from ceeh.runtime.text import escape
 
 SORTS = ("length", "reward", "advantage", "uid")
+Rows = list[dict[str, Any]]
 SHOWN = 160
 """Characters of a response in the table; `--full` shows all."""
 
 
-def read_rollouts(run: Path, step: int | None) -> pa.Table:
+def read_rollouts(run: Path, step: int | None) -> Rows:
     """The rows that `RolloutLog` wrote after rollout step `step`, by default the last one logged.
 
     Raises ConfigError for a run without rollouts and for a step that was not logged.
@@ -41,45 +42,45 @@ def read_rollouts(run: Path, step: int | None) -> pa.Table:
             + (f" ... {steps[-1]}" if len(steps) > 20 else "")
         )
     try:
-        return pq.read_table(files[step])
+        return pq.read_table(files[step]).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"'{files[step]}' cannot be read ({error})") from error
 
 
 def selected(
-    table: pa.Table, *, uid: str | None, correct: bool | None, truncated: bool, sort: str | None
-) -> pa.Table:
+    rows: Rows, *, uid: str | None, correct: bool | None, truncated: bool, sort: str | None
+) -> Rows:
     """The rows asked for; `sort` is a column, with a minus in front for the largest first."""
-    if uid is not None:
-        table = table.filter(pc.equal(table["uid"], uid))
-    if correct is not None:
-        table = table.filter(pc.equal(table["correct"], correct))
-    if truncated:
-        table = table.filter(pc.equal(table["finish"], "length"))
+    kept = [
+        row
+        for row in rows
+        if uid in (None, row["uid"])
+        and correct in (None, row["correct"])
+        and (not truncated or row["finish"] == "length")
+    ]
     if sort is not None:
-        order = "descending" if sort.startswith("-") else "ascending"
-        table = table.sort_by([(sort.removeprefix("-"), order)])
-    return table
+        kept.sort(key=lambda row: row[sort.removeprefix("-")], reverse=sort.startswith("-"))
+    return kept
 
 
-def show(table: pa.Table, *, rows: int, full: bool) -> None:
+def show(table: Rows, *, rows: int, full: bool) -> None:
     """Prints a line of totals and the first `rows` rows."""
-    total, lengths = len(table), table["length"]
     console = Console(highlight=False)
-    if not total:
+    if not table:
         console.print("no rows match")
         return
-    accuracy = 100 * pc.mean(pc.cast(table["correct"], pa.float64())).as_py()
+    total, lengths = len(table), [row["length"] for row in table]
     console.print(
-        f"rollout step {table['rollout_step'][0]}: {total} responses to "
-        f"{len(pc.unique(table['uid']))} questions, {accuracy:.1f} % correct, "
-        f"{pc.mean(lengths).as_py():.1f} tokens on average ({pc.min(lengths)} to {pc.max(lengths)})"
+        f"rollout step {table[0]['rollout_step']}: {total} responses to "
+        f"{len({row['uid'] for row in table})} questions, "
+        f"{100 * sum(row['correct'] for row in table) / total:.1f} % correct, "
+        f"{sum(lengths) / total:.1f} tokens on average ({min(lengths)} to {max(lengths)})"
     )
     grid = Table(box=None, pad_edge=False, show_lines=full)
     for name in ("tokens", "finish", "correct", "reward", "advantage"):
         grid.add_column(name, justify="right", no_wrap=True)
     grid.add_column("prompt [reference] and response", overflow="fold", ratio=1)
-    for row in table.slice(0, rows).to_pylist():
+    for row in table[:rows]:
         prompt, response = escape(row["prompt"]), escape(row["response"])
         if not full:
             prompt, response = shortened(prompt, SHOWN // 2), shortened(response, SHOWN)

@@ -39,9 +39,10 @@ class RolloutLog(Callback):
     Rows whose update was skipped, because its loss or gradient was not finite, are written after every step,
     as `skipped-000123.parquet`.
 
-    Columns: those of `COLUMNS` (`answer` is the reference, `length` in tokens, `reward` after shaping, `metadata` as JSON) and
-    `signal_<name>` for each signal. Rank 0 writes its own rows. Rewards and advantages come from
-    `training_step`: {"rewards": [R], "advantages": [R], "skipped": [R]} in the batch's row order.
+    Columns: those of `COLUMNS` (`answer` is the reference, `length` in tokens, `reward` after shaping,
+    `metadata` as JSON) and `signal_<name>` for each signal. Rank 0 writes its own rows. Rewards and
+    advantages come from `training_step`: {"rewards": [R], "advantages": [R], "skipped": [R]} in the
+    batch's row order.
     """
 
     def __init__(self, folder: Path, every_n_steps: int) -> None:
