@@ -50,12 +50,7 @@ def drill(work: Path) -> dict[str, Any]:
         and not one["differences"]
         and (one["status"], one.get("status after resuming")) in ((0, None), (1, 0))
     ]
-    return {
-        "failures": len(cases),
-        "survived": len(good),
-        "cases": cases,
-        "versions": provenance(),
-    }
+    return {"failures": len(cases), "survived": len(good), "cases": cases, "versions": provenance()}
 
 
 def case(

@@ -130,10 +130,7 @@ def test_a_disk_that_stays_full_stops_the_run_which_goes_on_when_there_is_room(
     stop = r"step 3 .* failure 2 in a row, as many as checkpoints.max_failures allows"
     with pytest.MonkeyPatch.context() as patch:
         fill_disk(patch, 2**30, 0, 0)
-        with (
-            pytest.warns(UserWarning, match="step 2 was not"),
-            pytest.raises(RunError, match=stop),
-        ):
+        with pytest.warns(UserWarning, match="step 2 was not"), pytest.raises(RunError, match=stop):
             fit(command("checkpoints.max_failures=2"))
     left = [file.name for file in (tmp_path / "starter" / "checkpoints").iterdir()]
     assert left == ["step-000001.ckpt"]

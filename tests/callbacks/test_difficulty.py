@@ -29,11 +29,7 @@ def test_hard_is_strictly_below_the_mean_of_the_histories(outcome):
     # Histories 0, 1/2, 1: the mean is 1/2.
     assert [signal.read(uid)["hard"] for uid in "abc"] == [1, 0, 0]
     metrics = signal.metrics()
-    assert metrics == {
-        "hard_fraction": 1 / 3,
-        "accuracy_history_mean": 0.5,
-        "questions_seen": 3,
-    }
+    assert metrics == {"hard_fraction": 1 / 3, "accuracy_history_mean": 0.5, "questions_seen": 3}
 
 
 def test_the_threshold_moves_with_the_policy(outcome):

@@ -95,11 +95,7 @@ def test_a_second_writer_is_refused_before_the_first_batch(fit, batch):
     with pytest.raises(
         ConfigError, match="'often_truncated' is written by OftenTruncated and by Imp"
     ):
-        fit(
-            [OftenTruncated(), Impostor()],
-            [batch(("a", [DONE]))],
-            draw=lambda: drawn.append(1),
-        )
+        fit([OftenTruncated(), Impostor()], [batch(("a", [DONE]))], draw=lambda: drawn.append(1))
     assert not drawn
 
 

@@ -41,10 +41,7 @@ class Scripted(Recording):
         texts = ["so 07" if index < int(prompt.uid[1:]) % 3 else "so 08" for index in range(2)]
         completions = [
             Completion(
-                text=text,
-                token_ids=(5,) * length,
-                logprobs=(-1.0,) * length,
-                finish=Finish.STOP,
+                text=text, token_ids=(5,) * length, logprobs=(-1.0,) * length, finish=Finish.STOP
             )
             for text, length in zip(texts, (4, 2), strict=True)
         ]

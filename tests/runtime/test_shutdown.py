@@ -21,12 +21,7 @@ ASKED = "stopping at the next safe point; a second signal ends the process at on
 
 @pytest.mark.parametrize(
     ("number", "status"),
-    [
-        (signal.SIGTERM, 143),
-        (signal.SIGINT, 130),
-        (signal.SIGUSR1, 138),
-        (signal.SIGUSR2, 140),
-    ],
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138), (signal.SIGUSR2, 140)],
 )
 def test_a_signal_ends_a_command_at_its_next_check_with_its_status(
     number: int, status: int, capfd: pytest.CaptureFixture[str]
