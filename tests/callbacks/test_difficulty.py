@@ -87,18 +87,6 @@ def test_an_unseen_question_meets_the_mean_of_the_seen_ones_and_a_seen_one_its_h
     assert module.seen[1]["accuracy_history"] == pytest.approx([2 / 3, 1])
 
 
-def test_a_resumed_run_continues_with_the_same_table(fit, batch, tmp_path):
-    def batches():
-        steps = ([RIGHT, WRONG], [RIGHT, RIGHT], [WRONG, WRONG], [RIGHT, WRONG])
-        return [batch(("a", rows), (f"q{n}", [RIGHT])) for n, rows in enumerate(steps)]
-
-    _, whole = fit([RollingDifficulty()], batches())
-    fit([RollingDifficulty()], batches(), stop_after=2, checkpoints=tmp_path)
-    trainer, resumed = fit([RollingDifficulty()], batches(), checkpoints=tmp_path, resume=True)
-    assert resumed.seen == whole.seen[2:]
-    assert trainer.callback_metrics["signal/questions_seen"] == 5
-
-
 @pytest.mark.parametrize("arguments", [{"rise": 0.0}, {"fall": 1.5}, {"rise": float("nan")}])
 def test_a_rate_outside_its_range_is_refused(arguments):
     (name,) = arguments

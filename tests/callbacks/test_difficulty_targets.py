@@ -57,22 +57,6 @@ def test_only_the_last_groups_count(outcome):
     assert read(targets, outcome("x", *[(True, 1)] * 4)) == [80.0]
 
 
-def test_a_resumed_run_reads_what_the_uninterrupted_run_reads(fit, batch, tmp_path):
-    batches = [
-        batch(("a", [(True, 10 + step), (True, 30)]), ("b", [(True, 50), (False, 60 - step)]))
-        for step in range(4)
-    ]
-
-    def callback() -> DifficultyTargets:
-        return DifficultyTargets(shortest=10, longest=100, interval=1, window=3)
-
-    _, whole = fit([callback()], batches)
-    fit([callback()], batches, stop_after=2, checkpoints=tmp_path)
-    _, resumed = fit([callback()], batches, checkpoints=tmp_path, resume=True)
-    assert resumed.seen == whole.seen[2:]
-    assert whole.seen[0] != whole.seen[2]
-
-
 @pytest.mark.parametrize(
     "arguments", [{"shortest": 0}, {"longest": 5}, {"interval": 0}, {"window": 0}]
 )
