@@ -1,4 +1,4 @@
-"""python -m fault_injection.page: docs/reliability.md with each promise, how it was tested, and the result."""
+"""python -m fault_injection.page: docs/reliability.md: promises, how they were tested, results."""
 
 import json
 from collections.abc import Callable, Mapping

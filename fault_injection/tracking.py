@@ -75,12 +75,7 @@ def constant_work(seconds: float) -> Callable[[], float]:
 
 
 def one_run(
-    folder: Path,
-    uri: str,
-    step: Callable[[], float],
-    steps: int,
-    server: MLflowServer,
-    at: Actions,
+    folder: Path, uri: str, step: Callable[[], float], steps: int, server: MLflowServer, at: Actions
 ) -> dict[str, Any]:
     """What its own server did not get is delivered to `server` afterwards."""
     jsonl = JSONLLogger(folder)

@@ -14,9 +14,7 @@ def make_prompt(
     answer: str = "07",
     **metadata: Any,
 ) -> Prompt:
-    return Prompt(
-        uid=uid, text=text, answer=answer, token_ids=tuple(token_ids), metadata=metadata
-    )
+    return Prompt(uid=uid, text=text, answer=answer, token_ids=tuple(token_ids), metadata=metadata)
 
 
 def make_completion(

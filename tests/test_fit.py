@@ -12,7 +12,7 @@ import torch
 
 from ceeh.config.settings import Config, load
 from ceeh.errors import ConfigError
-from ceeh.fit import fit, main
+from ceeh.fit import fit
 from ceeh.run.folder import RunFolder
 from tests.endings import Killed
 from tests.torch_engine import TorchEngine
@@ -70,10 +70,10 @@ def killed_at(engine: Any, version: int) -> Iterator[None]:
     """Inside, the run dies when `engine` generates with the weights of policy `version`."""
     generate = engine.generate
 
-    def stopping(self, prompts, sampling):
+    def stopping(self, *arguments):
         if self.policy_version == version:
             raise Killed
-        return generate(self, prompts, sampling)
+        return generate(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "generate", stopping)
@@ -209,45 +209,6 @@ def test_numbers_do_not_depend_on_the_micro_batch_split(
     assert a["optimizer/padding_fraction"] != b["optimizer/padding_fraction"], "the same split"
     for name in ("loss/policy", "loss/entropy", "loss/entropy_bonus", "optimizer/grad_norm"):
         assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-7), name
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["hardware.accelerator=cuda"], "torch finds no CUDA device"),
-        (["model.path=./nowhere"], "model.path: no folder './nowhere'"),
-        (["prompts.train.init_args.questions=3"], "prompts.train has only 3 prompts"),
-        (["callbacks.difficulty.class_path=builtins.dict"], "difficulty"),
-        (["objective.hard_signal=harsh"], "no callback wrote the signal 'harsh'"),
-        (
-            ["objective.dual_clip=1.1"],
-            r"objective.dual_clip must be above 1 \+ objective.clip_high",
-        ),
-        (["optimizer.tokens_per_microbatch=10"], "must hold one longest row"),
-        (["ckpt_path=x.ckpt"], "no checkpoint 'x.ckpt'"),
-        (["prompts.system_prompt=think"], "prompts.system_prompt needs prompts.chat_template"),
-    ],
-)
-def test_bad_input_ends_before_any_engine_starts(
-    tiny_model_dir: Path,
-    tmp_path: Path,
-    overrides: list[str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(TorchEngine, "__init__", lambda *args, **kwargs: pytest.fail("started"))
-    with pytest.raises(ConfigError, match=message):
-        fit(small(tiny_model_dir, tmp_path, *overrides))
-    assert not (tmp_path / "starter").exists()
-
-
-def test_the_command_line_prints_the_configuration_and_its_errors(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["--config", str(SHIPPED), "seed=7", "--print-config"]) == 0
-    assert "seed: 7" in capsys.readouterr().out
-    assert main(["--config", str(SHIPPED), "sed=7"]) == 2
-    assert "error: sed=7: Key 'sed' not in 'Config'" in capsys.readouterr().err
 
 
 def test_the_engine_is_closed_whatever_goes_wrong(

@@ -18,30 +18,13 @@ from ceeh.modules.policy import Policy
 from ceeh.run.checkpoint import checkpoint_file
 from ceeh.run.metrics_file import JSONLLogger
 from fault_injection.equality import differences
-from tests.endings import Killed
+from tests.endings import Killed, at_call, die
 from tests.test_fit import small
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
 # A checkpoint after every step; two of the four have an evaluation, too.
 EVERY = ("checkpoints.every_n_steps=1", "evaluation.every_n_steps=2")
-
-
-def killing(
-    patch: pytest.MonkeyPatch, owner: type, name: str, call: int, *, after: bool = False
-) -> None:
-    """Raises Killed instead of, or just after, the `call`-th call."""
-    function, calls = getattr(owner, name), [0]
-
-    def watched(*arguments: Any, **settings: Any) -> Any:
-        calls[0] += 1
-        if calls[0] != call:
-            return function(*arguments, **settings)
-        if after:
-            function(*arguments, **settings)
-        raise Killed
-
-    patch.setattr(owner, name, watched)
 
 
 def differing(one: Path, other: Path) -> list[str]:
@@ -89,7 +72,7 @@ def test_a_killed_run_goes_on_as_if_it_were_not(
     start: int | None,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        killing(patch, owner, name, call, after=after)
+        at_call(patch, owner, name, call, die, after=after)
         with pytest.raises(Killed):
             fit(command())
     files = sorted((tmp_path / "starter" / "checkpoints").glob("*.ckpt"))
@@ -140,12 +123,11 @@ def test_a_disk_that_stays_full_stops_the_run_which_goes_on_when_there_is_room(
 def test_poisoned_weights_stop_the_run_before_they_are_saved(
     whole: Path, command: Callable[..., Config], tmp_path: Path
 ) -> None:
-    step, calls = CEEHModule.training_step, [0]
+    step = CEEHModule.training_step
 
     def poisoning(self: CEEHModule, *arguments: Any) -> Any:
         outputs = step(self, *arguments)
-        calls[0] += 1
-        if calls[0] == 3:
+        if self.rollout_step == 3:
             state = self.optimizers().state[self.policy.trainable[0]]  # type: ignore[union-attr]
             state["exp_avg"][0] = torch.inf
         return outputs
@@ -169,7 +151,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_later_life_forgotten(
     damaged.write_bytes(damaged.read_bytes()[:-1000])
     (folder / "held_out" / "base.npz").write_bytes(b"PK half of a file")
     with pytest.MonkeyPatch.context() as patch:
-        killing(patch, RewardFunction, "__call__", 2)
+        at_call(patch, RewardFunction, "__call__", 2, die)
         with pytest.raises(Killed):
             fit(command())
     out = capsys.readouterr().out

@@ -148,9 +148,7 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         self.loaded_rng_states = checkpoint[RNG_STATES]
 
-    def note(
-        self, trainer: Trainer, rollout_step: int, *, before_evaluation: bool = False
-    ) -> None:
+    def note(self, trainer: Trainer, rollout_step: int, *, before_evaluation: bool = False) -> None:
         """Collective: gathers the rng states of all ranks."""
         metrics = {
             name: value.item() if isinstance(value, Tensor) else value
@@ -215,4 +213,3 @@ class RunCheckpoint(Checkpoint):
                 f"{self.settings.max_failures} stops the run (checkpoints.max_failures)",
                 stacklevel=2,
             )
-

@@ -73,7 +73,7 @@ CASES = {
     "evaluate starter --benchmarks none": "no benchmark 'none' ... starter",
     "evaluate starter --benchmarks ,": "--benchmarks is empty",
     "evaluate starter --benchmarks starter,starter": "names 'starter' twice",
-    "evaluate starter --benchmarks bench.yaml": "is missing and must be given",
+    "evaluate starter --benchmarks bench.yaml": "questions is missing and ... verifier is missing",
     "evaluate starter --benchmarks tag.yaml": "tag.yaml is not valid YAML",
     "evaluate starter --benchmarks none.yaml": "no file 'none.yaml'",
     f"evaluate starter {ON} samples=0": "samples must be at least 1, got 0",
