@@ -22,7 +22,7 @@ PROMISED_SECONDS = 5.0
 SECOND_AFTER_SECONDS = 0.1
 
 
-class Asker(Killer):
+class Sender(Killer):
     """Sends the signal twice, as `timeout` does: the repeat arrives while the run stops."""
 
     def kill(self, words: str) -> None:
@@ -52,9 +52,9 @@ def inject(work: Path, *, phases: str = ",".join(PHASES), seed: int = 0) -> dict
         while waiting and not unreached:
             number, phase = waiting.pop(0)
             # Early in the rest of the run, so that it has room for several.
-            asker = Asker(dice.randint(1, min(2, PHASES[phase])), dice.random(), note, number)
+            sender = Sender(dice.randint(1, min(2, PHASES[phase])), dice.random(), note, number)
             leftovers.begin()
-            status = attempt(output, log, inject=partial(enter_armed, leftovers, asker, phase))
+            status = attempt(output, log, inject=partial(enter_armed, leftovers, sender, phase))
             if note.is_file():
                 stops.append(stop_of(phase, number, note, status, leftovers, output / "starter"))
                 stops[-1]["run"] = len(runs)
@@ -83,9 +83,9 @@ def inject(work: Path, *, phases: str = ",".join(PHASES), seed: int = 0) -> dict
     }
 
 
-def enter_armed(leftovers: Leftovers, asker: Asker, phase: str) -> None:
+def enter_armed(leftovers: Leftovers, sender: Sender, phase: str) -> None:
     leftovers.enter()
-    asker.arm(phase)
+    sender.arm(phase)
 
 
 def stop_of(

@@ -176,7 +176,7 @@ def test_a_longer_run_resumes_from_the_end_with_its_own_learning_rate(
     assert rates == pytest.approx([0.01] * end + [0.001] * (4 - end))
 
 
-def test_a_run_in_use_by_another_process_is_left_alone(
+def test_a_run_in_use_by_another_process_is_left_unchanged(
     whole: tuple[Path, list[str]], tiny_model_dir: Path
 ) -> None:
     folder = RunFolder(whole[0])
@@ -211,7 +211,7 @@ def test_numbers_do_not_depend_on_the_micro_batch_split(
         assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-7), name
 
 
-def test_the_engine_is_closed_whatever_goes_wrong(
+def test_the_engine_is_closed_after_any_error(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = []

@@ -32,7 +32,7 @@ def place(full_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Pa
     for name, file, content in (
         ("short", "samples.parquet", (here / "good" / "samples.parquet").read_bytes()[:300]),
         ("swapped", "samples.parquet", b"PAR1"),
-        ("told", "settings.json", b"[1]"),
+        ("listed", "settings.json", b"[1]"),
         ("empty", "results.json", b""),
         ("utf16", "results.json", "{}".encode("utf-16")),
         ("binary", "results.json", bytes(range(256))),
@@ -81,7 +81,7 @@ CASES = {
     f"evaluate starter {ON} top_p=2": "top_p must be in (0, 1], got 2",
     f"evaluate starter {ON} nope=2": "'nope=2' is not a setting of an evaluation",
     f"evaluate starter {ON} limit=1 --output file": "'file' is a file; give a folder",
-    f"evaluate starter {ON} limit=1 --output told": "settings.json ... another --output",
+    f"evaluate starter {ON} limit=1 --output listed": "settings.json ... another --output",
     f"evaluate starter {ON} limit=1 --output swapped": "samples.parquet ... --output",
     "compare good": "give at least two results",
     "compare good none": "'none' holds no results.json",

@@ -85,7 +85,7 @@ class OfTwoRanks(RunCheckpoint):
         checkpoint[RNG_STATES] *= 2
 
 
-def test_a_resume_on_another_number_of_ranks_says_so(fit, batch, tmp_path):
+def test_a_resume_on_another_number_of_ranks_warns(fit, batch, tmp_path):
     steps = [batch(("a", [(True, 2)])) for _ in range(2)]
     two = OfTwoRanks(tmp_path, Checkpoints(every_n_steps=100), JSONLLogger(tmp_path))
     fit([two], steps, stop_after=1, checkpoints=tmp_path, **NO_EVALUATION)

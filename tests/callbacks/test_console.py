@@ -30,7 +30,7 @@ def test_a_step_is_one_line_with_every_number():
     )
 
 
-def test_what_was_not_logged_or_is_no_number_shows_as_a_dash():
+def test_missing_and_nan_metrics_show_as_a_dash():
     line = step_line(1, 9, {"loss/entropy_easy": 0.5, "loss/entropy_hard": float("nan")}, 1.0, 8.0)
     assert line == (
         "step 1/9  accuracy -  tokens -  entropy 0.500/-  hard -  - tokens/s  "
@@ -67,7 +67,7 @@ def test_validation_is_announced_with_its_result(fit, batch, capsys):
     assert lines[-1].startswith("held-out  accuracy 50.0%  tokens -  ")
 
 
-def test_a_resumed_run_counts_on(fit, batch, tmp_path, capsys):
+def test_a_resumed_run_continues_the_step_count(fit, batch, tmp_path, capsys):
     steps = [batch(("a", ROWS)) for _ in range(3)]
     fit([Console(3, "starter")], steps, stop_after=1, checkpoints=tmp_path)
     capsys.readouterr()

@@ -70,7 +70,7 @@ def test_a_question_never_seen_has_no_history_and_is_not_hard():
     assert reading["hard"] == 0
 
 
-def test_the_first_step_reads_each_question_off_its_own_group(fit, batch):
+def test_the_first_step_reads_each_question_from_its_own_group(fit, batch):
     _, module = fit(
         [RollingDifficulty()], [batch(("a", [RIGHT]), ("b", [RIGHT, WRONG]), ("c", [WRONG]))]
     )
@@ -78,11 +78,11 @@ def test_the_first_step_reads_each_question_off_its_own_group(fit, batch):
     assert module.seen == [{"accuracy_history": [1, 0.5, 0], "hard": [0, 0, 1]}]
 
 
-def test_an_unseen_question_meets_the_mean_of_the_seen_ones_and_a_seen_one_its_history(fit, batch):
+def test_an_unseen_question_is_compared_with_the_mean_of_the_seen_ones(fit, batch):
     first = batch(("a", [RIGHT]), ("b", [RIGHT, WRONG]))
     second = batch(("new", [RIGHT, RIGHT, WRONG]), ("a", [WRONG]))
     _, module = fit([RollingDifficulty()], [first, second])
-    # The mean is (1 + 1/2) / 2 = 3/4, without new's 2/3; a is judged by its 1, not by today's 0.
+    # The mean is (1 + 1/2) / 2 = 3/4, without new's 2/3; a counts with its 1, not with today's 0.
     assert module.seen[1]["hard"] == [1, 0]
     assert module.seen[1]["accuracy_history"] == pytest.approx([2 / 3, 1])
 

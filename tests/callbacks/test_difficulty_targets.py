@@ -15,7 +15,7 @@ from ceeh.callbacks.difficulty_targets import DifficultyTargets, expected_correc
         (4, 16),  # 0.25 * 4 = 1
     ],
 )
-def test_the_shortest_target_that_one_right_answer_is_expected_to_fit(
+def test_the_target_is_the_shortest_that_one_correct_answer_is_expected_to_fit(
     at_least_correct: int, expected: int
 ):
     grid = [8, 16, 24, 32]
@@ -31,7 +31,7 @@ def read(targets: DifficultyTargets, *outcomes) -> list[float]:
     return [targets.read(outcome.uid)["target_length"] for outcome in outcomes]
 
 
-def test_each_band_has_the_target_that_its_groups_have_shown(outcome):
+def test_each_band_has_the_target_of_its_groups(outcome):
     targets = DifficultyTargets(shortest=10, longest=100, interval=10)
     easy = outcome("easy", (True, 12), (True, 25), (True, 30), (False, 40))  # 3/4
     medium = outcome("medium", (True, 41), (True, 45), (False, 70), (False, 70))  # 1/2

@@ -1,4 +1,4 @@
-"""RolloutLog: one row per completion, aligned with its prompt; awkward text; whole files only."""
+"""RolloutLog: one row per completion, aligned with its prompt; any text; complete files only."""
 
 import json
 from dataclasses import replace
@@ -94,7 +94,7 @@ def test_a_write_that_fails_leaves_the_earlier_file_whole(fit, batch, tmp_path, 
     assert (tmp_path / "step-000001.parquet").read_bytes() == before
 
 
-def test_a_ranks_other_than_zero_writes_nothing(batch, tmp_path):
+def test_other_ranks_than_zero_write_nothing(batch, tmp_path):
     class OtherRank:
         is_global_zero = False
 

@@ -31,7 +31,7 @@ def test_a_class_path_of_version_0_1_names_its_new_place() -> None:
         assert inspect.isclass(Component(new).imported("engine"))
 
 
-def test_arguments_come_from_yaml_and_those_asked_for_from_the_context() -> None:
+def test_arguments_come_from_yaml_then_from_the_context() -> None:
     built = Component(HERE, {"size": 3}).build("engine", color="blue", unknown=1)
     assert built == Thing(size=3, color="blue")
     # init_args win over the context.

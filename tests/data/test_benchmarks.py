@@ -70,7 +70,7 @@ def test_a_local_copy_of_any_kind_is_read_through_the_shipped_columns(
 
 
 @pytest.mark.parametrize("name", READ)
-def test_a_wrong_column_names_those_there_are(name):
+def test_a_wrong_column_names_the_existing_ones(name):
     there = ", ".join(rows(name)[0])
     with pytest.raises(ConfigError, match=f"line 1 has no column 'q'; it has: {there};"):
         benchmark_questions(local(name, "questions.init_args.question=q"))

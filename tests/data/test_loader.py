@@ -124,7 +124,7 @@ def test_every_step_has_its_own_seed_which_follows_from_the_runs() -> None:
         ([0, 1], [5, 9], 8, False),
     ],
 )
-def test_a_group_has_contrast_when_some_and_not_all_are_right(correct, lengths, limit, expected):
+def test_a_group_has_contrast_when_some_and_not_all_are_correct(correct, lengths, limit, expected):
     outcome = GroupOutcome(
         uid="a",
         correct=tuple(map(bool, correct)),
@@ -134,7 +134,7 @@ def test_a_group_has_contrast_when_some_and_not_all_are_right(correct, lengths, 
     assert has_contrast(outcome, limit) is expected
 
 
-def test_off_it_is_one_round_of_every_prompt_and_ranks_need_not_agree() -> None:
+def test_without_dynamic_sampling_there_is_one_round_and_ranks_need_not_agree() -> None:
     engine = Scripted()
     plain = loader(engine, 1, gather=lambda value: pytest.fail("asked the other ranks"))
     batches = list(plain)
@@ -177,23 +177,23 @@ def test_after_the_last_round_dropped_groups_fill_the_step() -> None:
     assert {outcome.uid for outcome in batch.dropped} == set(order) - set(filled)
 
 
-def test_a_limit_decides_what_counts_as_right() -> None:
+def test_a_limit_decides_what_counts_as_correct() -> None:
     # Within 3 tokens the second response alone counts: u<n> has contrast where n % 3 = 2.
     batch = next(iter(loader(Scripted(), limit_tokens=3)))
     assert all(int(uid[1:]) % 3 == 2 for uid in uids(batch))
 
 
-def test_it_ends_when_the_step_has_seen_every_prompt() -> None:
+def test_sampling_ends_when_the_step_has_seen_every_prompt() -> None:
     engine = Scripted()
-    hopeless = [prompt for prompt in PROMPTS if int(prompt.uid[1:]) % 3 == 0]
-    batch = next(iter(loader(engine, 100, prompts=hopeless)))
+    unsolved = [prompt for prompt in PROMPTS if int(prompt.uid[1:]) % 3 == 0]
+    batch = next(iter(loader(engine, 100, prompts=unsolved)))
     order = engine.drawn
-    assert sorted(order) == sorted(prompt.uid for prompt in hopeless)
+    assert sorted(order) == sorted(prompt.uid for prompt in unsolved)
     assert uids(batch) == order[:4]
     assert batch.sampling_rounds == 2
 
 
-def test_over_many_steps_no_prompt_comes_twice_in_a_step_and_none_is_forgotten() -> None:
+def test_over_many_steps_no_prompt_comes_twice_in_a_step_and_none_is_missed() -> None:
     engine = Scripted()
     seen: list[str] = []
     for batch in loader(engine, steps=60):
@@ -203,7 +203,7 @@ def test_over_many_steps_no_prompt_comes_twice_in_a_step_and_none_is_forgotten()
         seen += step
         engine.asked.clear()
     visits = [seen.count(prompt.uid) for prompt in PROMPTS]
-    # All as often, up to the epoch under way and a deferred visit.
+    # All as often, up to the current epoch and a deferred visit.
     assert max(visits) - min(visits) <= 2
     assert min(visits) > 20
 
@@ -220,7 +220,7 @@ def test_a_resumed_loader_draws_what_the_uninterrupted_one_draws(max_rounds: int
     assert stopped.asked + resumed.asked == whole.asked
 
 
-def test_ranks_go_the_same_rounds_and_keep_the_same_stream() -> None:
+def test_ranks_do_the_same_rounds_and_keep_the_same_stream() -> None:
     barrier, box = Barrier(2), [0, 0]
     results: dict[int, list[RolloutBatch]] = {}
     states: dict[int, list[dict]] = {0: [], 1: []}

@@ -44,7 +44,7 @@ def question(uid="a", text="473+8?", **metadata):
     return Question(uid=uid, text=text, answer="481", metadata=metadata)
 
 
-def test_a_plain_prompt_is_the_text_as_it_stands():
+def test_a_plain_prompt_is_the_text_unchanged():
     make = builder()
     prompt = make(question(level=1))
     assert make.tokenizer.convert_ids_to_tokens(list(prompt.token_ids)) == list("473+8?")

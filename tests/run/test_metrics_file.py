@@ -22,7 +22,7 @@ def log_steps(logger: JSONLLogger, steps: range) -> None:
         logger.save()
 
 
-def test_each_rollout_step_is_one_line_whatever_number_of_calls(tmp_path):
+def test_each_rollout_step_is_one_line_after_any_number_of_calls(tmp_path):
     logger = JSONLLogger(tmp_path)
     logger.log_metrics({"eval/pass@8": 0.5}, step=0)
     log_steps(logger, range(1, 3))
@@ -42,7 +42,7 @@ def test_undefined_and_infinite_values_are_null(tmp_path):
     ]
 
 
-def test_a_resumed_run_leaves_the_file_of_one_that_never_stopped(tmp_path):
+def test_a_resumed_run_writes_the_file_of_an_uninterrupted_one(tmp_path):
     log_steps(JSONLLogger(tmp_path / "whole"), range(1, 7))
     log_steps(JSONLLogger(tmp_path / "stopped"), range(1, 5))  # the checkpoint was of step 2
     path = tmp_path / "stopped" / "metrics.jsonl"
@@ -63,13 +63,12 @@ def test_an_evaluation_just_after_a_resume_joins_the_checkpoints_line(tmp_path):
     assert rows_of(tmp_path)[-1] | {"eval/tokens": 7.0, "reward/mean": 0.2} == rows_of(tmp_path)[-1]
 
 
-def test_a_line_that_the_run_was_killed_before_is_taken_from_the_checkpoint(tmp_path):
+def test_a_line_lost_in_a_kill_is_restored_from_the_checkpoint(tmp_path):
     log_steps(JSONLLogger(tmp_path / "whole"), range(1, 4))
     stopped = JSONLLogger(tmp_path / "stopped")
     log_steps(stopped, range(1, 2))
-    row = stopped.row(
-        {"rollout/step": 2.0, "reward/mean": 0.2}, 1
-    )  # in the checkpoint, never written
+    # In the checkpoint, never written.
+    row = stopped.row({"rollout/step": 2.0, "reward/mean": 0.2}, 1)
     resumed = JSONLLogger(tmp_path / "stopped")
     resumed.resume_from_step(2, row)
     resumed.log_metrics({"eval/accuracy": 0.02}, step=1)
@@ -81,15 +80,15 @@ def test_a_line_that_the_run_was_killed_before_is_taken_from_the_checkpoint(tmp_
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_lines_that_a_full_disk_does_not_take_are_written_when_it_has_room(tmp_path):
+def test_lines_are_written_later_when_the_disk_was_full(tmp_path):
     log_steps(JSONLLogger(tmp_path / "whole"), range(1, 6))
     logger, path = JSONLLogger(tmp_path / "full"), tmp_path / "full" / "metrics.jsonl"
     log_steps(logger, range(1, 2))
     with (
         largest_file(path.stat().st_size + 50),
-        pytest.warns(UserWarning, match=r"cannot be written \(File too large\)") as told,
+        pytest.warns(UserWarning, match=r"cannot be written \(File too large\)") as caught,
     ):
         log_steps(logger, range(2, 5))
-    assert len(told) == 1
+    assert len(caught) == 1
     log_steps(logger, range(5, 6))
     assert path.read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()

@@ -93,7 +93,7 @@ def differing_at_the_end(whole: Path, folder: Path) -> list[str]:
     return differing(whole, folder)
 
 
-def test_a_grace_that_ends_between_two_updates_leaves_no_checkpoint_of_half_a_step(
+def test_a_stop_between_two_updates_leaves_no_checkpoint_of_half_a_step(
     whole: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutdown, "GRACE_SECONDS", 0.1)

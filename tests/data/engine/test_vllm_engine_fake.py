@@ -63,7 +63,7 @@ def tokens(runner: str, seed: int) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("runner", ["V1", "V2"])
-def test_each_rollout_step_samples_other_text_and_a_repeated_one_the_same(runner):
+def test_each_rollout_step_samples_other_text_and_a_repeated_step_the_same(runner):
     before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     first, second, again = tokens(runner, 1), tokens(runner, 2), tokens(runner, 1)
     assert first == again

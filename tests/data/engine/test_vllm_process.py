@@ -80,7 +80,7 @@ def test_vllm_stays_in_process_and_reports_nothing(installed, monkeypatch):
     assert os.environ["VLLM_LOGGING_LEVEL"] == "INFO"
 
 
-def test_what_happens_to_the_process_inside_is_undone(monkeypatch):
+def test_changes_to_the_process_are_undone(monkeypatch):
     monkeypatch.setenv("CEEH_GONE", "before")
     monkeypatch.setenv("CEEH_CHANGED", "before")
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")

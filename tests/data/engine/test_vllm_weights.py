@@ -25,7 +25,7 @@ def test_a_complete_push_passes_unchanged_and_lazily(tiny_model_dir, weights):
     assert [name, *(name for name, _ in stream)] == list(weights)
 
 
-def test_a_tied_head_may_come_and_need_not(tiny_model_dir, weights):
+def test_a_tied_head_is_optional(tiny_model_dir, weights):
     shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
     assert "lm_head.weight" not in weights
     head = {"lm_head.weight": weights["model.embed_tokens.weight"]}

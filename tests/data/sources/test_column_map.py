@@ -123,6 +123,6 @@ def test_equal_questions_are_left_out_and_counted_when_asked(write):
     assert len(list(Table(path))) == 6
 
 
-def test_text_of_any_kind_is_kept_as_it_stands(write):
+def test_text_of_any_kind_is_kept_unchanged(write):
     texts = ["\x00", "a\x1b[2J", "\u202ereversed", "\ufeff1+1?", "1+1?" * 25_000, "\U0001f600"]
     assert [q.text for q in Table(write(*(row(text) for text in texts)))] == texts

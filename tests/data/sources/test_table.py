@@ -28,7 +28,7 @@ from tests.data.tables import COLUMNS, ROWS
         ({"answer_pattern": "x"}, r"answer_pattern 'x' must have a group"),
     ],
 )
-def test_arguments_that_cannot_be_meant_are_refused_at_once(arguments, message):
+def test_invalid_arguments_are_refused_at_once(arguments, message):
     with pytest.raises(ConfigError, match=message):
         Table(**({"path": "some/data"} | arguments))
 
@@ -131,7 +131,7 @@ def test_a_local_folder_is_read_in_every_layout_of_the_hub(hub_folder):
         list(Table(str(hub_folder), split="dev"))
 
 
-def test_an_unreachable_hub_names_the_id_and_the_local_way(monkeypatch):
+def test_an_unreachable_hub_names_the_id_and_suggests_a_local_copy(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
