@@ -177,6 +177,7 @@ def test_an_interrupt_during_a_save_leaves_nothing(
 def test_a_run_cannot_resume_from_weights_alone(tmp_path: Path) -> None:
     file = tmp_path / "step-000002.ckpt"
     torch.save({"state_dict": {}, "rollout_step": 2, "loops": {}}, file)
-    words = r"ckpt_path: a run cannot resume from '.*step-000002.ckpt', it lacks callbacks, lr_schedulers,"
+    lacking = "callbacks, lr_schedulers, optimizer_states, pytorch-lightning_version, rng_states"
+    words = rf"ckpt_path: a run cannot resume from '.*step-000002.ckpt', it lacks {lacking}; give"
     with pytest.raises(ConfigError, match=words):
         rollout_step_of(file)
