@@ -43,14 +43,14 @@ class Profiler(Callback):
         self.profile = profile(schedule=action, on_trace_ready=export)
         self.profile.start()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         if self.profile is not None:
             self.profile.step()
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         self.stop()
 
-    def on_exception(self, *_: Any) -> None:
+    def on_exception(self, *args: Any, **kwargs: Any) -> None:
         if self.profile is not None:
             self.profile.on_trace_ready = None  # the end of the run does not wait for half a trace
         self.stop()

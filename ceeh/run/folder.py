@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from pathlib import Path
 
 from ceeh.errors import ConfigError
@@ -53,11 +52,13 @@ class RunFolder:
         """
         parent = parent_folder(output)
         with writing(output):
-            for number in count(1):
+            number = 1
+            while True:
                 path = parent / (name if number == 1 else f"{name}-{number}")
                 with suppress(FileExistsError):
                     path.mkdir()
                     break
+                number += 1
             atomic_link(parent / "latest", path.name)
         return cls(path)
 

@@ -30,7 +30,8 @@ def deliver(run: Path, uri: str | None) -> bool:
     """Returns whether the server has everything."""
     if not (state := read_state(run)):
         raise ConfigError(f"'{run}' has no {STATE}: it was not tracked")
-    if HIDDEN in (uri := uri or state["uri"]):
+    uri = uri or str(state["uri"])
+    if HIDDEN in uri:
         raise ConfigError(
             f"the server's address held a secret, which '{run}' does not keep ({uri}); give it with --uri"
         )
