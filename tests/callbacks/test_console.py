@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console as Terminal
 
-from ceeh.callbacks.console import Console, clock, step_line
+from ceeh.callbacks.console import Console, step_line
 
 ROWS = [(True, 2), (False, 4)]
 VALUES = {
@@ -36,13 +36,6 @@ def test_missing_and_nan_metrics_show_as_a_dash():
         "step 1/9  accuracy -  tokens -  entropy 0.500/-  hard -  - tokens/s  "
         "generate -  score -  update -  push -  step 1.0 s  ETA 0:00:08"
     )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.0, "0:00:00"), (59.6, "0:01:00"), (36_000.0, "10:00:00")]
-)
-def test_clock_carries_seconds_into_minutes_and_hours(seconds, text):
-    assert clock(seconds) == text
 
 
 def test_a_log_gets_a_header_and_a_whole_line_per_step(fit, batch, tiny_module, capsys):

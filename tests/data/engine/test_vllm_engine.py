@@ -14,6 +14,7 @@ from ceeh.data.engine import vllm_engine
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.types import Completion, Finish, Prompt
+from tests.groups import make_prompt
 
 pytestmark = pytest.mark.engine
 
@@ -67,12 +68,7 @@ class Pair:
 def prompts_of(lengths: Sequence[int]) -> list[Prompt]:
     """A prompt of each length, all different."""
     return [
-        Prompt(
-            uid=f"p{index}",
-            text="",
-            answer="",
-            token_ids=tuple(2 + (7 * index + 3 * position) % 50 for position in range(length)),
-        )
+        make_prompt(f"p{index}", [2 + (7 * index + 3 * place) % 50 for place in range(length)])
         for index, length in enumerate(lengths)
     ]
 
