@@ -31,10 +31,10 @@ def test_a_step_is_one_line_with_every_number():
 
 
 def test_missing_and_nan_metrics_show_as_a_dash():
-    line = step_line(1, 9, {"loss/entropy_easy": 0.5, "loss/entropy_hard": float("nan")}, 1.0, 8.0)
+    line = step_line(1, 9, {"loss/entropy_easy": 0.5, "loss/entropy_hard": float("nan")}, 1.0, 59.6)
     assert line == (
         "step 1/9  accuracy -  tokens -  entropy 0.500/-  hard -  - tokens/s  "
-        "generate -  score -  update -  push -  step 1.0 s  ETA 0:00:08"
+        "generate -  score -  update -  push -  step 1.0 s  ETA 0:01:00"
     )
 
 
