@@ -1,7 +1,6 @@
 """A whole run through a real Trainer, with an engine in plain torch: order, resume, LoRA, errors."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -183,31 +182,6 @@ def test_a_run_in_use_by_another_process_is_left_unchanged(
     with folder.claimed(), pytest.raises(ConfigError, match="in use by another process"):
         fit(small(tiny_model_dir, folder.path.parent, f"ckpt_path={folder.newest_checkpoint()}"))
     assert sorted(folder.path.rglob("*")) == before
-
-
-def test_a_model_that_cannot_be_trained_leaves_no_folder(
-    tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    model = tmp_path / "capped"
-    shutil.copytree(tiny_model_dir, model)
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"logit_scale": 2.0}))
-    with pytest.raises(ConfigError, match=r"rescales its logits \(logit_scale\)"):
-        fit(small(model, tmp_path / "runs"))
-    assert not (tmp_path / "runs").exists()
-
-
-def test_numbers_do_not_depend_on_the_micro_batch_split(
-    tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    # One optimizer step: later ones would compare other rollouts once a last bit differs.
-    once = ("rollouts.steps=1", "optimizer.prompts_per_minibatch=4")
-    one = fit(small(tiny_model_dir, tmp_path / "a", *once))
-    many = fit(small(tiny_model_dir, tmp_path / "b", *once, "optimizer.tokens_per_microbatch=40"))
-    (a,), (b,) = steps(one), steps(many)
-    assert a["optimizer/padding_fraction"] != b["optimizer/padding_fraction"], "the same split"
-    for name in ("loss/policy", "loss/entropy", "loss/entropy_bonus", "optimizer/grad_norm"):
-        assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-7), name
 
 
 def test_the_engine_is_closed_after_any_error(
