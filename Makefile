@@ -11,7 +11,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
 
-.PHONY: env fit test slow audit lint lock clean bench bench-env bench-check drill
+.PHONY: env fit test slow audit lint lock clean bench bench-env bench-check faults
 
 env: $(VENV)/.ready-$(DEVICE)
 
@@ -45,7 +45,7 @@ bench-check: env
 	$(BIN)/python -m benchmarks.check
 
 # Fault injection into real runs: forty minutes on quiet cores; writes docs/reliability.md.
-drill: env
+faults: env
 	$(BIN)/python -m fault_injection
 
 .venv-trl/.ready: benchmarks/requirements.txt requirements/cpu.in

@@ -280,7 +280,7 @@ def build_trainer(
         RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps),
     ]
     if config.profile:
-        callbacks.append(Profiler(folder.path, steps=rollouts.steps))
+        callbacks.append(Profiler(folder.path))
     callbacks.append(checkpoint)
     # What the user gives comes last but cannot collide: see ceeh.config.trainer.
     arguments: dict[str, Any] = {

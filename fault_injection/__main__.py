@@ -1,7 +1,4 @@
-"""python -m fault_injection: all experiments in turn, then docs/reliability.md from their results.
-
-`--only report` writes the page from the existing results.
-"""
+"""python -m fault_injection: all experiments in turn, then docs/reliability.md from their results."""
 
 import argparse
 import subprocess
@@ -9,31 +6,38 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fault_injection.page import ROOT, write_page
+from fault_injection.page import RESULTS, ROOT, write_page
 
-RESULTS = ROOT / "fault_injection" / "results"
 EXPERIMENTS = ("kills", "signals", "engine", "full_disk", "user_code", "tracking", "soak")
+SHORT = {
+    "kills": "--kills 5 --seed 3",
+    "user_code": "--kills 3 --answers 6000",
+    "tracking": "--steps 15 --step-seconds 0.02",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fault_injection", description=__doc__)
-    parser.add_argument("--only", help=f"some of {', '.join(EXPERIMENTS)}, report; with commas")
+    parser.add_argument("--only", help=f"some of {', '.join(EXPERIMENTS)}; with commas")
+    parser.add_argument(
+        "--short", action="store_true", help=f"short forms of {', '.join(SHORT)}; writes no page"
+    )
+    parser.add_argument("--work", type=Path, default=Path("runs", "fault_injection"))
     given = parser.parse_args(arguments)
-    chosen = given.only.split(",") if given.only else [*EXPERIMENTS, "report"]
-    if unknown := set(chosen) - {*EXPERIMENTS, "report"}:
-        parser.error(f"no experiment '{min(unknown)}'; there are {', '.join(EXPERIMENTS)}, report")
-    RESULTS.mkdir(exist_ok=True)
+    possible = tuple(SHORT) if given.short else EXPERIMENTS
+    chosen = given.only.split(",") if given.only else possible
+    if unknown := set(chosen) - set(possible):
+        parser.error(f"no experiment '{min(unknown)}'; there are {', '.join(possible)}")
     failed = []
-    for name in EXPERIMENTS:
-        if name not in chosen:
-            continue
+    for name in chosen:
         print(f"{name} ...", flush=True)
-        output = str(RESULTS / f"{name}.json")
-        command = [sys.executable, "-m", f"fault_injection.{name}", "--output", output]
+        command = [sys.executable, "-m", f"fault_injection.{name}", "--work", given.work / name]
+        command += SHORT[name].split() if given.short else ["--output", RESULTS / f"{name}.json"]
         if subprocess.run(command, cwd=ROOT).returncode != 0:
             failed.append(name)
-    page: Path = write_page(RESULTS)
-    print(f"{page} written" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    if not given.short:
+        print(f"{write_page()} written")
+    print(f"failed: {', '.join(failed)}" if failed else "all passed")
     return 1 if failed else 0
 
 

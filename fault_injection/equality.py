@@ -1,7 +1,7 @@
 """How two run folders differ: numbers, weights, tables, rollouts, apart from times."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,7 @@ from torch import Tensor
 from ceeh.run.checkpoint import fault, read_checkpoint
 
 CLOCK = (
-    "time/",
-    "rollout/tokens_per_second",
-    "optimizer/tokens_per_second",
-    "optimizer/mfu",
+    *("time/", "rollout/tokens_per_second", "optimizer/tokens_per_second", "optimizer/mfu"),
     "train_seconds",
 )
 
@@ -25,34 +22,24 @@ def differences(whole: Path, other: Path, *, common: bool = False) -> list[str]:
 
     With `common`, only files that both have are compared.
     """
-    return list(_differences(whole, other, common))
-
-
-def _differences(whole: Path, other: Path, common: bool) -> Iterator[str]:
     names = [file_names(folder) for folder in (whole, other)]
     if names[0] != names[1] and not common:
-        yield f"files: {sorted(names[0] ^ names[1])}"
-        return
-    for name in sorted(names[0] & names[1]):
-        one, two = whole / name, other / name
-        if name.endswith(".ckpt"):
-            if words := fault(two):
-                yield f"{name}: {words}"
-            yield from unequal(training_state(one), training_state(two), name)
-        elif name.endswith(".npz"):
-            yield from unequal(dict(np.load(one)), dict(np.load(two)), name)
-        elif name.endswith((".jsonl", "summary.json")):
-            lines = [
-                [json.loads(line) for line in text.splitlines()]
-                if name.endswith(".jsonl")
-                else json.loads(text)
-                for text in (one.read_text(), two.read_text())
-            ]
-            yield from unequal(*lines, name)
-        elif name.startswith(("rollouts/", "model/")) and one.read_bytes() != two.read_bytes():
+        return [f"files: {sorted(names[0] ^ names[1])}"]
+    both = sorted(names[0] & names[1])
+    found = [words for name in both for words in of_file(name, whole / name, other / name)]
+    return found if any(name.endswith(".ckpt") for name in both) else ["no checkpoints to compare"]
+
+
+def of_file(name: str, one: Path, two: Path) -> Iterator[str]:
+    if name.startswith(("rollouts/", "model/")):
+        if one.read_bytes() != two.read_bytes():
             yield f"{name}: other bytes"
-    if not any(name.endswith(".ckpt") for name in names[0] & names[1]):
-        yield "no checkpoints to compare"
+        return
+    if name.endswith(".ckpt") and (words := fault(two)):
+        yield f"{name}: {words}"
+    read = READERS.get("summary.json" if name == "summary.json" else one.suffix)
+    if read is not None:
+        yield from unequal(read(one), read(two), name)
 
 
 def training_state(file: Path) -> dict[str, Any]:
@@ -63,6 +50,14 @@ def training_state(file: Path) -> dict[str, Any]:
     state = read_checkpoint(file)
     del state["loops"]["validate_loop"]
     return state
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    ".ckpt": training_state,
+    ".npz": lambda file: dict(np.load(file)),
+    ".jsonl": lambda file: [json.loads(line) for line in file.read_text().splitlines()],
+    "summary.json": lambda file: json.loads(file.read_text()),
+}
 
 
 def file_names(folder: Path) -> set[str]:
@@ -84,18 +79,15 @@ def unequal(one: Any, two: Any, place: str) -> Iterator[str]:
             yield f"{place}: {len(one)} and {len(two)} entries"
         for index, (a, b) in enumerate(zip(one, two, strict=False)):
             yield from unequal(a, b, f"{place}[{index}]")
-    elif isinstance(one, Tensor):
-        if one.dtype != two.dtype or raw(one) != raw(two):
-            yield f"{place}: other numbers"
-    elif isinstance(one, np.ndarray):
-        if one.dtype != two.dtype or one.tobytes() != two.tobytes():
+    elif isinstance(one, Tensor | np.ndarray):
+        if raw(one) != raw(two):
             yield f"{place}: other numbers"
     elif one != two and not (one != one and two != two):
         yield f"{place}: {one!r} and {two!r}"
 
 
-def raw(tensor: Tensor) -> bytes:
-    return (
-        bytes(str(tuple(tensor.shape)), "ascii")
-        + tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    )
+def raw(values: Tensor | np.ndarray) -> tuple[Any, ...]:
+    dtype, shape = values.dtype, tuple(values.shape)
+    if isinstance(values, Tensor):  # NumPy has no bfloat16
+        values = values.contiguous().view(-1).view(torch.uint8).numpy()
+    return dtype, shape, values.tobytes()

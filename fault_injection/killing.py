@@ -56,6 +56,7 @@ class Killer:
         self.number = number
         self.calls = 0
         self.seconds = 0.0
+        note.unlink(missing_ok=True)
 
     def kill(self, words: str) -> None:
         if not self.note.exists():
@@ -84,42 +85,60 @@ class Killer:
 
         setattr(owner, name, watched)
 
+    def arm(self, phase: str) -> None:
+        """Patches the methods of `phase`; some phases have two places, chosen by the moment."""
+        sampling, late = Sampling(), self.moment >= 0.5
+        match phase:
+            case "start":
+                self.seconds = START_SECONDS
+                self.around(VLLMEngine, "__init__")
+            case "generation":
+                self.around(VLLMEngine, "generate", sampling)
+            case "scoring":
+                self.around(ExactAnswer, "__call__", sampling)
+            case "forward":
+                self.around(Policy, "forward")
+            case "backward":
+                self.around(CEEHModule, "manual_backward")
+            case "optimizer":
+                self.around(CEEHModule, "apply_update")
+            case "push":
+                self.around(VLLMEngine, "load_weights")
+            case "write":
+                self.within_bytes()
+            case "save":
+                place = (RunCheckpoint, "save") if late else (AtomicCheckpointIO, "save_checkpoint")
+                self.around(*place)
+            case "metrics":
+                self.around(JSONLLogger, "log_metrics")
+            case "evaluation" if late:
+                self.around(VLLMEngine, "generate", lambda: not sampling())
+            case "evaluation":
+                self.around(CEEHModule, "validation_step")
+            case "model":
+                self.around(Policy, "save")
+            case _:
+                raise ValueError(f"no phase '{phase}'; there are {', '.join(PHASES)}")
 
-def arm(phase: str, killer: Killer) -> None:
-    """Puts `killer` around the methods of `phase`."""
-    sampling = Sampling()
-    match phase:
-        case "start":
-            killer.seconds = START_SECONDS
-            killer.around(VLLMEngine, "__init__")
-        case "generation":
-            killer.around(VLLMEngine, "generate", sampling)
-        case "scoring":
-            killer.around(ExactAnswer, "__call__", sampling)
-        case "forward":
-            killer.around(Policy, "forward")
-        case "backward":
-            killer.around(CEEHModule, "manual_backward")
-        case "optimizer":
-            killer.around(CEEHModule, "apply_update")
-        case "push":
-            killer.around(VLLMEngine, "load_weights")
-        case "write":
-            arm_bytes(killer)
-        case "save" if killer.moment < 0.5:
-            killer.around(AtomicCheckpointIO, "save_checkpoint")
-        case "save":
-            killer.around(RunCheckpoint, "save")
-        case "metrics":
-            killer.around(JSONLLogger, "log_metrics")
-        case "evaluation" if killer.moment < 0.5:
-            killer.around(CEEHModule, "validation_step")
-        case "evaluation":
-            killer.around(VLLMEngine, "generate", lambda: not sampling())
-        case "model":
-            killer.around(Policy, "save")
-        case _:
-            raise ValueError(f"no phase '{phase}'; there are {', '.join(PHASES)}")
+    def within_bytes(self) -> None:
+        """Kills when the fraction `moment` of a checkpoint's bytes has been written."""
+        size = 0
+        save, write = AtomicCheckpointIO.save_checkpoint, Stream.write
+
+        def counted(io: AtomicCheckpointIO, checkpoint: dict, *arguments: Any) -> None:
+            nonlocal size
+            self.calls += 1
+            size = storage_bytes(tensor for _, tensor in tensors(checkpoint, ""))
+            save(io, checkpoint, *arguments)
+
+        def watched(stream: Stream, data: bytes | memoryview) -> int:
+            written = write(stream, data)
+            if self.calls == self.call and stream.target.tell() >= self.moment * size:
+                stream.target.flush()
+                self.kill(f"checkpoint {self.calls}, after {stream.target.tell()} bytes")
+            return written
+
+        AtomicCheckpointIO.save_checkpoint, Stream.write = counted, watched
 
 
 class Sampling:
@@ -140,23 +159,3 @@ class Sampling:
 
     def __call__(self) -> bool:
         return self.now
-
-
-def arm_bytes(killer: Killer) -> None:
-    """Kills when the fraction `moment` of a checkpoint's bytes has been written."""
-    size = [0]
-    save, write = AtomicCheckpointIO.save_checkpoint, Stream.write
-
-    def counted(self: AtomicCheckpointIO, *arguments: Any, **settings: Any) -> None:
-        killer.calls += 1
-        size[0] = storage_bytes(tensor for _, tensor in tensors(arguments[0], ""))
-        save(self, *arguments, **settings)
-
-    def watched(self: Stream, data: bytes | memoryview) -> int:
-        written = write(self, data)
-        if killer.calls == killer.call and self.target.tell() >= killer.moment * size[0]:
-            self.target.flush()
-            killer.kill(f"checkpoint {killer.calls}, after {self.target.tell()} bytes")
-        return written
-
-    AtomicCheckpointIO.save_checkpoint, Stream.write = counted, watched

@@ -3,11 +3,10 @@
 import ctypes
 import os
 import shutil
-import signal
 import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 SHARED_MEMORY = Path("/dev/shm")
 PR_SET_CHILD_SUBREAPER = 36
@@ -36,30 +35,15 @@ class Leftovers:
 
     def found(self) -> list[str]:
         """What the last process left; its children have PATIENCE_SECONDS to end and are then killed."""
-        files = [
-            f"file {file.relative_to(self.temporary)}"
-            for file in self.temporary.rglob("*")
-            if not file.is_dir()
+        files = [file for file in self.temporary.rglob("*") if not file.is_dir()]
+        shared = set(os.listdir(SHARED_MEMORY)) - self.shared
+        orphans = psutil.Process().children(recursive=True)
+        _, alive = psutil.wait_procs(orphans, timeout=PATIENCE_SECONDS)
+        left = [
+            *(f"file {file.relative_to(self.temporary)}" for file in files),
+            *(f"shared memory {name}" for name in shared),
+            *(f"process {process.cmdline()}" for process in alive),
         ]
-        shared = [f"shared memory {name}" for name in set(os.listdir(SHARED_MEMORY)) - self.shared]
-        return files + shared + self._orphans()
-
-    def _orphans(self) -> list[str]:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while orphans := children():
-            if time.monotonic() > deadline:
-                words = [f"process {name}" for name in orphans.values()]
-                for number in orphans:
-                    os.kill(number, signal.SIGKILL)
-                return words
-            time.sleep(0.02)
-        return []
-
-
-def children() -> dict[int, str]:
-    """Process number -> command of this process's children, after reaping those that have ended."""
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    numbers = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return {int(number): Path(f"/proc/{number}/cmdline").read_text() for number in numbers}
+        for process in alive:
+            process.kill()
+        return left

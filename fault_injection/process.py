@@ -1,13 +1,15 @@
-"""A short run of the starter with the real engine, in its own process, where an experiment injects faults."""
+"""An experiment's command, and a short run of the starter in its own process, where faults are injected."""
 
 import argparse
 import gc
+import inspect
 import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from ceeh import fit
 from ceeh.data.engine.vllm_process import import_vllm, process_kept
 from ceeh.runtime.rng import rng_preserved
+from ceeh.runtime.versions import provenance
 
 CONFIG = Path(__file__).parent.parent / "configs" / "ceeh.yaml"
 RUN = (
@@ -36,6 +39,36 @@ RUN = (
     "hardware.accelerator=cpu",
     "engine.init_args.kv_cache_gib=0.25",
 )
+
+
+def run_experiment(
+    inject: Callable[..., dict[str, Any]], arguments: Sequence[str] | None = None
+) -> int:
+    """Runs `inject(work, **options)`; the exit status is 0 if its results have `passed`, else 1.
+
+    The options are the keyword arguments of `inject` with their defaults.
+    """
+    module = Path(inspect.getfile(inject)).stem
+    parser = argparse.ArgumentParser(
+        prog=f"python -m fault_injection.{module}", description=inspect.getdoc(inject)
+    )
+    parser.add_argument("--work", type=Path, default=Path("runs", module), help="emptied first")
+    parser.add_argument("--output", type=Path, help="file for the results, JSON")
+    options = [p for p in inspect.signature(inject).parameters.values() if p.kind == p.KEYWORD_ONLY]
+    for option in options:
+        flag = f"--{option.name.replace('_', '-')}"
+        help = f"default {option.default}"
+        parser.add_argument(flag, type=type(option.default), default=option.default, help=help)
+    given = parser.parse_args(arguments)
+    shutil.rmtree(given.work, ignore_errors=True)
+    given.work.mkdir(parents=True, exist_ok=True)
+    begin = time.monotonic()
+    results = inject(given.work, **{option.name: getattr(given, option.name) for option in options})
+    results |= {"seconds": round(time.monotonic() - begin), "versions": provenance()}
+    if given.output:
+        given.output.write_text(json.dumps(results, indent=2) + "\n")
+    print(json.dumps({name: value for name, value in results.items() if name != "hits"}, indent=1))
+    return 0 if results["passed"] else 1
 
 
 def attempt(
@@ -59,33 +92,16 @@ def attempt(
 
 
 def uninterrupted(work: Path, inject: Callable[[], None] = lambda: None) -> Path:
-    """The output of a run without faults. Raises RuntimeError when it fails."""
-    if (status := attempt(work / "whole", work / "whole.log", inject=inject)) != 0:
-        raise RuntimeError(f"the uninterrupted run ended with {status}; see {work / 'whole.log'}")
-    return work / "whole"
+    """The output of a run without faults, the first of an experiment. Raises RuntimeError when it fails.
 
-
-def command_line(module: str, description: str) -> argparse.ArgumentParser:
-    """The options that the experiments share; `module` is their `__name__` as a package path."""
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
-    work = Path("runs", module.rpartition(".")[2])
-    parser.add_argument("--work", type=Path, default=work, help="emptied first")
-    parser.add_argument("--output", type=Path, help="file for the results, JSON")
-    return parser
-
-
-def prepare(work: Path) -> None:
-    """Empties `work` and imports what each attempt needs, half of its time, without starting anything."""
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    Imports what each attempt needs, half of its time, without starting anything.
+    """
     torch.set_num_threads(1)  # a pool of threads would not outlive a fork
     with rng_preserved(), process_kept():
         vllm = import_vllm()
         assert vllm.LLM
         assert vllm.SamplingParams
     gc.freeze()  # forks share the imported objects
-
-
-def write_results(results: Mapping[str, Any], output: Path | None) -> None:
-    if output:
-        output.write_text(json.dumps(results, indent=2) + "\n")
+    if (status := attempt(work / "whole", work / "whole.log", inject=inject)) != 0:
+        raise RuntimeError(f"the uninterrupted run ended with {status}; see {work / 'whole.log'}")
+    return work / "whole"

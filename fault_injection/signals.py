@@ -1,34 +1,28 @@
-"""python -m fault_injection.signals: SIGTERM, SIGINT and SIGUSR1 in every phase of a run, each sent twice.
+"""python -m fault_injection.signals: SIGTERM, SIGINT and SIGUSR1 in every phase of a run, each sent twice."""
 
-Measures the seconds until the process ends, its exit status and what it leaves behind; then the same command
-resumes, and its folder is compared with that of an uninterrupted run.
-"""
-
-import json
 import os
 import random
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ceeh.run.checkpoint import checkpoint_files
-from ceeh.runtime.versions import provenance
+from ceeh.run.folder import RunFolder
 from fault_injection.equality import differences, file_names
-from fault_injection.killing import PHASES, Killer, arm
+from fault_injection.killing import PHASES, Killer
 from fault_injection.leftovers import Leftovers
-from fault_injection.process import attempt, command_line, prepare, uninterrupted, write_results
+from fault_injection.process import attempt, run_experiment, uninterrupted
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 PROMISED_SECONDS = 5.0
 SECOND_AFTER_SECONDS = 0.1
 
 
-class Asker(Killer):
+class Sender(Killer):
     """Sends the signal twice, as `timeout` does: the repeat arrives while the run stops."""
 
     def kill(self, words: str) -> None:
@@ -38,88 +32,82 @@ class Asker(Killer):
         super().kill(words)
 
 
-def drill(phases: Sequence[str], seed: int, work: Path) -> dict[str, Any]:
-    """Each signal in each phase; a run is resumed after each stop, as long as phases are left in it."""
-    begin, dice = time.monotonic(), random.Random(seed)
+def inject(work: Path, *, phases: str = ",".join(PHASES), seed: int = 0) -> dict[str, Any]:
+    """Measures the seconds until the process ends, its exit status and what it leaves behind.
+
+    A run is resumed after each stop, as long as phases are left in it; then its folder is compared with that
+    of an uninterrupted run.
+    """
+    dice = random.Random(seed)
     # Absolute: compilers work elsewhere.
     leftovers = Leftovers((work / "temporary").resolve())
     whole = uninterrupted(work, leftovers.enter)
     after_a_whole_run = leftovers.found()
     stops, runs = [], []
-    waiting = [(number, phase) for number in NUMBERS for phase in phases]
+    waiting = [(number, phase) for number in NUMBERS for phase in phases.split(",")]
     while waiting:
         output = work / f"run{len(runs):02}"
-        log = output.with_name(f"{output.name}.log")
-        here, put_off = 0, []
-        while waiting:
+        note, log = (work / f"{output.name}.{suffix}" for suffix in ("note", "log"))
+        begun, unreached, status = len(stops), [], None
+        while waiting and not unreached:
             number, phase = waiting.pop(0)
-            note = output.with_name(f"{output.name}.note")
-            note.unlink(missing_ok=True)
             # Early in the rest of the run, so that it has room for several.
-            asker = Asker(dice.randint(1, min(2, PHASES[phase])), dice.random(), note, number)
+            sender = Sender(dice.randint(1, min(2, PHASES[phase])), dice.random(), note, number)
             leftovers.begin()
-            status = attempt(output, log, inject=partial(inject, leftovers, phase, asker))
-            ended = time.monotonic()
-            if not note.is_file():  # the rest of the run does not reach that phase
-                put_off.append((number, phase))
-                break
-            asked, moment = note.read_text().splitlines()
-            stops.append(
-                {
-                    "phase": phase,
-                    "signal": signal.Signals(number).name,
-                    "moment": moment,
-                    "seconds": round(ended - float(asked), 2),
-                    "status": status,
-                    "left": leftovers.found(),
-                    "finished": finished_step(output / "starter"),
-                    "saved": max(checkpoint_files(output / "starter" / "checkpoints"), default=0),
-                    "run": len(runs),
-                }
-            )
-            here += 1
-            print(f"stop {len(stops)}: {stops[-1]}", flush=True)
-        waiting = put_off + waiting
+            status = attempt(output, log, inject=partial(enter_armed, leftovers, sender, phase))
+            if note.is_file():
+                stops.append(stop_of(phase, number, note, status, leftovers, output / "starter"))
+                stops[-1]["run"] = len(runs)
+                print(f"stop {len(stops)}: {stops[-1]}", flush=True)
+            else:
+                unreached.append((number, phase))
+        waiting = unreached + waiting
         if status != 0:
             status = attempt(output, log, inject=leftovers.enter)
-        if status != 0 or not here:
+        if status != 0 or len(stops) == begun:
             raise RuntimeError(f"run {len(runs)} ended with {status}; see {log}")
-        runs.append({"stops": here, "differences": compared(whole, output)})
-        print(f"run {len(runs) - 1}: {runs[-1]}", flush=True)
-    good = [stop for stop in stops if is_good(stop) and not runs[stop["run"]]["differences"]]
-    slowest = {
-        phase: max(stop["seconds"] for stop in stops if stop["phase"] == phase) for phase in phases
-    }
+        runs.append({"stops": len(stops) - begun, "differences": compared(whole, output)})
+    good = [stop for stop in stops if stop["good"] and not runs[stop["run"]]["differences"]]
+    slowest: dict[str, float] = {}
+    for stop in stops:
+        slowest[stop["phase"]] = max(stop["seconds"], slowest.get(stop["phase"], 0.0))
     return {
+        "passed": len(good) == len(stops),
         "stops": len(stops),
         "good": len(good),
         "slowest_seconds": slowest,
         "left_by_a_whole_run": after_a_whole_run,
         "all": stops,
         "runs": runs,
-        "seconds": round(time.monotonic() - begin),
         "seed": seed,
-        "versions": provenance(),
     }
 
 
-def inject(leftovers: Leftovers, phase: str, asker: Asker) -> None:
+def enter_armed(leftovers: Leftovers, sender: Sender, phase: str) -> None:
     leftovers.enter()
-    arm(phase, asker)
+    sender.arm(phase)
 
 
-def is_good(stop: dict[str, Any]) -> bool:
-    expected = 128 + signal.Signals[stop["signal"]].value
-    saved = stop["saved"] == stop["finished"]
-    in_time = stop["seconds"] < PROMISED_SECONDS
-    return stop["status"] == expected and saved and in_time and not stop["left"]
-
-
-def finished_step(run: Path) -> int:
-    """The last rollout step in `metrics.jsonl`."""
-    file = run / "metrics.jsonl"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return json.loads(lines[-1])["rollout_step"] if lines else 0
+def stop_of(
+    phase: str, number: signal.Signals, note: Path, status: int, leftovers: Leftovers, run: Path
+) -> dict[str, Any]:
+    """What a stopped process did and left; call it as soon as the process has ended."""
+    asked, moment = note.read_text().splitlines()
+    seconds, left = round(time.monotonic() - float(asked), 2), leftovers.found()
+    finished = RunFolder(run).last_rollout_step() or 0
+    saved = max(checkpoint_files(run / "checkpoints"), default=0)
+    in_time = seconds < PROMISED_SECONDS
+    return {
+        "phase": phase,
+        "signal": number.name,
+        "moment": moment,
+        "seconds": seconds,
+        "status": status,
+        "left": left,
+        "finished": finished,
+        "saved": saved,
+        "good": status == 128 + number and saved == finished and in_time and not left,
+    }
 
 
 def compared(whole: Path, other: Path) -> list[str]:
@@ -132,23 +120,5 @@ def compared(whole: Path, other: Path) -> list[str]:
     return files + differences(whole / "starter", other / "starter", common=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line("fault_injection.signals", __doc__ or "")
-    parser.add_argument("--phases", default=",".join(PHASES), help="some of them, with commas")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
-    phases = given.phases.split(",")
-    if unknown := set(phases) - PHASES.keys():
-        parser.error(f"no phase '{min(unknown)}'; there are {', '.join(PHASES)}")
-    prepare(given.work)
-    results = drill(phases, given.seed, given.work)
-    write_results(results, given.output)
-    print(
-        f"{results['good']} of {results['stops']} stops good in {results['seconds']} s; the slowest by "
-        f"phase, seconds: {results['slowest_seconds']}"
-    )
-    return 0 if results["good"] == results["stops"] else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_experiment(inject))

@@ -1,169 +1,142 @@
-"""python -m fault_injection.tracking --output FILE.json: what a faulty tracking server costs a run.
+"""python -m fault_injection.tracking: what a faulty tracking server costs a run."""
 
-A loop of steps that compute and log as many metrics as a run does, with a real server that is alive,
-absent, silent, or dies and comes back. Per case: how much longer the loop takes than without tracking,
-how long the logging calls take, and how many values the server lacks after the run, and after
-`python -m ceeh.tracking` where something was left.
-"""
-
-import argparse
-import json
 import logging
-import statistics
-import tempfile
+import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import torch
 
 from ceeh.run.metrics_file import JSONLLogger
-from ceeh.runtime.versions import provenance
 from ceeh.tracking.__main__ import main as send_later
 from ceeh.tracking.logger import GuardedMLFlowLogger, read_state
+from fault_injection.process import run_experiment
 from fault_injection.servers import MLflowServer, SilentServer, free_port
 
 BLOCK = 5
 NAMES = [f"metric/{n}" for n in range(60)]
+Actions = dict[int, Callable[[], None]]
 
 
-def work(seconds: float) -> Callable[[], None]:
-    """A step of constant work that takes about `seconds` on this machine."""
+def inject(work: Path, *, steps: int = 150, step_seconds: float = 0.1) -> dict[str, Any]:
+    """A loop of steps that compute and log as many metrics as a run does, with a real server that is alive,
+    absent, silent, or dies and comes back.
+
+    Per case: how much longer the loop takes than without tracking, how long the logging calls take, and how
+    many values the server lacks after the run, and after `python -m ceeh.tracking` where something was left.
+    """
+    logging.basicConfig(format="%(message)s")
+    torch.set_num_threads(1)
+    step, third, results = constant_work(step_seconds), steps // 3, {}
+    server = MLflowServer(work.resolve())
+    with ExitStack() as held:
+        server.start()
+        held.callback(server.kill)
+        silent = held.enter_context(closing(SilentServer(drops=False)))
+        dropping = held.enter_context(closing(SilentServer(drops=True)))
+        cases: dict[str, tuple[str, Actions]] = {
+            "alive": (server.uri, {}),
+            "absent": (f"http://127.0.0.1:{free_port()}", {}),
+            "accepts and never answers": (silent.uri, {}),
+            "drops connections": (dropping.uri, {}),
+            "dies and comes back": (server.uri, {third: server.kill, 2 * third: server.start}),
+            "dies and stays away": (server.uri, {third: server.kill}),
+        }
+        for number, (name, (uri, at)) in enumerate(cases.items()):
+            results[name] = one_run(work / f"run{number}", uri, step, steps, server, at)
+            print(f"{name}: {results[name]}", flush=True)
+    missing = sum(case["missing_at_the_end"] for case in results.values())
+    return {
+        "passed": missing == 0,
+        "steps": steps,
+        "values_a_step": len(NAMES),
+        "missing_at_the_end": missing,
+        "cases": results,
+    }
+
+
+def constant_work(seconds: float) -> Callable[[], float]:
+    """A step of constant work that takes about `seconds` on this machine; returns its seconds."""
     matrix = torch.rand(256, 256)
 
-    def multiply(count: int) -> float:
+    def multiply(count: int = 100) -> float:
         begin = time.perf_counter()
         for _ in range(count):
             torch.mm(matrix, matrix)
         return time.perf_counter() - begin
 
-    multiply(100)
-    count = max(1, round(seconds / statistics.median(multiply(100) / 100 for _ in range(9))))
-    return lambda: [torch.mm(matrix, matrix) for _ in range(count)] and None
+    multiply()
+    count = max(1, round(100 * seconds / median(multiply() for _ in range(9))))
+    return lambda: multiply(count)
 
 
-def loop(
-    step: Callable[[], None],
+def one_run(
+    folder: Path, uri: str, step: Callable[[], float], steps: int, server: MLflowServer, at: Actions
+) -> dict[str, Any]:
+    """What its own server did not get is delivered to `server` afterwards."""
+    jsonl = JSONLLogger(folder)
+    mlflow = GuardedMLFlowLogger(uri=uri, experiment="faults", run_name=folder.name, folder=folder)
+    mlflow.log_config("seed: 0\n")
+    result: dict[str, Any] = logging_loop(step, steps, (jsonl, mlflow), at)
+    begin = time.perf_counter()
+    mlflow.finish()
+    result["finish_seconds"] = round(time.perf_counter() - begin, 2)
+    if server.process is None:
+        server.start()
+    result["missing_after_the_run"] = num_missing(uri if uri == server.uri else None, folder, steps)
+    if mlflow.num_waiting:
+        result["sent_later"] = send_later([str(folder), "--uri", server.uri]) == 0
+    result["missing_at_the_end"] = num_missing(server.uri, folder, steps)
+    return result
+
+
+def logging_loop(
+    step: Callable[[], float],
     steps: int,
     loggers: tuple[JSONLLogger, GuardedMLFlowLogger],
-    at: dict[int, Callable[[], None]],
-) -> dict[str, float]:
+    at: Actions,
+) -> dict[str, Any]:
     """Times steps with and without logging in alternating blocks, so that other load affects both alike.
 
     The actions `at` a step are not timed.
     """
     plain, logged, calls = [], [], []
     for number in range(1, steps + 1):
-        if number in at:
-            at[number]()
+        at.get(number, lambda: None)()
         if number % BLOCK == 1:
-            for _ in range(BLOCK):
-                begin = time.perf_counter()
-                step()
-                plain.append(time.perf_counter() - begin)
-        begin = time.perf_counter()
-        step()
-        computed = time.perf_counter()
+            plain += [step() for _ in range(BLOCK)]
+        computed, begin = step(), time.perf_counter()
         metrics = {name: number + n / 100 for n, name in enumerate(NAMES)}
         for logger in loggers:
             logger.log_metrics(metrics | {"rollout/step": float(number)}, step=number - 1)
-        ended = time.perf_counter()
-        logged.append(ended - begin)
-        calls.append(ended - computed)
+        calls.append(time.perf_counter() - begin)
+        logged.append(computed + calls[-1])
     return {
-        "plain_seconds_a_step": statistics.mean(plain),
-        "seconds_a_step": statistics.mean(logged),
-        "overhead_percent_of_means": 100 * (statistics.mean(logged) / statistics.mean(plain) - 1),
-        "overhead_percent_of_medians": 100
-        * (statistics.median(logged) / statistics.median(plain) - 1),
-        "logging_percent": 100 * sum(calls) / sum(logged),
-        "longest_call_seconds": max(calls),
+        "seconds_a_step": round(mean(logged), 4),
+        "overhead_percent": round(100 * (median(logged) / median(plain) - 1), 2),
+        "logging_percent": round(100 * sum(calls) / sum(logged), 2),
+        "longest_call_seconds": round(max(calls), 4),
     }
 
 
-def values_lacking(uri: str, folder: Path, steps: int) -> int:
+def num_missing(uri: str | None, folder: Path, steps: int) -> int:
     """Number of (name, step) pairs whose value the server does not have as logged."""
     from mlflow import MlflowClient
 
     run_id = read_state(folder).get("run_id")
-    if run_id is None:
+    if uri is None or run_id is None:
         return steps * len(NAMES)
-    lacking = 0
+    missing = 0
     for n, name in enumerate(NAMES):
         history = MlflowClient(uri).get_metric_history(run_id, name)
         has = {metric.step: metric.value for metric in history}
-        lacking += sum(has.get(s) != s + n / 100 for s in range(1, steps + 1))
-    return lacking
-
-
-def case(
-    name: str,
-    uri: str,
-    folder: Path,
-    step: Callable[[], None],
-    steps: int,
-    server: MLflowServer,
-    at: dict[int, Callable[[], None]],
-) -> dict[str, Any]:
-    """One run. What its own server did not get is delivered to `server` afterwards."""
-    jsonl = JSONLLogger(folder / name)
-    logger = GuardedMLFlowLogger(uri=uri, experiment="faults", run_name=name, folder=folder / name)
-    logger.log_config("seed: 0\n")
-    result: dict[str, Any] = dict(loop(step, steps, (jsonl, logger), at))
-    begin = time.perf_counter()
-    logger.finish()
-    result["finish_seconds"] = time.perf_counter() - begin
-    result["entries_left_at_the_end"] = logger.num_waiting
-    if server.process is None:
-        server.start()
-    result["values_lacking_after_the_run"] = (
-        values_lacking(uri, folder / name, steps) if uri == server.uri else steps * len(NAMES)
-    )
-    if logger.num_waiting:
-        begin = time.perf_counter()
-        result["sending_later"] = send_later([str(folder / name), "--uri", server.uri])
-        result["sending_later_seconds"] = time.perf_counter() - begin
-    result["values_lacking_at_last"] = values_lacking(server.uri, folder / name, steps)
-    return {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", required=True, metavar="FILE.json")
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--step-seconds", type=float, default=0.1)
-    given = parser.parse_args()
-    logging.basicConfig(format="%(message)s")
-    torch.set_num_threads(1)
-    step = work(given.step_seconds)
-    third = given.steps // 3
-    results: dict[str, Any] = {"steps": given.steps, "values_a_step": len(NAMES)}
-    results["versions"] = provenance()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        server = MLflowServer(folder)
-        server.start()
-        silent, dropping = SilentServer(drops=False), SilentServer(drops=True)
-        nobody = f"http://127.0.0.1:{free_port()}"
-        cases: dict[str, tuple[str, dict[int, Callable[[], None]]]] = {
-            "alive": (server.uri, {}),
-            "absent": (nobody, {}),
-            "accepts_and_never_answers": (silent.uri, {}),
-            "drops_connections": (dropping.uri, {}),
-            "dies_and_comes_back": (server.uri, {third: server.kill, 2 * third: server.start}),
-            "dies_and_stays_away": (server.uri, {third: server.kill}),
-        }
-        try:
-            for name, (uri, at) in cases.items():
-                results[name] = case(name, uri, folder, step, given.steps, server, at)
-                print(name, json.dumps(results[name], indent=1), flush=True)
-        finally:
-            server.kill()
-            silent.close()
-            dropping.close()
-    Path(given.output).write_text(json.dumps(results, indent=2) + "\n")
+        missing += sum(has.get(s) != s + n / 100 for s in range(1, steps + 1))
+    return missing
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_experiment(inject))

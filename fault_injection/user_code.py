@@ -1,52 +1,61 @@
-"""python -m fault_injection.user_code --output FILE.json: what faulty reward functions cost.
+"""python -m fault_injection.user_code: what faulty reward functions cost."""
 
-Each fault of `fault_injection.faults` between correct answers, alone and all in one call; workers killed
-from outside at random times; how many correct answers were lost, how long it took, and which processes
-are left. Then the speed of a trivial function.
-"""
-
-import argparse
-import json
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from ceeh.data.verify.base import CORRECT, INCORRECT
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.errors import ConfigError
-from ceeh.runtime.versions import provenance
-from ceeh.types import Completion, Finish, Prompt, RolloutGroup, ScoredGroup
+from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup
 from fault_injection.faults import FAULTS
+from fault_injection.process import run_experiment
 
 ANSWERS = ("It is 7.", "It is 8.")
 
 
-def group(number: int, responses: tuple[str, ...]) -> RolloutGroup:
-    prompt = Prompt(uid=f"q{number}", text="3 + 4 = ?", answer="7", token_ids=tuple(range(100)))
-    completions = tuple(
-        Completion(text=text, token_ids=(1,), logprobs=(0.0,), finish=Finish.STOP)
-        for text in responses
-    )
-    return RolloutGroup(prompt=prompt, completions=completions, policy_version=0)
-
-
-def processes_of(leaders: set[int]) -> set[int]:
-    """Live processes in the sessions that `leaders` opened."""
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
-            continue
-        if int(fields[3]) in leaders and fields[0] != "Z":
-            found.add(int(stat.parent.name))
-    return found
+def inject(
+    work: Path,
+    *,
+    timeout_seconds: float = 1.0,
+    memory_mib: int = 1024,
+    kills: int = 20,
+    answers: int = 100_000,
+) -> dict[str, Any]:
+    """Each fault of `fault_injection.faults` between correct answers, alone and all in one call; workers
+    killed from outside; a function that always hangs; which processes are left.
+    """
+    limits = {"timeout_seconds": timeout_seconds, "memory_mib": memory_mib}
+    with closing(Watched(**limits, stall_seconds=600)) as verifier:
+        alone = {name: scored(verifier, [name]) for name in FAULTS}
+        together = scored(verifier, list(FAULTS) * 3)
+    lost = together["lost"] + sum(each["lost"] for each in alone.values())
+    miscounted = together["miscounted"] + sum(each["miscounted"] for each in alone.values())
+    left = processes_of(verifier.opened)
+    outside = killed_from_outside(kills, answers)
+    return {
+        # A killed worker costs the answer that it was at.
+        "passed": not lost and not miscounted and not left and outside["died"] <= kills,
+        "limits": limits,
+        "faults": len(FAULTS),
+        "alone": alone,
+        "together": together,
+        "lost": lost,
+        "miscounted": miscounted,
+        "workers_opened": len(verifier.opened),
+        "processes_left": len(left),
+        "killed_from_outside": outside,
+        "always_hanging_seconds": always_hanging(timeout_seconds),
+    }
 
 
 class Watched(RewardFunction):
@@ -64,43 +73,42 @@ class Watched(RewardFunction):
         self.pool._start = recording
 
 
-def lost(scored: list[ScoredGroup]) -> int:
-    """Answers around the fault that did not get their score."""
-    expected = ((0, CORRECT), (2, INCORRECT))
-    return sum(group.verdicts[n] != verdict for group in scored for n, verdict in expected)
+def processes_of(leaders: set[int]) -> set[int]:
+    """Live processes in the sessions that `leaders` opened."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # it ended meanwhile
+            if os.getsid(process.pid) in leaders and process.status() != psutil.STATUS_ZOMBIE:
+                found.add(process.pid)
+    return found
 
 
-def one_by_one(verifier: Watched) -> dict[str, dict[str, object]]:
-    results = {}
-    for name, (expected, _) in FAULTS.items():
-        begin = time.perf_counter()
-        scored = verifier([group(0, (ANSWERS[0], name, ANSWERS[1]))])
-        results[name] = {
-            "outcome": scored[0].verdicts[1].outcome.value,
-            "expected": expected,
-            "answers_lost": lost(scored),
-            "seconds": round(time.perf_counter() - begin, 2),
-        }
-    return results
+def group(number: int, responses: tuple[str, ...]) -> RolloutGroup:
+    prompt = Prompt(uid=f"q{number}", text="3 + 4 = ?", answer="7", token_ids=tuple(range(100)))
+    completions = tuple(
+        Completion(text=text, token_ids=(1,), logprobs=(0.0,), finish=Finish.STOP)
+        for text in responses
+    )
+    return RolloutGroup(prompt=prompt, completions=completions, policy_version=0)
 
 
-def all_in_one(verifier: Watched, copies: int) -> dict[str, object]:
-    names = list(FAULTS) * copies
+def scored(verifier: Watched, names: list[str]) -> dict[str, Any]:
+    """Each of the faults `names` between two answers: how many answers were lost, faults miscounted."""
     begin = time.perf_counter()
-    scored = verifier([group(n, (ANSWERS[0], name, ANSWERS[1])) for n, name in enumerate(names)])
-    outcomes = [scores.verdicts[1].outcome.value for scores in scored]
-    expected = [FAULTS[name][0] for name in names]
+    groups = verifier([group(n, (ANSWERS[0], name, ANSWERS[1])) for n, name in enumerate(names)])
+    verdicts = [each.verdicts for each in groups]
+    outcomes = [fault.outcome.value for _, fault, _ in verdicts]
     return {
-        "answers": 3 * len(names),
-        "faults": len(names),
         "outcomes": dict(Counter(outcomes)),
-        "faults_of_another_outcome": sum(map(str.__ne__, outcomes, expected)),
-        "answers_lost": lost(scored),
+        "miscounted": sum(
+            FAULTS[name][0] != got for name, got in zip(names, outcomes, strict=True)
+        ),
+        "lost": sum((first != CORRECT) + (last != INCORRECT) for first, _, last in verdicts),
         "seconds": round(time.perf_counter() - begin, 2),
     }
 
 
-def killed_from_outside(kills: int, answers: int) -> dict[str, object]:
+def killed_from_outside(kills: int, answers: int) -> dict[str, Any]:
     """Workers killed at random times, as by the kernel when memory runs out, while answers are quick."""
     verifier = Watched()
     rng, ended, killed = random.Random(0), threading.Event(), 0
@@ -116,61 +124,26 @@ def killed_from_outside(kills: int, answers: int) -> dict[str, object]:
     thread = threading.Thread(target=kill)
     thread.start()
     begin = time.perf_counter()
-    scored = verifier([group(n, ANSWERS * 50) for n in range(answers // 100)])
+    with closing(verifier):
+        groups = verifier([group(n, ANSWERS * 50) for n in range(answers // 100)])
     seconds = round(time.perf_counter() - begin, 2)
     ended.set()
     thread.join()
-    verifier.close()
-    counts = Counter(verdict.outcome.value for scores in scored for verdict in scores.verdicts)
-    return {"killed": killed, "outcomes": dict(counts), "seconds": seconds}
+    outcomes = Counter(verdict.outcome for each in groups for verdict in each.verdicts)
+    counts = {"answers": outcomes.total(), "died": outcomes.total() - outcomes[Outcome.OK]}
+    return {"killed": killed, "seconds": seconds} | counts
 
 
-def answers_per_second(verifier: RewardFunction, answers: int) -> int:
-    verifier([group(0, ANSWERS)])
-    groups = [
-        group(n, tuple(f"{k} {'word ' * 200}" for k in range(12))) for n in range(answers // 12)
-    ]
+def always_hanging(timeout_seconds: float) -> float:
+    """Seconds after which a function that always hangs ends the run, by ConfigError."""
     begin = time.perf_counter()
-    verifier(groups)
-    return round(12 * len(groups) / (time.perf_counter() - begin))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", required=True, metavar="FILE.json")
-    parser.add_argument("--timeout-seconds", type=float, default=1)
-    parser.add_argument("--memory-mib", type=int, default=1024)
-    given = parser.parse_args()
-    limits = {"timeout_seconds": given.timeout_seconds, "memory_mib": given.memory_mib}
-    result: dict[str, object] = {"limits": limits, "faults": len(FAULTS), "versions": provenance()}
-    verifier = Watched(**limits, stall_seconds=600)
-    result["one_by_one"] = one_by_one(verifier)
-    result["all_in_one_call"] = all_in_one(verifier, copies=3)
-    begin = time.perf_counter()
-    verifier.close()
-    result["close_seconds"] = round(time.perf_counter() - begin, 3)
-    result["workers_opened"] = len(verifier.opened)
-    result["processes_left_over"] = len(processes_of(verifier.opened))
-    result["killed_from_outside"] = killed_from_outside(kills=20, answers=100_000)
-    for workers in (1, 2):
-        trivial = RewardFunction("fault_injection.faults.reward", workers=workers)
-        result[f"trivial_answers_per_second_{workers}_workers"] = answers_per_second(
-            trivial, 24_000
-        )
-        trivial.close()
-    failing = RewardFunction("fault_injection.faults.reward")
-    begin = time.perf_counter()
-    try:
-        failing([group(n, ("sleeps",) * 12) for n in range(32)])
-    except ConfigError as error:
-        result["a_function_that_always_hangs"] = {
-            "seconds": round(time.perf_counter() - begin, 1),
-            "error": str(error),
-        }
-    failing.close()
-    Path(given.output).write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    limits = {"timeout_seconds": timeout_seconds, "stall_seconds": 10}
+    function = RewardFunction("fault_injection.faults.reward", **limits)
+    with closing(function), suppress(ConfigError):
+        function([group(n, ("sleeps",) * 12) for n in range(32)])
+        raise RuntimeError("a function that always hangs did not end the run")
+    return round(time.perf_counter() - begin, 1)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_experiment(inject))

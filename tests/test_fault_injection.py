@@ -1,31 +1,37 @@
-"""The fault injection experiments themselves, in short forms with the real engine."""
+"""The fault injection experiments themselves, in short forms; kills with the real engine."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-ROOT = Path(__file__).parent.parent
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
-
-
-def results(experiment: str, folder: Path, *arguments: str) -> dict[str, Any]:
-    paths = ["--work", str(folder / "work"), "--output", str(folder / "results.json")]
-    done = subprocess.run(
-        [sys.executable, "-m", f"fault_injection.{experiment}", *arguments, *paths],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads((folder / "results.json").read_text())
+from fault_injection.__main__ import SHORT, main
+from fault_injection.equality import unequal
+from fault_injection.page import ROOT, page
 
 
-def test_a_run_survives_five_kills_in_five_phases(tmp_path: Path) -> None:
-    found = results("kills", tmp_path, "--kills", "5", "--per-run", "5", "--seed", "3")
-    assert (found["kills"], found["survived"], len(found["phases"])) == (5, 5, 5)
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.parametrize("experiment", SHORT)
+def test_a_short_form_passes(experiment: str, tmp_path: Path) -> None:
+    assert main(["--short", "--only", experiment, "--work", str(tmp_path)]) == 0
+
+
+def test_the_page_is_not_stale() -> None:
+    written = (ROOT / "docs" / "reliability.md").read_text()
+    assert page() == written, "run python -m fault_injection.page"
+
+
+def test_the_comparison_of_runs_sees_every_difference_but_times() -> None:
+    one = {"a": [1.0, float("nan")], "t": torch.tensor([0.0, float("nan")]), "n": np.array(["u"])}
+    assert list(unequal(one, one | {"time/step": 3.0}, "row")) == []
+    for name, other in (
+        ("a", [1.0]),
+        ("a", [1, float("nan")]),
+        ("t", torch.tensor([-0.0, float("nan")])),
+        ("t", one["t"][None]),
+        ("t", one["t"].double()),
+        ("n", np.array(["v"])),
+    ):
+        assert len(list(unequal(one, one | {name: other}, "row"))) == 1, other

@@ -1,4 +1,4 @@
-"""After a kill, a full disk or damage a run goes on to the numbers of one that never stopped."""
+"""After a kill, a full disk or damage a run resumes to the numbers of an uninterrupted one."""
 
 import re
 from collections.abc import Callable
@@ -18,30 +18,13 @@ from ceeh.modules.policy import Policy
 from ceeh.run.checkpoint import checkpoint_file
 from ceeh.run.metrics_file import JSONLLogger
 from fault_injection.equality import differences
-from tests.endings import Killed
+from tests.endings import Killed, at_call, die
 from tests.test_fit import small
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
 # A checkpoint after every step; two of the four have an evaluation, too.
 EVERY = ("checkpoints.every_n_steps=1", "evaluation.every_n_steps=2")
-
-
-def killing(
-    patch: pytest.MonkeyPatch, owner: type, name: str, call: int, *, after: bool = False
-) -> None:
-    """Raises Killed instead of, or just after, the `call`-th call."""
-    function, calls = getattr(owner, name), [0]
-
-    def watched(*arguments: Any, **settings: Any) -> Any:
-        calls[0] += 1
-        if calls[0] != call:
-            return function(*arguments, **settings)
-        if after:
-            function(*arguments, **settings)
-        raise Killed
-
-    patch.setattr(owner, name, watched)
 
 
 def differing(one: Path, other: Path) -> list[str]:
@@ -77,7 +60,7 @@ def command(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., Config]:
         (Policy, "save", 1, True, 4),  # after the last step
     ],
 )
-def test_a_killed_run_goes_on_as_if_it_were_not(
+def test_a_killed_run_resumes_to_equal_numbers(
     whole: Path,
     command: Callable[..., Config],
     tmp_path: Path,
@@ -89,7 +72,7 @@ def test_a_killed_run_goes_on_as_if_it_were_not(
     start: int | None,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        killing(patch, owner, name, call, after=after)
+        at_call(patch, owner, name, call, die, after=after)
         with pytest.raises(Killed):
             fit(command())
     files = sorted((tmp_path / "starter" / "checkpoints").glob("*.ckpt"))
@@ -109,10 +92,10 @@ def test_a_full_disk_is_survived_with_the_checkpoint_before_it(
     whole: Path, command: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_disk(monkeypatch, 2**30, 0, 0, 2**30)
-    with pytest.warns(UserWarning, match="was not written") as told:
+    with pytest.warns(UserWarning, match="was not written") as caught:
         folder = fit(command())
-    assert len(told) == 2
-    for step, warning in zip((2, 3), told, strict=True):
+    assert len(caught) == 2
+    for step, warning in zip((2, 3), caught, strict=True):
         words = (
             rf"the checkpoint of rollout step {step} was not written \(No space left on device\): it takes "
             r"4\d\d\.\d KiB, 0 bytes are free in '.*checkpoints'; the newest is step-000001\.ckpt\. "
@@ -124,38 +107,34 @@ def test_a_full_disk_is_survived_with_the_checkpoint_before_it(
     assert (folder / "metrics.jsonl").read_text().count("\n") == 5
 
 
-def test_a_disk_that_stays_full_stops_the_run_which_goes_on_when_there_is_room(
+def test_a_disk_that_stays_full_stops_the_run_which_resumes_when_there_is_space(
     whole: Path, command: Callable[..., Config], tmp_path: Path
 ) -> None:
     stop = r"step 3 .* failure 2 in a row, as many as checkpoints.max_failures allows"
     with pytest.MonkeyPatch.context() as patch:
         fill_disk(patch, 2**30, 0, 0)
-        with (
-            pytest.warns(UserWarning, match="step 2 was not"),
-            pytest.raises(RunError, match=stop),
-        ):
+        with pytest.warns(UserWarning, match="step 2 was not"), pytest.raises(RunError, match=stop):
             fit(command("checkpoints.max_failures=2"))
     left = [file.name for file in (tmp_path / "starter" / "checkpoints").iterdir()]
     assert left == ["step-000001.ckpt"]
     assert differing(whole, fit(command())) == []
 
 
-def test_poisoned_weights_stop_the_run_before_they_are_saved(
+def test_nan_or_infinity_stops_the_run_before_it_is_saved(
     whole: Path, command: Callable[..., Config], tmp_path: Path
 ) -> None:
-    step, calls = CEEHModule.training_step, [0]
+    step = CEEHModule.training_step
 
-    def poisoning(self: CEEHModule, *arguments: Any) -> Any:
+    def overflowing(self: CEEHModule, *arguments: Any) -> Any:
         outputs = step(self, *arguments)
-        calls[0] += 1
-        if calls[0] == 3:
+        if self.rollout_step == 3:
             state = self.optimizers().state[self.policy.trainable[0]]  # type: ignore[union-attr]
             state["exp_avg"][0] = torch.inf
         return outputs
 
     stop = r"step 3 contains NaN or infinity: .*exp_avg is not finite\. .*000002\.ckpt"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CEEHModule, "training_step", poisoning)
+        patch.setattr(CEEHModule, "training_step", overflowing)
         with pytest.raises(RunError, match=stop):
             fit(command())
     left = sorted(file.name for file in (tmp_path / "starter" / "checkpoints").iterdir())
@@ -163,7 +142,7 @@ def test_poisoned_weights_stop_the_run_before_they_are_saved(
     assert differing(whole, fit(command())) == []
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_a_later_life_forgotten(
+def test_a_damaged_checkpoint_is_skipped_and_later_files_are_abandoned(
     whole: Path, command: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = fit(command())
@@ -172,7 +151,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_later_life_forgotten(
     damaged.write_bytes(damaged.read_bytes()[:-1000])
     (folder / "held_out" / "base.npz").write_bytes(b"PK half of a file")
     with pytest.MonkeyPatch.context() as patch:
-        killing(patch, RewardFunction, "__call__", 2)
+        at_call(patch, RewardFunction, "__call__", 2, die)
         with pytest.raises(Killed):
             fit(command())
     out = capsys.readouterr().out

@@ -1,6 +1,5 @@
 """RunCheckpoint: every n rollout steps, after the last one, and when a run is stopped."""
 
-import copy
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,23 @@ from torch.optim import Optimizer
 
 from ceeh.config.settings import Checkpoints
 from ceeh.errors import RunError
-from ceeh.run.checkpoint import checkpoint_file, checkpoint_files
+from ceeh.run.checkpoint import RNG_STATES, checkpoint_file, checkpoint_files
 from ceeh.run.checkpoint_io import AtomicCheckpointIO, Failure
 from ceeh.run.disk_space import format_bytes
 from ceeh.run.metrics_file import JSONLLogger
 from ceeh.runtime.distributed import from_rank_zero, gather_objects, say
-from ceeh.runtime.lightning_private import dump_checkpoint, step_metrics
+from ceeh.runtime.lightning_private import (
+    batches_begun,
+    dump_checkpoint,
+    forget_interrupted_evaluation,
+    loop_state,
+    set_loop_state,
+    step_metrics,
+)
 from ceeh.runtime.rng import read_rng, set_rng
 from ceeh.runtime.shutdown import Stopped
 
 METRICS = "metrics"
-RNG_STATES = "rng_states"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +42,21 @@ class FinishedStep:
 
     rollout_step: int
     metrics: dict[str, Any]
-    fit_loop: dict[str, Any]
+    loop_state: dict[str, Any]
     rng_states: list[dict[str, Any]]
+
+    def put_into(self, checkpoint: dict[str, Any]) -> None:
+        set_loop_state(checkpoint, self.loop_state)
+        checkpoint |= {METRICS: self.metrics, RNG_STATES: self.rng_states}
 
 
 class RunCheckpoint(Checkpoint):
     """Keeps the newest `step-*.ckpt`, from which a run resumes to the numbers of an uninterrupted one.
 
     A checkpoint lies between two rollout steps, after the step's evaluation if there is one. Lightning calls
-    `Checkpoint` callbacks last, after all that a step changes. It saves neither rng states nor the current
-    line of `metrics.jsonl`, which it writes later: both are added here, the rng states of all ranks.
+    `Checkpoint` callbacks last, after all that a step changes; `setup` checks that. It saves neither rng
+    states nor the current line of `metrics.jsonl`, which it writes later: both are added here, the rng states
+    of all ranks.
 
     A failed save is a warning; `max_failures` in a row raise RunError, and NaN or infinity raises it at once.
 
@@ -63,11 +73,15 @@ class RunCheckpoint(Checkpoint):
         self.finished: FinishedStep | None = None
         self.loaded_rng_states: list[dict[str, Any]] = []
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Raises RuntimeError if another callback would change the step after it was saved."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        later = callbacks[callbacks.index(self) + 1 :]
+        if names := [type(each).__name__ for each in later if not isinstance(each, Checkpoint)]:
+            raise RuntimeError(f"RunCheckpoint must be called last, but {names} come after it")
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        evaluation = trainer.fit_loop.epoch_loop.val_loop
-        if evaluation.restarted_mid_evaluation:
-            # Lightning would count the batch that was interrupted twice.
-            evaluation.batch_progress.total.reset_on_restart()
+        forget_interrupted_evaluation(trainer)
         states, self.loaded_rng_states = self.loaded_rng_states, []
         if len(states) == trainer.world_size:
             set_rng(states[trainer.global_rank], trainer.strategy.root_device)
@@ -88,13 +102,13 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         rollout_step = batch_idx + 1
         if rollout_step % trainer.val_check_batch == 0:  # type: ignore[operator]
-            self.note(trainer, rollout_step, before_evaluation(trainer))
+            self.note(trainer, rollout_step, before_evaluation=True)
         else:
             self.finish(trainer, rollout_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            self.finish(trainer, trainer.fit_loop.epoch_loop.batch_idx + 1)
+            self.finish(trainer, batches_begun(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.finished = None
@@ -109,7 +123,7 @@ class RunCheckpoint(Checkpoint):
             return
         try:
             checkpoint = dump_checkpoint(trainer)
-            add_step(checkpoint, step)
+            step.put_into(checkpoint)
             self.io.save_checkpoint(checkpoint, checkpoint_file(self.folder, step.rollout_step))
             if self.io.failure is not None:
                 raise OSError(self.io.failure.reason)
@@ -127,20 +141,14 @@ class RunCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if self.finished is not None:
-            add_step(checkpoint, self.finished)
+            self.finished.put_into(checkpoint)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Raises ValueError for a checkpoint without rng states."""
-        if RNG_STATES not in checkpoint:
-            raise ValueError(
-                "the checkpoint has no rng states, so the run cannot be resumed exactly; it was written "
-                "without the RunCheckpoint callback"
-            )
         self.loaded_rng_states = checkpoint[RNG_STATES]
 
-    def note(self, trainer: Trainer, rollout_step: int, fit_loop: dict[str, Any]) -> None:
+    def note(self, trainer: Trainer, rollout_step: int, *, before_evaluation: bool = False) -> None:
         """Collective: gathers the rng states of all ranks."""
         metrics = {
             name: value.item() if isinstance(value, Tensor) else value
@@ -150,12 +158,12 @@ class RunCheckpoint(Checkpoint):
         self.finished = FinishedStep(
             rollout_step=rollout_step,
             metrics=line,
-            fit_loop=copy.deepcopy(fit_loop),
+            loop_state=loop_state(trainer, before_evaluation=before_evaluation),
             rng_states=gather_objects(trainer, read_rng(trainer.strategy.root_device)),
         )
 
     def finish(self, trainer: Trainer, rollout_step: int) -> None:
-        self.note(trainer, rollout_step, trainer.fit_loop.state_dict())
+        self.note(trainer, rollout_step)
         last = rollout_step >= trainer.num_training_batches
         if last or rollout_step % self.settings.every_n_steps == 0:
             self.save(trainer, rollout_step)
@@ -205,22 +213,3 @@ class RunCheckpoint(Checkpoint):
                 f"{self.settings.max_failures} stops the run (checkpoints.max_failures)",
                 stacklevel=2,
             )
-
-
-def add_step(checkpoint: dict[str, Any], step: FinishedStep) -> None:
-    checkpoint["loops"]["fit_loop"] = step.fit_loop
-    checkpoint |= {METRICS: step.metrics, RNG_STATES: step.rng_states}
-
-
-def before_evaluation(trainer: Trainer) -> dict[str, Any]:
-    """The loops' state from which Lightning resumes with the step's evaluation: its first batch has begun."""
-    loop = trainer.fit_loop.epoch_loop
-    step, evaluation = copy.deepcopy((loop.batch_progress, loop.val_loop.batch_progress))
-    step.increment_completed()
-    evaluation.reset_on_run()
-    evaluation.increment_ready()
-    evaluation.increment_started()
-    return trainer.fit_loop.state_dict() | {
-        "epoch_loop.batch_progress": step.state_dict(),
-        "epoch_loop.val_loop.batch_progress": evaluation.state_dict(),
-    }

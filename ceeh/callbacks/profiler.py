@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
+from torch.profiler import ProfilerAction, profile
 
-from ceeh.data.batch import RolloutBatch
 from ceeh.runtime.distributed import say
 
 FIRST, STEPS = 2, 2
@@ -20,56 +19,43 @@ class Profiler(Callback):
     step down, so its times differ from the others'. Place this callback after all that it should trace.
     """
 
-    def __init__(self, folder: Path, *, steps: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.first = min(FIRST, steps)
-        self.last = min(steps, self.first + STEPS - 1)
-        self.profile: torch.profiler.profile | None = None
+        self.profile: profile | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.done = getattr(pl_module, "rollout_step", 0)
-        self.first, self.last = self.first + self.done, self.last + self.done
-        if self.first == self.done + 1:
-            self.begin()
+        done = getattr(pl_module, "rollout_step", 0)
+        left = int(trainer.num_training_batches) - done
+        first = min(FIRST, left)
+        last = min(left, first + STEPS - 1)
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: RolloutBatch,
-        batch_idx: int,
-    ) -> None:
-        self.done += 1
-        if self.done == self.last and self.profile is not None:
-            self.end(trainer.global_rank)
-        elif self.done == self.first - 1:
-            self.begin()
+        def action(step: int) -> ProfilerAction:
+            if step + 1 == last:
+                return ProfilerAction.RECORD_AND_SAVE
+            return ProfilerAction.RECORD if first <= step + 1 < last else ProfilerAction.NONE
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        def export(traced: profile) -> None:
+            file = self.folder / f"trace-rank{trainer.global_rank}.json.gz"
+            traced.export_chrome_trace(str(file))
+            steps = f"steps {first + done} to {last + done}"
+            say(f"trace of {steps}: {file} (opens in https://ui.perfetto.dev)")
+
+        self.profile = profile(schedule=action, on_trace_ready=export)
+        self.profile.start()
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         if self.profile is not None:
-            self.end(trainer.global_rank)
+            self.profile.step()
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self.stop()
+
+    def on_exception(self, *args: Any, **kwargs: Any) -> None:
+        if self.profile is not None:
+            self.profile.on_trace_ready = None  # the end of the run does not wait for half a trace
+        self.stop()
+
+    def stop(self) -> None:
         if self.profile is not None:
             self.profile.stop()
             self.profile = None
-
-    def begin(self) -> None:
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        if torch.cuda.is_available():
-            activities.append(torch.profiler.ProfilerActivity.CUDA)
-        self.profile = torch.profiler.profile(activities=activities)
-        self.profile.start()
-
-    def end(self, rank: int) -> None:
-        assert self.profile is not None
-        profile, self.profile = self.profile, None
-        profile.stop()
-        file = self.folder / f"trace-rank{rank}.json.gz"
-        profile.export_chrome_trace(str(file))
-        say(
-            f"trace of steps {self.first} to {self.last}: {file} (opens in https://ui.perfetto.dev)"
-        )

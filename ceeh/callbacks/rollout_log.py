@@ -46,9 +46,7 @@ class RolloutLog(Callback):
     """
 
     def __init__(self, folder: Path, every_n_steps: int) -> None:
-        if every_n_steps < 0:
-            raise ValueError(f"every_n_steps must be at least 0, got {every_n_steps}")
-        self.folder = Path(folder)
+        self.folder = folder
         self.every_n_steps = every_n_steps
 
     def on_train_batch_end(

@@ -34,8 +34,6 @@ class WeightSync(Callback):
     """
 
     def __init__(self, engine: RolloutEngine, *, tolerance: float, temperature: float) -> None:
-        if not tolerance > 0:
-            raise ValueError(f"tolerance must be greater than 0 nats, got {tolerance}")
         self.engine = engine
         self.tolerance = tolerance
         self.temperature = temperature

@@ -35,6 +35,7 @@ from ceeh.modules.timing import UPDATE, StepClock
 from ceeh.modules.update import UpdateInputs, accumulate_gradients, tokens_of
 from ceeh.runtime import shutdown
 from ceeh.runtime.distributed import gather_objects
+from ceeh.runtime.lightning_private import set_last_step
 
 EVAL_METRICS = ("accuracy", "tokens", "truncated_fraction", "entropy")
 
@@ -281,9 +282,7 @@ class CEEHModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.bad_updates = checkpoint["bad_updates"]
         self.rollout_step = checkpoint["rollout_step"]
-        # With more rollouts.steps than before, a finished run resumes.
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        progress["is_last_batch"] = self.rollout_step >= self.config.rollouts.steps
+        set_last_step(checkpoint, self.rollout_step >= self.config.rollouts.steps)
         if missing := self.trained_names - checkpoint["state_dict"].keys():
             raise ValueError(
                 f"the checkpoint lacks {len(missing)} trained weights, e.g. '{min(missing)}'; "

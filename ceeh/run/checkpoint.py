@@ -13,7 +13,11 @@ from torch import Tensor
 from ceeh.errors import ConfigError, first_line
 from ceeh.runtime.distributed import say
 
-RESUMED = {"loops", "callbacks", "optimizer_states", "lr_schedulers", "pytorch-lightning_version"}
+RNG_STATES = "rng_states"
+RESUMED = {
+    *("loops", "callbacks", "optimizer_states", "lr_schedulers", "pytorch-lightning_version"),
+    RNG_STATES,
+}
 """Entries, besides the weights, without which a run cannot resume."""
 PREFIX = "policy."
 """Of the policy's weights among those of the LightningModule."""

@@ -50,8 +50,8 @@ class RunFolder:
 
         Raises ConfigError where no folder can be made.
         """
-        try:
-            parent = parent_folder(output)
+        parent = parent_folder(output)
+        with writing(output):
             number = 1
             while True:
                 path = parent / (name if number == 1 else f"{name}-{number}")
@@ -59,9 +59,7 @@ class RunFolder:
                     path.mkdir()
                     break
                 number += 1
-            atomic_link(path.parent / "latest", path.name)
-        except OSError as error:
-            raise not_writable(output, error) from error
+            atomic_link(parent / "latest", path.name)
         return cls(path)
 
     @classmethod
@@ -172,15 +170,18 @@ def run_to_resume(output: str, name: str, ckpt_path: str) -> Path | None:
 def parent_folder(output: str) -> Path:
     """The folder of run folders, made if missing. Raises ConfigError where it cannot be made."""
     parent = Path(output)
-    try:
+    with writing(output):
         parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise not_writable(output, error) from error
     return parent
 
 
-def not_writable(output: str, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"output: cannot create a folder in '{output}' ({error.strerror}: {error.filename}); give a "
-        "writable folder"
-    )
+@contextmanager
+def writing(output: str) -> Iterator[None]:
+    """Raises ConfigError where no folder can be made."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"output: cannot create a folder in '{output}' ({error.strerror}: {error.filename}); give a "
+            "writable folder"
+        ) from error

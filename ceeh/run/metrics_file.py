@@ -20,10 +20,6 @@ def stable_name(name: str) -> str:
     return name.replace("@", "_at_")
 
 
-def encoded(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(row, allow_nan=False).encode() + b"\n"
-
-
 class JSONLLogger(Logger):
     """`metrics.jsonl`: a line `{"rollout_step": n, "global_step": m, name: value}` per step.
 
@@ -91,7 +87,7 @@ class JSONLLogger(Logger):
         if self._rows and row["rollout_step"] == self._step:
             self._rows.pop()
         self._rows.append(row)
-        lines = [encoded(each) for each in self._rows]
+        lines = [json.dumps(each, allow_nan=False).encode() + b"\n" for each in self._rows]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # One write over the lines that are there: a kill during it leaves at worst a half line.

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     try:
-        complete = [deliver(run, given.uri or read_state(run).get("uri")) for run in given.run]
+        complete = [deliver(run, given.uri) for run in given.run]
     except ConfigError as error:
         complain(error)
         return 2
@@ -28,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def deliver(run: Path, uri: str | None) -> bool:
     """Returns whether the server has everything."""
-    if uri is None or not (state := read_state(run)):
+    if not (state := read_state(run)):
         raise ConfigError(f"'{run}' has no {STATE}: it was not tracked")
+    uri = uri or str(state["uri"])
     if HIDDEN in uri:
         raise ConfigError(
             f"the server's address held a secret, which '{run}' does not keep ({uri}); give it with --uri"

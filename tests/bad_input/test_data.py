@@ -31,11 +31,14 @@ KINDS = "must be a .jsonl, .json, .parquet file"
         ("rows.jsonl", b'{"question": 3, "answer": "1"}', "must hold the question as text"),
         ("rows.jsonl", HUGE, "line 1 is not valid JSON"),
         ("rows.jsonl", b'{"question": "\x1b[2J", "answer": "1"}', "line 1 is not valid JSON"),
-        ("rows.json", b"[" * 100_000, "is not a JSON array"),
+        ("rows.jsonl", b'{"question": "q", "answer": NaN}', "finite number, got float nan"),
+        ("rows.json", b"[" * 100_000, "is not a JSON array in UTF-8"),
+        ("rows.json", b"[1]", "row 0 must be a JSON object with named columns, got int 1"),
+        ("rows.json", b"[]", "has no rows"),
         ("rows.parquet", b"PAR1 no more PAR1", "cannot read ... as parquet"),
         ("rows.parquet", GOOD, "cannot read ... as parquet"),
     ],
-    ids=range(17),
+    ids=range(20),
 )
 def test_an_invalid_file_of_questions(
     name: str, content: bytes, parts: str, refused: Refused, tmp_path: Path

@@ -93,6 +93,14 @@ def test_an_invalid_model(
     refused([f"model.path={model}"], "model.path", str(model), parts)
 
 
+def test_a_model_that_cannot_be_trained(
+    refused: Refused, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    change(model / CONFIG, logit_scale=2.0)
+    refused([f"model.path={model}"], "model.path", "rescales its logits (logit_scale)")
+
+
 def test_a_path_that_is_not_a_model(refused: Refused, tmp_path: Path) -> None:
     overlay = tmp_path / "overlay.yaml"
     for path in ("./nowhere", "/nowhere", "~/nowhere", "a/b/c", r"no such\x00", r"x\x1by"):

@@ -9,17 +9,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ceeh.data.batch import RolloutBatch
-from ceeh.types import (
-    Completion,
-    Finish,
-    GroupOutcome,
-    Outcome,
-    Prompt,
-    RolloutGroup,
-    ScoredGroup,
-    Verdict,
-)
+from ceeh.data.batch import RolloutBatch, collate
+from ceeh.types import Finish, GroupOutcome
+from tests.groups import make_completion, make_prompt, make_scored
 
 Row = tuple[bool, int, Finish]
 
@@ -30,54 +22,23 @@ def make_outcome(uid: str, *rows: Row | tuple[bool, int]) -> GroupOutcome:
         uid=uid,
         correct=tuple(row[0] for row in rows),
         lengths=tuple(row[1] for row in rows),
-        finished=tuple(len(row) < 3 or row[2] is Finish.STOP for row in rows),
+        finished=tuple((*row, Finish.STOP)[2] is Finish.STOP for row in rows),
     )
 
 
 def make_batch(
-    *groups: tuple[str, Sequence[Row | tuple[bool, int]]],
-    text: str = "words",
-    version: int = 0,
-    row_order: Sequence[int] | None = None,
+    *groups: tuple[str, Sequence[Row | tuple[bool, int]]], text: str = "words"
 ) -> RolloutBatch:
     """A batch of (uid, rows); every prompt is one token, token 1 everywhere, log-prob -0.5."""
     scored = []
     for uid, rows in groups:
-        prompt = Prompt(
-            uid=uid, text=f"{text}?", answer="1", token_ids=(1,), metadata={"level": len(uid)}
-        )
-        completions = tuple(
-            Completion(
-                text=f"{text} {index}",
-                token_ids=(1,) * row[1],
-                logprobs=(-0.5,) * row[1],
-                finish=row[2] if len(row) == 3 else Finish.STOP,
-            )
+        completions = [
+            make_completion(f"{text} {index}", (1,) * row[1], finish=(*row, Finish.STOP)[2])
             for index, row in enumerate(rows)
-        )
-        scored.append(
-            ScoredGroup(
-                group=RolloutGroup(prompt=prompt, completions=completions, policy_version=version),
-                verdicts=tuple(Verdict(score=float(row[0]), outcome=Outcome.OK) for row in rows),
-            )
-        )
-    rows = [(index, *row[:2]) for index, (_, group) in enumerate(groups) for row in group]
-    rows = rows if row_order is None else [rows[position] for position in row_order]
-    lengths = torch.tensor([length for *_, length in rows])
-    positions = torch.arange(1 + int(lengths.max()))
-    mask = (positions >= 1) & (positions <= lengths[:, None])
-    return RolloutBatch(
-        token_ids=torch.ones(mask.shape, dtype=torch.long),
-        response_mask=mask,
-        engine_logprobs=-0.5 * mask,
-        group=torch.tensor([index for index, *_ in rows]),
-        scores=torch.tensor([float(correct) for _, correct, _ in rows]),
-        correct=torch.tensor([correct for _, correct, _ in rows]),
-        lengths=lengths,
-        groups=tuple(scored),
-        policy_version=version,
-        timings={"generate": 2.0, "score": 0.5},
-    )
+        ]
+        prompt = make_prompt(uid, (1,), text=f"{text}?", level=len(uid))
+        scored.append(make_scored(prompt, completions, [row[0] for row in rows]))
+    return collate(scored, pad_token_id=1, timings={"generate": 2.0, "score": 0.5})
 
 
 class Loader:

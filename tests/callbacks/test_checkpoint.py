@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 
-from ceeh.callbacks.checkpoint import RNG_STATES, RunCheckpoint
+from ceeh.callbacks.checkpoint import RunCheckpoint
 from ceeh.config.settings import Checkpoints
+from ceeh.run.checkpoint import RNG_STATES
 from ceeh.run.metrics_file import JSONLLogger
 from ceeh.runtime.rng import read_rng, set_rng
 
@@ -47,11 +48,11 @@ def rng_unchanged() -> Iterator[None]:
 
 
 def test_a_resumed_run_draws_what_the_uninterrupted_run_draws(fit, batch, tmp_path):
-    def run(seeded: int, **settings) -> list[list[float]]:
+    def run(seeded: int, callbacks: list[Callback], **settings) -> list[list[float]]:
         drawn: list[list[float]] = []
         seed(seeded)
         fit(
-            [checkpoint(tmp_path), DrawsAtStart()],
+            callbacks,
             [batch(("a", [(True, 2)])) for _ in range(5)],
             draw=lambda: drawn.append(draws()),
             **NO_EVALUATION,
@@ -59,43 +60,32 @@ def test_a_resumed_run_draws_what_the_uninterrupted_run_draws(fit, batch, tmp_pa
         )
         return drawn
 
-    whole = run(0, checkpoints=tmp_path / "whole")
-    assert run(0, stop_after=2, checkpoints=tmp_path) == whole[:2]
-    assert run(99, checkpoints=tmp_path, resume=True) == whole[2:]
-
-
-def test_a_run_from_scratch_keeps_its_rng(fit, batch, tmp_path):
+    both = [checkpoint(tmp_path), DrawsAtStart()]
+    whole = run(0, both, checkpoints=tmp_path / "whole")
+    assert run(0, both, stop_after=2, checkpoints=tmp_path) == whole[:2]
+    assert run(99, both, checkpoints=tmp_path, resume=True) == whole[2:]
+    # A run from scratch keeps its rng.
     seed(3)
     expected = draws()
-    seed(3)
-    drawn = []
-    steps = [batch(("a", [(True, 2)]))]
-    fit(
-        [checkpoint(tmp_path)],
-        steps,
-        draw=lambda: drawn.append(draws()),
-        checkpoints=tmp_path,
-        **NO_EVALUATION,
-    )
-    assert drawn == [expected]
+    assert run(3, both[:1], stop_after=1, checkpoints=tmp_path / "first") == [expected]
 
 
-def test_a_checkpoint_without_rng_states_is_refused(fit, batch, tmp_path):
-    steps = [batch(("a", [(True, 2)])) for _ in range(2)]
-    fit([], steps, stop_after=1, checkpoints=tmp_path)
-    with pytest.raises(ValueError, match="has no rng states"):
-        fit([checkpoint(tmp_path)], steps, checkpoints=tmp_path, resume=True, **NO_EVALUATION)
+def test_a_callback_that_would_change_a_saved_step_is_refused(tmp_path, tiny_module):
+    last, other = checkpoint(tmp_path), DrawsAtStart()
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[last, other])
+    last.setup(trainer, tiny_module, "fit")  # Lightning has put it last
+    trainer.callbacks.reverse()
+    with pytest.raises(RuntimeError, match=r"must be called last, but .*'DrawsAtStart'.* come"):
+        last.setup(trainer, tiny_module, "fit")
 
 
 class OfTwoRanks(RunCheckpoint):
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         checkpoint[RNG_STATES] *= 2
 
 
-def test_a_resume_on_another_number_of_ranks_says_so(fit, batch, tmp_path):
+def test_a_resume_on_another_number_of_ranks_warns(fit, batch, tmp_path):
     steps = [batch(("a", [(True, 2)])) for _ in range(2)]
     two = OfTwoRanks(tmp_path, Checkpoints(every_n_steps=100), JSONLLogger(tmp_path))
     fit([two], steps, stop_after=1, checkpoints=tmp_path, **NO_EVALUATION)

@@ -22,13 +22,6 @@ def test_only_correct_and_finished_responses_count(outcome):
     assert read(signal, "a") == 7
 
 
-def test_the_minimum_never_rises(outcome):
-    signal = OptimalLength()
-    for length, expected in ((9, 9), (7, 7), (8, 7), (3, 3)):
-        signal.observe(outcome("a", (True, length), (True, length + 1)))
-        assert read(signal, "a") == expected
-
-
 def test_the_ema_falls_by_a_fifth_and_rises_by_a_twentieth(outcome):
     signal = OptimalLength(rule="ema")
     readings = []
@@ -77,14 +70,6 @@ def test_every_rule_matches_a_slow_reference_over_random_visits(outcome, rule):
         assert read(signal, uid) == pytest.approx(reference(history))
 
 
-@pytest.mark.parametrize("rule", ["minimum", "ema", "median"])
-def test_a_group_without_a_correct_response_changes_nothing(outcome, rule):
-    signal = OptimalLength(rule=rule)
-    signal.observe(outcome("a", (True, 8)))
-    signal.observe(outcome("a", (False, 2)))
-    assert read(signal, "a") == 8
-
-
 def test_coverage_counts_the_seen_questions_with_a_value(outcome):
     signal = OptimalLength()
     signal.observe(outcome("a", (False, 2)))
@@ -115,21 +100,6 @@ def test_a_first_visit_may_have_no_value_at_all(fit, batch):
     first, second = (step["optimal_length"][0] for step in module.seen)
     assert math.isnan(first)
     assert second == 5
-
-
-@pytest.mark.parametrize("rule", ["minimum", "ema", "median"])
-def test_a_resumed_run_continues_with_the_same_lengths(fit, batch, tmp_path, rule):
-    def batches():
-        lengths = (50, 20, 70, 30, 10, 90)
-        return [batch(("a", [(True, length)]), ("b", [(True, 5)])) for length in lengths]
-
-    def signal():
-        return OptimalLength(rule=rule, window=3)
-
-    _, whole = fit([signal()], batches())
-    fit([signal()], batches(), stop_after=3, checkpoints=tmp_path)
-    _, resumed = fit([signal()], batches(), checkpoints=tmp_path, resume=True)
-    assert resumed.seen == whole.seen[3:]
 
 
 def test_resuming_with_another_rule_is_refused():

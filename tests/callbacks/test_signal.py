@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 from statistics import mean
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from lightning import Trainer
 
 from ceeh.callbacks.difficulty import RollingDifficulty
+from ceeh.callbacks.difficulty_targets import DifficultyTargets
+from ceeh.callbacks.optimal_length import OptimalLength
 from ceeh.callbacks.signal import SignalCallback, check_signals
 from ceeh.errors import ConfigError
 from ceeh.types import Finish, GroupOutcome
@@ -76,15 +79,32 @@ def test_each_prompt_gets_its_own_reading_as_float32_in_the_batch(fit, batch):
     assert module.batch.signals["often_truncated"].dtype == torch.float32
 
 
-def test_a_resumed_run_reads_what_the_uninterrupted_run_reads(fit, batch, tmp_path):
-    def batches():
-        return [batch(("a", [CUT])), batch(("a", [CUT, DONE, DONE])), batch(("a", [DONE]))]
-
-    _, whole = fit([OftenTruncated()], batches())
-    fit([OftenTruncated()], batches(), stop_after=1, checkpoints=tmp_path)
-    _, resumed = fit([OftenTruncated()], batches(), checkpoints=tmp_path, resume=True)
-    assert [step["often_truncated"] for step in whole.seen] == [[0], [1], [0]]
-    assert resumed.seen == whole.seen[1:]
+@pytest.mark.parametrize(
+    "signal",
+    [
+        OftenTruncated,
+        RollingDifficulty,
+        partial(DifficultyTargets, shortest=10, longest=100, interval=1, window=3),
+        *(partial(OptimalLength, rule=rule, window=3) for rule in ("minimum", "ema", "median")),
+    ],
+    ids=str,
+)
+def test_a_resumed_run_reads_what_the_uninterrupted_run_reads(fit, batch, tmp_path, signal):
+    cut = Finish.LENGTH
+    batches = [
+        batch(
+            ("a", [(True, length), CUT, (length > 25, 30, cut if length == 70 else Finish.STOP)]),
+            ("b", [(True, 50), (length > 45, 60), CUT]),
+            (f"q{length}", [DONE]),
+        )
+        for length in (50, 20, 70, 30, 10, 90)
+    ]
+    _, whole = fit([signal()], batches)
+    fit([signal()], batches, stop_after=3, checkpoints=tmp_path)
+    _, resumed = fit([signal()], batches, checkpoints=tmp_path, resume=True)
+    assert str(resumed.seen) == str(whole.seen[3:])  # NaN, too
+    _, fresh = fit([signal()], batches[3:])
+    assert str(fresh.seen) != str(resumed.seen), "the state makes no difference"
 
 
 def test_a_second_writer_is_refused_before_the_first_batch(fit, batch):
@@ -95,11 +115,7 @@ def test_a_second_writer_is_refused_before_the_first_batch(fit, batch):
     with pytest.raises(
         ConfigError, match="'often_truncated' is written by OftenTruncated and by Imp"
     ):
-        fit(
-            [OftenTruncated(), Impostor()],
-            [batch(("a", [DONE]))],
-            draw=lambda: drawn.append(1),
-        )
+        fit([OftenTruncated(), Impostor()], [batch(("a", [DONE]))], draw=lambda: drawn.append(1))
     assert not drawn
 
 

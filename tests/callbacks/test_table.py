@@ -31,7 +31,7 @@ def test_a_loaded_table_is_the_saved_one(entries: dict[str, float]) -> None:
         loaded[uid] == value or (math.isnan(loaded[uid]) and math.isnan(value))
         for uid, value in entries.items()
     )
-    loaded["new"] = 0.5  # it goes on from there
+    loaded["new"] = 0.5  # more entries can follow
     assert loaded["new"] == 0.5
 
 
@@ -47,7 +47,7 @@ def test_a_uid_with_a_nul_is_named() -> None:
         filled({"a": 1.0, "a\0b": 1.0}).state_dict()
 
 
-def test_means_leave_out_what_is_not_known() -> None:
+def test_means_ignore_unknown_values() -> None:
     table = filled({"a": 1.0, "b": math.nan, "c": 4.0})
     assert (table.mean(), table.fraction_below(2.0), len(table)) == (2.5, 0.5, 3)
     assert math.isnan(QuestionTable().mean())

@@ -53,7 +53,7 @@ def test_an_engine_that_keeps_a_stale_weight_stops_the_run(
         run(tiny_model_dir, tmp_path, "rollouts.canary_tolerance=1e-6", "optimizer.lr=0.1")
 
 
-def test_the_mean_is_judged_and_one_token_may_differ_by_more(tiny_model_dir: Path) -> None:
+def test_the_mean_is_limited_and_one_token_may_differ_by_more(tiny_model_dir: Path) -> None:
     sync = WeightSync(TorchEngine(str(tiny_model_dir)), tolerance=0.1, temperature=1.0)
     sync.check(Difference(mean=0.09, max=1.9), 0)
     with pytest.raises(RunError, match=r"version 3 .* by 0.11 nats on the canary \(at most 0.2\)"):
@@ -62,10 +62,3 @@ def test_the_mean_is_judged_and_one_token_may_differ_by_more(tiny_model_dir: Pat
         sync.check(Difference(mean=0.05, max=2.1), 0)
     with pytest.raises(RunError, match="differ by nan"):
         sync.check(Difference(mean=float("nan"), max=float("nan")), 0)
-
-
-def test_a_tolerance_that_lets_everything_or_nothing_pass_is_refused(tiny_model_dir: Path) -> None:
-    engine = TorchEngine(str(tiny_model_dir))
-    for tolerance in (0.0, float("nan")):
-        with pytest.raises(ValueError, match="tolerance must be greater than 0 nats, got"):
-            WeightSync(engine, tolerance=tolerance, temperature=1.0)

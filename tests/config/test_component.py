@@ -31,7 +31,7 @@ def test_a_class_path_of_version_0_1_names_its_new_place() -> None:
         assert inspect.isclass(Component(new).imported("engine"))
 
 
-def test_arguments_come_from_yaml_and_those_asked_for_from_the_context() -> None:
+def test_arguments_come_from_yaml_then_from_the_context() -> None:
     built = Component(HERE, {"size": 3}).build("engine", color="blue", unknown=1)
     assert built == Thing(size=3, color="blue")
     # init_args win over the context.
@@ -48,13 +48,7 @@ def test_a_class_is_loaded_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("class_path", "arguments", "message"),
     [
-        ("Thing", {}, r"engine\.class_path must be package\.module\.Class or .*, got 'Thing'"),
         ("", {}, r"engine\.class_path must be .*, got ''"),
-        ("no_such.module.Thing", {}, r"engine\.class_path: cannot import 'no_such\.module'"),
-        ("nowhere.py:Thing", {}, r"cannot import 'nowhere\.py' \(no file nowhere\.py\)"),
-        (f"{__name__}.Think", {}, r"has no 'Think'; its classes are: Thing"),
-        (HERE, {"size": 1, "sice": 2}, r"init_args\.sice is not an argument of .*size, color"),
-        (HERE, {}, r"engine\.init_args lacks size, which .* needs"),
         ("logging.LogRecord", {"name": "a"}, "engine.init_args lacks level, pathname, lineno"),
         (HERE, {"size": 0}, r"engine \(.*Thing\): size must be at least 1, got 0"),
     ],
@@ -62,17 +56,15 @@ def test_a_class_is_loaded_from_a_file(tmp_path: Path) -> None:
 def test_a_mistake_names_its_place_and_the_cure(
     class_path: str, arguments: dict, message: str
 ) -> None:
+    """More of them in tests/bad_input/test_user_classes.py."""
     with pytest.raises(ConfigError, match=message):
         Component(class_path, arguments).build("engine")
 
 
-def test_a_file_that_does_not_run_is_reported_and_not_left_half_imported(tmp_path: Path) -> None:
+def test_a_file_that_does_not_run_is_not_left_half_imported(tmp_path: Path) -> None:
     file = tmp_path / "broken.py"
-    file.write_text("class Mine(:\n")
-    with pytest.raises(
-        ConfigError, match=r"callbacks\.mine\.class_path: .*broken\.py.*SyntaxError"
-    ):
-        Component(f"{file}:Mine").build("callbacks.mine")
     file.write_text("import math\nvalue = math.no_such_thing\n")
     with pytest.raises(ConfigError, match=r"AttributeError.*no_such_thing"):
         Component(f"{file}:Mine").build("callbacks.mine")
+    file.write_text("class Mine: pass\n")
+    assert Component(f"{file}:Mine").build("callbacks.mine")

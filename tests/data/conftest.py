@@ -1,4 +1,4 @@
-"""A verifier of mathematics with its worker processes, one for each file that asks."""
+"""A math verifier with its worker processes, one for each file that uses it."""
 
 from collections.abc import Iterator
 

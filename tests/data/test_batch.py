@@ -1,7 +1,6 @@
 """Groups to tensors: every token, log-prob and mask lands where it belongs, for groups of any shape."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ceeh.data.batch import collate
-from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
+from ceeh.types import ScoredGroup
+from tests.groups import make_completion, make_prompt, make_scored
 
 TOKENS = st.integers(0, 2**31 - 1)
 LOGPROBS = st.floats(-1e4, 0.0, width=32)
@@ -25,21 +25,14 @@ GROUPS = st.lists(
 ONE = [([(3, -3.0)], 1.0)]
 
 
-def group(uid: str, prompt: Sequence[int], responses: Sequence) -> ScoredGroup:
+def group(uid: str, prompt: Sequence[int], responses: Sequence, version: int = 5) -> ScoredGroup:
     """Each response is its (token, log-prob) pairs and its score."""
-    completions = tuple(
-        Completion(
-            text="",
-            token_ids=tuple(token for token, _ in pairs),
-            logprobs=tuple(logprob for _, logprob in pairs),
-            finish=Finish.STOP,
-        )
+    completions = [
+        make_completion("", [token for token, _ in pairs], [logprob for _, logprob in pairs])
         for pairs, _ in responses
-    )
-    verdicts = tuple(Verdict(score=score, outcome=Outcome.OK) for _, score in responses)
-    asked = Prompt(uid=uid, text=uid, answer="1", token_ids=tuple(prompt))
-    rollouts = RolloutGroup(prompt=asked, completions=completions, policy_version=5)
-    return ScoredGroup(group=rollouts, verdicts=verdicts)
+    ]
+    scores = [score for _, score in responses]
+    return make_scored(make_prompt(uid, prompt), completions, scores, version)
 
 
 def test_rows_are_prompt_then_response_then_padding() -> None:
@@ -66,10 +59,8 @@ def test_moving_a_batch_keeps_precision_and_signals() -> None:
 
 
 def test_two_policy_versions_in_one_batch_are_refused() -> None:
-    first, second = group("a", (7,), ONE), group("b", (7,), ONE)
-    stale = replace(second, group=replace(second.group, policy_version=4))
     with pytest.raises(ValueError, match=r"one policy version, got \[4, 5\]"):
-        collate([first, stale], pad_token_id=0)
+        collate([group("a", (7,), ONE), group("b", (7,), ONE, 4)], pad_token_id=0)
 
 
 def test_a_prompt_without_completions_is_named() -> None:

@@ -1,38 +1,53 @@
-"""Loaders: sized, one seed per step, each question its own; the datamodule closes what it was given."""
+"""Loaders: one seed per step, dynamic sampling alike on all ranks, exact resumption; the datamodule's end."""
 
 import itertools
+from collections.abc import Callable, Sequence
+from threading import Barrier, Thread
 
 import pytest
 
 from ceeh.config.settings import DynamicSampling, load
+from ceeh.data.batch import RolloutBatch
 from ceeh.data.datamodule import RolloutDataModule
-from ceeh.data.engine.base import RolloutEngine, Sampling
-from ceeh.data.loader import HeldOutLoader, RolloutLoader
+from ceeh.data.engine.base import Sampling
+from ceeh.data.loader import HeldOutLoader, RolloutLoader, has_contrast
 from ceeh.data.prompts import PromptStream
 from ceeh.data.verify.exact_answer import ExactAnswer
 from ceeh.runtime.rng import derived_seed
-from ceeh.types import Completion, Finish, Prompt, RolloutGroup
+from ceeh.types import GroupOutcome, Prompt, RolloutGroup
+from tests.groups import make_completion, make_group, make_prompt
 
-PROMPTS = [Prompt(uid=str(i), text="?", answer="07", token_ids=(3, 4)) for i in range(10)]
+PROMPTS = [make_prompt(f"u{number}") for number in range(24)]
 SAMPLING = Sampling(completions=2, temperature=1.0, max_tokens=4, seed=5)
 
 
-class Recording:
-    """An engine that answers `so 07` to everything and keeps what it was asked."""
+class Scripted:
+    """Answers prompt u<n> with n % 3 correct responses of two, of 4 and 2 tokens; keeps what it was asked."""
 
     def __init__(self) -> None:
         self.policy_version = 3
         self.asked: list[tuple[list[str], Sampling]] = []
         self.closed = 0
 
-    def generate(self, prompts, sampling):
+    @property
+    def rounds(self) -> list[list[str]]:
+        """The prompts of each round of generation."""
+        return [uids for uids, _ in self.asked]
+
+    @property
+    def drawn(self) -> list[str]:
+        return [uid for uids in self.rounds for uid in uids]
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
         self.asked.append(([prompt.uid for prompt in prompts], sampling))
-        one = Completion(text="so 07", token_ids=(5, 1), logprobs=(-1.0, -2.0), finish=Finish.STOP)
         return [
-            RolloutGroup(
-                prompt=prompt,
-                completions=(one,) * sampling.completions,
-                policy_version=self.policy_version,
+            make_group(
+                prompt,
+                [
+                    make_completion(f"so 0{7 if n < int(prompt.uid[1:]) % 3 else 8}", (5,) * length)
+                    for n, length in enumerate((4, 2))
+                ],
+                self.policy_version,
             )
             for prompt in prompts
         ]
@@ -45,51 +60,200 @@ class Recording:
         self.closed += 1
 
 
-def loader(engine: RolloutEngine, steps: int = 4, seed: int = 5) -> RolloutLoader:
+def alone(value: int) -> list[int]:
+    return [value]
+
+
+def loader(
+    engine: Scripted,
+    max_rounds: int = 8,
+    *,
+    limit_tokens: int | None = None,
+    steps: int = 6,
+    seed: int = 5,
+    prompts: list[Prompt] = PROMPTS,
+    rank: int = 0,
+    world_size: int = 1,
+    gather: Callable[[int], list[int]] = alone,
+) -> RolloutLoader:
     return RolloutLoader(
         engine=engine,
-        verifier=ExactAnswer(),
-        stream=PromptStream(PROMPTS, seed=0, prompts_per_step=5),
+        verifier=ExactAnswer(r"so (\d\d)"),
+        stream=PromptStream(prompts, seed=0, prompts_per_step=4, rank=rank, world_size=world_size),
         sampling=Sampling(completions=2, temperature=1.0, max_tokens=4, seed=seed),
         steps=steps,
         pad_token_id=0,
-        dynamic=DynamicSampling(),
-        gather=lambda value: [value],
+        dynamic=DynamicSampling(max_rounds=max_rounds, limit_tokens=limit_tokens),
+        gather=gather,
     )
 
 
+def uids(batch: RolloutBatch) -> list[str]:
+    return [scored.group.prompt.uid for scored in batch.groups]
+
+
 def test_nothing_is_generated_before_it_is_asked_for() -> None:
-    engine = Recording()
-    stream = loader(engine)
-    assert len(stream) == 4
+    engine = Scripted()
+    stream = loader(engine, 1)
     batches = iter(stream)
-    assert engine.asked == []
+    assert (len(stream), engine.asked) == (6, [])
     batch = next(batches)
-    assert len(engine.asked) == 1
-    assert batch.policy_version == 3
-    assert batch.correct.all()
+    assert (len(engine.asked), batch.policy_version) == (1, 3)
     assert set(batch.timings) == {"generate", "score", "collate"}
 
 
 def test_every_step_has_its_own_seed_which_follows_from_the_runs() -> None:
-    engine, same, other = Recording(), Recording(), Recording()
+    engine, same, other = Scripted(), Scripted(), Scripted()
     for chosen, seed in ((engine, 5), (same, 5), (other, 6)):
-        list(loader(chosen, seed=seed))
-    seeds = [sampling.seed for _, sampling in engine.asked]
-    assert len(set(seeds)) == 4
+        list(loader(chosen, 1, seed=seed))
+    seeds = {sampling.seed for _, sampling in engine.asked}
+    assert len(seeds) == 6
     assert engine.asked == same.asked
-    assert not set(seeds) & {sampling.seed for _, sampling in other.asked}
+    assert not seeds & {sampling.seed for _, sampling in other.asked}
 
 
-def test_a_loader_continues_where_its_state_was_taken() -> None:
-    whole, stopped, resumed = Recording(), Recording(), Recording()
-    list(loader(whole))
-    first = loader(stopped)
-    list(itertools.islice(iter(first), 2))
-    second = loader(resumed)
+@pytest.mark.parametrize(
+    ("correct", "lengths", "limit", "expected"),
+    [
+        ([1, 0], [5, 5], None, True),
+        ([1, 1], [5, 9], None, False),
+        ([0, 0], [5, 9], None, False),
+        # With a limit of 8 the second right response counts as wrong.
+        ([1, 1], [5, 9], 8, True),
+        ([1, 1], [5, 8], 8, False),
+        ([0, 1], [5, 9], 8, False),
+    ],
+)
+def test_a_group_has_contrast_when_some_and_not_all_are_correct(correct, lengths, limit, expected):
+    outcome = GroupOutcome(
+        uid="a",
+        correct=tuple(map(bool, correct)),
+        lengths=tuple(lengths),
+        finished=(True,) * len(correct),
+    )
+    assert has_contrast(outcome, limit) is expected
+
+
+def test_without_dynamic_sampling_there_is_one_round_and_ranks_need_not_agree() -> None:
+    engine = Scripted()
+    plain = loader(engine, 1, gather=lambda value: pytest.fail("asked the other ranks"))
+    batches = list(plain)
+    assert [len(batch.groups) for batch in batches] == [4] * 6
+    assert [(batch.sampling_rounds, batch.dropped) for batch in batches] == [(1, ())] * 6
+    assert sorted(uid for batch in batches for uid in uids(batch)) == sorted(
+        prompt.uid for prompt in PROMPTS
+    )
+
+
+def test_groups_without_contrast_are_replaced_by_the_next_prompts_of_the_stream() -> None:
+    engine = Scripted()
+    batch = next(iter(loader(engine)))
+    order = engine.drawn
+    mixed = [uid for uid in order if int(uid[1:]) % 3 == 1]
+    assert uids(batch) == mixed[:4]
+    assert len(batch.groups) == 4
+    assert [outcome.uid for outcome in batch.dropped] == [uid for uid in order if uid not in mixed]
+    assert batch.sampling_rounds == len(engine.rounds) > 1
+    # Each round draws what the ones before left missing, in the stream's order.
+    kept = 0
+    for asked in engine.rounds:
+        assert len(asked) == 4 - kept
+        kept += sum(uid in mixed for uid in asked)
+    plain = PromptStream(PROMPTS, seed=0, prompts_per_step=len(order))
+    assert order == [prompt.uid for prompt in plain.next_step()]
+    assert len({sampling.seed for _, sampling in engine.asked}) == len(engine.asked)
+
+
+def test_after_the_last_round_dropped_groups_fill_the_step() -> None:
+    engine = Scripted()
+    batch = next(iter(loader(engine, 2)))
+    order = engine.drawn
+    mixed = [uid for uid in order if int(uid[1:]) % 3 == 1]
+    assert batch.sampling_rounds == len(engine.rounds) == 2
+    assert 0 < len(mixed) < 4
+    others = [uid for uid in order if uid not in mixed]
+    filled = [*mixed, *others[: 4 - len(mixed)]]
+    assert uids(batch) == [uid for uid in order if uid in filled]  # in the order drawn
+    assert {outcome.uid for outcome in batch.dropped} == set(order) - set(filled)
+
+
+def test_a_limit_decides_what_counts_as_correct() -> None:
+    # Within 3 tokens the second response alone counts: u<n> has contrast where n % 3 = 2.
+    batch = next(iter(loader(Scripted(), limit_tokens=3)))
+    assert all(int(uid[1:]) % 3 == 2 for uid in uids(batch))
+
+
+def test_sampling_ends_when_the_step_has_seen_every_prompt() -> None:
+    engine = Scripted()
+    unsolved = [prompt for prompt in PROMPTS if int(prompt.uid[1:]) % 3 == 0]
+    batch = next(iter(loader(engine, 100, prompts=unsolved)))
+    order = engine.drawn
+    assert sorted(order) == sorted(prompt.uid for prompt in unsolved)
+    assert uids(batch) == order[:4]
+    assert batch.sampling_rounds == 2
+
+
+def test_over_many_steps_no_prompt_comes_twice_in_a_step_and_none_is_missed() -> None:
+    engine = Scripted()
+    seen: list[str] = []
+    for batch in loader(engine, steps=60):
+        step = engine.drawn
+        assert len(set(step)) == len(step)
+        assert len(batch.groups) == 4
+        seen += step
+        engine.asked.clear()
+    visits = [seen.count(prompt.uid) for prompt in PROMPTS]
+    # All as often, up to the current epoch and a deferred visit.
+    assert max(visits) - min(visits) <= 2
+    assert min(visits) > 20
+
+
+@pytest.mark.parametrize(("max_rounds", "cut"), [(1, 2), (8, 1), (8, 3), (8, 5)])
+def test_a_resumed_loader_draws_what_the_uninterrupted_one_draws(max_rounds: int, cut: int) -> None:
+    whole, stopped, resumed = Scripted(), Scripted(), Scripted()
+    batches = list(loader(whole, max_rounds))
+    first = loader(stopped, max_rounds)
+    list(itertools.islice(iter(first), cut))
+    second = loader(resumed, max_rounds)
     second.load_state_dict(first.state_dict())
-    assert len(list(second)) == 2
+    assert [uids(batch) for batch in second] == [uids(batch) for batch in batches[cut:]]
     assert stopped.asked + resumed.asked == whole.asked
+
+
+def test_ranks_do_the_same_rounds_and_keep_the_same_stream() -> None:
+    barrier, box = Barrier(2), [0, 0]
+    results: dict[int, list[RolloutBatch]] = {}
+    states: dict[int, list[dict]] = {0: [], 1: []}
+    engines = [Scripted(), Scripted()]
+
+    def run(rank: int) -> None:
+        def gather(value: int) -> list[int]:
+            box[rank] = value
+            barrier.wait(10)
+            values = list(box)
+            barrier.wait(10)
+            return values
+
+        own = loader(engines[rank], 4, rank=rank, world_size=2, gather=gather)
+        results[rank] = []
+        for batch in own:
+            results[rank].append(batch)
+            states[rank].append(own.state_dict())
+
+    threads = [Thread(target=run, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [len(results[rank]) for rank in (0, 1)] == [6, 6]
+    assert states[0] == states[1]
+    for left, right in zip(results[0], results[1], strict=True):
+        assert left.sampling_rounds == right.sampling_rounds
+        assert len(left.groups) == len(right.groups) == 2
+        drawn = [*uids(left), *uids(right)]
+        drawn += [outcome.uid for batch in (left, right) for outcome in batch.dropped]
+        assert len(set(drawn)) == len(drawn)
+    assert len(engines[0].rounds) != len(engines[1].rounds)  # one had to wait for the other
 
 
 @pytest.mark.parametrize(
@@ -99,11 +263,11 @@ def test_a_loader_continues_where_its_state_was_taken() -> None:
 def test_held_out_questions_come_once_each_in_order_with_their_places(
     rank: int, world_size: int, indices: list[tuple[int, ...]]
 ) -> None:
-    engine = Recording()
+    engine = Scripted()
     held_out = HeldOutLoader(
         engine=engine,
         verifier=ExactAnswer(),
-        prompts=PROMPTS,
+        prompts=PROMPTS[:10],
         sampling=SAMPLING,
         prompts_per_batch=4,
         pad_token_id=0,
@@ -126,7 +290,7 @@ def test_derived_seeds_depend_on_every_part() -> None:
 
 @pytest.mark.parametrize("end", ["close", "exception"])
 def test_the_datamodule_closes_engine_and_verifier_at_every_end(end: str) -> None:
-    engine = Recording()
+    engine = Scripted()
     module = RolloutDataModule(
         load([]),
         engine=engine,

@@ -11,7 +11,8 @@ import torch
 from ceeh.data.prompts import PromptBuilder, PromptStream, load_prompts
 from ceeh.errors import ConfigError
 from ceeh.starter.model import build_tokenizer
-from ceeh.types import Prompt, Question
+from ceeh.types import Question
+from tests.groups import make_prompt
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' %}{% if m.content == '?' %}"
@@ -43,7 +44,7 @@ def question(uid="a", text="473+8?", **metadata):
     return Question(uid=uid, text=text, answer="481", metadata=metadata)
 
 
-def test_a_plain_prompt_is_the_text_as_it_stands():
+def test_a_plain_prompt_is_the_text_unchanged():
     make = builder()
     prompt = make(question(level=1))
     assert make.tokenizer.convert_ids_to_tokens(list(prompt.token_ids)) == list("473+8?")
@@ -98,10 +99,6 @@ def test_long_prompts_are_dropped_with_one_warning():
     ]
 
 
-def test_a_prompt_of_exactly_the_limit_is_kept():
-    assert len(load_prompts([question()], builder(max_prompt_tokens=6), "prompts.train")) == 1
-
-
 @pytest.mark.parametrize(
     "text", ["1 apple?", "1+1?\x00", "\x1b[2J1+1?", "1+1?\u202e", "\U0001f600"]
 )
@@ -151,7 +148,7 @@ def test_unusable_questions_are_refused_with_the_place(source, message):
 
 
 def prompts(count):
-    return [Prompt(uid=f"u{i}", text="?", answer="1", token_ids=(1,)) for i in range(count)]
+    return [make_prompt(f"u{i}") for i in range(count)]
 
 
 def stream(count=10, per_step=4, *, seed=0, rank=0, world_size=1):
@@ -248,9 +245,7 @@ def test_another_data_set_or_seed_is_refused_on_resume():
     state = stream().state_dict()
     with pytest.raises(ConfigError, match=r"prompts.train is not the data set of the checkpoint"):
         stream(11).load_state_dict(state)
-    with pytest.raises(
-        ConfigError, match=r"seed is 1, but the checkpoint's prompts were drawn with 0"
-    ):
+    with pytest.raises(ConfigError, match=r"seed is 1, but the checkpoint's .* drawn with 0"):
         stream(seed=1).load_state_dict(state)
 
 

@@ -11,7 +11,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_nothing_is_there_until_all_is(tmp_path: Path) -> None:
+def test_the_folder_appears_complete(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     with atomic_folder(out) as folder:
         (folder / "a").write_text("a")
@@ -21,7 +21,7 @@ def test_nothing_is_there_until_all_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+def test_an_error_leaves_the_old_folder(tmp_path: Path, error: type[BaseException]) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "old").write_text("old")
@@ -37,7 +37,7 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, error: type[BaseExceptio
     assert names(out) == ["old"]
 
 
-def test_the_new_folder_holds_nothing_of_the_old_nor_of_a_killed_writer(tmp_path: Path) -> None:
+def test_the_new_folder_has_no_files_of_the_old_one_or_of_a_killed_writer(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for leftover in (out, tmp_path / ".out.partial", tmp_path / ".out.previous"):
         leftover.mkdir()

@@ -1,4 +1,4 @@
-"""Disk space: what is estimated is what is written, and too little of it is said with numbers."""
+"""Disk space: the estimate is what is written, and a message says how much is missing."""
 
 import warnings
 from pathlib import Path
@@ -18,7 +18,7 @@ MIB = 2**20
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_a_checkpoint_takes_what_was_estimated(kind: str, request: pytest.FixtureRequest) -> None:
+def test_a_checkpoint_has_the_estimated_size(kind: str, request: pytest.FixtureRequest) -> None:
     run: FinishedRun = request.getfixturevalue(f"{kind}_run")
     file = run.path / "checkpoints" / "step-000002.ckpt"
     state = read_checkpoint(file)
@@ -53,7 +53,7 @@ def test_shared_storages_are_counted_once_and_whole() -> None:
         ),
     ],
 )
-def test_too_little_space_is_warned_of_and_none_at_all_refused(
+def test_little_space_is_a_warning_and_no_space_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, message: str | None
 ) -> None:
     monkeypatch.setattr(ceeh.run.disk_space, "free_bytes", lambda place: free)
@@ -70,7 +70,7 @@ def test_too_little_space_is_warned_of_and_none_at_all_refused(
             check_space(tmp_path, 10 * MIB, 3)
 
 
-def test_free_space_of_a_folder_yet_to_be_made_is_that_of_its_disk(tmp_path: Path) -> None:
+def test_free_space_of_a_missing_folder_is_that_of_its_disk(tmp_path: Path) -> None:
     assert ceeh.run.disk_space.free_bytes(tmp_path / "a" / "b") > 0
 
 

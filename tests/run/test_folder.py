@@ -1,4 +1,4 @@
-"""Which run and checkpoint `ckpt_path` means, and what of the run's later life is cleared away."""
+"""Which run and checkpoint `ckpt_path` means, and which later files are removed."""
 
 import subprocess
 import sys
@@ -29,13 +29,15 @@ def test_last_is_the_newest_checkpoint_of_the_newest_run(tmp_path: Path) -> None
     assert (tmp_path / "latest").resolve() == folder.path.resolve()
 
 
-def test_last_without_a_run_begins_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_last_without_a_run_starts_a_new_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, file = RunFolder.resume(str(tmp_path / "runs"), "a", "last")
     assert (folder.path, file) == (tmp_path / "runs" / "a", None)
     assert "no run called 'a' under" in capsys.readouterr().out
 
 
-def test_last_of_a_run_killed_before_its_first_checkpoint_begins_it_again(
+def test_last_restarts_a_run_killed_before_its_first_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint(tmp_path / "a", 9)  # an older run of the name is another run
@@ -45,13 +47,13 @@ def test_last_of_a_run_killed_before_its_first_checkpoint_begins_it_again(
     assert "'a-2' has no checkpoint yet" in capsys.readouterr().out.replace(f"{tmp_path}/", "")
 
 
-def test_a_finished_run_without_checkpoints_is_not_begun_again(tmp_path: Path) -> None:
+def test_a_finished_run_without_checkpoints_is_not_restarted(tmp_path: Path) -> None:
     (tmp_path / "a" / "model").mkdir(parents=True)
     with pytest.raises(ConfigError, match="a' is finished and has no checkpoint left"):
         RunFolder.resume(str(tmp_path), "a", "last")
 
 
-def test_a_damaged_file_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused_with_the_cure(tmp_path: Path) -> None:
     file = checkpoint(tmp_path / "a", 4)
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(
@@ -60,7 +62,7 @@ def test_a_damaged_file_is_refused_with_the_way_out(tmp_path: Path) -> None:
         RunFolder.resume(str(tmp_path), "a", str(file))
 
 
-def test_what_came_after_the_checkpoint_and_half_files_are_cleared_away(tmp_path: Path) -> None:
+def test_files_after_the_checkpoint_and_partial_files_are_removed(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "a")
     files = [checkpoint(run.path, step) for step in (2, 4, 6)]
     run.rollouts.mkdir()
@@ -80,7 +82,7 @@ def test_what_came_after_the_checkpoint_and_half_files_are_cleared_away(tmp_path
     assert run.newest_checkpoint() == files[1]
 
 
-def test_a_run_that_is_under_way_is_not_resumed_beside_itself(tmp_path: Path) -> None:
+def test_a_run_in_use_cannot_be_resumed(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "a")
     run.path.mkdir()
     program = "import sys; sys.stdin.read()"

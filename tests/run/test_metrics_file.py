@@ -5,10 +5,6 @@ import math
 from pathlib import Path
 
 import pytest
-import torch
-from lightning.pytorch import LightningModule, Trainer
-from torch import nn
-from torch.utils.data import DataLoader
 
 from ceeh.run.metrics_file import JSONLLogger
 from tests.limits import largest_file
@@ -26,33 +22,17 @@ def log_steps(logger: JSONLLogger, steps: range) -> None:
         logger.save()
 
 
-def test_each_rollout_step_is_one_line_whatever_number_of_calls(tmp_path):
-    log_steps(JSONLLogger(tmp_path), range(1, 3))
-    assert rows_of(tmp_path) == [
-        {
-            "rollout_step": 1,
-            "global_step": 0,
-            "rollout/step": 1.0,
-            "reward/mean": 0.1,
-            "eval/accuracy": 0.01,
-        },
-        {
-            "rollout_step": 2,
-            "global_step": 1,
-            "rollout/step": 2.0,
-            "reward/mean": 0.2,
-            "eval/accuracy": 0.02,
-        },
-    ]
-
-
-def test_an_evaluation_before_the_first_step_is_line_zero(tmp_path):
+def test_each_rollout_step_is_one_line_after_any_number_of_calls(tmp_path):
     logger = JSONLLogger(tmp_path)
     logger.log_metrics({"eval/pass@8": 0.5}, step=0)
-    logger.log_metrics({"rollout/step": 1.0}, step=0)
-    first, second = rows_of(tmp_path)
-    assert first == {"rollout_step": 0, "global_step": 0, "eval/pass_at_8": 0.5}
-    assert second["rollout_step"] == 1
+    log_steps(logger, range(1, 3))
+    zero = {"rollout_step": 0, "global_step": 0, "eval/pass_at_8": 0.5}  # before the first step
+    lines = [
+        {"rollout/step": 1.0, "reward/mean": 0.1, "eval/accuracy": 0.01},
+        {"rollout/step": 2.0, "reward/mean": 0.2, "eval/accuracy": 0.02},
+    ]
+    counts = [{"rollout_step": step, "global_step": step - 1} for step in (1, 2)]
+    assert rows_of(tmp_path) == [zero, counts[0] | lines[0], counts[1] | lines[1]]
 
 
 def test_undefined_and_infinite_values_are_null(tmp_path):
@@ -62,7 +42,7 @@ def test_undefined_and_infinite_values_are_null(tmp_path):
     ]
 
 
-def test_a_resumed_run_leaves_the_file_of_one_that_never_stopped(tmp_path):
+def test_a_resumed_run_writes_the_file_of_an_uninterrupted_one(tmp_path):
     log_steps(JSONLLogger(tmp_path / "whole"), range(1, 7))
     log_steps(JSONLLogger(tmp_path / "stopped"), range(1, 5))  # the checkpoint was of step 2
     path = tmp_path / "stopped" / "metrics.jsonl"
@@ -83,57 +63,12 @@ def test_an_evaluation_just_after_a_resume_joins_the_checkpoints_line(tmp_path):
     assert rows_of(tmp_path)[-1] | {"eval/tokens": 7.0, "reward/mean": 0.2} == rows_of(tmp_path)[-1]
 
 
-class Steps(LightningModule):
-    """Logs in a step and after it, as the real module and its callbacks do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.layer_of_one = nn.Linear(1, 1)
-
-    def training_step(self, batch, batch_idx):
-        self.optimizers().step()
-        self.optimizers().step()
-        self.log("rollout/step", float(batch_idx + 1))
-
-    def on_train_batch_end(self, outputs, batch, batch_idx):
-        self.log("signal/late", 1.0)
-
-    def validation_step(self, batch, batch_idx):
-        self.log("eval/accuracy", 0.5, batch_size=1)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-@pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning 2.6 with torch 2.13
-def test_lightning_writes_step_callback_and_validation_metrics_into_one_line(tmp_path):
-    trainer = Trainer(
-        logger=JSONLLogger(tmp_path),
-        max_epochs=1,
-        val_check_interval=1,
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-    )
-    trainer.fit(Steps(), DataLoader([0.0, 1.0, 2.0]), DataLoader([0.0]))
-    rows = rows_of(tmp_path)
-    assert [row["rollout_step"] for row in rows] == [1, 2, 3]
-    assert [row["global_step"] for row in rows] == [0, 1, 2]
-    assert all(row["signal/late"] == 1.0 and row["eval/accuracy"] == 0.5 for row in rows)
-
-
-def test_a_line_that_the_run_was_killed_before_is_taken_from_the_checkpoint(tmp_path):
+def test_a_line_lost_in_a_kill_is_restored_from_the_checkpoint(tmp_path):
     log_steps(JSONLLogger(tmp_path / "whole"), range(1, 4))
     stopped = JSONLLogger(tmp_path / "stopped")
     log_steps(stopped, range(1, 2))
-    row = stopped.row(
-        {"rollout/step": 2.0, "reward/mean": 0.2}, 1
-    )  # in the checkpoint, never written
+    # In the checkpoint, never written.
+    row = stopped.row({"rollout/step": 2.0, "reward/mean": 0.2}, 1)
     resumed = JSONLLogger(tmp_path / "stopped")
     resumed.resume_from_step(2, row)
     resumed.log_metrics({"eval/accuracy": 0.02}, step=1)
@@ -145,15 +80,15 @@ def test_a_line_that_the_run_was_killed_before_is_taken_from_the_checkpoint(tmp_
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_lines_that_a_full_disk_does_not_take_are_written_when_it_has_room(tmp_path):
+def test_lines_are_written_later_when_the_disk_was_full(tmp_path):
     log_steps(JSONLLogger(tmp_path / "whole"), range(1, 6))
     logger, path = JSONLLogger(tmp_path / "full"), tmp_path / "full" / "metrics.jsonl"
     log_steps(logger, range(1, 2))
     with (
         largest_file(path.stat().st_size + 50),
-        pytest.warns(UserWarning, match=r"cannot be written \(File too large\)") as told,
+        pytest.warns(UserWarning, match=r"cannot be written \(File too large\)") as caught,
     ):
         log_steps(logger, range(2, 5))
-    assert len(told) == 1
+    assert len(caught) == 1
     log_steps(logger, range(5, 6))
     assert path.read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()

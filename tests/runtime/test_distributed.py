@@ -89,7 +89,7 @@ def test_two_processes_give_the_numbers_of_one(
     assert base[1]["all"]["tokens"] == base[0]["all"]["tokens"]
 
 
-def test_two_processes_stop_together_and_go_on_to_equal_numbers(
+def test_two_processes_stop_together_and_resume_to_equal_numbers(
     once: list[str], two: tuple[Path, str], tmp_path: Path
 ) -> None:
     given, said = [*once, "ckpt_path=last"], ""

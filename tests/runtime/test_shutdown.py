@@ -21,12 +21,7 @@ ASKED = "stopping at the next safe point; a second signal ends the process at on
 
 @pytest.mark.parametrize(
     ("number", "status"),
-    [
-        (signal.SIGTERM, 143),
-        (signal.SIGINT, 130),
-        (signal.SIGUSR1, 138),
-        (signal.SIGUSR2, 140),
-    ],
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138), (signal.SIGUSR2, 140)],
 )
 def test_a_signal_ends_a_command_at_its_next_check_with_its_status(
     number: int, status: int, capfd: pytest.CaptureFixture[str]
@@ -88,7 +83,7 @@ with shutdown.signals_honored():
     assert done.stderr == f"SIGTERM: {ASKED}\n"
 
 
-def test_a_terminal_that_is_gone_loses_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_terminal_loses_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*arguments: object, **settings: object) -> None:
         raise BrokenPipeError
 
@@ -147,7 +142,7 @@ def test_a_thread_that_gets_no_signals_may_run_a_command() -> None:
 
 
 @pytest.mark.parametrize(("error", "status"), [(ConfigError, 2), (RunError, 1)])
-def test_errors_for_people_end_without_a_trace(
+def test_user_errors_end_without_a_traceback(
     error: type[Exception], status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def command() -> int:
@@ -174,7 +169,7 @@ def failing_cleanup() -> int:
 
 
 @pytest.mark.parametrize("command", [failing_after(interrupt), failing_cleanup])
-def test_an_error_of_a_command_that_stops_is_told_and_changes_nothing(
+def test_an_error_during_a_stop_is_printed_and_does_not_change_the_status(
     command: Callable[[], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command(command, if_stopped="", last=True) == 130
@@ -182,6 +177,6 @@ def test_an_error_of_a_command_that_stops_is_told_and_changes_nothing(
     assert capsys.readouterr().err == words
 
 
-def test_an_error_of_a_command_that_nobody_stops_is_raised() -> None:
+def test_an_error_without_a_stop_is_raised() -> None:
     with pytest.raises(ConnectionError):
         run_command(failing_after(lambda: None), if_stopped="", last=True)

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.modules.module import CEEHModule
 from ceeh.run.checkpoint_io import AtomicCheckpointIO
 from ceeh.runtime import shutdown
-from tests.endings import interrupt
+from tests.endings import at_call, interrupt
 from tests.test_fit import SHIPPED, SMALL
 from tests.test_resume import differing
 from tests.torch_engine import TorchEngine
@@ -39,31 +38,6 @@ def whole(
     output = tmp_path_factory.mktemp("whole")
     assert ceeh.fit.main(command(tiny_model_dir, output)) == 0
     return output / "starter"
-
-
-def calling(
-    patch: pytest.MonkeyPatch,
-    owner: Any,
-    name: str,
-    call: int,
-    ask: Callable[[], None],
-    *,
-    after: bool = False,
-) -> None:
-    """Calls `ask` just before, or after, the `call`-th call; 0 is every call."""
-    function, calls = getattr(owner, name), [0]
-
-    def watched(*arguments: Any, **settings: Any) -> Any:
-        calls[0] += 1
-        due = call in (0, calls[0])
-        if due and not after:
-            ask()
-        result = function(*arguments, **settings)
-        if due and after:
-            ask()
-        return result
-
-    patch.setattr(owner, name, watched)
 
 
 # Each step has two updates; the base's samples are the first generation, validation and scoring.
@@ -97,8 +71,8 @@ def test_a_signal_is_honored_in_every_phase(
     with pytest.MonkeyPatch.context() as patch:
         # A repeat while the state is written.
         repeat = lambda: shutdown.requested() and interrupt()  # noqa: E731
-        calling(patch, AtomicCheckpointIO, "save_checkpoint", 0, repeat)
-        calling(patch, owner, name, call, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        at_call(patch, AtomicCheckpointIO, "save_checkpoint", 0, repeat)
+        at_call(patch, owner, name, call, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert ceeh.fit.main(given) == 143
     said = capfd.readouterr().err
     assert said.count("stopped by SIGTERM; ") == 1
@@ -119,7 +93,7 @@ def differing_at_the_end(whole: Path, folder: Path) -> list[str]:
     return differing(whole, folder)
 
 
-def test_a_grace_that_ends_between_two_updates_leaves_no_checkpoint_of_half_a_step(
+def test_a_stop_between_two_updates_leaves_no_checkpoint_of_half_a_step(
     whole: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutdown, "GRACE_SECONDS", 0.1)
@@ -130,7 +104,7 @@ def test_a_grace_that_ends_between_two_updates_leaves_no_checkpoint_of_half_a_st
 
     given = command(tiny_model_dir, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        calling(patch, LambdaLR, "step", 4, long_step)
+        at_call(patch, LambdaLR, "step", 4, long_step)
         assert ceeh.fit.main(given) == 130
     assert list((tmp_path / "starter" / "checkpoints").glob("*")) == []
     assert ceeh.fit.main(given) == 0
@@ -160,7 +134,7 @@ def test_an_error_leaves_the_last_finished_step(
 ) -> None:
     given = command(tiny_model_dir, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        calling(patch, CEEHModule, name, call, fails)
+        at_call(patch, CEEHModule, name, call, fails)
         with pytest.raises(MemoryError):
             ceeh.fit.main(given)
     assert f"rollout step {saved} is saved" in capsys.readouterr().out
@@ -172,8 +146,8 @@ def test_a_signal_while_an_error_is_handled_does_not_lose_the_step(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        calling(patch, CEEHModule, "training_step", 2, fails)
-        calling(patch, AtomicCheckpointIO, "save_checkpoint", 1, interrupt)
+        at_call(patch, CEEHModule, "training_step", 2, fails)
+        at_call(patch, AtomicCheckpointIO, "save_checkpoint", 1, interrupt)
         assert ceeh.fit.main(command(tiny_model_dir, tmp_path)) == 130
     assert (tmp_path / "starter" / "checkpoints" / "step-000001.ckpt").is_file()
 
@@ -185,8 +159,8 @@ def test_a_step_that_cannot_be_saved_does_not_hide_why_the_run_ended(
         raise RuntimeError("device lost")
 
     with pytest.MonkeyPatch.context() as patch:
-        calling(patch, CEEHModule, "training_step", 2, fails)
-        calling(patch, AtomicCheckpointIO, "save_checkpoint", 1, lost)
+        at_call(patch, CEEHModule, "training_step", 2, fails)
+        at_call(patch, AtomicCheckpointIO, "save_checkpoint", 1, lost)
         words = r"rollout step 1 could not be saved \(RuntimeError: device lost\)"
         with pytest.warns(UserWarning, match=words), pytest.raises(MemoryError, match="full"):
             ceeh.fit.main(command(tiny_model_dir, tmp_path))
@@ -198,7 +172,7 @@ def test_a_program_that_calls_fit_has_its_signals_back(
     before = signal.getsignal(signal.SIGINT)
     config = load([SHIPPED], command(tiny_model_dir, tmp_path)[2:])
     with pytest.MonkeyPatch.context() as patch:
-        calling(patch, TorchEngine, "generate", 3, interrupt)
+        at_call(patch, TorchEngine, "generate", 3, interrupt)
         with pytest.raises(shutdown.Stopped, match="SIGINT"):
             ceeh.fit.fit(config)
     assert signal.getsignal(signal.SIGINT) == before

@@ -57,7 +57,7 @@ def test_an_output_that_is_a_file_is_refused_before_any_engine(
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_links_that_lie_where_a_run_is_to_be_are_not_followed(tmp_path: Path) -> None:
+def test_links_in_place_of_a_run_folder_are_not_followed(tmp_path: Path) -> None:
     elsewhere, runs = tmp_path / "elsewhere", tmp_path / "runs"
     elsewhere.mkdir()
     runs.mkdir()
@@ -72,7 +72,7 @@ def test_links_that_lie_where_a_run_is_to_be_are_not_followed(tmp_path: Path) ->
     assert not (tmp_path / "nothing").exists()
 
 
-def test_a_latest_that_is_a_folder_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_called_latest_is_left_unchanged(tmp_path: Path) -> None:
     (tmp_path / "latest").mkdir()
     (tmp_path / "latest" / "mine").write_text("x")
     answer = said(fit.main, fit_arguments("starter", tmp_path))

@@ -181,14 +181,17 @@ def test_texts_that_look_like_secrets_are_hidden_anywhere(text: str) -> None:
     assert secret not in shown
 
 
-def test_ordinary_settings_are_not_hidden() -> None:
-    for text in (
-        "sqlite:///mlflow.db",
-        "http://127.0.0.1:5000",
-        "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
-        r"so (\d{2})$",
-        "tests.torch_engine.TorchEngine",
-        "my_task.py:reward",
-        "/data/sk-learn/x.jsonl",
-    ):
-        assert redact({"path": text}) == {"path": text}
+def test_secrets_are_hidden_by_their_key_and_ordinary_settings_are_not() -> None:
+    secrets = {"api_key": "k", "password": 7, "parts": [{"client_secret": "s"}], "hub_token": "h"}
+    hidden = {"api_key": HIDDEN, "password": HIDDEN, "parts": [{"client_secret": HIDDEN}]}
+    assert redact({"init_args": secrets, "apiKey": "k"}) == {
+        "init_args": hidden | {"hub_token": HIDDEN},
+        "apiKey": HIDDEN,
+    }
+    assert redact("https://me:pw@host/x, http://host") == f"https://{HIDDEN}@host/x, http://host"
+    paths = [
+        *("sqlite:///mlflow.db", "http://127.0.0.1:5000", "/data/sk-learn/x.jsonl"),
+        *("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", r"so (\d{2})$", "my_task.py:reward"),
+    ]
+    ordinary = {"max_prompt_tokens": 512, "tokenizer": "path", "secret": None, "paths": paths}
+    assert redact(ordinary) == ordinary

@@ -31,7 +31,7 @@ class Run:
                 logger.log_metrics(values, step=step - 1)
 
     def delivered(self) -> bool:
-        """Waits for the thread, which nobody asks to hurry."""
+        """Waits for the thread."""
         deadline = time.monotonic() + 60
         while self.mlflow.num_waiting and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -25,7 +25,7 @@ def server(tmp_path_factory):
     made.kill()
 
 
-def test_what_a_dying_server_missed_is_sent_to_the_same_run(server, run, caplog):
+def test_a_restarted_server_gets_what_it_missed(server, run, caplog):
     tracked = run(server.uri)
     tracked.log(1, 2)
     assert tracked.delivered()
@@ -44,7 +44,7 @@ def test_what_a_dying_server_missed_is_sent_to_the_same_run(server, run, caplog)
     assert caplog.text.count("does not answer, retrying") == 1
 
 
-def test_a_server_that_was_absent_gets_all_later_from_the_folder(server, run, caplog, capsys):
+def test_everything_can_be_delivered_later_from_the_folder(server, run, caplog, capsys):
     absent = run(f"http://me:hunter2@127.0.0.1:{free_port()}")
     absent.log(1, 2, 3)
     absent.mlflow.finish()
@@ -70,7 +70,7 @@ def test_a_folder_that_was_never_tracked_is_an_error(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("drops", [False, True], ids=["accepts", "drops"])
-def test_a_silent_server_blocks_neither_logging_nor_the_end(drops, run, monkeypatch, caplog):
+def test_a_silent_server_does_not_block_logging_or_the_end(drops, run, monkeypatch, caplog):
     monkeypatch.setattr(tracking, "FINISH_SECONDS", 0.2)
     silent = SilentServer(drops=drops)
     begin = time.monotonic()

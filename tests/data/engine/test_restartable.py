@@ -81,7 +81,7 @@ CALLS: dict[str, Callable[[RestartableEngine], object]] = {
 
 
 @pytest.mark.parametrize("doing", CALLS)
-def test_the_second_engine_answers_as_the_first_would_have(
+def test_the_restarted_engine_gives_the_same_rollouts(
     built: tuple[RestartableEngine, list[Failing]], doing: str
 ) -> None:
     engine, engines = built
@@ -107,7 +107,7 @@ def test_a_second_failure_stops_and_says_what_to_do(
     assert len(engines) == 2
 
 
-def test_an_engine_that_has_proved_itself_since_may_fail_again(
+def test_an_engine_may_fail_again_after_enough_good_calls(
     built: tuple[RestartableEngine, list[Failing]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, engines = built
@@ -129,7 +129,7 @@ def test_an_engine_that_has_proved_itself_since_may_fail_again(
         engine.generate([PROMPT], SAMPLING)
 
 
-def test_several_processes_do_not_wait_for_each_other_in_a_build(
+def test_an_engine_of_several_processes_is_not_restarted(
     built: tuple[RestartableEngine, list[Failing]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, engines = built
@@ -142,7 +142,7 @@ def test_several_processes_do_not_wait_for_each_other_in_a_build(
     assert len(engines) == 1
 
 
-def test_a_build_that_fails_is_the_second_failure(
+def test_a_failed_restart_is_the_second_failure(
     built: tuple[RestartableEngine, list[Failing]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, _ = built
@@ -158,7 +158,7 @@ def test_a_build_that_fails_is_the_second_failure(
 
 
 @pytest.mark.parametrize("error", [ValueError("too long"), RunError("not finite"), Stopped(15)])
-def test_an_error_that_another_engine_would_not_cure_passes_through(
+def test_an_error_that_a_restart_would_not_cure_passes_through(
     built: tuple[RestartableEngine, list[Failing]], error: BaseException
 ) -> None:
     engine, engines = built
@@ -183,7 +183,7 @@ def test_an_error_after_a_termination_signal_restarts_nothing(
     assert len(engines) == 1
 
 
-def test_a_run_whose_engine_fails_gives_the_numbers_of_one_whose_engine_did_not(
+def test_a_run_whose_engine_fails_gives_the_numbers_of_an_uninterrupted_one(
     tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [

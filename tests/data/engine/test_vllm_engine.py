@@ -14,6 +14,7 @@ from ceeh.data.engine import vllm_engine
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.types import Completion, Finish, Prompt
+from tests.groups import make_prompt
 
 pytestmark = pytest.mark.engine
 
@@ -29,8 +30,8 @@ class Pair:
     engine: VLLMEngine
     model: PreTrainedModel
     tied: bool
-    generators_before: tuple
-    generators_after: tuple
+    rng_before: tuple
+    rng_after: tuple
 
     @torch.no_grad()
     def push(self, *, seed: int, policy_version: int) -> None:
@@ -67,23 +68,18 @@ class Pair:
 def prompts_of(lengths: Sequence[int]) -> list[Prompt]:
     """A prompt of each length, all different."""
     return [
-        Prompt(
-            uid=f"p{index}",
-            text="",
-            answer="",
-            token_ids=tuple(2 + (7 * index + 3 * position) % 50 for position in range(length)),
-        )
+        make_prompt(f"p{index}", [2 + (7 * index + 3 * place) % 50 for place in range(length)])
         for index, length in enumerate(lengths)
     ]
 
 
-def generators() -> tuple:
-    """States of the global generators; Python's without its position, which beartype advances."""
+def rng_states() -> tuple:
+    """States of the global rngs; Python's without its position, which beartype advances."""
     numpy = np.random.get_state()
     return random.getstate()[1][:-1], *numpy[1].tolist(), numpy[2], *torch.get_rng_state().tolist()
 
 
-def seed_generators() -> None:
+def seed_rng() -> None:
     random.seed(5)
     random.random()  # so that the next 600 draws leave the state's words as they are
     np.random.seed(6)
@@ -95,15 +91,15 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     folder: Path = request.getfixturevalue(
         "tiny_model_dir" if request.param == "tied" else "untied_model_dir"
     )
-    seed_generators()
-    before = generators()
+    seed_rng()
+    before = rng_states()
     engine = VLLMEngine(
         str(folder),
         max_model_len=320,
         kv_cache_gib=0.25,
         options={"max_num_seqs": 128, "max_num_batched_tokens": 512},
     )
-    after = generators()
+    after = rng_states()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     yield Pair(engine, model, request.param == "tied", before, after)
     engine.close()
@@ -114,8 +110,8 @@ def test_engine_and_trainer_agree_from_the_start(pair):
     assert pair.largest_difference(prompts_of([1, 5, 40]), SAMPLING) < TOLERANCE
 
 
-def test_building_leaves_the_generators_alone(pair):
-    assert pair.generators_after == pair.generators_before
+def test_building_leaves_the_rng_states_unchanged(pair):
+    assert pair.rng_after == pair.rng_before
 
 
 def test_engine_and_trainer_agree_after_each_of_twenty_pushes(pair, record_property):
@@ -134,7 +130,7 @@ def test_engine_and_trainer_agree_after_each_of_twenty_pushes(pair, record_prope
     assert largest < TOLERANCE
 
 
-def test_the_canary_shows_a_head_that_was_left_stale(pair, monkeypatch):
+def test_the_canary_shows_a_stale_head(pair, monkeypatch):
     with monkeypatch.context() as patch:
         for name in ("release_packed", "repack_heads"):
             patch.setattr(vllm_engine, name, lambda model: None)
@@ -153,7 +149,7 @@ def test_the_canary_is_the_same_sixteen_tokens_each_time(pair):
     assert len(completion.token_ids) == 16
 
 
-def test_a_push_forgets_cached_prefixes(pair):
+def test_a_push_resets_cached_prefixes(pair):
     prompt = prompts_of([290])  # blocks hold 128 tokens on the CPU: two of them are cached
     sampling = replace(SAMPLING, completions=1, max_tokens=8)
     assert pair.largest_difference(prompt, sampling) < TOLERANCE
@@ -191,12 +187,12 @@ def test_a_prompts_rollouts_do_not_depend_on_its_neighbors(pair):
 
 
 @pytest.mark.parametrize("seeds", ["request", "step"])
-def test_generating_leaves_the_generators_alone(pair, seeds):
-    seed_generators()
-    before = generators()
+def test_generating_leaves_the_rng_states_unchanged(pair, seeds):
+    seed_rng()
+    before = rng_states()
     pair.engine.generate(prompts_of([4]), replace(SAMPLING, seeds=seeds))
     pair.engine.canary(temperature=1.0)
-    assert generators() == before
+    assert rng_states() == before
 
 
 def test_groups_come_in_the_order_of_the_prompts_with_the_version(pair):

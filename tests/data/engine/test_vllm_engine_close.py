@@ -1,4 +1,4 @@
-"""The end of the real engine: by a stop, an error or `close`, and another one after it."""
+"""Closing the real engine by a stop, an error or `close`, and starting another."""
 
 import logging
 import os
@@ -56,7 +56,7 @@ def test_a_stop_closes_the_engine_after_the_step_and_another_can_follow(
         with pytest.raises(RuntimeError, match="engine is closed"):
             second.canary(temperature=1.0)
         assert second.policy_version == -1
-    assert build(tiny_model_dir).policy_version == -1  # and nobody has it any more
+    assert build(tiny_model_dir).policy_version == -1  # and is collected
     assert not torch.distributed.is_initialized()
 
 
@@ -96,7 +96,7 @@ def test_an_accelerator_that_vllm_was_not_built_for_is_refused(tiny_model_dir):
         VLLMEngine(str(tiny_model_dir), 64, accelerator="cuda")
 
 
-def test_what_vllm_logs_of_a_failure_can_be_read() -> None:
+def test_vllms_log_of_a_failure_is_readable() -> None:
     with process_kept():
         import_vllm()
     log = logging.getLogger("vllm")

@@ -1,3 +1,5 @@
+"""vLLM in this process: its version, and that nothing of the process is left changed."""
+
 import contextlib
 import gc
 import logging
@@ -40,7 +42,9 @@ def test_a_missing_vllm_is_reported_with_the_install_line(installed):
         import_vllm()
 
 
-def test_a_vllm_that_does_not_import_is_told_from_a_missing_one(installed, monkeypatch, tmp_path):
+def test_a_vllm_that_does_not_import_is_distinguished_from_a_missing_one(
+    installed, monkeypatch, tmp_path
+):
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "__init__.py").write_text("import a_library_that_is_not_there")
     monkeypatch.delitem(sys.modules, "vllm", raising=False)
@@ -56,19 +60,16 @@ def test_a_vllm_before_0_26_is_refused(installed, version):
         import_vllm()
 
 
-@pytest.mark.parametrize("version", ["0.26.0", "0.32.0+cpu", "0.33.4"])
-def test_a_vllm_from_0_26_to_0_33_is_taken_silently(installed, version):
-    installed(version)
-    assert import_vllm().__version__ == version
-
-
-def test_a_newer_vllm_is_taken_with_a_warning(installed):
+def test_tested_versions_pass_silently_and_a_newer_one_with_a_warning(installed):
+    for version in ("0.26.0", "0.32.0+cpu", "0.33.4"):
+        installed(version)
+        assert import_vllm().__version__ == version
     installed("0.34.0")
     with pytest.warns(UserWarning, match="newer than the tested versions"):
         import_vllm()
 
 
-def test_vllm_is_told_to_stay_in_process_and_to_report_nothing(installed, monkeypatch):
+def test_vllm_stays_in_process_and_reports_nothing(installed, monkeypatch):
     installed("0.32.0")
     for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):
         monkeypatch.delitem(os.environ, name, raising=False)
@@ -79,7 +80,7 @@ def test_vllm_is_told_to_stay_in_process_and_to_report_nothing(installed, monkey
     assert os.environ["VLLM_LOGGING_LEVEL"] == "INFO"
 
 
-def test_what_happens_to_the_process_inside_is_undone(monkeypatch):
+def test_changes_to_the_process_are_undone(monkeypatch):
     monkeypatch.setenv("CEEH_GONE", "before")
     monkeypatch.setenv("CEEH_CHANGED", "before")
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
@@ -148,18 +149,18 @@ def test_a_cuda_engine_has_a_float32_head_unless_the_user_says_otherwise():
     assert "hf_overrides" not in default_options(cpu=True)
 
 
-def test_options_that_would_break_training_are_refused_with_the_place_to_set_them():
-    with pytest.raises(
-        ConfigError, match=r"options\.logprobs_mode cannot be set here: the log-probs"
-    ):
-        check_options({"logprobs_mode": "raw_logprobs"})
-    with pytest.raises(ConfigError, match=r"options\.max_model_len.*prompts\.max_prompt_tokens"):
-        check_options({"max_model_len": 10})
-
-
-def test_tensor_parallelism_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"tensor_parallel_size must be 1: each process has its own"
-    ):
-        check_options({"tensor_parallel_size": 2})
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"logprobs_mode": "raw_logprobs"},
+            r"options\.logprobs_mode cannot be set here: the log-p",
+        ),
+        ({"max_model_len": 10}, r"options\.max_model_len.*prompts\.max_prompt_tokens"),
+        ({"tensor_parallel_size": 2}, r"tensor_parallel_size must be 1: each process has its own"),
+    ],
+)
+def test_options_that_would_break_training_are_refused_with_the_place_to_set_them(options, message):
+    with pytest.raises(ConfigError, match=message):
+        check_options(options)
     assert check_options({"tensor_parallel_size": 1}) == {"tensor_parallel_size": 1}

@@ -1,3 +1,5 @@
+"""What a push of weights must hold, and which heads are packed again after it."""
+
 from pathlib import Path
 
 import pytest
@@ -23,43 +25,49 @@ def test_a_complete_push_passes_unchanged_and_lazily(tiny_model_dir, weights):
     assert [name, *(name for name, _ in stream)] == list(weights)
 
 
-def test_a_tied_head_may_come_and_need_not(tiny_model_dir, weights):
+def test_a_tied_head_is_optional(tiny_model_dir, weights):
     shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
     assert "lm_head.weight" not in weights
     head = {"lm_head.weight": weights["model.embed_tokens.weight"]}
     assert len(list(checked((weights | head).items(), shapes))) == len(weights) + 1
 
 
-def test_an_untied_head_must_come(untied_model_dir, weights):
-    shapes = weight_shapes(str(untied_model_dir), trust_remote_code=False)
-    with pytest.raises(ValueError, match=r"lacks 1 of \d+ weights, the first 'lm_head.weight'"):
-        list(checked(weights.items(), shapes))
+def without_a_norm(weights: dict) -> dict:
+    return {name: weight for name, weight in weights.items() if name != "model.norm.weight"}
 
 
-def test_an_empty_push_is_refused(tiny_model_dir, weights):
-    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
-    count = len(weights)
-    with pytest.raises(ValueError, match=f"lacks {count} of {count} weights"):
-        list(checked([], shapes))
+@pytest.mark.parametrize(
+    ("model", "push", "message"),
+    [
+        ("untied_model_dir", dict, r"lacks 1 of \d+ weights, the first 'lm_head.weight'"),
+        (
+            "tiny_model_dir",
+            without_a_norm,
+            r"lacks 1 of \d+ weights, the first 'model.norm.weight'",
+        ),
+        ("tiny_model_dir", lambda weights: {}, r"lacks (\d+) of \1 weights"),
+        (
+            "tiny_model_dir",
+            lambda weights: {f"module.{name}": weight for name, weight in weights.items()},
+            r"'module\.model\..*such as 'model\.embed_tokens",
+        ),
+        (
+            "tiny_model_dir",
+            lambda weights: weights | {"model.norm.weight": torch.ones(31)},
+            r"'model.norm.weight' with shape \(31,\).* model has \(32,\)",
+        ),
+    ],
+    ids=["untied head", "a weight missing", "empty", "another name", "another shape"],
+)
+def test_an_incomplete_or_foreign_push_is_refused(
+    request: pytest.FixtureRequest, weights, model, push, message
+):
+    shapes = weight_shapes(str(request.getfixturevalue(model)), trust_remote_code=False)
+    with pytest.raises(ValueError, match=message):
+        list(checked(push(weights).items(), shapes))
 
 
-def test_an_unknown_name_is_refused_with_an_example(tiny_model_dir, weights):
-    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
-    renamed = {f"module.{name}": weight for name, weight in weights.items()}
-    with pytest.raises(ValueError, match=r"'module\.model\..*such as 'model\.embed_tokens"):
-        list(checked(renamed.items(), shapes))
-
-
-def test_another_shape_is_refused(tiny_model_dir, weights):
-    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
-    cut = weights | {"model.norm.weight": torch.ones(31)}
-    with pytest.raises(
-        ValueError, match=r"'model.norm.weight' with shape \(31,\).* model has \(32,\)"
-    ):
-        list(checked(cut.items(), shapes))
-
-
-def test_only_heads_that_keep_their_plain_weight_are_packed_anew():
+def test_only_heads_that_keep_their_plain_weight_are_packed_again():
     packed = []
 
     class Method:

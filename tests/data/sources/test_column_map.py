@@ -1,39 +1,10 @@
 """Columns: what a row must hold, how answers are read, which rows are kept."""
 
-import json
-
 import pytest
 
 from ceeh.data.sources.table import Table
 from ceeh.errors import ConfigError
-
-ROWS = [
-    {"problem": "1+1?", "solution": "2", "id": "a", "level": 1},
-    {"problem": "1/2?", "solution": 0.5, "id": "b", "level": 2},
-    {"problem": "20+7?", "solution": 27.0, "id": "c", "level": 2},
-]
-COLUMNS = {"question": "problem", "answer": "solution"}
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(*lines):
-        path = tmp_path / "rows.jsonl"
-        path.write_bytes(
-            b"\n".join(x if isinstance(x, bytes) else json.dumps(x).encode() for x in lines)
-        )
-        return str(path)
-
-    return write
-
-
-def test_a_table_maps_columns_and_turns_numbers_into_text(write):
-    questions = list(Table(write(*ROWS), uid="id", metadata=["level"], **COLUMNS))
-    assert [(q.uid, q.text, q.answer, q.metadata) for q in questions] == [
-        ("a", "1+1?", "2", {"level": 1}),
-        ("b", "1/2?", "0.5", {"level": 2}),
-        ("c", "20+7?", "27", {"level": 2}),
-    ]
+from tests.data.tables import COLUMNS, ROWS
 
 
 def test_jsonl_accepts_a_byte_order_mark_windows_line_ends_and_blank_lines(write):
@@ -64,80 +35,51 @@ def test_a_list_of_one_answer_is_that_answer(write):
 GOOD = {"question": "q", "answer": "1"}
 
 
+def row(question: object = "r", answer: object = "1", **others: object) -> dict:
+    return {"question": question, "answer": answer, **others}
+
+
 @pytest.mark.parametrize(
     ("lines", "arguments", "message"),
     [
-        ([], {}, "rows.jsonl has no rows"),
         ([b"  "], {}, "rows.jsonl has no rows"),
-        ([GOOD, b'{"question": '], {}, "line 2 is not valid JSON"),
         ([GOOD, b"[" * 100_000], {}, "line 2 is not valid JSON"),
-        ([GOOD, b'{"question": "\xff"}'], {}, "line 2 is not UTF-8; convert"),
-        ([GOOD, [1, 2]], {}, r"line 2 must be a JSON object with named columns, got list \[1, 2\]"),
-        (
-            [GOOD],
-            {"question": "problem"},
-            "line 1 has no column 'problem'; it has: question, answer;",
-        ),
+        ([GOOD], {"question": "problem"}, "no column 'problem'; it has: question, answer;"),
         ([GOOD], {"uid": "id"}, "line 1 has no column 'id'; it has: question, answer;"),
         ([GOOD], {"metadata": ["level"]}, "line 1 has no column 'level'"),
+        ([GOOD], {"where": {"level": 1}}, "line 1 has no column 'level'"),
+        ([GOOD, {}, GOOD], {}, "line 2 has no column"),
+        ([GOOD, row(answer=None)], {}, "line 2 has no answer in column 'answer'; fill"),
+        ([GOOD, row(answer=" ")], {}, "line 2 has no answer in column 'answer'"),
+        ([row(answer=[])], {}, "line 1 has no answer in column 'answer'"),
+        ([row(answer=True)], {}, "text or a finite number, got bool True"),
+        ([row(answer=[["1"]])], {}, "text or a finite number, got list"),
         (
-            [GOOD, {"question": "q", "answer": None}],
+            [row(answer=["1", "2"])],
             {},
-            "line 2 has no answer in column 'answer'; fill",
-        ),
-        ([GOOD, {"question": "q", "answer": " "}], {}, "line 2 has no answer in column 'answer'"),
-        ([b'{"question": "q", "answer": NaN}'], {}, "line 1: .* finite number, got float nan"),
-        ([{"question": "q", "answer": True}], {}, "text or a finite number, got bool True"),
-        ([{"question": "q", "answer": [["1"]]}], {}, "text or a finite number, got list"),
-        ([{"question": "q", "answer": []}], {}, "line 1 has no answer in column 'answer'"),
-        (
-            [{"question": "q", "answer": ["1", "2"]}],
-            {},
-            r"line 1: column 'answer' holds 2 answers, list \['1', '2'\]; set join_answers: true",
+            r"holds 2 answers, list \['1', '2'\]; set join_answers: true",
         ),
         (
-            [GOOD | {"answer": "7 #### 8"}, {"question": "r", "answer": "none"}],
+            [GOOD | {"answer": "7 #### 8"}, row(answer="none")],
             {"answer_pattern": "#### (.+)"},
             r"line 2: answer_pattern '#### \(\.\+\)' finds no answer in column 'answer', got str 'none'",
         ),
         ([GOOD], {"answer_pattern": "( )?1"}, "finds no answer in column"),
-        ([GOOD], {"where": {"level": 1}}, "line 1 has no column 'level'"),
         (
-            [GOOD, {"question": "r", "answer": "2"}],
+            [GOOD, row(answer="2")],
             {"where": {"answer": [3, 4], "question": "q"}},
             "none of 2 rows has 'answer' in 3, 4 and 'question' in 'q'",
         ),
-        (
-            [{"question": " ", "answer": "1"}],
-            {},
-            "line 1: column 'question' must hold the question",
-        ),
-        ([{"question": ["m"], "answer": "1"}], {}, "must hold the question as text, got list"),
-        (
-            [{"question": "\ud800", "answer": "1"}],
-            {},
-            "line 1 has half a surrogate pair in its text",
-        ),
-        (
-            [GOOD | {"level": "\ud83d"}],
-            {"metadata": ["level"]},
-            "line 1 has half a surrogate pair in its metadata; remove",
-        ),
-        ([GOOD | {"id": None}], {"uid": "id"}, "line 1 has no uid in column 'id'; fill it in"),
-        (
-            [GOOD | {"id": 1}, {"question": "r", "answer": "1", "id": 1}],
-            {"uid": "id"},
-            "line 2 has the uid '1' of line 1; give each row a unique uid",
-        ),
-        ([GOOD, {}, GOOD], {}, "line 2 has no column"),
-        (
-            [GOOD, b"", GOOD],
-            {},
-            "line 3 has the question and answer of line 1; remove one, set deduplicate",
-        ),
+        ([row(question=" ")], {}, "line 1: column 'question' must hold the question"),
+        ([row(question="\ud800")], {}, "line 1 has half a surrogate pair in its text"),
+        ([row(level="\ud83d")], {"metadata": ["level"]}, "half a surrogate pair in its metadata"),
+        ([row(id=None)], {"uid": "id"}, "line 1 has no uid in column 'id'; fill it in"),
+        ([row("q", id=1), row(id=1)], {"uid": "id"}, "line 2 has the uid '1' of line 1; give each"),
+        ([GOOD, b"", GOOD], {}, "line 3 has the question and answer of line 1; .* deduplicate"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(write, lines, arguments, message):
+    """More of them in tests/bad_input/test_data.py."""
     with pytest.raises(ConfigError, match=message) as caught:
         list(Table(write(*lines), **arguments))
     assert "\n" not in str(caught.value)
@@ -145,27 +87,20 @@ def test_a_row_that_cannot_be_used_is_named(write, lines, arguments, message):
 
 def test_integers_stored_as_floats_are_read_as_integers(write):
     answers = [27.0, "27.0", "-3.0", "2.50", "1.00", "x.0", 0.5]
-    rows = [{"question": str(i), "answer": answer} for i, answer in enumerate(answers)]
+    rows = [row(str(index), answer) for index, answer in enumerate(answers)]
     # No float prints as 1.00, which may be an amount of money.
-    assert [q.answer for q in Table(write(*rows))] == [
-        "27",
-        "27",
-        "-3",
-        "2.50",
-        "1.00",
-        "x.0",
-        "0.5",
-    ]
+    expected = ["27", "27", "-3", "2.50", "1.00", "x.0", "0.5"]
+    assert [q.answer for q in Table(write(*rows))] == expected
 
 
 def test_the_pattern_takes_group_1_of_the_last_match(write):
-    row = {"question": "?", "answer": "3 * 4 = 12\n#### 12\n#### 1,234 \n"}
-    assert [q.answer for q in Table(write(row), answer_pattern=r"####(.+)")] == ["1,234"]
+    steps = row(answer="3 * 4 = 12\n#### 12\n#### 1,234 \n")
+    assert [q.answer for q in Table(write(steps), answer_pattern=r"####(.+)")] == ["1,234"]
 
 
 def test_several_answers_are_joined_only_when_asked(write):
-    row = {"question": "?", "answer": ["$1$", 2.0, "3.0"]}
-    assert [q.answer for q in Table(write(row), join_answers=True)] == ["$1$, 2, 3"]
+    several = row(answer=["$1$", 2.0, "3.0"])
+    assert [q.answer for q in Table(write(several), join_answers=True)] == ["$1$, 2, 3"]
 
 
 def test_where_keeps_the_rows_that_hold_one_of_its_values(write):
@@ -188,15 +123,6 @@ def test_equal_questions_are_left_out_and_counted_when_asked(write):
     assert len(list(Table(path))) == 6
 
 
-def test_text_of_any_kind_is_kept_as_it_stands(write):
-    texts = [
-        "\x00",
-        "a\x1b[2J",
-        "\u202ereversed",
-        "\ufeff1+1?",
-        "1+1?" * 25_000,
-        "\U0001f600",
-        "<|im_end|>",
-    ]
-    rows = [{"question": text, "answer": "1"} for text in texts]
-    assert [question.text for question in Table(write(*rows))] == texts
+def test_text_of_any_kind_is_kept_unchanged(write):
+    texts = ["\x00", "a\x1b[2J", "\u202ereversed", "\ufeff1+1?", "1+1?" * 25_000, "\U0001f600"]
+    assert [q.text for q in Table(write(*(row(text) for text in texts)))] == texts

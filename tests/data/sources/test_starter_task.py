@@ -1,4 +1,4 @@
-"""The starter's questions: right, distinct, evenly mixed, in disjoint splits."""
+"""The starter's questions: correct, distinct, evenly mixed, in disjoint splits."""
 
 import re
 
@@ -9,7 +9,7 @@ from ceeh.errors import ConfigError
 from ceeh.starter.task import apply
 
 
-def test_starter_questions_are_distinct_right_and_evenly_mixed():
+def test_starter_questions_are_distinct_correct_and_evenly_mixed():
     questions = list(StarterTask(80, seed=3))
     assert len({q.uid for q in questions}) == len(questions) == len(StarterTask(80)) == 80
     assert [q.metadata["level"] for q in questions[:9]] == [1, 2, 3, 4, 5, 6, 7, 8, 1]
@@ -25,7 +25,7 @@ def test_starter_questions_depend_on_the_seed_alone():
     assert list(StarterTask(20, seed=1)) != list(StarterTask(20, seed=2))
 
 
-def test_starter_splits_are_disjoint_whatever_the_seeds():
+def test_starter_splits_are_disjoint_for_any_seeds():
     # Level 1 has 18 operations x 100 starts = 1,800 chains; 1,000 of the 1,440 training chains and
     # 200 of the 360 held out would overlap by a hundred if drawn freely.
     train = {q.uid for q in StarterTask(1_000, seed=0, levels=1)}

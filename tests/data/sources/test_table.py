@@ -6,28 +6,9 @@ import os
 import pytest
 from huggingface_hub.errors import HFValidationError
 
-from ceeh.config.component import Component
 from ceeh.data.sources.table import Table
 from ceeh.errors import ConfigError
-
-ROWS = [
-    {"problem": "1+1?", "solution": "2", "id": "a", "level": 1},
-    {"problem": "1/2?", "solution": 0.5, "id": "b", "level": 2},
-    {"problem": "20+7?", "solution": 27.0, "id": "c", "level": 2},
-]
-COLUMNS = {"question": "problem", "answer": "solution"}
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(*lines):
-        path = tmp_path / "rows.jsonl"
-        path.write_bytes(
-            b"\n".join(x if isinstance(x, bytes) else json.dumps(x).encode() for x in lines)
-        )
-        return str(path)
-
-    return write
+from tests.data.tables import COLUMNS, ROWS
 
 
 @pytest.mark.parametrize(
@@ -47,7 +28,7 @@ def write(tmp_path):
         ({"answer_pattern": "x"}, r"answer_pattern 'x' must have a group"),
     ],
 )
-def test_arguments_that_cannot_be_meant_are_refused_at_once(arguments, message):
+def test_invalid_arguments_are_refused_at_once(arguments, message):
     with pytest.raises(ConfigError, match=message):
         Table(**({"path": "some/data"} | arguments))
 
@@ -82,22 +63,6 @@ def test_every_kind_of_file_gives_the_same_questions(tmp_path, write, suffix, mo
     )
     with pytest.raises(ConfigError, match=missing):
         list(Table(str(path)))
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("rows.json", b'[{"question": 1}, ', "is not a JSON array in UTF-8"),
-        ("rows.json", b"[1]", "row 0 must be a JSON object with named columns, got int 1"),
-        ("rows.json", b"[]", "has no rows"),
-        ("rows.json", b'["q"]', "row 0 must be a JSON object with named columns, got str 'q'"),
-        ("rows.parquet", b"PAR1", "cannot read .* as parquet"),
-    ],
-)
-def test_files_that_cannot_be_read_are_refused(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ConfigError, match=message):
-        list(Table(str(tmp_path / name)))
 
 
 def test_a_file_without_read_permission_is_named(tmp_path):
@@ -166,7 +131,7 @@ def test_a_local_folder_is_read_in_every_layout_of_the_hub(hub_folder):
         list(Table(str(hub_folder), split="dev"))
 
 
-def test_an_unreachable_hub_names_the_id_and_the_local_way(monkeypatch):
+def test_an_unreachable_hub_names_the_id_and_suggests_a_local_copy(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -193,11 +158,3 @@ def test_the_hub_is_asked_once_before_a_data_set_is_loaded(monkeypatch, error, m
     with pytest.raises(ConfigError, match=message):
         list(Table("no/such"))
     assert asked == [("no/such", 10)]
-
-
-def test_sources_are_built_by_class_path():
-    component = Component("ceeh.data.sources.StarterTask", {"questions": 2, "levels": "9"})
-    with pytest.raises(
-        ConfigError, match=r"^prompts.train \(ceeh.data.sources.StarterTask\): levels must"
-    ):
-        component.build("prompts.train")

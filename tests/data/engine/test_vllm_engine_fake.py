@@ -1,4 +1,4 @@
-"""Seeds of requests without one of their own, as vLLM's two model runners draw them; no vLLM needed."""
+"""Seeds of unseeded requests under both of vLLM's runners, and sleep on CUDA, with a stand-in for vLLM."""
 
 from types import SimpleNamespace
 
@@ -8,9 +8,9 @@ import torch
 
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
-from ceeh.types import Prompt
+from tests.groups import make_prompt
 
-PROMPTS = [Prompt(uid=uid, text="", token_ids=(1, 2), answer="") for uid in ("a", "b")]
+PROMPTS = [make_prompt(uid) for uid in ("a", "b")]
 
 
 class DrawingLLM:
@@ -63,10 +63,42 @@ def tokens(runner: str, seed: int) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("runner", ["V1", "V2"])
-def test_each_rollout_step_samples_other_text_and_a_repeated_one_the_same(runner):
+def test_each_rollout_step_samples_other_text_and_a_repeated_step_the_same(runner):
     before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     first, second, again = tokens(runner, 1), tokens(runner, 2), tokens(runner, 1)
     assert first == again
     assert not set(first) & set(second)
     assert len(set(first)) == 6, "completions of one step differ"
     assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+
+
+class SleepingLLM:
+    """Stands for vLLM's LLM on CUDA: notes what it is asked for."""
+
+    def __init__(self, asked: list[str]) -> None:
+        self.asked = asked
+
+    def sleep(self, level: int) -> None:
+        self.asked.append(f"sleep {level}")
+
+    def wake_up(self, tags: list[str]) -> None:
+        self.asked += tags
+
+
+def test_the_trainers_spare_memory_goes_back_before_the_engine_wakes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: asked.append("empty_cache"))
+    engine = VLLMEngine.__new__(VLLMEngine)
+    engine._llm, engine._sleeps, engine._asleep = SleepingLLM(asked), True, set()
+    engine._has_weights, engine.policy_version = True, 3
+    engine.sleep()
+    engine.sleep()
+    assert engine.policy_version == -1, "the weights are gone until the next push"
+    engine.wake()
+    engine.wake()
+    assert asked == ["sleep 2", "empty_cache", "weights"]
+    assert engine._asleep == {"kv_cache"}, "it follows with the next generation"
+    with pytest.raises(RuntimeError, match=r"dropped by sleep\(\); push weights first"):
+        engine._run([(1,)], [None], engine_seed=0)
