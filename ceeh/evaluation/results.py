@@ -63,6 +63,12 @@ def by_level(samples: BenchmarkSamples) -> dict[str, Bool[Tensor, " Q"]]:
     }
 
 
+def shared_benchmarks(results: Mapping[str, Results]) -> list[str]:
+    """Benchmarks that all results have, in the order of the first."""
+    first, *others = results.values()
+    return [name for name in first.benchmarks if all(name in each.benchmarks for each in others)]
+
+
 def shared_levels(results: Mapping[str, Results], name: str) -> list[str]:
     """Levels of a benchmark that all results have, in the order of the first."""
     of_each = [result.record["benchmarks"][name]["levels"] for result in results.values()]

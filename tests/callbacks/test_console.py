@@ -1,11 +1,6 @@
-"""Console: plain lines for a log file, a bar for a terminal, '-' for what was not logged."""
+"""Console: a whole line per step and per tenth of a validation, '-' for what was not logged."""
 
-import io
-
-import pytest
-from rich.console import Console as Terminal
-
-from ceeh.callbacks.console import Console, clock, step_line
+from ceeh.callbacks.console import Console, step_line
 
 ROWS = [(True, 2), (False, 4)]
 VALUES = {
@@ -30,19 +25,12 @@ def test_a_step_is_one_line_with_every_number():
     )
 
 
-def test_what_was_not_logged_or_is_no_number_shows_as_a_dash():
+def test_what_was_not_logged_or_is_nan_shows_as_a_dash():
     line = step_line(1, 9, {"loss/entropy_easy": 0.5, "loss/entropy_hard": float("nan")}, 1.0, 8.0)
     assert line == (
         "step 1/9  accuracy -  tokens -  entropy 0.500/-  hard -  - tokens/s  "
         "generate -  score -  update -  push -  step 1.0 s  ETA 0:00:08"
     )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.0, "0:00:00"), (59.6, "0:01:00"), (36_000.0, "10:00:00")]
-)
-def test_clock_carries_seconds_into_minutes_and_hours(seconds, text):
-    assert clock(seconds) == text
 
 
 def test_a_log_gets_a_header_and_a_whole_line_per_step(fit, batch, tiny_module, capsys):
@@ -74,35 +62,3 @@ def test_a_resumed_run_counts_on(fit, batch, tmp_path, capsys):
     fit([Console(3, "starter")], steps, checkpoints=tmp_path, resume=True)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == ["step 2/3", "step 3/3"]
-
-
-def test_a_terminal_gets_bars_that_are_closed_at_the_end(fit, batch):
-    written = io.StringIO()
-    terminal = Terminal(file=written, force_terminal=True, width=100)
-    console = Console(2, "starter", terminal=terminal)
-    fit([console], [batch(("a", ROWS))] * 2, validate=[batch(("a", ROWS))])
-    text = written.getvalue()
-    assert "training" in text
-    assert "2/2" in text
-    assert "held-out" in text
-    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # cursor hidden, shown again
-
-
-def test_an_exception_closes_the_bar_too(fit, batch):
-    written = io.StringIO()
-    console = Console(2, "starter", terminal=Terminal(file=written, force_terminal=True))
-    calls = []
-
-    def draw():
-        calls.append(1)
-        if len(calls) == 2:
-            raise RuntimeError("engine died")
-
-    with pytest.raises(RuntimeError, match="engine died"):
-        fit([console], [batch(("a", ROWS))] * 2, draw=draw)
-    assert written.getvalue().count("\x1b[?25h") == 1
-
-
-def test_a_run_without_steps_is_refused():
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        Console(0, "starter")

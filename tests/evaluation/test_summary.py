@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -174,6 +175,6 @@ def test_an_empty_subset_has_no_metrics_and_a_count_of_zero(hard, empty, full):
 )
 def test_other_questions_and_more_k_than_samples_are_refused(shift: int, k: int, message: str):
     base, tuned, hard = pair(questions=4, samples=2, seed=8)
-    tuned.index = tuned.index + shift
+    tuned = replace(tuned, index=tuned.index + shift)
     with pytest.raises(ValueError, match=message):
         summarize(base, tuned, hard, k=k, draws=100, seed=0)
