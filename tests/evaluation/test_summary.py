@@ -105,15 +105,6 @@ def test_intervals_agree_with_a_slow_bootstrap():
         assert found["high"] == pytest.approx(high[i], abs=tolerance)
 
 
-def test_interval_of_one_sample_per_question_is_the_normal_one():
-    # K = 1: the draw within a question has no choice, so accuracy's standard error is sqrt(p q / Q)
-    base, tuned, hard = pair(questions=500, samples=1, seed=2)
-    found = summarize(base, tuned, hard, k=1, draws=2000, seed=0)["base"]["all"]["accuracy"]
-    rate = found["value"]
-    expected = 2 * 1.96 * math.sqrt(rate * (1 - rate) / 500)
-    assert found["high"] - found["low"] == pytest.approx(expected, rel=0.1)
-
-
 def test_differences_are_paired_by_question():
     base, tuned, hard = pair(questions=300, samples=8, seed=4)
     same = summarize(base, base, hard, k=8, draws=200, seed=0)["difference"]

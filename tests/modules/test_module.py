@@ -60,28 +60,6 @@ def test_entropy_reaches_the_weights_only_where_the_method_has_a_gradient(
     assert moved == {"me": True, "uniform": True, "ea": False, "none": False}
 
 
-def test_the_bonus_raises_entropy_and_its_absence_does_not(
-    tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    def entropies(coefficient: float) -> list[float]:
-        folder = fit(
-            small(
-                tiny_model_dir,
-                tmp_path / str(coefficient),
-                "objective.shaping.class_path=tests.torch_engine.NoReward",
-                "objective.entropy.method=uniform",
-                f"objective.entropy.coefficient={coefficient}",
-                "rollouts.steps=6",
-                "optimizer.warmup_steps=0",
-            )
-        )
-        return [row["loss/entropy"] for row in rows(folder) if "loss/entropy" in row]
-
-    with_bonus, without = entropies(1.0), entropies(0.0)
-    assert with_bonus[-1] > with_bonus[0] + 0.2
-    assert abs(without[-1] - without[0]) < 0.2
-
-
 def test_broken_updates_are_skipped_and_counted_and_three_stop_the_run(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
