@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from benchmarks.stopwatch import Stopwatch
-from benchmarks.worker import Orders
+from benchmarks.memory import Stopwatch
+from benchmarks.worker import Requests
+from benchmarks.workload import scored_groups
 from ceeh.assembly import quieten
 from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE
@@ -27,7 +28,7 @@ from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.pretrained.loading import load_tokenizer
 from ceeh.runtime.rng import derived_seed
-from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
+from ceeh.types import Finish, Prompt, RolloutGroup
 
 STEPS = 10_000
 
@@ -59,30 +60,6 @@ def settings(job: dict[str, Any]) -> Config:
             f"optimizer.tokens_per_microbatch={job['tokens_per_microbatch']}",
         ],
     )
-
-
-def given_batch(job: dict[str, Any]) -> RolloutBatch:
-    """The job's rows, collated as the loader does."""
-    size = job["group_size"]
-    groups = []
-    for index, text in enumerate(job["prompts"]):
-        rows = range(index * size, (index + 1) * size)
-        completions = tuple(
-            Completion(
-                text="",
-                token_ids=tuple(job["completion_ids"][row]),
-                logprobs=tuple(job["logprobs"][row]),
-                finish=Finish.STOP,
-            )
-            for row in rows
-        )
-        verdicts = tuple(Verdict(score=job["scores"][row], outcome=Outcome.OK) for row in rows)
-        prompt = Prompt(
-            uid=str(index), text=text, answer="", token_ids=tuple(job["prompt_ids"][rows[0]])
-        )
-        group = RolloutGroup(prompt=prompt, completions=completions, policy_version=0)
-        groups.append(ScoredGroup(group=group, verdicts=verdicts))
-    return collate(groups, pad_token_id=0)
 
 
 class ForcedLengths(VLLMEngine):
@@ -126,7 +103,7 @@ def sampled_batches(job: dict[str, Any], config: Config, engine: VLLMEngine) -> 
     rollouts = config.rollouts
     return RolloutLoader(
         engine=engine,
-        verifier=RewardFunction("benchmarks.reward.even_length"),
+        verifier=RewardFunction("benchmarks.worker.even_length"),
         stream=PromptStream(prompts, seed=0, prompts_per_step=rollouts.prompts_per_step),
         sampling=Sampling(
             completions=rollouts.completions_per_prompt,
@@ -141,12 +118,14 @@ def sampled_batches(job: dict[str, Any], config: Config, engine: VLLMEngine) -> 
     )
 
 
-class OrderedLoader:
-    """Hands on a batch when one is asked for, and not before; the clock of a whole step starts then."""
+class RequestedLoader:
+    """Yields a batch when a step is requested, and not before; the clock of a whole step starts then."""
 
-    def __init__(self, batches: Iterable[RolloutBatch], orders: Orders, watch: Stopwatch) -> None:
+    def __init__(
+        self, batches: Iterable[RolloutBatch], requests: Requests, watch: Stopwatch
+    ) -> None:
         self.batches = batches
-        self.orders = orders
+        self.requests = requests
         self.watch = watch
 
     def __len__(self) -> int:
@@ -155,7 +134,7 @@ class OrderedLoader:
     def __iter__(self) -> Iterator[RolloutBatch]:
         batches = iter(self.batches)
         while True:
-            self.orders.wait()
+            self.requests.wait()
             self.watch.start()
             yield next(batches)
 
@@ -163,8 +142,8 @@ class OrderedLoader:
 class Answers(Callback):
     """Stops the clock: last of the callbacks, so that a whole step includes the push of the weights."""
 
-    def __init__(self, orders: Orders, watch: Stopwatch, *, update_alone: bool) -> None:
-        self.orders = orders
+    def __init__(self, requests: Requests, watch: Stopwatch, *, update_alone: bool) -> None:
+        self.requests = requests
         self.watch = watch
         self.update_alone = update_alone
 
@@ -180,7 +159,7 @@ class Answers(Callback):
     ) -> None:
         measured = self.watch.stop()
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.orders.answer(
+        self.requests.answer(
             **measured,
             loss=logged["loss/policy"],
             grad_norm=logged["optimizer/grad_norm"],
@@ -192,8 +171,8 @@ class Answers(Callback):
 
 
 def main() -> None:
-    orders, watch = Orders(), Stopwatch()
-    job = orders.job
+    requests, watch = Requests(), Stopwatch()
+    job = requests.job
     torch.set_num_threads(job["threads"])
     quieten()
     config = settings(job)
@@ -202,7 +181,7 @@ def main() -> None:
     whole_step = job["kind"] == "step"
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     precision = "bf16-mixed" if accelerator == "cuda" else "32-true"
-    callbacks: list[Callback] = [Answers(orders, watch, update_alone=not whole_step)]
+    callbacks: list[Callback] = [Answers(requests, watch, update_alone=not whole_step)]
     if whole_step:
         engine = ForcedLengths(
             job["lengths"],
@@ -215,7 +194,8 @@ def main() -> None:
         tolerance = CANARY_TOLERANCE[precision]
         callbacks.insert(0, WeightSync(engine, tolerance=tolerance, temperature=1.0))
     else:
-        batch = given_batch(job)
+        shape = {name: job[name] for name in ("group_size", "prompt_tokens", "vocabulary")}
+        batch = collate(scored_groups(job["lengths"], **shape), pad_token_id=0)
         batches = (replace(batch, policy_version=step) for step in range(STEPS))
     trainer = Trainer(
         accelerator=accelerator,
@@ -228,7 +208,7 @@ def main() -> None:
         enable_model_summary=False,
         callbacks=callbacks,
     )
-    trainer.fit(module, OrderedLoader(batches, orders, watch))
+    trainer.fit(module, RequestedLoader(batches, requests, watch))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
-from benchmarks.harness import Measurement, by_turns, median_ratio, report
+from benchmarks.harness import in_turn, report, share
 from ceeh.config.settings import DynamicSampling
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
@@ -22,8 +22,8 @@ from ceeh.data.verify.exact_answer import ExactAnswer
 from ceeh.starter.model import MODEL_DIR, build_tokenizer
 
 
-class Kept(VLLMEngine):
-    """Keeps the requests that it was asked, and can hand them to vLLM as they are."""
+class Recorder(VLLMEngine):
+    """Records the requests it gets, and can hand them to vLLM as they are."""
 
     requests: tuple[Any, Any, int]
 
@@ -57,7 +57,7 @@ def main() -> None:
         ),
         "prompts.train",
     )
-    engine = Kept(str(MODEL_DIR), 32 + given.max_tokens)
+    engine = Recorder(str(MODEL_DIR), 32 + given.max_tokens)
 
     def loader() -> RolloutLoader:
         # A fresh one each time: the same prompts with the same seeds.
@@ -90,20 +90,12 @@ def main() -> None:
         counted["raw"] = engine.raw()
 
     with engine:
-        seconds = by_turns({"ours": ours, "raw": reference}, repeats=given.repeats)
+        seconds = in_turn({"ours": ours, "raw": reference}, repeats=given.repeats)
     assert given.seeds == "step" or counted["ours"] == counted["raw"], counted
     speed = {name: [counted[name] / each for each in values] for name, values in seconds.items()}
-    measurement = Measurement(
-        name="rollouts / raw vLLM",
-        value=median_ratio(speed["ours"], speed["raw"]),
-        at_least=0.97,
-        ours=median(speed["ours"]),
-        reference=median(speed["raw"]),
-        unit="tokens/s",
-    )
     report(
         "rollouts",
-        [measurement],
+        [share("rollouts / raw vLLM", speed["ours"], speed["raw"], "tokens/s")],
         settings=vars(given) | {"model": "starter", "tokens": counted["raw"]},
         details=seconds | {f"ours, {name}": median(values) for name, values in parts.items()},
     )

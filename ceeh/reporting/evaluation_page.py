@@ -28,27 +28,23 @@ METRICS = (
 """Columns of a benchmark's table: metric, heading, scale, digits."""
 
 
-def results_grids(results: Mapping[str, Results]) -> list[Grid]:
+def results_grids(results: Labeled) -> list[Grid]:
     """A table per benchmark with intervals: a row per policy, on all questions, then by level."""
     grids = []
+    first = next(iter(results.values()))
     for name in shared_benchmarks(results):
         records = {label: each.record["benchmarks"][name] for label, each in results.items()}
-        first = next(iter(results.values()))
-        samples = dict.fromkeys(str(record["samples"]) for record in records.values())
-        largest = [_largest_shared(records.values(), prefix) for prefix in ("pass_at_", "maj_at_")]
+        samples = " or ".join(dict.fromkeys(str(each["samples"]) for each in records.values()))
+        questions = first.benchmarks[name].table.questions
+        metrics = [record["metrics"] for record in records.values()]
+        largest = [largest_shared(metrics, prefix) for prefix in ("pass_at_", "maj_at_")]
         shown = [metric for metric in largest if metric]
-
-        headings = [heading for _, heading, *_ in METRICS]
+        headings = [heading for _, heading, *_ in METRICS] + [f"{at(each)} %" for each in shown]
         grids.append(
             Grid(
-                title=f"{first.title(name)}: {first.record['benchmarks'][name]['questions']} questions, "
-                f"{' or '.join(samples)} samples each, 95 % intervals",
-                header=[
-                    "level",
-                    "policy",
-                    *headings,
-                    *(f"{m.replace('_at_', '@')} %" for m in shown),
-                ],
+                title=f"{first.title(name)}: {questions} questions, {samples} samples each, "
+                "95 % intervals",
+                header=["level", "policy", *headings],
                 rows=[
                     _row(level, label, record, shown)
                     for level in ("all", *shared_levels(results, name))
@@ -64,11 +60,9 @@ def comparison_grids(comparison: Mapping[str, Any]) -> list[Grid]:
     """The paper's layout: accuracy/tokens and pass@k by benchmark. Then the paired changes."""
     parts = shown_parts(comparison)
     labels = list(comparison[AVERAGE]["models"])
-    k = min(
-        max(_sizes(part["models"][label], "pass_at_"), default=0)
-        for part in parts.values()
-        for label in labels
-    )
+    metrics = [part["models"][label] for part in parts.values() for label in labels]
+    pass_at = largest_shared(metrics, "pass_at_")
+    assert pass_at, "every table of samples has a pass@1"
 
     def layout(title: str, show: Callable[[Mapping[str, Any]], str]) -> Grid:
         rows = [
@@ -76,19 +70,19 @@ def comparison_grids(comparison: Mapping[str, Any]) -> list[Grid]:
         ]
         return Grid(title=title, header=["policy", *parts], rows=rows)
 
-    header = ["benchmark", "policy", "accuracy, points", "tokens", f"pass@{k}, points"]
+    header = ["benchmark", "policy", "accuracy, points", "tokens", f"{at(pass_at)}, points"]
     header += ["nats per token", "NAG product", "NAG quotient"]
     return [
         layout(
             "Accuracy % / tokens",
             lambda m: f"{100 * m['accuracy']['value']:.1f}/{m['tokens']['value']:.0f}",
         ),
-        layout(f"pass@{k} %", lambda m: f"{100 * m[f'pass_at_{k}']['value']:.1f}"),
+        layout(f"{at(pass_at)} %", lambda m: f"{100 * m[pass_at]['value']:.1f}"),
         Grid(
             title=f"Change against {comparison['base']}, paired by question, 95 % intervals",
             header=[*header, f"within {points(comparison['margin'])}"],
             rows=[
-                [title, label, *_change_cells(part["changes"][label], k)]
+                [title, label, *_change_cells(part["changes"][label], pass_at)]
                 for title, part in parts.items()
                 for label in labels[1:]
             ],
@@ -99,7 +93,7 @@ def comparison_grids(comparison: Mapping[str, Any]) -> list[Grid]:
 
 def write_page(
     folder: Path,
-    results: Mapping[str, Results],
+    results: Labeled,
     *,
     title: str,
     comparison: Mapping[str, Any] | None = None,
@@ -129,28 +123,33 @@ def _row(level: str, label: str, record: Mapping[str, Any], shown: Sequence[str]
     return [level, label, *cells, *(cell(metrics.get(name), scale=100.0) for name in shown)]
 
 
-def _change_cells(change: Mapping[str, Any], k: int) -> list[str]:
+def _change_cells(change: Mapping[str, Any], pass_at: str) -> list[str]:
     nags = [change[name] for name in ("nag_product", "nag_quotient")]
     return [
         cell(change["accuracy"], scale=100.0, signed=True),
         cell(change["tokens_relative"], scale=100.0, signed=True, unit=" %"),
-        cell(change[f"pass_at_{k}"], scale=100.0, signed=True),
+        cell(change[pass_at], scale=100.0, signed=True),
         cell(change["entropy"], digits=3, signed=True),
         *("-" if nag is None else f"{nag:+.2f}" for nag in nags),
         change["within_margin"],
     ]
 
 
-def _largest_shared(records: Iterable[Mapping[str, Any]], prefix: str) -> str | None:
+def largest_shared(metrics: Iterable[Mapping[str, Any]], prefix: str) -> str | None:
     """`prefix` + the largest k that all policies with such metrics have; None if none has them."""
-    sizes = [found for record in records if (found := _sizes(record["metrics"], prefix))]
+    sizes = [found for each in metrics if (found := sizes_of(each, prefix))]
     shared = set.intersection(*sizes) if sizes else set()
     return f"{prefix}{max(shared)}" if shared else None
 
 
-def _sizes(metrics: Mapping[str, Any], prefix: str) -> set[int]:
+def sizes_of(metrics: Mapping[str, Any], prefix: str) -> set[int]:
     """Every k of the metrics called `prefix` + k."""
     return {int(name.removeprefix(prefix)) for name in metrics if name.startswith(prefix)}
+
+
+def at(metric: str) -> str:
+    """`pass@8` of pass_at_8."""
+    return metric.replace("_at_", "@")
 
 
 @style.plain_text
@@ -196,9 +195,7 @@ def _pareto(axes: Axes, averages: Mapping[str, Mapping[str, Any]], colors: Color
 def _pass_at_k(axes: Axes, averages: Mapping[str, Mapping[str, Any]], colors: Colors) -> None:
     style.dress(axes, "pass@k", "questions solved, %")
     for label, metrics in averages.items():
-        sizes = sorted(
-            int(name.removeprefix("pass_at_")) for name in metrics if name.startswith("pass_at_")
-        )
+        sizes = sorted(sizes_of(metrics, "pass_at_"))
         points = [metrics[f"pass_at_{k}"] for k in sizes]
         value, low, high = (
             [100 * point[part] for point in points] for part in ("value", "low", "high")
