@@ -49,7 +49,7 @@ def _status(field: str) -> float:
 
 
 class Stopwatch:
-    """Seconds and peak memory between two points of somebody else's training loop."""
+    """Seconds and peak memory between two points of another library's training loop."""
 
     def start(self) -> None:
         self.stack = ExitStack()

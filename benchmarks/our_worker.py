@@ -19,10 +19,10 @@ from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE
 from ceeh.config.settings import Config, load
 from ceeh.data.batch import RolloutBatch, collate
+from ceeh.data.datamodule import RolloutDataModule
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.data.loader import RolloutLoader
-from ceeh.data.prompts import PromptStream
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
@@ -63,7 +63,7 @@ def settings(job: dict[str, Any]) -> Config:
 
 
 class ForcedLengths(VLLMEngine):
-    """Each row as long as `lengths` says, whatever random weights sample; a request of its own each."""
+    """Samples each row to its entry of `lengths`, in a request of its own: random weights stop anywhere."""
 
     def __init__(self, lengths: Sequence[int], **given: Any) -> None:
         super().__init__(**given)
@@ -94,28 +94,21 @@ class ForcedLengths(VLLMEngine):
 
 
 def sampled_batches(job: dict[str, Any], config: Config, engine: VLLMEngine) -> RolloutLoader:
-    """The run's own loader: prompts from a stream, generation, rewards, collation."""
+    """The run's loader: prompts from a stream, generation, rewards, collation."""
     tokenizer = load_tokenizer(job["model"], False)
     prompts = [
         Prompt(uid=str(index), text=text, answer="", token_ids=tuple(tokenizer(text)["input_ids"]))
         for index, text in enumerate(job["prompts"])
     ]
-    rollouts = config.rollouts
-    return RolloutLoader(
+    datamodule = RolloutDataModule(
+        config,
         engine=engine,
         verifier=RewardFunction("benchmarks.worker.even_length"),
-        stream=PromptStream(prompts, seed=0, prompts_per_step=rollouts.prompts_per_step),
-        sampling=Sampling(
-            completions=rollouts.completions_per_prompt,
-            temperature=rollouts.temperature,
-            max_tokens=rollouts.max_response_tokens,
-            seeds="step" if rollouts.seeds == "step" else "request",
-        ),
-        steps=STEPS,
+        train_prompts=prompts,
+        held_out_prompts=(),
         pad_token_id=0,
-        dynamic=rollouts.dynamic_sampling,
-        gather=lambda value: [value],
     )
+    return datamodule.train_dataloader()
 
 
 class RequestedLoader:

@@ -1,4 +1,4 @@
-"""python -m ceeh.compare on results made by hand: pairing, the margin, notes, pages, errors."""
+"""python -m ceeh.compare on handmade results: pairing, the margin, notes, pages."""
 
 import itertools
 import json
@@ -52,10 +52,10 @@ def write(
             correct = bool(torch.rand((), generator=generator) < chance + ease[question])
             tokens = int(length * (0.5 + torch.rand((), generator=generator)))
             response = "1" if correct else "2"
-            own = {"index": question, "uid": f"{key}-{question}", "sample": sample}
-            own["level"] = level or (str(1 + question % 3) if key == "sums" else None)
-            own |= {"response": response, "answer": None if silent else response, "tokens": tokens}
-            rows.append(shared | own | {"score": float(correct), "correct": correct})
+            row = {"index": question, "uid": f"{key}-{question}", "sample": sample}
+            row["level"] = level or (str(1 + question % 3) if key == "sums" else None)
+            row |= {"response": response, "answer": None if silent else response, "tokens": tokens}
+            rows.append(shared | row | {"score": float(correct), "correct": correct})
         store.write(key, 0, rows)
     store.finish(benchmarks)
     protocol = {"bootstrap_draws": 200, "seed": 0}
@@ -92,7 +92,7 @@ def test_changes_are_those_of_the_two_results(tmp_path: Path, base: Path) -> Non
     assert found["average"]["changes"]["short"]["nag_product"] < 0
 
 
-def test_the_same_results_twice_differ_by_exactly_nothing(tmp_path: Path, base: Path) -> None:
+def test_the_same_results_twice_differ_by_exactly_zero(tmp_path: Path, base: Path) -> None:
     found = compared(tmp_path, f"a={base}", f"b={base}")
     for part in (*found["benchmarks"].values(), found["average"]):
         accuracy = part["changes"]["b"]["accuracy"]
@@ -118,7 +118,7 @@ def test_the_interval_decides_whether_accuracy_stays_within_the_margin(
     assert within({"value": (low + high) / 2, "low": low, "high": high}, margin) == expected
 
 
-def test_questions_in_another_order_are_brought_into_the_bases() -> None:
+def test_questions_in_another_order_are_put_in_the_order_of_the_base() -> None:
     correct = torch.tensor([[True], [False], [False]])
     lengths = torch.tensor([[3], [4], [5]])
     samples = BenchmarkSamples(
@@ -157,7 +157,7 @@ def test_other_settings_and_benchmarks_left_out_are_noted(
     printed = capsys.readouterr().out
     assert "note: sums: temperature is 1.0 for base and 0.6 for hot" in printed
     assert "note: proofs of base left out: not in all results" in printed
-    assert "average" not in printed, "of one benchmark there is none"
+    assert "average" not in printed, "one benchmark has no average"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_page_shows_the_metrics_and_levels_that_all_policies_have(
     assert left_out not in page
 
 
-def test_two_benchmarks_of_one_title_are_told_apart(
+def test_benchmarks_with_the_same_title_are_shown_with_their_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(TITLES, "proofs", "Sums")

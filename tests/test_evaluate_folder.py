@@ -85,7 +85,7 @@ def test_samples_drawn_otherwise_are_not_mixed(
     assert run(tiny_model_dir, tmp_path / "out", "limit=4") == 0
     assert run(tiny_model_dir, tmp_path / "out", "limit=4", change) == 2
     message = capsys.readouterr().err
-    assert "holds samples of starter that were drawn otherwise" in message
+    assert "holds samples of starter that were drawn with other settings" in message
     assert what in message
 
 

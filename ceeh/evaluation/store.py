@@ -94,8 +94,8 @@ class SampleStore:
                     if one.get(name) != other.get(name)
                 )
                 raise ConfigError(
-                    f"{self.folder} holds samples of {benchmark} that were drawn otherwise ({what}); give "
-                    "another --output, or remove that folder"
+                    f"{self.folder} holds samples of {benchmark} that were drawn with other settings "
+                    f"({what}); give another --output, or remove that folder"
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic_write_text(self._settings, json.dumps(kept | dict(wanted), indent=2) + "\n")

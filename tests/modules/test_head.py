@@ -126,7 +126,7 @@ def test_the_objective_sees_every_token_once_with_the_values_of_the_evaluation()
     assert seen == list(expected)
 
 
-def test_a_second_backward_pass_is_refused_rather_than_wrong():
+def test_a_second_backward_pass_is_refused():
     hidden, weight, targets = random_head(4)
     loss = weighted(hidden, weight, targets)
     loss.backward(retain_graph=True)
@@ -168,7 +168,7 @@ def test_no_tokens_give_empty_outputs_and_zero_gradients():
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_one_chunk_of_logits_lives_at_once_and_intermediates_of_a_sixteenth(frozen: bool):
+def test_memory_is_one_chunk_of_logits_and_a_sixteenth_for_intermediates(frozen: bool):
     tokens, width, vocabulary, chunk = 128, 4, 500, 32
     hidden, weight, targets = random_head(tokens, width, vocabulary, dtype=torch.float32)
     logits = 4 * chunk * vocabulary

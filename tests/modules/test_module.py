@@ -1,4 +1,4 @@
-"""CEEHModule in a real fit: stale batches, broken numbers, entropy with gradient, schedules."""
+"""CEEHModule in a real fit: stale batches, NaN and infinity, entropy with gradient, schedules."""
 
 import sys
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_a_batch_of_older_weights_is_refused(
 def test_entropy_reaches_the_weights_only_where_the_method_has_a_gradient(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    """Without rewards every advantage is 0: what moves the weights is the bonus alone."""
+    """Without rewards every advantage is 0: only the bonus moves the weights."""
     equal = (
         "objective.shaping.class_path=tests.torch_engine.NoReward",
         "objective.kl_coefficient=0",
@@ -60,7 +60,7 @@ def test_entropy_reaches_the_weights_only_where_the_method_has_a_gradient(
     assert moved == {"me": True, "uniform": True, "ea": False, "none": False}
 
 
-def test_broken_updates_are_skipped_and_counted_and_three_stop_the_run(
+def test_updates_that_are_not_finite_are_skipped_and_counted_and_three_stop_the_run(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate, calls = head.evaluate_, []
@@ -79,7 +79,7 @@ def test_broken_updates_are_skipped_and_counted_and_three_stop_the_run(
     skipped = [row["optimizer/skipped_in_a_row"] for row in rows(folder) if "loss/policy" in row]
     assert skipped == [1.0, 0.0]
     assert all(value.isfinite().all() for value in weights(folder).values())
-    # The second of the first step's two updates; the one row whose log-prob was not a number.
+    # The second of the first step's two updates; the one row whose log-prob was NaN.
     (file,) = folder.glob("rollouts/skipped-*.parquet")
     assert file.name == "skipped-000001.parquet"
     assert len(pq.read_table(file)) == 1
@@ -92,7 +92,7 @@ def test_broken_updates_are_skipped_and_counted_and_three_stop_the_run(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_reward_that_is_no_number_skips_the_update_and_names_the_rows(
+def test_a_reward_that_is_not_finite_skips_the_update_and_names_the_rows(
     tiny_model_dir: Path, tmp_path: Path, value: float
 ) -> None:
     file = tmp_path / "mine.py"
@@ -104,7 +104,7 @@ def test_a_reward_that_is_no_number_skips_the_update_and_names_the_rows(
     shaping = f"objective.shaping.class_path={file}:Mine"
     folder = fit(small(tiny_model_dir, tmp_path, shaping, "rollouts.steps=1"))
     (table,) = map(pq.read_table, folder.glob("rollouts/skipped-*.parquet"))
-    # The rewards' group shares their mean, so that all of its advantages are broken.
+    # The rewards' group shares their mean, so that none of its advantages is finite.
     assert len(table) == 3
     assert len(set(table["uid"].to_pylist())) == 1
     (step,) = (row for row in rows(folder) if "loss/policy" in row)
@@ -112,7 +112,7 @@ def test_a_reward_that_is_no_number_skips_the_update_and_names_the_rows(
     assert all(value.isfinite().all() for value in weights(folder).values())
 
 
-def test_a_users_own_shaping_decides_the_rewards(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_a_custom_shaping_decides_the_rewards(tiny_model_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "class Mine:\n    reads = ()\n    def __call__(self, inputs):\n"

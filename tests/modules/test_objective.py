@@ -59,7 +59,7 @@ def test_on_policy_gradient_is_the_plain_policy_gradient():
 
 
 @pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
-def test_a_broken_rows_enormous_ratio_gives_no_nan(advantage: float):
+def test_an_enormous_ratio_gives_no_nan(advantage: float):
     # e^499.9 is infinite in fp32.
     logprobs, old = torch.tensor([-0.1], requires_grad=True), torch.tensor([-500.0])
     loss = clipped_policy_loss(logprobs, old, torch.tensor([advantage]), **CLIP, dual_clip=3.0)
@@ -110,7 +110,7 @@ def test_me_weights_literal_case():
 
 def test_ea_literal_case():
     # alpha 0.4, kappa 2. Hard, A = 1: + min(0.4, 0.5) and min(0.8, 0.5). Hard, A = -0.2: + 0.1.
-    # Hard and all wrong, A = 0: + 0. Easy: A.
+    # Hard and all incorrect, A = 0: + 0. Easy: A.
     advantages, entropy = tokens(1, 1, -0.2, 0, 1), tokens(1, 2, 1, 1, 1)
     got = ea_advantages(advantages, entropy, tokens(1, 1, 1, 1, 0), alpha=0.4, kappa=2.0)
     torch.testing.assert_close(got, tokens(1.4, 1.5, -0.1, 0, 1))

@@ -53,7 +53,7 @@ def test_reference_stays_at_the_starting_policy(tiny_model_dir: Path, settings: 
     torch.testing.assert_close(policy.reference_logprobs(IDS, MASK), start)
 
 
-def test_lora_pushes_the_merged_weights_and_keeps_its_own(tiny_model_dir: Path) -> None:
+def test_lora_pushes_merged_weights_and_keeps_the_adapter(tiny_model_dir: Path) -> None:
     policy = make(tiny_model_dir, LORA)
     with torch.no_grad():
         for parameter in policy.trainable:

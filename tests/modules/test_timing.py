@@ -1,4 +1,4 @@
-"""Where a step's time went: the parts make the whole, in a real fit and by hand."""
+"""Where a step's time went: the phases add up to it, in a real fit and by hand."""
 
 import gzip
 import json

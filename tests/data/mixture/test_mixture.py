@@ -95,7 +95,7 @@ def test_the_overlays_replace_the_training_source_alone(file):
 def test_the_papers_mixture_leaves_out_duplicates_and_benchmark_questions(capsys):
     mixed = mixture("paper_mixture", *PAPER)
     questions = list(mixed)
-    # DeepMath's five less one twice there and one of AIME 2025; DAPO's four less one that DeepMath
+    # DeepMath's five minus a duplicate and one of AIME 2025; DAPO's four minus one that DeepMath
     # has and one of AIME 2025 in capitals.
     counted = ("read", "duplicates", "contaminated", "clean", "drawn")
     assert [[part[name] for name in counted] for part in parts_of(mixed)] == [
@@ -225,9 +225,9 @@ def test_invalid_settings_are_refused_with_their_path(arguments, message):
 def test_the_command_writes_what_the_mixture_draws_and_what_it_left_out(tmp_path, capsys):
     out = tmp_path / "new" / "train.jsonl"
     assert main(["--config", str(DATA / "paper_mixture.yaml"), "--out", str(out), *PAPER]) == 0
-    there = list(mixture("paper_mixture", *PAPER))
+    drawn = list(mixture("paper_mixture", *PAPER))
     again = Table(str(out), uid="uid", metadata=["part"])
-    assert [(q.uid, q.text, q.answer) for q in again] == [(q.uid, q.text, q.answer) for q in there]
+    assert [(q.uid, q.text, q.answer) for q in again] == [(q.uid, q.text, q.answer) for q in drawn]
     assert f"wrote 4 questions to {out}" in capsys.readouterr().out
     summary = json.loads((out.parent / "mixture.json").read_text())
     assert (summary["seed"], summary["ngram"], summary["coverage"]) == (0, 8, 0.5)
