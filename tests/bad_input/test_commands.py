@@ -39,6 +39,7 @@ def place(full_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Pa
         ("binary", "results.json", bytes(range(256))),
         ("deep", "results.json", b"[" * 100_000),
         ("future", "results.json", b'{"format": 9, "name": "f", "benchmarks": {}}'),
+        ("shape", "results.json", b'{"format": 2, "name": [], "benchmarks": []}'),
     ):
         shutil.copytree(here / "good", here / name)
         (here / name / file).write_bytes(content)
@@ -96,6 +97,7 @@ CASES = {
     "compare good good": "two results are called 'good'; label them",
     "compare good none": "'none' holds no results.json; give the output folder",
     "compare good fewer": "it has 3 questions and lacks 3 of the 6 of good",
+    "compare good x=shape": "shape/results.json is not a file of",
     "compare good x=future": "has format 9, this version reads 2",
     "compare good x=short": "short/samples.parquet cannot be read as samples",
     "compare good x=swapped": "swapped/samples.parquet cannot be read as samples",
