@@ -94,7 +94,11 @@ def test_a_loader_continues_where_its_state_was_taken() -> None:
 
 @pytest.mark.parametrize(
     ("rank", "world_size", "indices"),
-    [(0, 1, [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]), (1, 2, [(1, 3, 5, 7), (9,)])],
+    [
+        (0, 1, [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]),
+        (1, 2, [(1, 3, 5, 7), (9,)]),
+        (10, 11, [(0,)]),  # no question is left for this rank
+    ],
 )
 def test_held_out_questions_come_once_each_in_order_with_their_places(
     rank: int, world_size: int, indices: list[tuple[int, ...]]
