@@ -19,9 +19,11 @@ import torch
 from matplotlib.figure import Figure as PlotFigure
 
 from benchmarks.harness import RESULTS, Measurement, in_turn, report
+from benchmarks.tables import signal_step
 from benchmarks.workload import log_normal_lengths, random_model, scored_groups
 from ceeh.callbacks.difficulty import RollingDifficulty
 from ceeh.callbacks.optimal_length import OptimalLength
+from ceeh.callbacks.signal import SignalCallback
 from ceeh.config.settings import Entropy, Model, Objective
 from ceeh.data.batch import collate
 from ceeh.modules.advantages import group_advantages
@@ -64,11 +66,11 @@ class Step:
         path = random_model(folder / f"v{size.vocabulary}", "balanced", vocabulary=size.vocabulary)
         self.policy = Policy(Model(), str(path), temperature=1.0, keep_reference=False)
         self.optimizer = torch.optim.AdamW(self.policy.trainable, lr=1e-5)
-        self.signals = [RollingDifficulty(), OptimalLength()]
-        for signal in self.signals:
-            table = signal.history if isinstance(signal, RollingDifficulty) else signal.length
-            for number in range(size.questions):
-                table[f"question-{number}"] = 0.5
+        difficulty, shortest = RollingDifficulty(), OptimalLength()
+        for number in range(size.questions):
+            difficulty.history[f"question-{number}"] = 0.5
+            shortest.length[f"question-{number}"] = 0.5
+        self.signals: list[SignalCallback] = [difficulty, shortest]
         lengths = log_normal_lengths(
             size.prompts * size.group,
             median=size.median_tokens,
@@ -86,10 +88,7 @@ class Step:
 
     def __call__(self) -> None:
         batch = collate(self.groups, pad_token_id=0)
-        for signal in self.signals:
-            signal.before_step(batch.outcomes)
-            for outcome in batch.outcomes:
-                signal.read(outcome.uid)
+        signal_step(self.signals, batch.outcomes)
         advantages = group_advantages(
             batch.scores, batch.group, batch.num_prompts, kind="group_mean"
         )
@@ -112,10 +111,6 @@ class Step:
             clock=StepClock(),
         )
         self.optimizer.step()
-        for signal in self.signals:
-            for outcome in batch.outcomes:
-                signal.observe(outcome)
-            signal.metrics()
 
 
 def slope(times: dict[int, float]) -> float:

@@ -33,7 +33,7 @@ def outcomes(uids: list[str], completions: int, generator: random.Random) -> lis
     ]
 
 
-def step(signals: list[SignalCallback], seen: list[GroupOutcome]) -> None:
+def signal_step(signals: list[SignalCallback], seen: list[GroupOutcome]) -> None:
     """What the signals do in one step: read every prompt, observe every group, report metrics."""
     for signal in signals:
         signal.before_step(seen)
@@ -68,7 +68,7 @@ def main() -> None:
     per_step = []
     for _ in range(given.repeats):
         seen = outcomes(generator.sample(uids, given.prompts), given.completions, generator)
-        per_step.append(1000 * timed(lambda seen=seen: step(signals, seen)))
+        per_step.append(1000 * timed(lambda seen=seen: signal_step(signals, seen)))
     draws = [1000 * timed(drawn.next_step) for _ in range(given.repeats)]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tables.ckpt"
