@@ -88,8 +88,12 @@ def test_changes_are_those_of_the_two_results(tmp_path: Path, base: Path) -> Non
     mean = sum(part["accuracy"]["value"] for part in parts) / 2
     assert found["average"]["changes"]["short"]["accuracy"]["value"] == pytest.approx(mean)
     assert found["average"]["changes"]["short"]["within_margin"] == "yes"
-    # accuracy gained and length halved: NAG is negative in both forms
-    assert found["average"]["changes"]["short"]["nag_product"] < 0
+    (base_accuracy, base_tokens), (accuracy, tokens) = (
+        [metrics[name]["value"] for name in ("accuracy", "tokens")]
+        for metrics in found["average"]["models"].values()
+    )
+    nag = (1 - accuracy / base_accuracy) * 100 * (1 - tokens / base_tokens) ** 0.5
+    assert found["average"]["changes"]["short"]["nag_product"] == pytest.approx(nag)
 
 
 def test_the_same_results_twice_differ_by_exactly_zero(tmp_path: Path, base: Path) -> None:

@@ -167,24 +167,24 @@ def test_no_tokens_give_empty_outputs_and_zero_gradients():
     torch.testing.assert_close(gradients, (torch.zeros_like(hidden), torch.zeros_like(weight)))
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_memory_is_one_chunk_of_logits_and_a_sixteenth_for_intermediates(frozen: bool):
+def test_memory_is_one_chunk_of_logits_and_a_sixteenth_for_intermediates():
     tokens, width, vocabulary, chunk = 128, 4, 500, 32
     hidden, weight, targets = random_head(tokens, width, vocabulary, dtype=torch.float32)
     logits = 4 * chunk * vocabulary
-    weight.requires_grad_(not frozen)
-    # A trained weight has a gradient and what a chunk adds to it; a frozen one has neither.
-    gradients = 0 if frozen else 2 * vocabulary * width
-    small = 4 * (gradients + 8 * tokens * width) + 4 * logits / 16
+    small = 4 * (2 * vocabulary * width + 8 * tokens * width) + 4 * logits / 16
+    given = {"temperature": 1.0, "chunk_tokens": chunk}
+    peaks = []
     for run in (
-        lambda: chunked_logprobs_and_entropy(
-            hidden, weight, targets, temperature=1.0, chunk_tokens=chunk
-        ),
-        lambda: weighted(hidden, weight, targets, chunk_tokens=chunk).backward(),
+        lambda: chunked_logprobs_and_entropy(hidden, weight, targets, **given),
+        lambda: weighted(hidden, weight.detach(), targets, **given).backward(),
+        lambda: weighted(hidden, weight, targets, **given).backward(),
     ):
         with LiveMemory([hidden, weight, targets]) as live:
             run()
+        peaks.append(live.peak)
         assert logits < live.peak < logits + small
+    _, frozen, trained = peaks
+    assert trained - frozen == weight.nbytes, "a frozen head needs no gradient of the weight"
 
 
 def test_bf16_autocast_computes_in_fp32_forward_and_backward():
