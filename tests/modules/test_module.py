@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from ceeh.callbacks.weight_sync import WeightSync
-from ceeh.config.settings import Config, load
+from ceeh.config.settings import Config
 from ceeh.errors import RunError
 from ceeh.fit import fit
 from ceeh.modules import head
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import learning_rate_scale
-from tests.test_fit import SHIPPED, SMALL, rows, weights
+from tests import test_fit
+from tests.test_fit import steps, weights
 
 
 def small(model: Path, output: Path, *overrides: str) -> Config:
-    given = [*SMALL, f"model.path={model}", f"output={output}", "rollouts.steps=2", *overrides]
-    return load([SHIPPED], given)
+    return test_fit.small(model, output, "rollouts.steps=2", *overrides)
 
 
 def test_a_batch_of_older_weights_is_refused(
@@ -76,7 +76,7 @@ def test_updates_that_are_not_finite_are_skipped_and_counted_and_three_stop_the_
     monkeypatch.setattr(head, "evaluate_", broken)
     broken_calls = {2}
     folder = fit(small(tiny_model_dir, tmp_path / "one"))
-    skipped = [row["optimizer/skipped_in_a_row"] for row in rows(folder) if "loss/policy" in row]
+    skipped = [row["optimizer/skipped_in_a_row"] for row in steps(folder)]
     assert skipped == [1.0, 0.0]
     assert all(value.isfinite().all() for value in weights(folder).values())
     # The second of the first step's two updates; the one row whose log-prob was NaN.
@@ -107,7 +107,7 @@ def test_a_reward_that_is_not_finite_skips_the_update_and_names_the_rows(
     # The rewards' group shares their mean, so that none of its advantages is finite.
     assert len(table) == 3
     assert len(set(table["uid"].to_pylist())) == 1
-    (step,) = (row for row in rows(folder) if "loss/policy" in row)
+    (step,) = steps(folder)
     assert step["optimizer/skipped_in_a_row"] == 0  # the other update of the step was good
     assert all(value.isfinite().all() for value in weights(folder).values())
 
@@ -119,8 +119,7 @@ def test_a_custom_shaping_decides_the_rewards(tiny_model_dir: Path, tmp_path: Pa
         "        return inputs.scores - 0.125 * inputs.lengths\n"
     )
     folder = fit(small(tiny_model_dir, tmp_path, f"objective.shaping.class_path={file}:Mine"))
-    steps = [row for row in rows(folder) if "loss/policy" in row]
-    for row in steps:
+    for row in steps(folder):
         assert row["reward/shaping"] == pytest.approx(-0.125 * row["rollout/tokens_mean"])
 
 
