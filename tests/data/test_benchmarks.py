@@ -129,11 +129,7 @@ def test_a_custom_file_and_one_in_the_working_folder_are_found(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("gms8k", [], r"no benchmark 'gms8k'; did you mean 'gsm8k'\? known: aime24, aime25"),
         ("zzz", [], r"no benchmark 'zzz'; known: aime24.*; add configs/benchmarks/zzz.yaml"),
-        ("none.yaml", [], r"no file 'none.yaml': it is not there; paths are relative to /"),
-        ("gsm8k", ["samples=0"], "samples must be at least 1, got 0"),
-        ("gsm8k", ["top_p=1.5"], r"top_p must be in \(0, 1\], got 1.5"),
         ("gsm8k", ["temperature=0"], r"temperature must be greater than 0, got 0"),
         ("gsm8k", ["levl=a"], "Key 'levl' not in 'Benchmark'. Did you mean: 'level'"),
         ("gsm8k", ["instruction=' '"], "instruction must be non-empty text, or null, got ' '"),
@@ -142,11 +138,3 @@ def test_a_custom_file_and_one_in_the_working_folder_are_found(tmp_path, monkeyp
 def test_invalid_names_and_settings_are_refused(name, overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_benchmark(name, overrides)
-
-
-def test_a_file_without_the_required_keys_is_refused(tmp_path: Path):
-    (tmp_path / "a.yaml").write_text("title: A\n")
-    with pytest.raises(
-        ConfigError, match=r"questions is missing and must be given\nverifier is missing"
-    ):
-        load_benchmark(str(tmp_path / "a.yaml"))

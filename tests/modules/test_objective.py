@@ -74,7 +74,7 @@ def test_k3_literal_case():
     torch.testing.assert_close(got, tokens(1 - math.log(2), 0, 49))
 
 
-def test_k3_keeps_its_gradient_where_the_reference_dislikes_the_token():
+def test_k3_keeps_its_gradient_where_the_reference_log_prob_is_low():
     # d = reference - logprob; dk3/dlogprob = 1 - exp(d): 1 - exp(-40) = 1, and 0 at d = 0.
     logprobs = tokens(-1, -1).requires_grad_()
     k3_kl(logprobs, tokens(-41, -1)).sum().backward()

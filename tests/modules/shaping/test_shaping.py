@@ -233,7 +233,7 @@ def test_a_correct_response_is_never_worth_less_for_being_shorter_than_all(shapi
     [(0.4, 0.9), (0.5, 0.9), (0.6, 1.0), (NAN, 0.9)],
     ids=["better", "equal", "worse", "first-visit"],
 )
-def test_gate_spares_a_prompt_that_went_worse_than_its_history(history: float, expected: float):
+def test_gate_closes_for_a_prompt_that_is_worse_than_its_history(history: float, expected: float):
     # Acc = 1/2. The correct response is 200 long against 100: 1 - 0.1 where the gate is open.
     given = inputs([1, 0], [200, 50], [0, 0], [100.0], [history])
     torch.testing.assert_close(OptimalLengthPenalty()(given), torch.tensor([expected, 0.0]))
