@@ -1,7 +1,7 @@
 """The composed objective: its value, its metrics, what it does not depend on, its gradients."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -58,15 +58,7 @@ def reference_objective(given: Given, chosen: Objective) -> tuple[float, dict]:
     """One python loop over tokens, every equation written out."""
     sums = dict.fromkeys(SUMS, 0.0)
     loss, method, sampled = 0.0, chosen.entropy.method, given[2]
-    names = (
-        "old_logprobs",
-        "engine_logprobs",
-        "reference_logprobs",
-        "advantages",
-        "hard",
-        "weights",
-    )
-    columns = [*given[:2], *(getattr(sampled, name) for name in names)]
+    columns = [*given[:2], *(getattr(sampled, each.name) for each in fields(sampled))]
     for logprob, entropy, old, engine, reference, advantage, hard, weight in zip(
         *map(Tensor.tolist, columns), strict=True
     ):
