@@ -100,7 +100,7 @@ def over_ranks(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: join(name, [rank[name] for rank in metrics]) for name in metrics[0]}
 
 
-def row_means(ranks: Sequence[Mapping[str, Float[Tensor, " R"]]]) -> dict[str, float]:
+def row_means(ranks: Sequence[Mapping[str, Float[Tensor, " _"]]]) -> dict[str, float]:
     """Means over the rows of all ranks that are not NaN; NaN where there is none.
 
     Left out instead of NaN, Lightning would log the value of the step before again.
