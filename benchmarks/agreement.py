@@ -10,38 +10,11 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
+from benchmarks.workload import SIZES, random_model
 from ceeh.config.settings import Model
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.modules.policy import Policy
-from ceeh.starter.model import MODEL_DIR
-
-SHAPES = {  # hidden size, MLP size, heads, key-value heads
-    "tiny": (64, 192, 2, 2),
-    "grouped": (384, 768, 6, 2),
-    "qwen2-1.5b": (1536, 8960, 12, 2),
-    "qwen2-7b": (3584, 18944, 28, 4),
-}
-
-
-def write_model(folder: Path, shape: str, *, layers: int, vocabulary: int) -> None:
-    hidden, mlp, heads, kv_heads = SHAPES[shape]
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=mlp,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        tie_word_embeddings=True,
-        eos_token_id=1,
-        pad_token_id=0,
-        bos_token_id=None,
-    )
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(str(MODEL_DIR)).save_pretrained(folder)
 
 
 @torch.no_grad()
@@ -61,7 +34,7 @@ def differences(policy: Policy, engine: VLLMEngine, device: str) -> tuple[float,
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.agreement", description=__doc__)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["tiny", "grouped"])
+    parser.add_argument("--shapes", nargs="+", choices=SIZES, default=["tiny", "grouped"])
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--vocabulary", type=int, default=2000)
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
@@ -72,7 +45,13 @@ def main() -> None:
     print("shape       dtype     weights  engine-fp32  engine-bf16  bf16-fp32")
     for shape in given.shapes:
         with tempfile.TemporaryDirectory() as folder:
-            write_model(Path(folder), shape, layers=given.layers, vocabulary=given.vocabulary)
+            random_model(
+                Path(folder),
+                shape,
+                layers=given.layers,
+                vocabulary=given.vocabulary,
+                dtype=torch.bfloat16,
+            )
             policy = Policy(Model(), folder, temperature=1.0, keep_reference=False)
             policy = policy.to(device).eval()
             for dtype in given.dtypes:

@@ -13,39 +13,54 @@ import torch
 
 from ceeh.runtime.versions import provenance
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).with_name("results")
+BASELINE: dict[str, dict[str, dict[str, float]]] = json.loads(
+    Path(__file__).with_name("baseline.json").read_text()
+)
+"""Benchmark -> measurement -> {"at_least": x} or {"at_most": x}: what must not get worse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One number of a benchmark, and what it should be: `limit` is a bound from below or above.
-
-    `ours` and `reference` are the two medians where the measurement is a ratio, in `unit`.
-    """
+    """One number of a benchmark; `ours` and `reference` are the two sides of a ratio, in `unit`."""
 
     name: str
     value: float
-    at_least: float | None = None
-    at_most: float | None = None
     ours: float | None = None
     reference: float | None = None
     unit: str = ""
 
-    @property
-    def reached(self) -> bool | None:
-        """Whether the bound holds; None without one."""
-        if self.at_least is not None:
-            return self.value >= self.at_least
-        return None if self.at_most is None else self.value <= self.at_most
 
-    @property
-    def bound(self) -> str:
-        if self.at_least is not None:
-            return f">= {self.at_least:g}"
-        return "" if self.at_most is None else f"<= {self.at_most:g}"
+def share(
+    name: str, ours: Sequence[float], reference: Sequence[float], unit: str = "s"
+) -> Measurement:
+    """ours / reference, from repetitions of both in turn."""
+    return Measurement(
+        name=name,
+        value=median_ratio(ours, reference),
+        ours=median(ours),
+        reference=median(reference),
+        unit=unit,
+    )
 
 
-def by_turns(
+def speedup(name: str, ours: Sequence[float], reference: Sequence[float]) -> Measurement:
+    """reference / ours, in seconds: how many times as long the reference takes."""
+    return Measurement(
+        name=name,
+        value=median_ratio(reference, ours),
+        ours=median(ours),
+        reference=median(reference),
+        unit="s",
+    )
+
+
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """Median of the ratios of neighbors in time: what a change of the machine's speed disturbs least."""
+    return median(one / other for one, other in zip(numerators, denominators, strict=True))
+
+
+def in_turn(
     contestants: Mapping[str, Callable[[], object]], *, repeats: int, warmups: int = 1
 ) -> dict[str, list[float]]:
     """Seconds of each call. One of each in turn, in alternating order, so that a slow minute of a
@@ -55,8 +70,7 @@ def by_turns(
             call()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for repeat in range(repeats):
-        order = list(contestants) if repeat % 2 == 0 else list(contestants)[::-1]
-        for name in order:
+        for name in list(contestants)[:: 1 if repeat % 2 == 0 else -1]:
             seconds[name].append(timed(contestants[name]))
     return seconds
 
@@ -75,16 +89,11 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """Median of the ratios of neighbors in time: what a change of the machine's speed disturbs least."""
-    return median(one / other for one, other in zip(numerators, denominators, strict=True))
-
-
 def machine() -> dict[str, str]:
-    """What the measurements were measured on."""
-    cpu = [line for line in _cpuinfo() if line.startswith("model name")]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     described = {
-        "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.processor(),
+        "cpu": models[0] if models else platform.processor(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
@@ -92,11 +101,6 @@ def machine() -> dict[str, str]:
     if torch.cuda.is_available():
         described["gpu"] = torch.cuda.get_device_name()
     return described
-
-
-def _cpuinfo() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text().splitlines() if file.is_file() else []
 
 
 def report(
@@ -126,22 +130,27 @@ def report(
     (RESULTS / f"{benchmark}.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
+def keeps(bound: Mapping[str, float], value: float) -> bool:
+    return bound.get("at_least", value) <= value <= bound.get("at_most", value)
+
+
+def words(bound: Mapping[str, float]) -> str:
+    return ", ".join(f"{kind.replace('_', ' ')} {limit:g}" for kind, limit in bound.items())
+
+
 def table(benchmark: str, measurements: Sequence[Measurement]) -> str:
-    """name, measurement, bound, whether it holds, and the two medians behind a ratio."""
-    marks = {True: "reached", False: "MISSED", None: ""}
-    rows = [(benchmark, "measurement", "bound", "", "ours", "reference")]
-    for measurement in measurements:
-        sides = [
-            "" if side is None else f"{side:,.4g} {measurement.unit}".strip()
-            for side in (measurement.ours, measurement.reference)
-        ]
-        value = f"{measurement.value:,.4g}" + (
-            "" if measurement.ours is not None else f" {measurement.unit}"
-        )
-        rows.append(
-            (measurement.name, value, measurement.bound, marks[measurement.reached], *sides)
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    """Name, value, the bound of the baseline, whether it holds, and the two sides of a ratio."""
+    rows = [(benchmark, "measured", "baseline", "", "ours", "reference")]
+    for each in measurements:
+        bound = BASELINE.get(benchmark, {}).get(each.name, {})
+        kept = ("kept" if keeps(bound, each.value) else "WORSE") if bound else ""
+        if each.ours is None or each.reference is None:
+            cells = (f"{each.value:,.4g} {each.unit}", words(bound), kept, "", "")
+        else:
+            sides = (f"{side:,.4g} {each.unit}" for side in (each.ours, each.reference))
+            cells = (f"{each.value:,.4g}", words(bound), kept, *sides)
+        rows.append((each.name, *cells))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows

@@ -11,23 +11,24 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from benchmarks.stopwatch import Stopwatch
-from benchmarks.worker import Orders
+from benchmarks.memory import Stopwatch
+from benchmarks.worker import Requests
+from benchmarks.workload import scored_groups
 from ceeh.assembly import quieten
 from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE
 from ceeh.config.settings import Config, load
 from ceeh.data.batch import RolloutBatch, collate
+from ceeh.data.datamodule import RolloutDataModule
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.data.loader import RolloutLoader
-from ceeh.data.prompts import PromptStream
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.pretrained.loading import load_tokenizer
 from ceeh.runtime.rng import derived_seed
-from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
+from ceeh.types import Finish, Prompt, RolloutGroup
 
 STEPS = 10_000
 
@@ -61,32 +62,8 @@ def settings(job: dict[str, Any]) -> Config:
     )
 
 
-def given_batch(job: dict[str, Any]) -> RolloutBatch:
-    """The job's rows, collated as the loader does."""
-    size = job["group_size"]
-    groups = []
-    for index, text in enumerate(job["prompts"]):
-        rows = range(index * size, (index + 1) * size)
-        completions = tuple(
-            Completion(
-                text="",
-                token_ids=tuple(job["completion_ids"][row]),
-                logprobs=tuple(job["logprobs"][row]),
-                finish=Finish.STOP,
-            )
-            for row in rows
-        )
-        verdicts = tuple(Verdict(score=job["scores"][row], outcome=Outcome.OK) for row in rows)
-        prompt = Prompt(
-            uid=str(index), text=text, answer="", token_ids=tuple(job["prompt_ids"][rows[0]])
-        )
-        group = RolloutGroup(prompt=prompt, completions=completions, policy_version=0)
-        groups.append(ScoredGroup(group=group, verdicts=verdicts))
-    return collate(groups, pad_token_id=0)
-
-
 class ForcedLengths(VLLMEngine):
-    """Each row as long as `lengths` says, whatever random weights sample; a request of its own each."""
+    """Samples each row to its entry of `lengths`, in a request of its own: random weights stop anywhere."""
 
     def __init__(self, lengths: Sequence[int], **given: Any) -> None:
         super().__init__(**given)
@@ -117,36 +94,31 @@ class ForcedLengths(VLLMEngine):
 
 
 def sampled_batches(job: dict[str, Any], config: Config, engine: VLLMEngine) -> RolloutLoader:
-    """The run's own loader: prompts from a stream, generation, rewards, collation."""
+    """The run's loader: prompts from a stream, generation, rewards, collation."""
     tokenizer = load_tokenizer(job["model"], False)
     prompts = [
         Prompt(uid=str(index), text=text, answer="", token_ids=tuple(tokenizer(text)["input_ids"]))
         for index, text in enumerate(job["prompts"])
     ]
-    rollouts = config.rollouts
-    return RolloutLoader(
+    datamodule = RolloutDataModule(
+        config,
         engine=engine,
-        verifier=RewardFunction("benchmarks.reward.even_length"),
-        stream=PromptStream(prompts, seed=0, prompts_per_step=rollouts.prompts_per_step),
-        sampling=Sampling(
-            completions=rollouts.completions_per_prompt,
-            temperature=rollouts.temperature,
-            max_tokens=rollouts.max_response_tokens,
-            seeds="step" if rollouts.seeds == "step" else "request",
-        ),
-        steps=STEPS,
+        verifier=RewardFunction("benchmarks.worker.even_length"),
+        train_prompts=prompts,
+        held_out_prompts=(),
         pad_token_id=0,
-        dynamic=rollouts.dynamic_sampling,
-        gather=lambda value: [value],
     )
+    return datamodule.train_dataloader()
 
 
-class OrderedLoader:
-    """Hands on a batch when one is asked for, and not before; the clock of a whole step starts then."""
+class RequestedLoader:
+    """Yields a batch when a step is requested, and not before; the clock of a whole step starts then."""
 
-    def __init__(self, batches: Iterable[RolloutBatch], orders: Orders, watch: Stopwatch) -> None:
+    def __init__(
+        self, batches: Iterable[RolloutBatch], requests: Requests, watch: Stopwatch
+    ) -> None:
         self.batches = batches
-        self.orders = orders
+        self.requests = requests
         self.watch = watch
 
     def __len__(self) -> int:
@@ -155,7 +127,7 @@ class OrderedLoader:
     def __iter__(self) -> Iterator[RolloutBatch]:
         batches = iter(self.batches)
         while True:
-            self.orders.wait()
+            self.requests.wait()
             self.watch.start()
             yield next(batches)
 
@@ -163,8 +135,8 @@ class OrderedLoader:
 class Answers(Callback):
     """Stops the clock: last of the callbacks, so that a whole step includes the push of the weights."""
 
-    def __init__(self, orders: Orders, watch: Stopwatch, *, update_alone: bool) -> None:
-        self.orders = orders
+    def __init__(self, requests: Requests, watch: Stopwatch, *, update_alone: bool) -> None:
+        self.requests = requests
         self.watch = watch
         self.update_alone = update_alone
 
@@ -180,7 +152,7 @@ class Answers(Callback):
     ) -> None:
         measured = self.watch.stop()
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.orders.answer(
+        self.requests.answer(
             **measured,
             loss=logged["loss/policy"],
             grad_norm=logged["optimizer/grad_norm"],
@@ -192,8 +164,8 @@ class Answers(Callback):
 
 
 def main() -> None:
-    orders, watch = Orders(), Stopwatch()
-    job = orders.job
+    requests, watch = Requests(), Stopwatch()
+    job = requests.job
     torch.set_num_threads(job["threads"])
     quieten()
     config = settings(job)
@@ -202,7 +174,7 @@ def main() -> None:
     whole_step = job["kind"] == "step"
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     precision = "bf16-mixed" if accelerator == "cuda" else "32-true"
-    callbacks: list[Callback] = [Answers(orders, watch, update_alone=not whole_step)]
+    callbacks: list[Callback] = [Answers(requests, watch, update_alone=not whole_step)]
     if whole_step:
         engine = ForcedLengths(
             job["lengths"],
@@ -215,7 +187,8 @@ def main() -> None:
         tolerance = CANARY_TOLERANCE[precision]
         callbacks.insert(0, WeightSync(engine, tolerance=tolerance, temperature=1.0))
     else:
-        batch = given_batch(job)
+        shape = {name: job[name] for name in ("group_size", "prompt_tokens", "vocabulary")}
+        batch = collate(scored_groups(job["lengths"], **shape), pad_token_id=0)
         batches = (replace(batch, policy_version=step) for step in range(STEPS))
     trainer = Trainer(
         accelerator=accelerator,
@@ -228,7 +201,7 @@ def main() -> None:
         enable_model_summary=False,
         callbacks=callbacks,
     )
-    trainer.fit(module, OrderedLoader(batches, orders, watch))
+    trainer.fit(module, RequestedLoader(batches, requests, watch))
 
 
 if __name__ == "__main__":

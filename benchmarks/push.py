@@ -5,13 +5,12 @@ import os
 import tempfile
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 import torch
 
-from benchmarks.harness import Measurement, by_turns, median_ratio, report
+from benchmarks.harness import in_turn, report, share
 from benchmarks.memory import MIB, peak_memory
 from benchmarks.workload import SIZES, random_model
 from ceeh.config.settings import LoRA, Model
@@ -42,9 +41,7 @@ def main() -> None:
         settings = Model(lora=LoRA(rank=given.lora_rank))
         policy = Policy(settings, path, temperature=1.0, keep_reference=False).to(device)
         weights = dict(policy.engine_weights())
-        size, largest = (
-            measure(weight.nbytes for weight in weights.values()) for measure in (sum, max)
-        )
+        sizes = [weight.nbytes for weight in weights.values()]
         copies = {name: torch.empty_like(weight) for name, weight in weights.items()}
 
         def copy() -> None:
@@ -62,42 +59,17 @@ def main() -> None:
             contestants = {"push": push, "copy": copy}
             if device == "cpu":
                 contestants["pack"] = partial(pack, list(weights.values()))
-            seconds = by_turns(contestants, repeats=given.repeats)
-    per_gb = {name: [each / size * GB for each in values] for name, values in seconds.items()}
+            seconds = in_turn(contestants, repeats=given.repeats)
+    per_gb = {name: [each / sum(sizes) * GB for each in values] for name, values in seconds.items()}
     measurements = [
-        Measurement(
-            name="push / copy",
-            value=median_ratio(per_gb["push"], per_gb["copy"]),
-            at_most=3,
-            ours=median(per_gb["push"]),
-            reference=median(per_gb["copy"]),
-            unit="s/GB",
-        ),
-        *(
-            Measurement(
-                name="packing alone / copy (vLLM's CPU build packs what it loads)",
-                value=median_ratio(per_gb["pack"], per_gb["copy"]),
-                ours=median(per_gb["pack"]),
-                reference=median(per_gb["copy"]),
-                unit="s/GB",
-            )
-            for _ in range("pack" in per_gb)
-        ),
-        Measurement(
-            name="extra memory / largest tensor",
-            value=peak[0] / largest,
-            at_most=1.5,
-            ours=peak[0] / MIB,
-            reference=largest / MIB,
-            unit="MiB",
-        ),
+        share("push / copy", per_gb["push"], per_gb["copy"], "s/GB"),
+        share("extra memory / largest tensor", [peak[0] / MIB], [max(sizes) / MIB], "MiB"),
     ]
-    report(
-        "push",
-        measurements,
-        settings=vars(given) | {"bytes": size, "tensors": len(weights)},
-        details=seconds,
-    )
+    if device == "cpu":
+        packing = "packing alone / copy (vLLM's CPU build packs what it loads)"
+        measurements.append(share(packing, per_gb["pack"], per_gb["copy"], "s/GB"))
+    settings = vars(given) | {"bytes": sum(sizes), "tensors": len(sizes)}
+    report("push", measurements, settings=settings, details=seconds)
 
 
 if __name__ == "__main__":

@@ -11,19 +11,18 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
-from benchmarks.harness import Measurement, by_turns, median_ratio, report
-from ceeh.config.settings import DynamicSampling
-from ceeh.data.engine.base import Sampling
+from benchmarks.harness import in_turn, report, share
+from benchmarks.worker import ROOT
+from ceeh.assembly import gather_inputs
+from ceeh.config.settings import load
+from ceeh.data.datamodule import RolloutDataModule
 from ceeh.data.engine.vllm_engine import VLLMEngine
-from ceeh.data.loader import RolloutLoader
-from ceeh.data.prompts import PromptBuilder, PromptStream, load_prompts
-from ceeh.data.sources.starter_task import StarterTask
-from ceeh.data.verify.exact_answer import ExactAnswer
-from ceeh.starter.model import MODEL_DIR, build_tokenizer
+
+CONFIG = ROOT / "configs" / "ceeh.yaml"
 
 
-class Kept(VLLMEngine):
-    """Keeps the requests that it was asked, and can hand them to vLLM as they are."""
+class Recorder(VLLMEngine):
+    """Records the requests it gets, and can hand them to vLLM as they are."""
 
     requests: tuple[Any, Any, int]
 
@@ -46,42 +45,32 @@ def main() -> None:
     parser.add_argument("--seeds", choices=("request", "step"), default="request")
     parser.add_argument("--repeats", type=int, default=9)
     given = parser.parse_args()
-    prompts = load_prompts(
-        StarterTask(questions=given.prompts, seed=0, split="train"),
-        PromptBuilder(
-            build_tokenizer(),
-            max_prompt_tokens=32,
-            chat_template=False,
-            system_prompt=None,
-            instruction=None,
-        ),
-        "prompts.train",
+    overrides = {
+        "rollouts.steps": 1,
+        "rollouts.prompts_per_step": given.prompts,
+        "rollouts.completions_per_prompt": given.completions,
+        "rollouts.max_response_tokens": given.max_tokens,
+        "rollouts.seeds": given.seeds,
+        "prompts.train.init_args.questions": given.prompts,
+        "optimizer.prompts_per_minibatch": given.prompts,
+    }
+    config = load([CONFIG], [f"{name}={value}" for name, value in overrides.items()])
+    inputs = gather_inputs(config)
+    engine = Recorder(inputs.model_path, config.prompts.max_prompt_tokens + given.max_tokens)
+    datamodule = RolloutDataModule(
+        config,
+        engine=engine,
+        verifier=inputs.verifier,
+        train_prompts=inputs.train_prompts,
+        held_out_prompts=(),
+        pad_token_id=0,
     )
-    engine = Kept(str(MODEL_DIR), 32 + given.max_tokens)
-
-    def loader() -> RolloutLoader:
-        # A fresh one each time: the same prompts with the same seeds.
-        return RolloutLoader(
-            engine=engine,
-            verifier=ExactAnswer(),
-            stream=PromptStream(prompts, seed=0, prompts_per_step=given.prompts),
-            sampling=Sampling(
-                completions=given.completions,
-                temperature=1.0,
-                max_tokens=given.max_tokens,
-                seeds=given.seeds,
-            ),
-            steps=1,
-            pad_token_id=0,
-            dynamic=DynamicSampling(),
-            gather=lambda value: [value],
-        )
-
     counted: dict[str, int] = {}
     parts: dict[str, list[float]] = {"generate": [], "score": [], "collate": []}
 
     def ours() -> None:
-        batch = next(iter(loader()))
+        # A new loader each time: the same prompts with the same seeds.
+        batch = next(iter(datamodule.train_dataloader()))
         counted["ours"] = int(batch.lengths.sum())
         for name, seconds in parts.items():
             seconds.append(batch.timings[name])
@@ -90,20 +79,12 @@ def main() -> None:
         counted["raw"] = engine.raw()
 
     with engine:
-        seconds = by_turns({"ours": ours, "raw": reference}, repeats=given.repeats)
+        seconds = in_turn({"ours": ours, "raw": reference}, repeats=given.repeats)
     assert given.seeds == "step" or counted["ours"] == counted["raw"], counted
     speed = {name: [counted[name] / each for each in values] for name, values in seconds.items()}
-    measurement = Measurement(
-        name="rollouts / raw vLLM",
-        value=median_ratio(speed["ours"], speed["raw"]),
-        at_least=0.97,
-        ours=median(speed["ours"]),
-        reference=median(speed["raw"]),
-        unit="tokens/s",
-    )
     report(
         "rollouts",
-        [measurement],
+        [share("rollouts / raw vLLM", speed["ours"], speed["raw"], "tokens/s")],
         settings=vars(given) | {"model": "starter", "tokens": counted["raw"]},
         details=seconds | {f"ours, {name}": median(values) for name, values in parts.items()},
     )

@@ -8,7 +8,6 @@ prepared to the end of the optimizer step. Job `step`: generation, rewards and u
 import time
 from functools import partial
 from importlib.metadata import version
-from itertools import cycle
 from typing import Any
 
 import torch
@@ -16,9 +15,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from benchmarks.reward import even_length
-from benchmarks.stopwatch import Stopwatch
-from benchmarks.worker import Orders
+from benchmarks.memory import Stopwatch
+from benchmarks.worker import Requests, even_length
 
 PACKAGES = ("trl", "transformers", "torch", "accelerate", "datasets")
 
@@ -41,15 +39,15 @@ class ForcedLengths(LogitsProcessor):
 
 
 class MeasuredTrainer(GRPOTrainer):
-    """Waits for an order before each generation batch; notes what a step computed."""
+    """Waits for a request before each generation batch; keeps what a step computed."""
 
-    orders: Orders
+    requests: Requests
     watch: Stopwatch
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self.orders.wait()
+        self.requests.wait()
         self.losses: list[float] = []
-        whole_step = self.orders.job["kind"] == "step"
+        whole_step = self.requests.job["kind"] == "step"
         if whole_step:
             self.watch.start()
         begin = time.perf_counter()
@@ -83,7 +81,7 @@ class Answers(TrainerCallback):
 
     def on_step_end(self, *arguments: Any, **given: Any) -> None:
         trainer = self.trainer
-        trainer.orders.answer(
+        trainer.requests.answer(
             **trainer.watch.stop(),
             generate_seconds=trainer.generate_seconds,
             used_tokens=trainer.used,
@@ -91,7 +89,6 @@ class Answers(TrainerCallback):
             lengths=sorted(trainer.lengths),
             loss=sum(trainer.losses),
             grad_norm=trainer.grad_norm,
-            gpu=torch.cuda.is_available(),
             versions={f"reference {name}": version(name) for name in PACKAGES},
         )
 
@@ -125,7 +122,6 @@ def settings(job: dict[str, Any], rows: int) -> GRPOConfig:
         use_vllm=job["generation"] == "vllm",
         vllm_mode="colocate",
         vllm_gpu_memory_utilization=0.3,
-        use_transformers_continuous_batching=job["generation"] == "continuous",
         shuffle_dataset=False,
         report_to="none",
         save_strategy="no",
@@ -133,15 +129,6 @@ def settings(job: dict[str, Any], rows: int) -> GRPOConfig:
         disable_tqdm=True,
         seed=0,
     )
-
-
-def given_rollouts(job: dict[str, Any]) -> Any:
-    """A `rollout_func` that returns the job's rows instead of sampling."""
-
-    def rollout(prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
-        return {name: job[name] for name in ("prompt_ids", "completion_ids", "logprobs")}
-
-    return rollout
 
 
 def force_lengths(trainer: MeasuredTrainer, job: dict[str, Any]) -> None:
@@ -157,17 +144,6 @@ def force_lengths(trainer: MeasuredTrainer, job: dict[str, Any]) -> None:
             return generate(prompts, sampling_params=params, **given)
 
         trainer.vllm_generation.llm.generate = forced_params
-    elif job["generation"] == "continuous":
-        from transformers.generation.continuous_batching import ContinuousBatchingManager
-
-        add = ContinuousBatchingManager.add_request
-        length = cycle(lengths)
-
-        def forced_request(self: Any, *arguments: Any, **given: Any) -> Any:
-            return add(self, *arguments, **(given | {"max_new_tokens": next(length)}))
-
-        ContinuousBatchingManager.add_request = forced_request
-        trainer.generation_config.eos_token_id = -1
     else:
         end = trainer.processing_class.eos_token_id
         processor = ForcedLengths(lengths, end, job["prompt_tokens"])
@@ -175,16 +151,17 @@ def force_lengths(trainer: MeasuredTrainer, job: dict[str, Any]) -> None:
 
 
 def rewards(job: dict[str, Any]) -> Any:
-    """The job's scores where it has some, else those of the function that ours asks, too."""
+    """The job's scores where it has some, else the reward function that ours calls too."""
     if "scores" in job:
         return lambda completions, **given: job["scores"]
     return lambda completions, **given: [even_length(None, text) for text in completions]
 
 
 def main() -> None:
-    orders = Orders()
-    job = orders.job
+    requests = Requests()
+    job = requests.job
     torch.set_num_threads(job["threads"])
+    rollouts = {name: job.get(name) for name in ("prompt_ids", "completion_ids", "logprobs")}
     tokenizer = AutoTokenizer.from_pretrained(job["model"], padding_side="left")
     trainer = MeasuredTrainer(
         model=AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32),
@@ -192,9 +169,10 @@ def main() -> None:
         args=settings(job, len(job["prompts"]) * job["group_size"]),
         train_dataset=Dataset.from_dict({"prompt": job["prompts"]}),
         processing_class=tokenizer,
-        rollout_func=given_rollouts(job) if job["kind"] == "update" else None,
+        # Returns the job's rows instead of sampling.
+        rollout_func=(lambda prompts, trainer: rollouts) if job["kind"] == "update" else None,
     )
-    trainer.orders, trainer.watch = orders, Stopwatch()
+    trainer.requests, trainer.watch = requests, Stopwatch()
     if job["kind"] == "step":
         force_lengths(trainer, job)
     answers = Answers()

@@ -1,7 +1,7 @@
 """python -m benchmarks.update: one optimizer step over ragged rows, ours against TRL's GRPOTrainer.
 
-Same weights, rows, advantages and old log-probs, same objective and optimizer; that both compute the
-same is checked by loss and gradient norm. TRL runs at its fastest micro-batch size.
+Same weights, rows, advantages and old log-probs, same objective and optimizer; equal loss and gradient
+norm show that both do the same work. TRL runs at its fastest micro-batch size.
 """
 
 import argparse
@@ -9,10 +9,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from benchmarks.harness import Measurement, by_turns, median_ratio, report
+from benchmarks.harness import Measurement, in_turn, report, share, speedup
 from benchmarks.memory import MIB
 from benchmarks.worker import ROOT, Worker
 from benchmarks.workload import SIZES, log_normal_lengths, random_model, scored_groups
@@ -21,24 +20,50 @@ TRL_PYTHON = ROOT / ".venv-trl" / "bin" / "python"
 SAME = 1e-3
 """Largest relative difference of loss and gradient norm: fp32 sums in another order differ by 1e-6."""
 
+Job = dict[str, Any]
+Answers = list[dict[str, Any]]
 
-def rollouts(
-    lengths: Sequence[int], *, group_size: int, prompt_tokens: int, size: str
-) -> dict[str, Any]:
-    """The rows as both workers read them: token ids, old log-probs and scores, row by row."""
-    groups = scored_groups(
-        lengths,
-        group_size=group_size,
-        prompt_tokens=prompt_tokens,
-        vocabulary=SIZES[size][-1],
-        seed=0,
-    )
+
+def parse_arguments(description: str, options: dict[str, dict], **defaults: Any) -> Any:
+    """Arguments of both comparisons with TRL; `options` are those of one of them."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES)
+    for name in ("group-size", "prompt-tokens", "longest", "repeats", "threads"):
+        parser.add_argument(f"--{name}", type=int)
+    for name, option in options.items():
+        parser.add_argument(name, **option)
+    parser.set_defaults(group_size=8, prompt_tokens=64, threads=1, **defaults)
+    return parser.parse_args()
+
+
+def make_job(given: Any, folder: Path) -> Job:
+    """What the workers of both sides read; a comparison adds its rollouts."""
+    return {
+        "model": str(random_model(folder / "model", given.size)),
+        "folder": str(folder / "trl"),
+        "threads": given.threads,
+        "group_size": given.group_size,
+        "prompt_tokens": given.prompt_tokens,
+        "max_response_tokens": given.longest,
+        "vocabulary": SIZES[given.size][-1],
+        "clip_low": 0.2,
+        "clip_high": 0.28,
+        "lr": 1e-4,
+        "max_grad_norm": 1.0,
+    }
+
+
+def given_rows(job: Job, lengths: Sequence[int]) -> Job:
+    """The rows of an update: `lengths` for our worker, which builds them itself, token ids for TRL's."""
+    shape = {name: job[name] for name in ("group_size", "prompt_tokens", "vocabulary")}
+    groups = scored_groups(lengths, **shape)
     rows = [
         (scored.group.prompt, completion, verdict)
         for scored in groups
         for completion, verdict in zip(scored.group.completions, scored.verdicts, strict=True)
     ]
     return {
+        "lengths": list(lengths),
         "prompts": [scored.group.prompt.text for scored in groups],
         "prompt_ids": [prompt.token_ids for prompt, _, _ in rows],
         "completion_ids": [completion.token_ids for _, completion, _ in rows],
@@ -47,31 +72,17 @@ def rollouts(
     }
 
 
-def ours(job: dict[str, Any], folder: Path) -> Worker:
-    return Worker(
-        sys.executable,
-        "benchmarks.our_worker",
-        job,
-        log=folder / "ours.log",
-        threads=job["threads"],
-    )
+def trl(job: Job, folder: Path, rows_per_microbatch: int) -> Worker:
+    job = job | {"rows_per_microbatch": rows_per_microbatch}
+    log = folder / f"trl-{rows_per_microbatch}.log"
+    return Worker(TRL_PYTHON, "benchmarks.trl_worker", job, log=log)
 
 
-def trl(job: dict[str, Any], folder: Path, *, rows_per_microbatch: int) -> Worker:
-    return Worker(
-        TRL_PYTHON,
-        "benchmarks.trl_worker",
-        job | {"rows_per_microbatch": rows_per_microbatch},
-        log=folder / f"trl-{rows_per_microbatch}.log",
-        threads=job["threads"],
-    )
-
-
-def fastest(job: dict[str, Any], folder: Path, sizes: Sequence[int]) -> dict[int, dict[str, Any]]:
+def fastest(job: Job, folder: Path, sizes: Sequence[int]) -> dict[int, dict[str, Any]]:
     """The second step of each of TRL's micro-batch sizes, the fastest first."""
     measured = {}
     for size in sizes:
-        with trl(job, folder, rows_per_microbatch=size) as worker:
+        with trl(job, folder, size) as worker:
             worker.step()
             measured[size] = worker.step()
         print(f"TRL, {size} rows a micro-batch: {measured[size]['seconds']:.1f} s", file=sys.stderr)
@@ -79,175 +90,108 @@ def fastest(job: dict[str, Any], folder: Path, sizes: Sequence[int]) -> dict[int
 
 
 def compare(
-    job: dict[str, Any], folder: Path, *, rows_per_microbatch: int, repeats: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The answers of both, one by turns, without the warm-up.
+    job: Job, folder: Path, *, rows_per_microbatch: int, repeats: int
+) -> tuple[Answers, Answers]:
+    """The answers of ours and of TRL, asked in turn, without the warm-up.
 
-    Raises RuntimeError if the first steps differ: then the two would not do the same work.
+    Raises RuntimeError for rows of other lengths than the job's: then the two would not do the same work.
     """
-    answers: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
+    answers: dict[str, Answers] = {"ours": [], "trl": []}
     with (
-        ours(job, folder) as mine,
-        trl(job, folder, rows_per_microbatch=rows_per_microbatch) as other,
+        Worker(sys.executable, "benchmarks.our_worker", job, log=folder / "ours.log") as mine,
+        trl(job, folder, rows_per_microbatch) as other,
     ):
-        by_turns(
-            {
-                "ours": lambda: answers["ours"].append(mine.step()),
-                "trl": lambda: answers["trl"].append(other.step()),
-            },
-            repeats=repeats,
-        )
-    for name in ("loss", "grad_norm"):
-        difference = relative_difference(answers["ours"][0][name], answers["trl"][0][name])
-        if not difference <= SAME:
-            raise RuntimeError(
-                f"{name} of the first step differs by {difference:.2g}: not the same work"
-            )
-    assert answers["ours"][0]["lengths"] == answers["trl"][0]["lengths"]
+
+        def step(name: str, worker: Worker) -> None:
+            answer = worker.step()
+            if answer["lengths"] != sorted(job["lengths"]):
+                raise RuntimeError(f"{name} has rows of other lengths than the job's")
+            answers[name].append(answer)
+
+        calls = {"ours": lambda: step("ours", mine), "trl": lambda: step("trl", other)}
+        in_turn(calls, repeats=repeats)
     return answers["ours"][1:], answers["trl"][1:]
 
 
-def relative_difference(one: float, other: float) -> float:
-    return abs(one - other) / max(abs(one), abs(other))
+def check_same_work(mine: Answers, theirs: Answers) -> None:
+    """Raises RuntimeError if loss or gradient norm of the second step differ."""
+    for name in ("loss", "grad_norm"):
+        one, other = mine[0][name], theirs[0][name]
+        if not abs(one - other) <= SAME * max(abs(one), abs(other)):
+            raise RuntimeError(
+                f"{name} is {one:.6g} here and {other:.6g} in TRL: not the same work"
+            )
 
 
-def column(answers: Sequence[dict[str, Any]], name: str) -> list[float]:
+def column(answers: Answers, name: str) -> list[float]:
     return [answer[name] for answer in answers]
 
 
-def spent(
-    one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]
-) -> tuple[list[float], list[float]]:
-    """Processor seconds of both."""
-    return column(one, "processor_seconds"), column(other, "processor_seconds")
+def sides(mine: Answers, theirs: Answers, *names: str) -> dict[str, dict[str, list[float]]]:
+    """The repetitions of both sides by the names of what was measured."""
+    return {name: {"ours": column(mine, name), "trl": column(theirs, name)} for name in names}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, default="balanced")
-    parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--group-size", type=int, default=8)
-    parser.add_argument("--prompt-tokens", type=int, default=64)
-    parser.add_argument("--longest", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--trl-rows", type=int, nargs="+", default=[1, 4, 8], help="per micro-batch"
-    )
-    given = parser.parse_args()
+    options = {
+        "--rows": {"type": int, "default": 32},
+        "--trl-rows": {"type": int, "nargs": "+", "default": [1, 4, 8], "help": "per micro-batch"},
+    }
+    given = parse_arguments(__doc__ or "", options, size="balanced", longest=1024, repeats=5)
     lengths = log_normal_lengths(
-        given.rows, median=150, sigma=0.9, shortest=16, longest=given.longest, seed=0
+        given.rows, median=150, sigma=0.9, shortest=16, longest=given.longest
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        job = {
-            "kind": "update",
-            "generation": "given",
-            "model": str(random_model(folder / "model", given.size)),
-            "folder": str(folder / "trl"),
-            "threads": given.threads,
-            "group_size": given.group_size,
-            "prompt_tokens": given.prompt_tokens,
-            "max_response_tokens": given.longest,
-            "tokens_per_microbatch": given.prompt_tokens + given.longest,
-            "clip_low": 0.2,
-            "clip_high": 0.28,
-            "lr": 1e-4,
-            "max_grad_norm": 1.0,
-        }
-        shape = {
-            "group_size": given.group_size,
-            "prompt_tokens": given.prompt_tokens,
-            "size": given.size,
-        }
-        ragged = job | rollouts(lengths, **shape)
-        even = job | rollouts([sum(lengths) // len(lengths)] * len(lengths), **shape)
+        job = make_job(given, folder) | {"kind": "update", "generation": "given"}
+        job["tokens_per_microbatch"] = given.prompt_tokens + given.longest
+        ragged = job | given_rows(job, lengths)
+        even = job | given_rows(job, [sum(lengths) // len(lengths)] * len(lengths))
         sizes = fastest(ragged, folder, given.trl_rows)
         best = next(iter(sizes))
         mine, theirs = compare(ragged, folder, rows_per_microbatch=best, repeats=given.repeats)
+        check_same_work(mine, theirs)
         mine_even, theirs_even = compare(even, folder, rows_per_microbatch=best, repeats=3)
+        check_same_work(mine_even, theirs_even)
     tokens = sum(lengths) + given.rows * given.prompt_tokens
-    seconds, reference = column(mine, "seconds"), column(theirs, "seconds")
-    peak, reference_peak = column(mine, "peak_bytes"), column(theirs, "peak_bytes")
-    mine_paid = tokens / (1 - mine[0]["padding_fraction"])
-    lean = min(answer["peak_bytes"] for answer in sizes.values())
+    speeds = [[tokens / each for each in column(one, "seconds")] for one in (mine, theirs)]
+    peaks = [[each / MIB for each in column(one, "peak_bytes")] for one in (mine, theirs)]
+    paid, theirs_paid = tokens / (1 - mine[0]["padding_fraction"]), theirs[0]["paid_tokens"]
+    lean = min(answer["peak_bytes"] for answer in sizes.values()) / MIB
+    measurements = [
+        share("tokens/s", *speeds, "tokens/s"),
+        share("peak memory", *peaks, "MiB"),
+        Measurement(name="padding share", value=mine[0]["padding_fraction"]),
+        # Where attention is cheap beside the matrices this is what padding costs.
+        share("tokens through the model", [paid], [theirs_paid], "tokens"),
+        share("peak memory, TRL's leanest", peaks[0], [lean] * given.repeats, "MiB"),
+        # CPU time, which a busy machine disturbs less than wall time.
+        speedup(
+            "processor time",
+            column(mine, "processor_seconds"),
+            column(theirs, "processor_seconds"),
+        ),
+        speedup(
+            "processor time, rows of one length",
+            column(mine_even, "processor_seconds"),
+            column(theirs_even, "processor_seconds"),
+        ),
+    ]
     report(
         "update",
-        [
-            Measurement(
-                name="tokens/s",
-                value=median_ratio(reference, seconds),
-                at_least=2.0,
-                ours=tokens / median(seconds),
-                reference=tokens / median(reference),
-                unit="tokens/s",
-            ),
-            Measurement(
-                name="peak memory",
-                value=median(peak) / median(reference_peak),
-                at_most=0.5,
-                ours=median(peak) / MIB,
-                reference=median(reference_peak) / MIB,
-                unit="MiB",
-            ),
-            Measurement(name="padding share", value=mine[0]["padding_fraction"], at_most=0.08),
-            # Of a model whose attention is cheap beside its matrices this is what padding costs.
-            Measurement(
-                name="tokens through the model",
-                value=mine_paid / theirs[0]["paid_tokens"],
-                ours=mine_paid,
-                reference=theirs[0]["paid_tokens"],
-            ),
-            Measurement(
-                name="peak memory, TRL's leanest",
-                value=median(peak) / lean,
-                ours=median(peak) / MIB,
-                reference=lean / MIB,
-                unit="MiB",
-            ),
-            # By processor time, which a busy machine disturbs less than the clock.
-            Measurement(
-                name="processor time",
-                value=median_ratio(*spent(theirs, mine)),
-                ours=median(column(mine, "processor_seconds")),
-                reference=median(column(theirs, "processor_seconds")),
-                unit="s",
-            ),
-            Measurement(
-                name="processor time, rows of one length",
-                value=median_ratio(*spent(theirs_even, mine_even)),
-                ours=median(column(mine_even, "processor_seconds")),
-                reference=median(column(theirs_even, "processor_seconds")),
-                unit="s",
-            ),
-        ],
+        measurements,
         settings=vars(given) | {"trl_rows_chosen": best, "lengths": lengths},
         versions=theirs[0]["versions"],
-        details={
-            "seconds": {"ours": seconds, "trl": reference},
-            "processor_seconds": {
-                "ours": column(mine, "processor_seconds"),
-                "trl": column(theirs, "processor_seconds"),
-            },
-            "peak_bytes": {"ours": peak, "trl": reference_peak},
+        details=sides(
+            mine, theirs, "seconds", "processor_seconds", "peak_bytes", "loss", "grad_norm"
+        )
+        | {
             "trl_by_rows_per_microbatch": {
                 size: {name: answer[name] for name in ("seconds", "peak_bytes")}
                 for size, answer in sizes.items()
             },
-            "trl_padding_share": 1 - theirs[0]["used_tokens"] / theirs[0]["paid_tokens"],
-            "head_positions": {
-                "ours": sum(lengths),
-                # Without Triton TRL's head scores every position, padding and prompt included.
-                "trl": sum(lengths) if theirs[0]["gpu"] else theirs[0]["paid_tokens"] - given.rows,
-            },
-            "same_work": {
-                name: {"ours": mine[0][name], "trl": theirs[0][name]}
-                for name in ("loss", "grad_norm")
-            },
-            "rows_of_one_length": {
-                name: {"ours": column(mine_even, name), "trl": column(theirs_even, name)}
-                for name in ("seconds", "processor_seconds")
-            },
+            "trl_padding_share": 1 - theirs[0]["used_tokens"] / theirs_paid,
+            "rows_of_one_length": sides(mine_even, theirs_even, "seconds", "processor_seconds"),
         },
     )
 

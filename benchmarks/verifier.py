@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ceeh.data.verify.math_answer import MathAnswer
 from ceeh.data.verify.pool import START_SECONDS, WALL_FACTOR
-from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup
+from ceeh.types import Completion, Finish, Prompt, RolloutGroup, Verdict
 from tests.data.verify.hostile import HONEST, HOSTILE, REFERENCE, response
 
 PAIRS = [
@@ -38,13 +38,6 @@ def group(reference: str, boxes: Sequence[str]) -> RolloutGroup:
         ),
         policy_version=0,
     )
-
-
-def seconds(call: Callable[[], object]) -> tuple[float, float]:
-    """Wall time, and CPU time of this process."""
-    begin, spent = time.perf_counter(), time.process_time()
-    call()
-    return time.perf_counter() - begin, time.process_time() - spent
 
 
 def cpu_seconds(pid: int) -> float:
@@ -94,20 +87,16 @@ def peak_memory(verifier: MathAnswer) -> Iterator[list[float]]:
         thread.join()
 
 
-def one_by_one(verifier: MathAnswer) -> Iterator[tuple[str, float, Outcome, bool, bool]]:
-    """Per hostile answer: name, seconds, outcome, whether it was rewarded, and whether a correct answer
-    right after it was."""
-    for name, text in HOSTILE.items():
-        begin = time.perf_counter()
-        (scored,) = verifier([group(REFERENCE, [text])])
-        taken = time.perf_counter() - begin
-        (honest,) = verifier([group(REFERENCE, [HONEST])])
-        (verdict,) = scored.verdicts
-        yield name, taken, verdict.outcome, verdict.score > 0, honest.verdicts[0].score == 1
+def grade(verifier: MathAnswer, groups: list[RolloutGroup]) -> tuple[list[Verdict], float]:
+    """The verdicts on all answers, and the seconds that they took."""
+    begin = time.perf_counter()
+    verdicts = [verdict for scored in verifier(groups) for verdict in scored.verdicts]
+    return verdicts, time.perf_counter() - begin
 
 
-def counted(outcomes: Iterable[Outcome]) -> str:
-    return ", ".join(f"{outcome} {n}" for outcome, n in Counter(outcomes).most_common())
+def counted(verdicts: Iterable[Verdict]) -> str:
+    outcomes = Counter(verdict.outcome for verdict in verdicts)
+    return ", ".join(f"{outcome} {n}" for outcome, n in outcomes.most_common())
 
 
 def main() -> None:
@@ -129,8 +118,9 @@ def main() -> None:
         memory_mib=given.memory_mib,
         stall_seconds=given.stall_seconds,
     )
-    groups = integer_groups(given.integers)
-    taken, spent = seconds(lambda: verifier(groups))
+    spent = time.process_time()
+    _, taken = grade(verifier, integer_groups(given.integers))
+    spent = time.process_time() - spent
     show("integer answers per second, no worker", f"{given.integers / taken:,.0f}")
     show("the same per second of CPU time", f"{given.integers / spent:,.0f}")
 
@@ -138,31 +128,36 @@ def main() -> None:
     single.pool.grade([("x", "x")])
     pairs = distinct_pairs(given.pairs)
     (worker,) = single.pool.workers
-    before = cpu_seconds(worker.process.pid)
-    taken, _ = seconds(lambda: single.pool.grade(pairs))
-    spent = cpu_seconds(worker.process.pid) - before
+    begin, before = time.perf_counter(), cpu_seconds(worker.process.pid)
+    single.pool.grade(pairs)
+    taken, spent = time.perf_counter() - begin, cpu_seconds(worker.process.pid) - before
     single.close()
     show("math-verify pairs per second, one worker", f"{len(pairs) / taken:,.0f}")
     show("the same per second of its CPU time", f"{len(pairs) / spent:,.0f}")
 
+    hostile: list[Verdict] = []
+    took: dict[str, float] = {}
+    lost = 0
     with peak_memory(verifier) as peaks:
-        results = list(one_by_one(verifier))
+        for name, text in HOSTILE.items():
+            (verdict,), took[name] = grade(verifier, [group(REFERENCE, [text])])
+            hostile.append(verdict)
+            (honest,), _ = grade(verifier, [group(REFERENCE, [HONEST])])
+            lost += honest.score < 1
         mixed = [*integer_groups(2000), group(REFERENCE, list(HOSTILE.values()))]
-        scored: list[ScoredGroup] = []
-        taken, _ = seconds(lambda: scored.extend(verifier(mixed)))
+        verdicts, taken = grade(verifier, mixed)
     verifier.close()
-    verdicts = [verdict for result in scored for verdict in result.verdicts]
     limit = WALL_FACTOR * given.timeout_seconds + START_SECONDS
-    name, slowest = max(((name, took) for name, took, *_ in results), key=lambda r: r[1])
-    show("hostile answers", len(results))
-    show("their outcomes, one by one", counted(outcome for _, _, outcome, _, _ in results))
-    show("rewarded", sum(rewarded for *_, rewarded, _ in results))
-    show(f"hangs, above {limit:.0f} s", sum(took > limit for _, took, *_ in results))
-    show("correct answers lost right after one", sum(not correct for *_, correct in results))
-    show("slowest, seconds", f"{slowest:.1f} ({name})")
+    slowest = max(took, key=took.__getitem__)
+    show("hostile answers", len(hostile))
+    show("their outcomes, one by one", counted(hostile))
+    show("rewarded", sum(verdict.score > 0 for verdict in hostile))
+    show(f"hangs, above {limit:.0f} s", sum(seconds > limit for seconds in took.values()))
+    show("correct answers lost right after one", lost)
+    show("slowest, seconds", f"{took[slowest]:.1f} ({slowest})")
     show(f"peak memory of a worker, MiB of {given.memory_mib}", f"{peaks[0]:.0f}")
     show("one call with 2,000 integers and all of them, seconds", f"{taken:.1f}")
-    show("its outcomes", counted(verdict.outcome for verdict in verdicts))
+    show("its outcomes", counted(verdicts))
     show("its correct answers, of 200", f"{sum(verdict.score for verdict in verdicts):.0f}")
 
 

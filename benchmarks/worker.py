@@ -1,7 +1,7 @@
 """One side of a comparison, in its own process and environment: runs a step on request and reports it.
 
-A request is a line of JSON on stdin, the reply a line on stdout. A waiting worker blocks in a read, so it
-takes no CPU time from the other side. Imports neither ceeh nor torch.
+A request is a line on stdin, the reply a line of JSON on stdout. A waiting worker blocks in a read, so
+it takes no CPU time from the other side. Imports neither ceeh nor torch.
 """
 
 import json
@@ -23,19 +23,12 @@ class Worker:
     """
 
     def __init__(
-        self,
-        python: str | Path,
-        module: str,
-        job: Mapping[str, Any],
-        *,
-        log: Path,
-        threads: int = 1,
+        self, python: str | Path, module: str, job: Mapping[str, Any], *, log: Path
     ) -> None:
         self.log = log
-        log.parent.mkdir(parents=True, exist_ok=True)
         file = log.with_suffix(".json")
         file.write_text(json.dumps(job))
-        count = str(threads)
+        count = str(job["threads"])
         with log.open("w") as errors:
             self.process = subprocess.Popen(
                 [str(python), "-m", module, str(file)],
@@ -48,15 +41,14 @@ class Worker:
             )
 
     def step(self) -> dict[str, Any]:
-        """Has one step made; what the worker measured."""
+        """Runs one step; returns what the worker measured."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        try:
+        line = ""
+        with suppress(BrokenPipeError):
             self.process.stdin.write("step\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
         if not line:
             self.process.wait()
             end = "\n".join(self.log.read_text().splitlines()[-30:])
@@ -64,14 +56,9 @@ class Worker:
         return json.loads(line)
 
     def close(self) -> None:
-        """Ends the process: it sees the end of its orders."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with suppress(BrokenPipeError):  # it may have ended before
-            self.process.stdin.close()
-        self.process.stdout.close()
+        """Ends the process: it sees the end of its requests."""
         try:
-            self.process.wait(30)
+            self.process.communicate(timeout=30)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -83,7 +70,7 @@ class Worker:
         self.close()
 
 
-class Orders:
+class Requests:
     """The worker's side. What libraries print goes to stderr: stdout is for answers alone."""
 
     def __init__(self) -> None:
@@ -92,7 +79,7 @@ class Orders:
         self.job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
 
     def wait(self) -> None:
-        """Returns when a step is asked for; ends the process when no more will be."""
+        """Returns when a step is requested; ends the process at the end of the requests."""
         if not sys.stdin.readline():
             sys.stdout.flush()
             sys.stderr.flush()
@@ -101,3 +88,8 @@ class Orders:
     def answer(self, **measured: Any) -> None:
         self.answers.write(json.dumps(measured) + "\n")
         self.answers.flush()
+
+
+def even_length(prompt: Any, text: str) -> float:
+    """A reward that costs nothing and that random text earns half the time."""
+    return float(len(text) % 2 == 0)

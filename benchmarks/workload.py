@@ -9,37 +9,41 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from ceeh.data.batch import RolloutBatch, collate
 from ceeh.starter.model import build_tokenizer
 from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
 
 SIZES = {
     # name: width, layers, heads, key-value heads, inner width, vocabulary
     "tiny": (128, 2, 4, 4, 384, 4096),
+    "grouped": (384, 2, 6, 2, 768, 2048),
     # The head is a quarter of the weights, as at half a billion.
     "balanced": (128, 4, 4, 4, 384, 2048),
     "small": (256, 4, 4, 2, 768, 16384),
     "medium": (512, 8, 8, 4, 1536, 32768),
     "wide": (1536, 4, 12, 2, 8960, 32768),
-    "1.5b": (1536, 28, 12, 2, 8960, 151936),
+    "qwen2-1.5b": (1536, 28, 12, 2, 8960, 151936),
+    "qwen2-7b": (3584, 28, 28, 4, 18944, 152064),
 }
 
 
 def random_model(
-    folder: Path, size: str, *, vocabulary: int | None = None, dtype: torch.dtype = torch.float32
+    folder: Path,
+    size: str,
+    *,
+    layers: int | None = None,
+    vocabulary: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """A Qwen2 of random weights in `folder`, with the starter's tokenizer beside it; kept if there.
+    """A Qwen2 of random weights in `folder`, with the starter's tokenizer.
 
-    `vocabulary` replaces the size's own.
+    `layers` and `vocabulary` replace the size's own.
     """
-    if (folder / "config.json").is_file():
-        return folder
-    width, layers, heads, kv_heads, inner, own_vocabulary = SIZES[size]
+    width, own_layers, heads, kv_heads, inner, own_vocabulary = SIZES[size]
     config = Qwen2Config(
         vocab_size=vocabulary or own_vocabulary,
         hidden_size=width,
         intermediate_size=inner,
-        num_hidden_layers=layers,
+        num_hidden_layers=layers or own_layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         max_position_embeddings=4096,
@@ -58,22 +62,22 @@ def random_model(
 
 
 def log_normal_lengths(
-    rows: int, *, median: float, sigma: float, shortest: int, longest: int, seed: int
+    rows: int, *, median: float, sigma: float, shortest: int, longest: int, seed: int = 0
 ) -> list[int]:
-    """Lengths of responses in tokens as reasoning models give them: many short ones, a long tail."""
+    """Response lengths in tokens as reasoning models have them: many short ones, a long tail."""
     generator = random.Random(seed)
     drawn = (generator.lognormvariate(math.log(median), sigma) for _ in range(rows))
     return [min(longest, max(shortest, round(length))) for length in drawn]
 
 
 def scored_groups(
-    lengths: Sequence[int], *, group_size: int, prompt_tokens: int, vocabulary: int, seed: int
+    lengths: Sequence[int], *, group_size: int, prompt_tokens: int, vocabulary: int
 ) -> list[ScoredGroup]:
     """Groups of random tokens, `group_size` responses of the given lengths to each prompt.
 
-    Every second response is right, so that no group is without an advantage.
+    Every second response is correct, so that every group has an advantage. The same on each call.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
 
     def tokens(count: int) -> tuple[int, ...]:
         return tuple(torch.randint(2, vocabulary, (count,), generator=generator).tolist())
@@ -99,21 +103,3 @@ def scored_groups(
         group = RolloutGroup(prompt=prompt, completions=completions, policy_version=0)
         groups.append(ScoredGroup(group=group, verdicts=verdicts))
     return groups
-
-
-def ragged_batch(
-    lengths: Sequence[int], *, group_size: int, prompt_tokens: int, vocabulary: int, seed: int = 0
-) -> RolloutBatch:
-    """`scored_groups` collated, with the two signals of CEEH."""
-    groups = scored_groups(
-        lengths,
-        group_size=group_size,
-        prompt_tokens=prompt_tokens,
-        vocabulary=vocabulary,
-        seed=seed,
-    )
-    batch = collate(groups, pad_token_id=0)
-    prompts = batch.num_prompts
-    batch.signals["hard"] = (torch.arange(prompts) % 2).float()
-    batch.signals["optimal_length"] = torch.full((prompts,), float(min(lengths)))
-    return batch

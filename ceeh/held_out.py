@@ -56,7 +56,7 @@ def measure(
     say(f"measuring {file.stem}: {len(prompts)} held-out questions x {samples} samples ...")
     loader = datamodule.held_out_loader(samples, rank(), world_size())
     trainer.validate(module, dataloaders=loader, verbose=False)
-    table = module.held_out.compute()
+    table = module.held_out_table()
     if is_rank_zero():
         write_table(file, table, prompts)
     return table
@@ -82,13 +82,16 @@ def write_results(
         seed=config.seed,
     )
     summary["rollout_step"] = config.rollouts.steps
-    summary["train_seconds"] = train_seconds(folder)
+    rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    # Of all steps, those before a resume included.
+    summary["train_seconds"] = sum(row.get("time/step") or 0.0 for row in rows)
     atomic_write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     levels: list[Any] = [prompt.metadata.get("level") for prompt in prompts]
     report = write_report(
         folder.path,
         summary,
         title=f"{folder.path.name}: base against tuned",
+        rows=rows,
         tables={"base": measured, "tuned": tuned},
         levels=levels if all(isinstance(level, int) for level in levels) else None,
     )
@@ -117,16 +120,10 @@ def split_off_hard(base: SampleTable, split_samples: int) -> tuple[SampleTable, 
     return base.columns(split_samples), accuracy < accuracy.mean()
 
 
-def train_seconds(folder: RunFolder) -> float:
-    """Seconds of all rollout steps, including those before a resume."""
-    lines = (folder.path / "metrics.jsonl").read_text().splitlines()
-    return sum(json.loads(line).get("time/step") or 0.0 for line in lines)
-
-
 def write_table(file: Path, table: SampleTable, prompts: Sequence[Prompt]) -> None:
     """The samples of `prompts`, with their uids, as one .npz."""
     file.parent.mkdir(exist_ok=True)
-    columns = {column: getattr(table, column).numpy() for column in ("index", *COLUMNS)}
+    columns = {column: getattr(table, column).numpy() for column in COLUMNS}
     with atomic_write(file) as target:
         np.savez_compressed(target, uid=np.array([prompt.uid for prompt in prompts]), **columns)
 
@@ -140,7 +137,7 @@ def kept_table(file: Path, prompts: Sequence[Prompt], samples: int) -> SampleTab
         return None
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
-            columns = {name: torch.from_numpy(arrays[name]) for name in ("index", *COLUMNS)}
+            columns = {name: torch.from_numpy(arrays[name]) for name in COLUMNS}
             uids = [str(uid) for uid in arrays["uid"].tolist()]
         table = SampleTable(**columns)
     except Exception as error:  # others may have written the file: its readers raise anything

@@ -256,8 +256,8 @@ def engine_memory(
     options = limits | vllm.default_options(cpu=not cuda) | options
     # Without chunked prefill a whole prompt is in a batch.
     batched = max(options["max_num_batched_tokens"], longest_row(config))
-    own = 2 if cuda else FP32  # what the engine makes of `auto`
-    dtype = {None: compute, "auto": own, "float32": FP32, "float": FP32}.get(given.get("dtype"), 2)
+    auto = 2 if cuda else FP32
+    dtype = {None: compute, "auto": auto, "float32": FP32, "float": FP32}.get(given.get("dtype"), 2)
     mlp, embedding = shapes.layer["gate_proj"][1], shapes.vocabulary * shapes.width
     lora, block = config.model.lora.rank > 0, KV_BLOCK_TOKENS[devices.kind]
     default_gib = vllm.DEFAULT_KV_CACHE_GIB[devices.kind]

@@ -1,9 +1,8 @@
-"""The folder of an evaluation: resumes, takes more benchmarks, refuses to mix samples."""
+"""The folder of an evaluation: takes more benchmarks, keeps parts, refuses to mix samples."""
 
 import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from ceeh.evaluate import main
@@ -19,21 +18,6 @@ def second_benchmark(folder: Path) -> Path:
     file.write_text(text.replace("seed: 0", "seed: 1").replace("level: level", "level: null"))
     assert file.read_text().count("seed: 1") == 1
     return file
-
-
-def test_an_interrupted_evaluation_resumes_to_the_same_results(
-    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run(tiny_model_dir, tmp_path / "whole") == 0
-    batches = interrupted_at_second_batch(monkeypatch, TorchEngine)
-    assert run(tiny_model_dir, tmp_path / "stopped") == 130
-    assert not (tmp_path / "stopped" / "results.json").exists()
-    assert run(tiny_model_dir, tmp_path / "stopped") == 0
-    assert batches == [4, 4, 4, 2], "the first batch was sampled once"
-    one, other = ((tmp_path / name / "results.json").read_bytes() for name in ("whole", "stopped"))
-    assert one == other
-    tables = [pq.read_table(tmp_path / name / "samples.parquet") for name in ("whole", "stopped")]
-    assert tables[0].equals(tables[1])
 
 
 def test_a_finished_evaluation_is_not_sampled_again_and_takes_another_benchmark(
@@ -85,7 +69,7 @@ def test_samples_drawn_otherwise_are_not_mixed(
     assert run(tiny_model_dir, tmp_path / "out", "limit=4") == 0
     assert run(tiny_model_dir, tmp_path / "out", "limit=4", change) == 2
     message = capsys.readouterr().err
-    assert "holds samples of starter that were drawn otherwise" in message
+    assert "holds samples of starter that were drawn with other settings" in message
     assert what in message
 
 

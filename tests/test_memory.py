@@ -1,11 +1,11 @@
 """Plans of the shipped recipes on the models they name, and the advice where one does not fit."""
 
-import json
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import Qwen2Config
 
 from ceeh.config.settings import Config, load
 from ceeh.dry_run import advise, with_value
@@ -27,22 +27,8 @@ from ceeh.memory import (
 CONFIGS = Path(__file__).parent.parent / "configs"
 BASE = [CONFIGS / "ceeh.yaml", CONFIGS / "math.yaml"]
 HARDWARE = {"1x24gb": "1x24GB", "1x80gb": "1x80GB", "8x80gb": "8x80GB"}
-R1_DISTILL_QWEN: dict[str, dict[str, Any]] = {
-    "1.5b": {
-        "hidden_size": 1536,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "intermediate_size": 8960,
-        "vocab_size": 151936,
-    },
-    "7b": {
-        "hidden_size": 3584,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "intermediate_size": 18944,
-        "vocab_size": 152064,
-    },
-}
+R1_DISTILL_QWEN = {"1.5b": (1536, 12, 2, 8960, 151936), "7b": (3584, 28, 4, 18944, 152064)}
+"""Hidden size, heads, key-value heads, MLP size, vocabulary."""
 
 
 @pytest.fixture(scope="session", params=R1_DISTILL_QWEN)
@@ -50,9 +36,17 @@ def distilled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """A folder with only the config.json of DeepSeek-R1-Distill-Qwen, named like the recipes."""
     folder = tmp_path_factory.mktemp("models") / request.param
     folder.mkdir()
-    common = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "num_hidden_layers": 28}
-    settings = common | {"tie_word_embeddings": False} | R1_DISTILL_QWEN[request.param]
-    (folder / "config.json").write_text(json.dumps(settings))
+    hidden, heads, kv_heads, mlp, vocabulary = R1_DISTILL_QWEN[request.param]
+    config = Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_hidden_layers=28,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+    )
+    config.architectures = ["Qwen2ForCausalLM"]
+    config.save_pretrained(folder)
     return folder
 
 

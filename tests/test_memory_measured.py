@@ -69,8 +69,8 @@ class Measured:
         self.mask = torch.ones(2, width, dtype=torch.bool)
         self.mask[:, 0] = False
         self.forward().backward()
-        self.there: list[Tensor] = [self.token_ids, self.mask, *self.policy.parameters()]
-        self.there += [*self.policy.buffers(), *self.gradients()]
+        self.held: list[Tensor] = [self.token_ids, self.mask, *self.policy.parameters()]
+        self.held += [*self.policy.buffers(), *self.gradients()]
 
     def gradients(self) -> list[Tensor]:
         return [weight.grad for weight in self.policy.trainable if weight.grad is not None]
@@ -103,7 +103,7 @@ def test_forward_and_backward_stay_within_the_plan(
     tmp_path: Path, case: str, precision: str, checkpointing: bool, width: int
 ) -> None:
     model = Measured(tmp_path, case, precision, checkpointing, width)
-    with LiveMemory(model.there) as live:
+    with LiveMemory(model.held) as live:
         model.forward().backward()
     planned = update_activations(model.shapes, model.settings, model.tokens, compute=model.compute)
     assert live.peak <= planned <= LOOSEST * live.peak
@@ -115,7 +115,7 @@ def test_a_forward_pass_without_gradient_stays_within_the_plan(
     tmp_path: Path, case: str, precision: str
 ) -> None:
     model = Measured(tmp_path, case, precision, False, width=128)
-    with LiveMemory(model.there) as live, torch.no_grad():
+    with LiveMemory(model.held) as live, torch.no_grad():
         model.forward()
     planned = forward_activations(model.shapes, model.settings, model.tokens, compute=model.compute)
     assert live.peak <= planned <= LOOSEST * live.peak
@@ -128,7 +128,7 @@ def test_the_optimizer_step_stays_within_the_plan(tmp_path: Path, case: str, for
     optimizer = AdamW(model.policy.trainable, foreach=foreach)
     optimizer.step()
     states = [value for state in optimizer.state.values() for value in state.values()]
-    with LiveMemory([*model.there, *states]) as live:
+    with LiveMemory([*model.held, *states]) as live:
         optimizer.step()
     planned = optimizer_workspace(model.shapes, cuda=foreach)
     assert live.peak <= planned <= 1.5 * live.peak

@@ -1,45 +1,35 @@
-"""Console: one line per rollout step, and a progress bar on a terminal."""
+"""Console: one line per rollout step, and the progress and result of an evaluation."""
 
 import math
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from rich.console import Console as Terminal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ceeh.data.batch import RolloutBatch
-from ceeh.runtime.text import escape
+from ceeh.runtime.distributed import say
 
 PHASES = ("generate", "score", "update", "push")
 
 
 class Console(Callback):
-    """Prints the model and device, then one line per step; replaces Lightning's progress bar.
+    """Prints the model and device, then one line per step, on rank 0; replaces Lightning's progress bar.
 
-    `steps` is the run's number of rollout steps. A metric that has not been logged yet in the step is '-', so
-    this callback comes after those that log. Rank 0 only.
+    `steps` is the run's number of rollout steps. A metric that has not been logged yet in the step is
+    '-', so this callback comes after those that log.
     """
 
-    def __init__(self, steps: int, title: str, terminal: Terminal | None = None) -> None:
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+    def __init__(self, steps: int, title: str) -> None:
         self.steps = steps
         self.title = title
-        self.terminal = terminal or Terminal()
-        self.progress: Progress | None = None
-        self.tasks: dict[str, Any] = {}
-        self.began = self.step_ended = 0.0
-        self.steps_here = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.began = self.step_ended = time.perf_counter()
         self.steps_here = 0
-        if not trainer.is_global_zero:
-            return
         device = trainer.strategy.root_device.type
-        self.say(f"{self.title} | {self.steps} steps | {trainer.world_size} x {device}")
+        say(f"{self.title} | {self.steps} steps | {trainer.world_size} x {device}")
 
     def on_train_batch_end(
         self,
@@ -52,13 +42,9 @@ class Console(Callback):
         now = time.perf_counter()
         seconds, self.step_ended = now - self.step_ended, now
         self.steps_here += 1
-        if not trainer.is_global_zero:
-            return
         done = batch_idx + 1
         remaining = (now - self.began) / self.steps_here * (self.steps - done)
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.say(step_line(done, self.steps, metrics, seconds, remaining))
-        self.advance("training", done, self.steps)
+        say(step_line(done, self.steps, logged(trainer), seconds, remaining))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validation_began = time.perf_counter()
@@ -72,61 +58,21 @@ class Console(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not trainer.is_global_zero:
-            return
         done, total = batch_idx + 1, int(trainer.num_val_batches[dataloader_idx])  # type: ignore[index]
-        if self.terminal.is_terminal:
-            self.advance("held-out", done, total)
-        elif done % math.ceil(total / 10) == 0 or done == total:
-            self.say(f"held-out batch {done}/{total}")
+        if done % math.ceil(total / 10) == 0 or done == total:
+            say(f"held-out batch {done}/{total}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        seconds = time.perf_counter() - self.validation_began
-        # The next validation has a new bar, with its own elapsed time.
-        if self.progress is not None and (task := self.tasks.pop("held-out", None)) is not None:
-            self.progress.remove_task(task)
-        self.say(
+        metrics = logged(trainer)
+        say(
             f"held-out  accuracy {shown(metrics, 'eval/accuracy', '{:.1%}')}  "
-            f"tokens {shown(metrics, 'eval/tokens', '{:.1f}')}  {seconds:.1f} s"
+            f"tokens {shown(metrics, 'eval/tokens', '{:.1f}')}  "
+            f"{time.perf_counter() - self.validation_began:.1f} s"
         )
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.close()
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        # Lightning does not call teardown then, and a live bar would leave the cursor hidden.
-        self.close()
-
-    def say(self, line: str) -> None:
-        """Prints a whole line, above the bar."""
-        self.terminal.print(escape(line), soft_wrap=True, markup=False, highlight=False)
-
-    def advance(self, name: str, done: int, total: int) -> None:
-        """Moves the bar of `name`; does nothing without a terminal."""
-        if not self.terminal.is_terminal:
-            return
-        if self.progress is None:
-            self.progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                console=self.terminal,
-            )
-            self.progress.start()
-        if name not in self.tasks:
-            self.tasks[name] = self.progress.add_task(name, total=total)
-        self.progress.update(self.tasks[name], completed=done, total=total)
-
-    def close(self) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-        self.progress, self.tasks = None, {}
+def logged(trainer: Trainer) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 def step_line(
@@ -145,7 +91,7 @@ def step_line(
         f"{shown(metrics, 'rollout/tokens_per_second', '{:.0f}')} tokens/s",
         *(f"{phase} {shown(metrics, f'time/{phase}', '{:.1f}')}" for phase in PHASES),
         f"step {seconds:.1f} s",
-        f"ETA {clock(remaining)}",
+        f"ETA {timedelta(seconds=round(remaining))}",
     ]
     return "  ".join(parts)
 
@@ -154,9 +100,3 @@ def shown(metrics: Mapping[str, float], name: str, form: str) -> str:
     """The metric in `form`; '-' when it was not logged or is NaN."""
     value = metrics.get(name, math.nan)
     return "-" if math.isnan(value) else form.format(value)
-
-
-def clock(seconds: float) -> str:
-    """h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

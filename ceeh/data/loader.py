@@ -143,8 +143,9 @@ class RolloutLoader:
 class HeldOutLoader:
     """Every held-out prompt of this rank once, in order, `prompts_per_batch` at a time.
 
-    Rank r of w has every w-th prompt, starting with the r-th; a batch's `question_indices` are its
-    prompts' places in `prompts`.
+    Rank r of w has every w-th prompt, starting with the r-th; a rank without any repeats the first,
+    since Lightning would skip its validation and the others' collectives would wait for it. A batch's
+    `question_indices` are its prompts' places in `prompts`.
     """
 
     def __init__(
@@ -162,7 +163,7 @@ class HeldOutLoader:
         self.engine = engine
         self.verifier = verifier
         self.prompts = prompts
-        own = range(rank, len(prompts), world_size)
+        own = range(rank, len(prompts), world_size) or range(1)
         starts = range(0, len(own), prompts_per_batch)
         self.chunks = [tuple(own[start : start + prompts_per_batch]) for start in starts]
         self.sampling = sampling

@@ -10,7 +10,7 @@ import torch
 from ceeh.errors import ConfigError
 from ceeh.evaluation.bootstrap import Estimates, Interval, average, differences, intervals
 from ceeh.evaluation.metrics import nag_product, nag_quotient
-from ceeh.evaluation.results import Results, benchmark_estimates
+from ceeh.evaluation.results import Results, benchmark_estimates, shared_benchmarks
 from ceeh.evaluation.store import BenchmarkSamples
 
 AVERAGE = "average"
@@ -32,6 +32,9 @@ def compare(
     """
     base, *others = results
     shared = shared_benchmarks(results)
+    if not shared:
+        there = "; ".join(f"{key}: {', '.join(each.benchmarks)}" for key, each in results.items())
+        raise ConfigError(f"the results share no benchmark ({there}); evaluate all on the same one")
     drawn: dict[str, dict[str, Estimates]] = {label: {} for label in results}
     for name in shared:
         uids = results[base].benchmarks[name].uids
@@ -104,16 +107,6 @@ def within(accuracy: Interval | None, margin: float) -> str:
     return "no" if 100 * accuracy["high"] < -margin else "undecided"
 
 
-def shared_benchmarks(results: Mapping[str, Results]) -> list[str]:
-    """Benchmarks that all results have, in the base's order. Raises ConfigError for none."""
-    base, *others = results.values()
-    shared = [name for name in base.benchmarks if all(name in other.benchmarks for other in others)]
-    if not shared:
-        there = "; ".join(f"{key}: {', '.join(each.benchmarks)}" for key, each in results.items())
-        raise ConfigError(f"the results share no benchmark ({there}); evaluate all on the same one")
-    return shared
-
-
 def aligned(
     samples: BenchmarkSamples, uids: Sequence[str], place: str, base: str
 ) -> BenchmarkSamples:
@@ -128,11 +121,10 @@ def aligned(
             "evaluate both on the same questions (the same data and limit)"
         )
     order = [position[uid] for uid in uids]
-    table = samples.table.rows(torch.tensor(order))
-    table.index = samples.table.index  # numbered in the base's order
+    rows = samples.table.rows(torch.tensor(order))
     return replace(
         samples,
-        table=table,
+        table=replace(rows, index=samples.table.index),  # numbered in the base's order
         uids=tuple(uids),
         levels=samples.levels and tuple(samples.levels[row] for row in order),
     )

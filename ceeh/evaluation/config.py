@@ -39,15 +39,16 @@ def load_evaluation_config(
     """
     if not benchmarks:
         raise ConfigError("--benchmarks is empty; name at least one, e.g. gsm8k,math500")
-    given = dict.fromkeys(map(benchmark_name, benchmarks), "")
+    given: dict[str, str] = {}
     for benchmark in benchmarks:
-        name = benchmark_name(benchmark)
+        # `gsm8k` of gsm8k and of path/to/gsm8k.yaml.
+        name = benchmark.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
         if not FILE_NAME.holds(name):
             raise ConfigError(
                 f"--benchmarks: a benchmark's name is also a folder of samples and must be "
                 f"{FILE_NAME.words}, got '{name}' of '{benchmark}'; rename the file"
             )
-        if given[name]:
+        if name in given:
             raise ConfigError(f"--benchmarks names '{name}' twice")
         given[name] = benchmark
     own = {item.name for item in fields(EvaluationConfig)}
@@ -72,8 +73,3 @@ def load_evaluation_config(
     return merged(files, to_evaluation, EvaluationConfig), {
         name: load_benchmark(benchmark, to_benchmarks[name]) for name, benchmark in given.items()
     }
-
-
-def benchmark_name(given: str) -> str:
-    """`gsm8k` of gsm8k and of path/to/gsm8k.yaml."""
-    return given.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")

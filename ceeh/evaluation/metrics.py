@@ -105,7 +105,7 @@ def sample_ratios(table: SampleTable) -> dict[str, tuple[np.ndarray, np.ndarray]
     accuracy (avg@K), tokens of all, correct, wrong and truncated responses, and the truncated share.
     """
     correct, finished, lengths = (
-        _numbers(column) for column in (table.correct, table.finished, table.lengths)
+        column.double().numpy() for column in (table.correct, table.finished, table.lengths)
     )
     one = np.ones_like(lengths)
     return {
@@ -134,9 +134,9 @@ def question_values(table: SampleTable) -> dict[str, np.ndarray]:
         answers, correct = table.answers.numpy(), table.correct.numpy()
         for k in majority_sizes(samples):
             values[f"maj_at_{k}"] = majority_at_k(answers, correct, k)
-    lengths = _numbers(table.lengths)
+    lengths = table.lengths.double().numpy()
     weights = lengths / np.maximum(lengths.sum(1, keepdims=True), 1)
-    values["entropy"] = (_numbers(table.entropy) * weights).sum(1)
+    values["entropy"] = (table.entropy.double().numpy() * weights).sum(1)
     return values
 
 
@@ -147,7 +147,3 @@ def table_metrics(table: SampleTable) -> dict[str, float]:
         for name, (above, below) in sample_ratios(table).items()
     }
     return found | {name: float(values.mean()) for name, values in question_values(table).items()}
-
-
-def _numbers(column) -> np.ndarray:
-    return column.detach().cpu().double().numpy()

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
 from ceeh.errors import ConfigError
-from ceeh.evaluation.bootstrap import Estimates, average, estimates, intervals
+from ceeh.evaluation.bootstrap import Estimates, Interval, average, estimates, intervals
 from ceeh.evaluation.store import BenchmarkSamples, SampleStore
 from ceeh.run.atomic import atomic_write_text
 from ceeh.runtime.rng import derived_seed
-from ceeh.runtime.text import escape, redact
+from ceeh.runtime.text import escape, redact, show
 from ceeh.runtime.versions import provenance
 
 FORMAT = 2
@@ -47,20 +45,10 @@ def benchmark_estimates(
     return estimates(samples.table, draws=draws, seed=derived_seed(seed, "bootstrap", name))
 
 
-def by_level(samples: BenchmarkSamples) -> dict[str, Bool[Tensor, " Q"]]:
-    """The questions [Q] of each level, levels in order: numbers before words; empty without levels."""
-
-    def order(level: str) -> tuple[bool, float, str]:
-        try:
-            return False, float(level), level
-        except ValueError:
-            return True, 0.0, level
-
-    levels = samples.levels or ()
-    return {
-        level: torch.tensor([each == level for each in levels])
-        for level in sorted(set(levels), key=order)
-    }
+def shared_benchmarks(results: Mapping[str, Results]) -> list[str]:
+    """Benchmarks that all results have, in the order of the first."""
+    first, *others = results.values()
+    return [name for name in first.benchmarks if all(name in each.benchmarks for each in others)]
 
 
 def shared_levels(results: Mapping[str, Results], name: str) -> list[str]:
@@ -121,7 +109,7 @@ def read_results(place: str) -> Results:
         version, benchmarks, name = record["format"], record["benchmarks"], record["name"]
         if version == FORMAT:
             _check_shape(record)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"{file} is not a file of python -m ceeh.evaluate ({type(error).__name__}: {error}); "
             "evaluate again"
@@ -139,32 +127,22 @@ def read_results(place: str) -> Results:
 
 
 def _check_shape(record: Mapping[str, Any]) -> None:
-    """Raises KeyError or TypeError for a record that lacks what readers use."""
-
-    def mapping(node: Any, *keys: str) -> Any:
-        for key in keys:
-            node = node[key]
-        if not isinstance(node, dict):
-            raise TypeError(f"{'.'.join(keys)} must be a mapping, got {type(node).__name__}")
-        return node
-
-    if not isinstance(record["name"], str):
-        raise TypeError("name must be text")
-    for key in ("model", "protocol", "versions", "average"):
-        mapping(record, key)
-    for each in mapping(record, "benchmarks").values():
-        if not isinstance(mapping(each, "settings")["title"], str):
-            raise TypeError("settings.title must be text")
-        if not isinstance(each["questions"], int) or not isinstance(each["samples"], int):
-            raise TypeError("questions and samples must be numbers")
-        for part in (each, *mapping(each, "levels").values()):
-            metrics = mapping(part, "metrics")
-            for name in SHOWN:
-                if (
-                    metrics[name] is not None
-                    and not {"value", "low", "high"} <= metrics[name].keys()
-                ):
-                    raise TypeError(f"metrics.{name} must have value, low and high")
+    """Raises KeyError, TypeError or AttributeError for a record that lacks what readers use."""
+    values: list[tuple[Any, Any]] = [(record["name"], str)]
+    values += [(record[key], dict) for key in ("model", "protocol", "versions", "average")]
+    for each in record["benchmarks"].values():
+        values += [(each["settings"]["title"], str), (each["samples"], int)]
+        for part in (each, *each["levels"].values()):
+            found = [part["metrics"][name] for name in SHOWN]
+            values += [
+                (metric[key], float)
+                for metric in found
+                if metric
+                for key in Interval.__annotations__
+            ]
+    for value, kind in values:
+        if not isinstance(value, kind):
+            raise TypeError(f"{show(value)} where {kind.__name__} is expected")
 
 
 def flat_metrics(record: Mapping[str, Any]) -> dict[str, float]:
@@ -179,9 +157,17 @@ def flat_metrics(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _levels(samples: BenchmarkSamples, name: str, *, draws: int, seed: int) -> dict[str, Any]:
-    found = {}
-    for level, chosen in by_level(samples).items():
-        rows = samples.table.rows(chosen)
+    """The record of each level, in order: numbers before words. Empty without levels."""
+
+    def order(level: str) -> tuple[bool, float, str]:
+        try:
+            return False, float(level), level
+        except ValueError:
+            return True, 0.0, level
+
+    found, levels = {}, samples.levels or ()
+    for level in sorted(set(levels), key=order):
+        rows = samples.table.rows(torch.tensor([each == level for each in levels]))
         drawn = estimates(rows, draws=draws, seed=derived_seed(seed, "bootstrap", name, level))
         found[level] = {"questions": rows.questions, "metrics": intervals(drawn)}
     return found

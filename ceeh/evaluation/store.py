@@ -18,6 +18,7 @@ import torch
 from ceeh.errors import ConfigError, first_line
 from ceeh.evaluation.samples import SampleTable, answer_classes
 from ceeh.run.atomic import atomic_write, atomic_write_text, check_folder
+from ceeh.runtime.text import flatten
 
 SCHEMA = pa.schema(
     {
@@ -86,13 +87,15 @@ class SampleStore:
         for benchmark, there in kept.items():
             now = wanted.get(benchmark, there | model)
             if there != now:
+                one, other = flatten(there), flatten(now)
                 what = "; ".join(
-                    f"{name}: there {one!r}, now {other!r}"
-                    for name, one, other in _different(there, now)
+                    f"{name}: there {one.get(name)!r}, now {other.get(name)!r}"
+                    for name in dict.fromkeys((*one, *other))
+                    if one.get(name) != other.get(name)
                 )
                 raise ConfigError(
-                    f"{self.folder} holds samples of {benchmark} that were drawn otherwise ({what}); give "
-                    "another --output, or remove that folder"
+                    f"{self.folder} holds samples of {benchmark} that were drawn with other settings "
+                    f"({what}); give another --output, or remove that folder"
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic_write_text(self._settings, json.dumps(kept | dict(wanted), indent=2) + "\n")
@@ -185,14 +188,3 @@ def _samples(columns: Mapping[str, list]) -> BenchmarkSamples:
         else None,
         outcomes={name: outcomes.count(name) for name in sorted(set(outcomes))},
     )
-
-
-def _different(
-    kept: Mapping[str, Any], wanted: Mapping[str, Any], place: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
-    for name in dict.fromkeys((*kept, *wanted)):
-        there, now = kept.get(name), wanted.get(name)
-        if isinstance(there, Mapping) and isinstance(now, Mapping):
-            yield from _different(there, now, f"{place}{name}.")
-        elif there != now:
-            yield f"{place}{name}", there, now

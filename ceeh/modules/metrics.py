@@ -15,10 +15,10 @@ from ceeh.data.verify.base import outcome_counts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankMetrics:
-    """One rank's part of a step: its batch's metrics, its rows' sums and counts, its tokens' sums."""
+    """One rank's part of a step: its batch's metrics, values of its rows, sums over its tokens."""
 
     batch: Mapping[str, float]
-    rows: Mapping[str, tuple[float, int]]
+    rows: Mapping[str, Float[Tensor, " R"]]
     tokens: Mapping[str, float]
 
     @classmethod
@@ -38,7 +38,7 @@ class RankMetrics:
         return cls(
             batch=rollout_metrics(batch, rewards)
             | {f"time/{name}": value for name, value in batch.timings.items()},
-            rows=row_sums(rows),
+            rows={name: values.cpu() for name, values in rows.items()},
             tokens=tokens,
         )
 
@@ -100,22 +100,16 @@ def over_ranks(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: join(name, [rank[name] for rank in metrics]) for name in metrics[0]}
 
 
-def row_sums(values: Mapping[str, Float[Tensor, " R"]]) -> dict[str, tuple[float, int]]:
-    """Sum and count of each name's rows that are not NaN."""
-    return {
-        name: (float(rows.nansum()), int((~rows.isnan()).sum())) for name, rows in values.items()
-    }
-
-
-def row_means(ranks: Sequence[Mapping[str, tuple[float, int]]]) -> dict[str, float]:
-    """Means over the rows of all ranks, from `row_sums`; NaN where no rank has a row.
+def row_means(ranks: Sequence[Mapping[str, Float[Tensor, " _"]]]) -> dict[str, float]:
+    """Means over the rows of all ranks that are not NaN; NaN where there is none.
 
     Left out instead of NaN, Lightning would log the value of the step before again.
     """
     means = {}
     for name in ranks[0]:
-        total, count = (sum(rank[name][part] for rank in ranks) for part in (0, 1))
-        means[name] = total / count if count else math.nan
+        rows = torch.cat([rank[name] for rank in ranks])
+        count = int((~rows.isnan()).sum())
+        means[name] = float(rows.nansum()) / count if count else math.nan
     return means
 
 

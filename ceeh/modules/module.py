@@ -21,7 +21,7 @@ from ceeh.config.settings import Config
 from ceeh.data.batch import RolloutBatch
 from ceeh.errors import RunError
 from ceeh.evaluation.metrics import table_metrics
-from ceeh.evaluation.samples import SampleMetric
+from ceeh.evaluation.samples import NO_ANSWER, SampleTable, join_tables
 from ceeh.modules.advantages import group_advantages
 from ceeh.modules.aggregation import denominator_shares
 from ceeh.modules.batching import Microbatch, microbatches, minibatches, padding_fraction
@@ -50,7 +50,7 @@ class CEEHModule(LightningModule):
         self.config = config
         self.policy = policy
         self.shaping = build_shaping(config)
-        self.held_out = SampleMetric()
+        self.held_out: list[SampleTable] = []
         self.bad_updates = 0
         self.rollout_step = 0
         self.clock = StepClock()
@@ -238,23 +238,30 @@ class CEEHModule(LightningModule):
             )
 
     def on_validation_epoch_start(self) -> None:
-        self.held_out.reset()
+        self.held_out = []
 
     def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
         """Held-out questions: correctness and lengths as sampled, entropy by the policy's own forward."""
         entropy = self.forward_rows(batch)[1].sum(1) / batch.lengths
-        by_question = (batch.num_prompts, -1)
-        finished = [outcome.finished for outcome in batch.outcomes]
-        self.held_out.update(
-            torch.tensor(batch.question_indices, device=self.device),
-            correct=batch.correct.view(by_question),
-            lengths=batch.lengths.view(by_question),
-            finished=torch.tensor(finished, device=self.device),
-            entropy=entropy.view(by_question),
+        lengths = batch.lengths.view(batch.num_prompts, -1).cpu()
+        self.held_out.append(
+            SampleTable(
+                index=torch.tensor(batch.question_indices),
+                correct=batch.correct.view_as(lengths).cpu(),
+                lengths=lengths,
+                finished=torch.tensor([outcome.finished for outcome in batch.outcomes]),
+                answers=torch.full_like(lengths, NO_ANSWER),
+                entropy=entropy.view_as(lengths).cpu(),
+            )
         )
 
+    def held_out_table(self) -> SampleTable:
+        """The samples of the last validation, of all ranks. Collective."""
+        ranks = gather_objects(self.trainer, self.held_out)
+        return join_tables([table for rank in ranks for table in rank])
+
     def on_validation_epoch_end(self) -> None:
-        table = self.held_out.compute()
+        table = self.held_out_table()
         found = table_metrics(table)
         names = (*EVAL_METRICS, f"pass_at_{table.samples}")
         self.log_dict({f"eval/{name}": found[name] for name in names})

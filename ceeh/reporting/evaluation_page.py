@@ -5,11 +5,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
+
 from ceeh.evaluation.comparison import AVERAGE, points, shown_parts
-from ceeh.evaluation.results import Results, shared_levels
-from ceeh.reporting.evaluation_figure import shared_names, write_figure
+from ceeh.evaluation.results import Results, shared_benchmarks, shared_levels
+from ceeh.reporting import style
 from ceeh.reporting.grid import Grid, cell
 from ceeh.reporting.page import write_html
+
+Labeled = Mapping[str, Results]
+Colors = Mapping[str, str]
 
 METRICS = (
     ("accuracy", "accuracy %", 100.0, 1),
@@ -22,27 +28,23 @@ METRICS = (
 """Columns of a benchmark's table: metric, heading, scale, digits."""
 
 
-def results_grids(results: Mapping[str, Results]) -> list[Grid]:
+def results_grids(results: Labeled) -> list[Grid]:
     """A table per benchmark with intervals: a row per policy, on all questions, then by level."""
     grids = []
-    for name in shared_names(results):
+    first = next(iter(results.values()))
+    for name in shared_benchmarks(results):
         records = {label: each.record["benchmarks"][name] for label, each in results.items()}
-        first = next(iter(results.values()))
-        samples = dict.fromkeys(str(record["samples"]) for record in records.values())
-        largest = [_largest_shared(records.values(), prefix) for prefix in ("pass_at_", "maj_at_")]
+        samples = " or ".join(dict.fromkeys(str(each["samples"]) for each in records.values()))
+        questions = first.benchmarks[name].table.questions
+        metrics = [record["metrics"] for record in records.values()]
+        largest = [largest_shared(metrics, prefix) for prefix in ("pass_at_", "maj_at_")]
         shown = [metric for metric in largest if metric]
-
-        headings = [heading for _, heading, *_ in METRICS]
+        headings = [heading for _, heading, *_ in METRICS] + [f"{at(each)} %" for each in shown]
         grids.append(
             Grid(
-                title=f"{first.title(name)}: {first.record['benchmarks'][name]['questions']} questions, "
-                f"{' or '.join(samples)} samples each, 95 % intervals",
-                header=[
-                    "level",
-                    "policy",
-                    *headings,
-                    *(f"{m.replace('_at_', '@')} %" for m in shown),
-                ],
+                title=f"{first.title(name)}: {questions} questions, {samples} samples each, "
+                "95 % intervals",
+                header=["level", "policy", *headings],
                 rows=[
                     _row(level, label, record, shown)
                     for level in ("all", *shared_levels(results, name))
@@ -58,11 +60,9 @@ def comparison_grids(comparison: Mapping[str, Any]) -> list[Grid]:
     """The paper's layout: accuracy/tokens and pass@k by benchmark. Then the paired changes."""
     parts = shown_parts(comparison)
     labels = list(comparison[AVERAGE]["models"])
-    k = min(
-        max(_sizes(part["models"][label], "pass_at_"), default=0)
-        for part in parts.values()
-        for label in labels
-    )
+    metrics = [part["models"][label] for part in parts.values() for label in labels]
+    pass_at = largest_shared(metrics, "pass_at_")
+    assert pass_at, "every table of samples has a pass@1"
 
     def layout(title: str, show: Callable[[Mapping[str, Any]], str]) -> Grid:
         rows = [
@@ -70,19 +70,19 @@ def comparison_grids(comparison: Mapping[str, Any]) -> list[Grid]:
         ]
         return Grid(title=title, header=["policy", *parts], rows=rows)
 
-    header = ["benchmark", "policy", "accuracy, points", "tokens", f"pass@{k}, points"]
+    header = ["benchmark", "policy", "accuracy, points", "tokens", f"{at(pass_at)}, points"]
     header += ["nats per token", "NAG product", "NAG quotient"]
     return [
         layout(
             "Accuracy % / tokens",
             lambda m: f"{100 * m['accuracy']['value']:.1f}/{m['tokens']['value']:.0f}",
         ),
-        layout(f"pass@{k} %", lambda m: f"{100 * m[f'pass_at_{k}']['value']:.1f}"),
+        layout(f"{at(pass_at)} %", lambda m: f"{100 * m[pass_at]['value']:.1f}"),
         Grid(
             title=f"Change against {comparison['base']}, paired by question, 95 % intervals",
             header=[*header, f"within {points(comparison['margin'])}"],
             rows=[
-                [title, label, *_change_cells(part["changes"][label], k)]
+                [title, label, *_change_cells(part["changes"][label], pass_at)]
                 for title, part in parts.items()
                 for label in labels[1:]
             ],
@@ -93,7 +93,7 @@ def comparison_grids(comparison: Mapping[str, Any]) -> list[Grid]:
 
 def write_page(
     folder: Path,
-    results: Mapping[str, Results],
+    results: Labeled,
     *,
     title: str,
     comparison: Mapping[str, Any] | None = None,
@@ -123,25 +123,137 @@ def _row(level: str, label: str, record: Mapping[str, Any], shown: Sequence[str]
     return [level, label, *cells, *(cell(metrics.get(name), scale=100.0) for name in shown)]
 
 
-def _change_cells(change: Mapping[str, Any], k: int) -> list[str]:
+def _change_cells(change: Mapping[str, Any], pass_at: str) -> list[str]:
     nags = [change[name] for name in ("nag_product", "nag_quotient")]
     return [
         cell(change["accuracy"], scale=100.0, signed=True),
         cell(change["tokens_relative"], scale=100.0, signed=True, unit=" %"),
-        cell(change[f"pass_at_{k}"], scale=100.0, signed=True),
+        cell(change[pass_at], scale=100.0, signed=True),
         cell(change["entropy"], digits=3, signed=True),
         *("-" if nag is None else f"{nag:+.2f}" for nag in nags),
         change["within_margin"],
     ]
 
 
-def _largest_shared(records: Iterable[Mapping[str, Any]], prefix: str) -> str | None:
+def largest_shared(metrics: Iterable[Mapping[str, Any]], prefix: str) -> str | None:
     """`prefix` + the largest k that all policies with such metrics have; None if none has them."""
-    sizes = [found for record in records if (found := _sizes(record["metrics"], prefix))]
+    sizes = [found for each in metrics if (found := sizes_of(each, prefix))]
     shared = set.intersection(*sizes) if sizes else set()
     return f"{prefix}{max(shared)}" if shared else None
 
 
-def _sizes(metrics: Mapping[str, Any], prefix: str) -> set[int]:
+def sizes_of(metrics: Mapping[str, Any], prefix: str) -> set[int]:
     """Every k of the metrics called `prefix` + k."""
     return {int(name.removeprefix(prefix)) for name in metrics if name.startswith(prefix)}
+
+
+def at(metric: str) -> str:
+    """`pass@8` of pass_at_8."""
+    return metric.replace("_at_", "@")
+
+
+@style.plain_text
+def write_figure(path: Path, results: Labeled, comparison: Mapping[str, Any] | None) -> None:
+    """Draws six panels into the PNG `path`; a panel without data says what is missing.
+
+    `results` by label, the base first. Metrics of a policy are means over the benchmarks that all
+    policies have; levels are those of the first such benchmark with levels.
+    """
+    figure = style.new_figure()
+    axes = figure.subplots(2, 3)
+    shared = shared_benchmarks(results)
+    averages = {
+        label: comparison[AVERAGE]["models"][label] if comparison else result.record[AVERAGE]
+        for label, result in results.items()
+    }
+    colors = {label: style.PALETTE[i % len(style.PALETTE)] for i, label in enumerate(results)}
+    _pareto(axes[0, 0], averages, colors)
+    _pass_at_k(axes[0, 1], averages, colors)
+    lengths = {
+        label: np.concatenate(
+            [result.benchmarks[name].table.lengths.flatten().numpy() for name in shared]
+        )
+        for label, result in results.items()
+    }
+    style.length_histogram(axes[0, 2], lengths, colors, "Response lengths")
+    with_levels = next((name for name in shared if shared_levels(results, name)), None)
+    _levels(axes[1, 0], results, with_levels, colors, "accuracy", "accuracy, %", 100.0)
+    _levels(axes[1, 1], results, with_levels, colors, "tokens", "mean tokens", 1.0)
+    _changes(axes[1, 2], comparison, colors)
+    figure.savefig(path, format="png")
+
+
+def _pareto(axes: Axes, averages: Mapping[str, Mapping[str, Any]], colors: Colors) -> None:
+    style.dress(axes, "Accuracy against length", "accuracy, %")
+    for label, metrics in averages.items():
+        style.policy_point(axes, metrics, colors[label], label=label)
+    axes.set_xlabel("mean tokens")
+    axes.margins(0.15)
+    style.legend(axes)
+
+
+def _pass_at_k(axes: Axes, averages: Mapping[str, Mapping[str, Any]], colors: Colors) -> None:
+    style.dress(axes, "pass@k", "questions solved, %")
+    for label, metrics in averages.items():
+        sizes = sorted(sizes_of(metrics, "pass_at_"))
+        points = [metrics[f"pass_at_{k}"] for k in sizes]
+        value, low, high = (
+            [100 * point[part] for point in points] for part in ("value", "low", "high")
+        )
+        axes.plot(sizes, value, color=colors[label], linewidth=2.2, marker="o", ms=4, label=label)
+        axes.fill_between(sizes, low, high, color=colors[label], alpha=0.15, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.set_xlabel("k")
+    style.legend(axes, loc="lower right")
+
+
+def _levels(
+    axes: Axes,
+    results: Labeled,
+    name: str | None,
+    colors: Colors,
+    metric: str,
+    unit: str,
+    scale: float,
+) -> None:
+    if name is None:
+        style.dress(axes, f"{metric.capitalize()} by level", unit)
+        style.missing(axes, ["levels: none of these benchmarks has them"])
+        return
+    style.dress(axes, f"{next(iter(results.values())).title(name)}: {metric} by level", unit)
+    levels = shared_levels(results, name)
+    heights = {}
+    for label, result in results.items():
+        found = result.record["benchmarks"][name]["levels"]
+        heights[label] = style.with_arms(
+            [found[level]["metrics"][metric] for level in levels], scale
+        )
+    style.grouped_bars(axes, levels, heights, colors)
+    axes.set_xlabel("level of the question")
+
+
+def _changes(axes: Axes, comparison: Mapping[str, Any] | None, colors: Colors) -> None:
+    """Change of accuracy by benchmark with its interval; the margin is shaded."""
+    style.dress(axes, "Change of accuracy, paired", "")
+    if comparison is None:
+        style.missing(axes, ["a comparison: python -m ceeh.compare"])
+        return
+    parts = shown_parts(comparison)
+    places = np.arange(len(parts))
+    others: Sequence[str] = [
+        label for label in comparison[AVERAGE]["models"] if label != comparison["base"]
+    ]
+    for number, label in enumerate(others):
+        changes = [part["changes"][label]["accuracy"] for part in parts.values()]
+        value, arms = style.with_arms(changes, 100.0)
+        shift = (number - (len(others) - 1) / 2) * 0.7 / max(len(others), 1)
+        options = {"fmt": "o", "color": colors[label], "capsize": 3, "label": label}
+        axes.errorbar(value, places + shift, xerr=arms, **options)
+    margin = comparison["margin"]
+    axes.axvspan(-margin, margin, color="#e6e6e6", zorder=0)
+    axes.axvline(0, color="#333333", linewidth=1)
+    axes.set_yticks(places, list(parts))
+    axes.set_ylim(len(parts) - 0.5, -0.5)
+    axes.set_xlabel(f"points against {comparison['base']}; shaded: {margin:g} either way")
+    style.legend(axes)

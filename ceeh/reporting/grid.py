@@ -1,6 +1,5 @@
 """Tables of text, for a terminal, a page and a model card."""
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,26 +36,6 @@ class Grid:
         rule = "|" + "---|" * len(self.header)
         lines = [f"| {' | '.join(row)} |" for row in (self.header, *self.rows)]
         return "\n".join([lines[0], rule, *lines[1:]])
-
-    def html(self) -> str:
-        """A heading and a table, every cell escaped."""
-        kinds = [' class="label"' if n < self.labels else "" for n in range(len(self.header))]
-        head = "".join(
-            f"<th{kind}>{html.escape(name)}</th>"
-            for name, kind in zip(self.header, kinds, strict=True)
-        )
-        body = []
-        for row in self.rows:
-            cells = []
-            for each, kind in zip(row, kinds, strict=True):
-                value, bracket, rest = html.escape(each).partition(" [")
-                small = f" <small>[{rest}</small>" if bracket else ""
-                cells.append(f"<td{kind}>{value}{small}</td>")
-            body.append(f"<tr>{''.join(cells)}</tr>")
-        return (
-            f"<h2>{html.escape(self.title)}</h2>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-        )
 
 
 def cell(

@@ -29,6 +29,7 @@ def place(full_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A working folder with valid and invalid files."""
     here = tmp_path_factory.mktemp("place")
     write(here / "good", 0.5, 90, benchmarks=("sums",), questions=6)
+    write(here / "fewer", 0.5, 90, benchmarks=("sums",), questions=3)
     for name, file, content in (
         ("short", "samples.parquet", (here / "good" / "samples.parquet").read_bytes()[:300]),
         ("swapped", "samples.parquet", b"PAR1"),
@@ -37,6 +38,8 @@ def place(full_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Pa
         ("utf16", "results.json", "{}".encode("utf-16")),
         ("binary", "results.json", bytes(range(256))),
         ("deep", "results.json", b"[" * 100_000),
+        ("future", "results.json", b'{"format": 9, "name": "f", "benchmarks": {}}'),
+        ("shape", "results.json", b'{"format": 2, "name": [], "benchmarks": []}'),
     ):
         shutil.copytree(here / "good", here / name)
         (here / name / file).write_bytes(content)
@@ -71,6 +74,8 @@ CASES = {
     f"evaluate list {ON}": "list/config.yaml must hold a mapping of keys",
     f"evaluate adapter {ON}": "adapter_config.json",
     "evaluate starter --benchmarks none": "no benchmark 'none' ... starter",
+    "evaluate starter --benchmarks gsm9k": "did you mean 'gsm8k'",
+    "evaluate starter --benchmarks gsm8k": "benchmark gsm8k: ... cannot reach",
     "evaluate starter --benchmarks ,": "--benchmarks is empty",
     "evaluate starter --benchmarks starter,starter": "names 'starter' twice",
     "evaluate starter --benchmarks bench.yaml": "questions is missing and ... verifier is missing",
@@ -79,12 +84,21 @@ CASES = {
     f"evaluate starter {ON} samples=0": "samples must be at least 1, got 0",
     f"evaluate starter {ON} limit=0": "limit must be at least 1, or null, got 0",
     f"evaluate starter {ON} top_p=2": "top_p must be in (0, 1], got 2",
+    f"evaluate starter {ON} temperature=nan": "temperature must be a finite",
     f"evaluate starter {ON} nope=2": "'nope=2' is not a setting of an evaluation",
+    f"evaluate starter {ON} gsm8k.samples=2": "NAME from --benchmarks",
+    f"evaluate starter {ON} chat_template=true": "has no chat template",
+    f"evaluate starter {ON} hardware.accelerator=cuda": "no CUDA device",
+    f"evaluate starter {ON} max_prompt_tokens=2": "longer than",
     f"evaluate starter {ON} limit=1 --output file": "'file' is a file; give a folder",
     f"evaluate starter {ON} limit=1 --output listed": "settings.json ... another --output",
     f"evaluate starter {ON} limit=1 --output swapped": "samples.parquet ... --output",
     "compare good": "give at least two results",
-    "compare good none": "'none' holds no results.json",
+    "compare good good": "two results are called 'good'; label them",
+    "compare good none": "'none' holds no results.json; give the output folder",
+    "compare good fewer": "it has 3 questions and lacks 3 of the 6 of good",
+    "compare good x=shape": "shape/results.json is not a file of",
+    "compare good x=future": "has format 9, this version reads 2",
     "compare good x=short": "short/samples.parquet cannot be read as samples",
     "compare good x=swapped": "swapped/samples.parquet cannot be read as samples",
     "compare good x=unsampled": "unsampled/samples.parquet cannot be read as samples",
@@ -92,7 +106,10 @@ CASES = {
     "compare good x=utf16": "utf16/results.json is not a file of",
     "compare good x=binary": "binary/results.json is not a file of",
     "compare good x=deep": "deep/results.json is not a file of",
-    "compare good x=good --output file/below": "--output",
+    "compare good x=good --output file/below": "--output: ... is a file; give a folder",
+    "compare good x=good --margin -1": "--margin must be between 0 and 100 points",
+    "compare good x=good --margin nan": "--margin must be between 0 and 100 points",
+    "compare good x=good --draws 5": "--draws must be at least 100",
     "export none out": "the run 'none' does not exist",
     "export file out": "'file' is a file",
     "export good out": "'good' is not a model: it contains",
@@ -111,7 +128,6 @@ CASES = {
     "mixture --config few.yaml": "parts.a.questions is 9, but only 3 are left",
     f"mixture --config few.yaml {TWO} --out good": "--out: 'good' is a folder",
     f"mixture --config few.yaml {TWO} --out file/x.jsonl": "--out: ... file",
-    f"mixture --config few.yaml {TWO} --report file": "--report: ... file",
 }
 """Command line -> what the message says."""
 

@@ -1,9 +1,4 @@
-"""Console: plain lines for a log file, a bar for a terminal, '-' for what was not logged."""
-
-import io
-
-import pytest
-from rich.console import Console as Terminal
+"""Console: a whole line per step and per tenth of a validation, '-' for what was not logged."""
 
 from ceeh.callbacks.console import Console, step_line
 
@@ -67,35 +62,3 @@ def test_a_resumed_run_continues_the_step_count(fit, batch, tmp_path, capsys):
     fit([Console(3, "starter")], steps, checkpoints=tmp_path, resume=True)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == ["step 2/3", "step 3/3"]
-
-
-def test_a_terminal_gets_bars_that_are_closed_at_the_end(fit, batch):
-    written = io.StringIO()
-    terminal = Terminal(file=written, force_terminal=True, width=100)
-    console = Console(2, "starter", terminal=terminal)
-    fit([console], [batch(("a", ROWS))] * 2, validate=[batch(("a", ROWS))])
-    text = written.getvalue()
-    assert "training" in text
-    assert "2/2" in text
-    assert "held-out" in text
-    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # cursor hidden, shown again
-
-
-def test_an_exception_closes_the_bar_too(fit, batch):
-    written = io.StringIO()
-    console = Console(2, "starter", terminal=Terminal(file=written, force_terminal=True))
-    calls = []
-
-    def draw():
-        calls.append(1)
-        if len(calls) == 2:
-            raise RuntimeError("engine died")
-
-    with pytest.raises(RuntimeError, match="engine died"):
-        fit([console], [batch(("a", ROWS))] * 2, draw=draw)
-    assert written.getvalue().count("\x1b[?25h") == 1
-
-
-def test_a_run_without_steps_is_refused():
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        Console(0, "starter")

@@ -14,7 +14,7 @@ def sample_table(
     answers: Tensor | None = None,
     entropy: Tensor | None = None,
 ) -> SampleTable:
-    """Finished responses of one token, without answers and of entropy 0, where nothing else is said.
+    """Finished responses of one token, without answers, with entropy 0, unless given.
 
     `entropy` may be one number per question, for all its samples.
     """

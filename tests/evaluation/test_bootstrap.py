@@ -27,7 +27,7 @@ def table(questions: int, samples: int, seed: int) -> SampleTable:
     )
 
 
-def test_the_first_row_is_the_figure_itself():
+def test_the_first_entry_is_the_metric_itself():
     some = table(20, 4, 0)
     found = {name: draws[0] for name, draws in estimates(some, draws=100, seed=0).items()}
     assert found == pytest.approx(table_metrics(some))
@@ -79,7 +79,7 @@ def test_a_difference_is_taken_draw_by_draw_and_tokens_relatively_too():
     assert set(change) == {"accuracy", "tokens", "tokens_relative"}
 
 
-def test_an_average_over_benchmarks_has_the_figures_that_all_have():
+def test_an_average_over_benchmarks_has_the_metrics_that_all_have():
     parts = [
         {"accuracy": np.array([0.2, 0.4]), "pass_at_8": np.ones(2)},
         {"accuracy": np.array([0.4, 0.8])},
@@ -102,7 +102,7 @@ def test_an_interval_leaves_out_draws_without_a_value():
     assert found == {"value": 1.0, "low": pytest.approx(1.05), "high": pytest.approx(2.95)}
 
 
-def test_a_figure_of_nothing_has_no_interval():
+def test_a_metric_of_nothing_has_no_interval():
     found = intervals(estimates(sample_table(correct=torch.ones(3, 2).bool()), draws=100, seed=0))
     assert found["tokens_wrong"] is None
     assert found["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}

@@ -102,7 +102,7 @@ def test_an_unknown_kind_is_named_with_the_known_ones():
         group_advantages(torch.zeros(2), torch.tensor([0, 0]), 1, kind="median")
 
 
-def test_group_mean_counts_booleans_and_knows_no_mean_of_nothing():
+def test_group_mean_counts_booleans_and_is_nan_without_rows():
     # Prompt 0: one of two; prompt 1: no row; prompt 2: one of one.
     means = group_mean(torch.tensor([True, True, False]), torch.tensor([0, 2, 0]), 3)
     assert means[[0, 2]].tolist() == [0.5, 1.0]

@@ -1,17 +1,14 @@
 """Aggregation: three ways from per-token terms to one loss, by hand, by a slow loop, however split."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from ceeh.config.settings import Objective
-from ceeh.fit import fit
 from ceeh.modules.aggregation import denominator_shares, reduce_tokens, row_weights
 from tests.modules.test_policy_objective import objective, rollouts
-from tests.test_fit import rows, small
 
 KINDS = ["token_mean", "sequence_mean", "constant"]
 MAX_TOKENS = 10
@@ -92,18 +89,3 @@ def test_a_response_without_tokens_counts_as_a_response():
 def test_another_kind_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match=r"objective\.aggregation must be one of .* got 'sum'"):
         shares([[1.0]], "sum")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_in_a_fit_the_micro_batch_split_changes_no_gradient(
-    tiny_model_dir: Path, tmp_path: Path, kind: str
-) -> None:
-    once = ("rollouts.steps=1", "optimizer.prompts_per_minibatch=4")
-    norms = []
-    for budget in (16384, 40):
-        given = (*once, f"objective.aggregation={kind}")
-        given = (*given, f"optimizer.tokens_per_microbatch={budget}")
-        folder = fit(small(tiny_model_dir, tmp_path / str(budget), *given))
-        norms += [row["optimizer/grad_norm"] for row in rows(folder) if "loss/policy" in row]
-    assert norms[0] > 0
-    assert norms[0] == pytest.approx(norms[1], rel=1e-4)

@@ -41,7 +41,7 @@ def test_microbatches_fill_the_budget_longest_first(monkeypatch: pytest.MonkeyPa
     assert [each.width for each in cut] == [9, 4, 3]
 
 
-def test_a_further_microbatch_is_made_when_it_saves_more_than_it_costs(
+def test_rows_are_split_when_that_saves_more_than_it_costs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Together 2 x 10 = 20 + c; apart 10 + 2 + 2 c: apart when c < 8.
@@ -79,7 +79,7 @@ def test_every_row_is_in_one_microbatch_within_the_budget(totals: list[int], bud
     assert all(len(each.rows) * each.width <= budget for each in cut)
 
 
-def test_a_row_longer_than_the_budget_still_gets_its_turn() -> None:
+def test_a_row_longer_than_the_budget_is_a_micro_batch_by_itself() -> None:
     cut = microbatches(torch.tensor([30, 5]), torch.arange(2), max_tokens=10)
     assert rows_of(cut) == [[0], [1]]
 

@@ -1,13 +1,11 @@
 """The chunked head: log-prob and entropy, their gradients, their memory."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
 from live_memory import LiveMemory
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ceeh.modules.head import chunked_logprobs_and_entropy, chunked_objective
 
@@ -90,25 +88,6 @@ def weighted(
     )
 
 
-@pytest.mark.parametrize("chunk_tokens", [2, 5])
-def test_gradients_of_any_objective_in_both_inputs_are_exact(chunk_tokens: int):
-    hidden, weight, targets = random_head(5)
-    a, b = torch.randn(2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-    given = {"a": a, "b": b, "temperature": 0.7, "chunk_tokens": chunk_tokens}
-    gradients = torch.autograd.grad(weighted(hidden, weight, targets, **given), (hidden, weight))
-    for input, gradient in zip((hidden.detach(), weight.detach()), gradients, strict=True):
-        slopes = torch.zeros_like(gradient)
-        for place in range(input.numel()):
-            for shift in (1e-6, -1e-6):  # `input` shares the leaf's memory
-                input.view(-1)[place] += shift
-                slopes.view(-1)[place] += weighted(hidden, weight, targets, **given).item() / (
-                    2 * shift
-                )
-                input.view(-1)[place] -= shift
-        torch.testing.assert_close(gradient, slopes, rtol=1e-6, atol=1e-8)
-
-
 @pytest.mark.parametrize("chunk_tokens", [1, 3, 100])
 def test_an_objective_that_mixes_both_outputs_equals_autograd_on_full_logits(chunk_tokens: int):
     hidden, weight, targets = random_head(11)
@@ -147,7 +126,7 @@ def test_the_objective_sees_every_token_once_with_the_values_of_the_evaluation()
     assert seen == list(expected)
 
 
-def test_a_second_backward_pass_is_refused_rather_than_wrong():
+def test_a_second_backward_pass_is_refused():
     hidden, weight, targets = random_head(4)
     loss = weighted(hidden, weight, targets)
     loss.backward(retain_graph=True)
@@ -166,43 +145,16 @@ def test_each_output_alone_has_its_gradient(a: float, b: float):
     assert min(gradient.abs().max().item() for gradient in got) > 1e-3
 
 
-def test_a_frozen_input_gets_no_gradient_and_costs_none():
+def test_a_frozen_input_gets_no_gradient():
     hidden, weight, targets = random_head(6)
     expected = torch.autograd.grad(
         torch.cat(plain(hidden, weight, targets, 1.0)).sum(), (hidden, weight)
     )
-    frozen = weight.detach()
-    with LargestTensor() as seen:
-        weighted(hidden, frozen, targets, chunk_tokens=2).backward()
+    weighted(hidden, weight.detach(), targets, chunk_tokens=2).backward()
     torch.testing.assert_close(hidden.grad, expected[0])
     assert weight.grad is None
-    assert (7, 5) not in seen.made  # V x D
     weighted(hidden.detach(), weight, targets, chunk_tokens=2).backward()
     torch.testing.assert_close(weight.grad, expected[1])
-
-
-class LargestTensor(TorchDispatchMode):
-    """Notes the shape of every tensor that an operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: set[tuple[int, ...]] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        views = result if isinstance(result, (tuple, list)) else (result,)
-        self.made |= {tuple(part.shape) for part in views if isinstance(part, Tensor)}
-        return result
-
-
-def test_forward_and_backward_never_hold_more_than_a_chunk_of_logits():
-    tokens, vocabulary, chunk = 64, 33, 8
-    hidden, weight, targets = random_head(tokens, width=4, vocabulary=vocabulary)
-    with LargestTensor() as seen:
-        weighted(hidden, weight, targets, chunk_tokens=chunk).backward()
-        chunked_logprobs_and_entropy(hidden, weight, targets, temperature=1.0, chunk_tokens=chunk)
-    sizes = [math.prod(shape) for shape in seen.made if vocabulary in shape]
-    assert max(sizes) == chunk * vocabulary
 
 
 def test_no_tokens_give_empty_outputs_and_zero_gradients():
@@ -215,20 +167,24 @@ def test_no_tokens_give_empty_outputs_and_zero_gradients():
     torch.testing.assert_close(gradients, (torch.zeros_like(hidden), torch.zeros_like(weight)))
 
 
-def test_one_chunk_of_logits_lives_at_once_and_intermediates_of_a_sixteenth():
+def test_memory_is_one_chunk_of_logits_and_a_sixteenth_for_intermediates():
     tokens, width, vocabulary, chunk = 128, 4, 500, 32
     hidden, weight, targets = random_head(tokens, width, vocabulary, dtype=torch.float32)
     logits = 4 * chunk * vocabulary
     small = 4 * (2 * vocabulary * width + 8 * tokens * width) + 4 * logits / 16
+    given = {"temperature": 1.0, "chunk_tokens": chunk}
+    peaks = []
     for run in (
-        lambda: chunked_logprobs_and_entropy(
-            hidden, weight, targets, temperature=1.0, chunk_tokens=chunk
-        ),
-        lambda: weighted(hidden, weight, targets, chunk_tokens=chunk).backward(),
+        lambda: chunked_logprobs_and_entropy(hidden, weight, targets, **given),
+        lambda: weighted(hidden, weight.detach(), targets, **given).backward(),
+        lambda: weighted(hidden, weight, targets, **given).backward(),
     ):
         with LiveMemory([hidden, weight, targets]) as live:
             run()
+        peaks.append(live.peak)
         assert logits < live.peak < logits + small
+    _, frozen, trained = peaks
+    assert trained - frozen == weight.nbytes, "a frozen head needs no gradient of the weight"
 
 
 def test_bf16_autocast_computes_in_fp32_forward_and_backward():

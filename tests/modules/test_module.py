@@ -1,4 +1,4 @@
-"""CEEHModule in a real fit: stale batches, broken numbers, entropy with gradient, schedules."""
+"""CEEHModule in a real fit: stale batches, NaN and infinity, entropy with gradient, schedules."""
 
 import sys
 from pathlib import Path
@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from ceeh.callbacks.weight_sync import WeightSync
-from ceeh.config.settings import Config, load
+from ceeh.config.settings import Config
 from ceeh.errors import RunError
 from ceeh.fit import fit
 from ceeh.modules import head
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import learning_rate_scale
-from tests.test_fit import SHIPPED, SMALL, rows, weights
+from tests import test_fit
+from tests.test_fit import steps, weights
 
 
 def small(model: Path, output: Path, *overrides: str) -> Config:
-    given = [*SMALL, f"model.path={model}", f"output={output}", "rollouts.steps=2", *overrides]
-    return load([SHIPPED], given)
+    return test_fit.small(model, output, "rollouts.steps=2", *overrides)
 
 
 def test_a_batch_of_older_weights_is_refused(
@@ -35,7 +35,7 @@ def test_a_batch_of_older_weights_is_refused(
 def test_entropy_reaches_the_weights_only_where_the_method_has_a_gradient(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    """Without rewards every advantage is 0: what moves the weights is the bonus alone."""
+    """Without rewards every advantage is 0: only the bonus moves the weights."""
     equal = (
         "objective.shaping.class_path=tests.torch_engine.NoReward",
         "objective.kl_coefficient=0",
@@ -60,29 +60,7 @@ def test_entropy_reaches_the_weights_only_where_the_method_has_a_gradient(
     assert moved == {"me": True, "uniform": True, "ea": False, "none": False}
 
 
-def test_the_bonus_raises_entropy_and_its_absence_does_not(
-    tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    def entropies(coefficient: float) -> list[float]:
-        folder = fit(
-            small(
-                tiny_model_dir,
-                tmp_path / str(coefficient),
-                "objective.shaping.class_path=tests.torch_engine.NoReward",
-                "objective.entropy.method=uniform",
-                f"objective.entropy.coefficient={coefficient}",
-                "rollouts.steps=6",
-                "optimizer.warmup_steps=0",
-            )
-        )
-        return [row["loss/entropy"] for row in rows(folder) if "loss/entropy" in row]
-
-    with_bonus, without = entropies(1.0), entropies(0.0)
-    assert with_bonus[-1] > with_bonus[0] + 0.2
-    assert abs(without[-1] - without[0]) < 0.2
-
-
-def test_broken_updates_are_skipped_and_counted_and_three_stop_the_run(
+def test_updates_that_are_not_finite_are_skipped_and_counted_and_three_stop_the_run(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate, calls = head.evaluate_, []
@@ -98,10 +76,10 @@ def test_broken_updates_are_skipped_and_counted_and_three_stop_the_run(
     monkeypatch.setattr(head, "evaluate_", broken)
     broken_calls = {2}
     folder = fit(small(tiny_model_dir, tmp_path / "one"))
-    skipped = [row["optimizer/skipped_in_a_row"] for row in rows(folder) if "loss/policy" in row]
+    skipped = [row["optimizer/skipped_in_a_row"] for row in steps(folder)]
     assert skipped == [1.0, 0.0]
     assert all(value.isfinite().all() for value in weights(folder).values())
-    # The second of the first step's two updates; the one row whose log-prob was not a number.
+    # The second of the first step's two updates; the one row whose log-prob was NaN.
     (file,) = folder.glob("rollouts/skipped-*.parquet")
     assert file.name == "skipped-000001.parquet"
     assert len(pq.read_table(file)) == 1
@@ -114,7 +92,7 @@ def test_broken_updates_are_skipped_and_counted_and_three_stop_the_run(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_reward_that_is_no_number_skips_the_update_and_names_the_rows(
+def test_a_reward_that_is_not_finite_skips_the_update_and_names_the_rows(
     tiny_model_dir: Path, tmp_path: Path, value: float
 ) -> None:
     file = tmp_path / "mine.py"
@@ -126,23 +104,22 @@ def test_a_reward_that_is_no_number_skips_the_update_and_names_the_rows(
     shaping = f"objective.shaping.class_path={file}:Mine"
     folder = fit(small(tiny_model_dir, tmp_path, shaping, "rollouts.steps=1"))
     (table,) = map(pq.read_table, folder.glob("rollouts/skipped-*.parquet"))
-    # The rewards' group shares their mean, so that all of its advantages are broken.
+    # The rewards' group shares their mean, so that none of its advantages is finite.
     assert len(table) == 3
     assert len(set(table["uid"].to_pylist())) == 1
-    (step,) = (row for row in rows(folder) if "loss/policy" in row)
+    (step,) = steps(folder)
     assert step["optimizer/skipped_in_a_row"] == 0  # the other update of the step was good
     assert all(value.isfinite().all() for value in weights(folder).values())
 
 
-def test_a_users_own_shaping_decides_the_rewards(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_a_custom_shaping_decides_the_rewards(tiny_model_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "class Mine:\n    reads = ()\n    def __call__(self, inputs):\n"
         "        return inputs.scores - 0.125 * inputs.lengths\n"
     )
     folder = fit(small(tiny_model_dir, tmp_path, f"objective.shaping.class_path={file}:Mine"))
-    steps = [row for row in rows(folder) if "loss/policy" in row]
-    for row in steps:
+    for row in steps(folder):
         assert row["reward/shaping"] == pytest.approx(-0.125 * row["rollout/tokens_mean"])
 
 

@@ -1,4 +1,4 @@
-"""The objective's equations, one by one; the whole is in test_policy_objective.py."""
+"""The objective's equations, one by one. Their float64 reference is the loop of test_policy_objective.py."""
 
 import math
 
@@ -30,19 +30,6 @@ def random_tokens(seed: int, count: int = 40) -> tuple[Tensor, Tensor, Tensor]:
     return logprobs, other, torch.randn(count, generator=generator, dtype=torch.float64)
 
 
-def per_token(formula, *given: Tensor) -> Tensor:
-    """`formula` of python floats, token by token."""
-    return tokens(*(formula(*values) for values in zip(*map(Tensor.tolist, given), strict=True)))
-
-
-def reference_loss(logprob: float, old: float, advantage: float, dual: float | None) -> float:
-    ratio = math.exp(logprob - old)
-    gain = min(ratio * advantage, min(max(ratio, 0.8), 1.28) * advantage)
-    if dual is not None and advantage < 0:
-        gain = max(gain, dual * advantage)
-    return -gain
-
-
 def test_policy_loss_literal_case():
     # Ratios 1.5, 1.1, 0.5, 4 and A = 2, 2, -1, -1: -min(3, 1.28 * 2) = -2.56; -2.2;
     # -min(-0.5, -0.8) = 0.8; -max(min(-4, -1.28), 3 * -1) = 3.
@@ -50,14 +37,6 @@ def test_policy_loss_literal_case():
     logprobs = old + tokens(1.5, 1.1, 0.5, 4.0).log()
     loss = clipped_policy_loss(logprobs, old, tokens(2, 2, -1, -1), **CLIP, dual_clip=3.0)
     torch.testing.assert_close(loss, tokens(-2.56, -2.2, 0.8, 3.0))
-
-
-@pytest.mark.parametrize("dual", [3.0, None])
-@pytest.mark.parametrize("seed", range(3))
-def test_policy_loss_agrees_with_a_slow_loop(seed: int, dual: float | None):
-    given = random_tokens(seed)
-    loss = clipped_policy_loss(*given, **CLIP, dual_clip=dual)
-    torch.testing.assert_close(loss, per_token(lambda *each: reference_loss(*each, dual), *given))
 
 
 def test_policy_gradient_is_zero_exactly_where_a_bound_holds_the_token():
@@ -80,7 +59,7 @@ def test_on_policy_gradient_is_the_plain_policy_gradient():
 
 
 @pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
-def test_a_broken_rows_enormous_ratio_gives_no_nan(advantage: float):
+def test_an_enormous_ratio_gives_no_nan(advantage: float):
     # e^499.9 is infinite in fp32.
     logprobs, old = torch.tensor([-0.1], requires_grad=True), torch.tensor([-500.0])
     loss = clipped_policy_loss(logprobs, old, torch.tensor([advantage]), **CLIP, dual_clip=3.0)
@@ -95,15 +74,7 @@ def test_k3_literal_case():
     torch.testing.assert_close(got, tokens(1 - math.log(2), 0, 49))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_k3_agrees_with_a_slow_loop_and_is_never_negative(seed: int):
-    given = random_tokens(seed)[:2]
-    got = k3_kl(*given)
-    torch.testing.assert_close(got, per_token(lambda p, q: math.exp(q - p) - (q - p) - 1, *given))
-    assert (got >= 0).all()
-
-
-def test_k3_keeps_its_gradient_where_the_reference_dislikes_the_token():
+def test_k3_keeps_its_gradient_where_the_reference_log_prob_is_low():
     # d = reference - logprob; dk3/dlogprob = 1 - exp(d): 1 - exp(-40) = 1, and 0 at d = 0.
     logprobs = tokens(-1, -1).requires_grad_()
     k3_kl(logprobs, tokens(-41, -1)).sum().backward()
@@ -116,9 +87,10 @@ def test_k3_of_two_close_policies_survives_fp32():
     torch.testing.assert_close(got, torch.tensor([5e-9]), rtol=1e-2, atol=0)
 
 
-def test_k3_averages_to_the_kl_under_the_policy():
+def test_k3_is_never_negative_and_averages_to_the_kl_under_the_policy():
     p, q = tokens(0.7, 0.2, 0.1), tokens(0.5, 0.25, 0.25)
     terms = k3_kl(p.log(), q.log())
+    assert (terms >= 0).all()
     torch.testing.assert_close((p * terms).sum(), (p * (p / q).log()).sum())
 
 
@@ -138,7 +110,7 @@ def test_me_weights_literal_case():
 
 def test_ea_literal_case():
     # alpha 0.4, kappa 2. Hard, A = 1: + min(0.4, 0.5) and min(0.8, 0.5). Hard, A = -0.2: + 0.1.
-    # Hard and all wrong, A = 0: + 0. Easy: A.
+    # Hard and all incorrect, A = 0: + 0. Easy: A.
     advantages, entropy = tokens(1, 1, -0.2, 0, 1), tokens(1, 2, 1, 1, 1)
     got = ea_advantages(advantages, entropy, tokens(1, 1, 1, 1, 0), alpha=0.4, kappa=2.0)
     torch.testing.assert_close(got, tokens(1.4, 1.5, -0.1, 0, 1))
@@ -155,12 +127,3 @@ def test_importance_weights_literal_case():
     old = tokens(math.log(0.5), 0, math.log(3), 800)
     got = importance_weights(old, tokens(0, 0, 0, 0), cap=2.0)
     torch.testing.assert_close(got, tokens(0.5, 1, 2, 2))
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_importance_weights_agree_with_a_slow_loop_and_carry_no_gradient(seed: int):
-    old, engine, _ = random_tokens(seed)
-    expected = per_token(lambda o, e: min(math.exp(o - e), 1.5), old, engine)
-    got = importance_weights(old.requires_grad_(), engine, cap=1.5)
-    assert not got.requires_grad
-    torch.testing.assert_close(got, expected)

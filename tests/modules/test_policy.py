@@ -1,4 +1,4 @@
-"""The policy: log-probs and entropy as Hugging Face would give them, and what it hands to the engine."""
+"""The policy: log-probs and entropy against Hugging Face's logits, and the weights for the engine."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_reference_stays_at_the_starting_policy(tiny_model_dir: Path, settings: 
     torch.testing.assert_close(policy.reference_logprobs(IDS, MASK), start)
 
 
-def test_lora_pushes_the_merged_weights_and_keeps_its_own(tiny_model_dir: Path) -> None:
+def test_lora_pushes_merged_weights_and_keeps_the_adapter(tiny_model_dir: Path) -> None:
     policy = make(tiny_model_dir, LORA)
     with torch.no_grad():
         for parameter in policy.trainable:
@@ -113,9 +113,7 @@ def test_a_model_that_rescales_its_logits_is_refused(tiny_model_dir: Path) -> No
         refuse_transformed_logits(model)
 
 
-def test_a_saved_policy_has_the_dtype_that_the_model_came_in(
-    tiny_model_dir: Path, tmp_path: Path
-) -> None:
+def test_a_saved_policy_keeps_the_dtype_of_the_model(tiny_model_dir: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16)
     model.save_pretrained(tmp_path / "half")

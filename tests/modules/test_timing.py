@@ -1,4 +1,4 @@
-"""Where a step's time went: the parts make the whole, in a real fit and by hand."""
+"""Where a step's time went: the phases add up to it, in a real fit and by hand."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ PARTS = (
 )  # fmt: skip
 
 
-def test_the_phases_of_every_step_sum_up_to_it(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_the_phases_of_every_step_add_up_to_it(tiny_model_dir: Path, tmp_path: Path) -> None:
     folder = fit(small(tiny_model_dir, tmp_path))
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     steps = [row for row in map(json.loads, lines) if "loss/policy" in row]

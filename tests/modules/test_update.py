@@ -155,15 +155,15 @@ def test_chunks_and_micro_batches_give_the_gradient_of_full_logits(
         assert not found.not_finite.any()
 
 
-@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_prompts_and_padding_reach_no_number(tiny_model_dir: Path, poison: float) -> None:
+@pytest.mark.parametrize("filler", [float("nan"), float("inf")])
+def test_prompts_and_padding_change_no_result(tiny_model_dir: Path, filler: float) -> None:
     batch, pad = ragged(), torch.nn.functional.pad
     mask = pad(batch.response_mask, (0, 4))
     padded = replace(
         batch,
         token_ids=pad(batch.token_ids, (0, 4), value=7),
         response_mask=mask,
-        engine_logprobs=pad(batch.engine_logprobs, (0, 4)).masked_fill(~mask, poison),
+        engine_logprobs=pad(batch.engine_logprobs, (0, 4)).masked_fill(~mask, filler),
     )
     (whole, gradients), (found, got) = (
         updated(make(tiny_model_dir, 0, 5), each, OBJECTIVES["me"], 24) for each in (batch, padded)

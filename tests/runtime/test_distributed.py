@@ -1,6 +1,7 @@
 """Two processes under torchrun: one run folder, the numbers of one process."""
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from ceeh.config.settings import load
 from ceeh.data.engine.base import Sampling
@@ -151,7 +153,6 @@ def test_numbers_of_ranks_are_joined_by_their_kind() -> None:
         "reward/outcome_ok": 7.0,
     }
     # One wrong response of 8 tokens, two of 5, none: (8 + 10) / 3.
-    wrong = [(8.0, 1), (10.0, 2), (0.0, 0)]
-    assert row_means([{"rollout/tokens_wrong": each} for each in wrong]) == {
-        "rollout/tokens_wrong": 6.0
-    }
+    wrong = [[8.0, math.nan], [5.0, 5.0], [math.nan, math.nan]]
+    ranks = [{"rollout/tokens_wrong": torch.tensor(rows)} for rows in wrong]
+    assert row_means(ranks) == {"rollout/tokens_wrong": 6.0}

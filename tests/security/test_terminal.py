@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from ceeh import compare, evaluate
-from ceeh.callbacks.console import Console
 from ceeh.data.prompts import load_prompts
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.errors import ConfigError
@@ -39,7 +38,6 @@ def test_control_characters_are_escaped_and_other_text_is_kept() -> None:
 def test_printed_lines_and_errors_are_escaped(capfd: pytest.CaptureFixture[str]) -> None:
     say(f"uid {HOSTILE}")
     complain(ConfigError(f"uid {HOSTILE} at https://me:hunter2@host/"))
-    Console(steps=1, title="x").say(f"model {HOSTILE}")
     out, err = capfd.readouterr()
     assert not {"\x1b", "\x07", "\r", "\x08", "\u202e", "\x9b"} & set(out + err)
     assert "hunter2" not in err

@@ -1,6 +1,7 @@
-"""python -m ceeh.data.mixture --config FILE [--out train.jsonl] [key=value ...]: draws and reports.
+"""python -m ceeh.data.mixture --config FILE [--out train.jsonl] [key=value ...]: draws, reports.
 
-Any machine can train on the file, without hub or benchmarks, through ceeh.data.sources.Table.
+Without --out it prints the counts alone. Any machine can train on the file, without hub or
+benchmarks, through ceeh.data.sources.Table.
 """
 
 import argparse
@@ -22,20 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--config", action="append", required=True, metavar="FILE", help="later files win"
     )
     parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="one question per line")
-    parser.add_argument(
-        "--report", type=Path, metavar="FOLDER", help="of the report; default: the folder of --out"
-    )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     given = parser.parse_intermixed_args(arguments)
 
     def command() -> int:
-        out, folder = given.out, given.report or (given.out and given.out.parent)
+        out: Path | None = given.out
         if out:
             check_folder(out.parent, "--out: its folder")
             if out.is_dir():
                 raise ConfigError(f"--out: '{out}' is a folder; give a file, FILE.jsonl")
-        if folder:
-            check_folder(folder, "--report:")
         train = load(given.config, given.overrides).prompts.train
         mixture = train.build("prompts.train")
         if not isinstance(mixture, Mixture):
@@ -47,15 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             questions = mixture.draw.questions
         except ConfigError as error:
             raise ConfigError(f"prompts.train: {error}") from error
-        if folder:
-            mixture.write_report(folder)
-            say(f"wrote mixture.json and decontamination.jsonl to {folder}")
         if out:
+            mixture.write_report(out.parent)
+            say(f"wrote mixture.json and decontamination.jsonl to {out.parent}")
             rows = (
                 {**q.metadata, "uid": q.uid, "question": q.text, "answer": q.answer}
                 for q in questions
             )
-            out.parent.mkdir(parents=True, exist_ok=True)
             write_lines(out, rows)
             say(f"wrote {len(questions):,} questions to {out}")
         return 0

@@ -12,6 +12,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 from ceeh.types import Question
 
@@ -67,19 +68,9 @@ class Decontaminator:
         if index is None or shares[index] <= self.coverage:
             return None
         name, uid, known, _ = self._known[index]
-        shared = " ".join(known[position] for position in longest_run(covered[index]))
+        run = SequenceMatcher(None, known, words(text), autojunk=False).find_longest_match()
+        shared = " ".join(known[run.a : run.a + run.size])
         return Overlap(benchmark=name, benchmark_uid=uid, coverage=shares[index], shared=shared)
-
-
-def longest_run(numbers: set[int]) -> range:
-    """The longest run of consecutive `numbers`, the first of equal ones."""
-    best = range(0)
-    for start in sorted(number for number in numbers if number - 1 not in numbers):
-        stop = start
-        while stop in numbers:
-            stop += 1
-        best = max(best, range(start, stop), key=len)
-    return best
 
 
 def words(text: str) -> Words:
