@@ -103,8 +103,8 @@ def chunked_objective(
 ) -> Float[Tensor, ""]:
     """The sum of `objective` over chunks of the two outputs of `chunked_logprobs_and_entropy`.
 
-    Differentiable once, in `hidden`, `weight` and `bias`. Each chunk's gradient is computed in the forward pass, while
-    its logits exist: with z = logits / temperature, d log p_y / dz_j = [j = y] - p_j and
+    Differentiable once, in `hidden`, `weight` and `bias`. Each chunk's gradient is computed in the forward
+    pass, while its logits exist: with z = logits / temperature, d log p_y / dz_j = [j = y] - p_j and
     dH / dz_j = -p_j (log p_j + H). Fused linear cross entropy does this for one loss (Liger,
     https://arxiv.org/abs/2410.10989); this function for any loss of both outputs.
     """
