@@ -237,7 +237,6 @@ def build_trainer(
         WeightSync(
             engine,
             tolerance=rollouts.canary_tolerance or CANARY_TOLERANCE[inputs.precision],
-            temperature=rollouts.temperature,
         ),
         Console(
             steps=rollouts.steps,

@@ -112,6 +112,8 @@ def load_model(path: str, *, trust_remote_code: bool, attention: str) -> PreTrai
             "safetensors"
         ) from error
     model, report = loaded
+    # Pushes and exports have the family's standard format, whatever the format of these files.
+    vars(model).pop("_weight_conversions", None)
     if missing := sorted(report["missing_keys"]):
         raise ConfigError(
             f"model.path: '{path}' cannot be loaded: its files lack {len(missing)} weights, e.g. "

@@ -9,7 +9,12 @@ from live_memory import LiveMemory
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ceeh.modules.head import chunked_logprobs_and_entropy, chunked_objective
+from ceeh.modules.head import (
+    PLAIN,
+    LogitTransform,
+    chunked_logprobs_and_entropy,
+    chunked_objective,
+)
 
 
 def reference_logprobs_and_entropy(
@@ -38,8 +43,16 @@ def random_head(
     return hidden.requires_grad_(), weight.requires_grad_(), targets
 
 
-def plain(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float):
-    log_p = (hidden @ weight.T / temperature).log_softmax(1)
+def logits_of(
+    hidden: Tensor, weight: Tensor, bias: Tensor | float = 0.0, transform: LogitTransform = PLAIN
+) -> Tensor:
+    """As transformers computes them, out of place."""
+    logits = (hidden @ weight.T + bias) * transform.scale
+    return logits if transform.cap is None else torch.tanh(logits / transform.cap) * transform.cap
+
+
+def plain(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, *head: Any):
+    log_p = (logits_of(hidden, weight, *head) / temperature).log_softmax(1)
     return log_p.gather(1, targets[:, None]).squeeze(1), -(log_p.exp() * log_p).sum(1)
 
 
@@ -130,6 +143,63 @@ def test_an_objective_that_mixes_both_outputs_equals_autograd_on_full_logits(chu
         torch.autograd.grad(3 * loss, (hidden, weight)),
         torch.autograd.grad(3 * expected, (hidden, weight)),
     )
+
+
+TRANSFORMS = {
+    "Gemma 2": LogitTransform(cap=2.0),
+    "Cohere": LogitTransform(scale=0.0625),
+    "Granite": LogitTransform(scale=1 / 8),
+    "a cap after a scale": LogitTransform(scale=3.0, cap=1.5),
+    "plain": PLAIN,
+}
+
+
+@pytest.mark.parametrize("with_bias", [False, True], ids=["", "bias"])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_caps_scales_and_biases_equal_autograd_on_full_logits(name: str, with_bias: bool):
+    hidden, weight, targets = random_head(11)
+    transform, inputs, bias = TRANSFORMS[name], [hidden, weight], None
+    if with_bias:
+        bias = torch.linspace(-2, 2, len(weight), dtype=torch.float64).requires_grad_()
+        inputs.append(bias)
+    settings: dict[str, Any] = {"temperature": 0.6, "bias": bias, "transform": transform}
+    expected = plain(hidden, weight, targets, 0.6, 0.0 if bias is None else bias, transform)
+    values = chunked_logprobs_and_entropy(hidden, weight, targets, chunk_tokens=4, **settings)
+    torch.testing.assert_close(values, expected)
+
+    def mixed(logprobs: Tensor, entropy: Tensor) -> Tensor:
+        return (logprobs.exp() * entropy - 0.3 * entropy**2).sum()
+
+    loss = chunked_objective(
+        hidden,
+        weight,
+        targets,
+        lambda logprobs, entropy, _: mixed(logprobs, entropy),
+        chunk_tokens=4,
+        **settings,
+    )
+    torch.testing.assert_close(
+        torch.autograd.grad(3 * loss, inputs), torch.autograd.grad(3 * mixed(*expected), inputs)
+    )
+
+
+def test_logits_at_their_cap_have_no_gradient():
+    # Products 0 and 500, cap 2: logits 0 and 2, and tanh is flat there.
+    hidden = torch.tensor([[1.0]], requires_grad=True)
+    weight, targets = torch.tensor([[0.0], [500.0]]).requires_grad_(), torch.tensor([0])
+    loss = chunked_objective(
+        hidden,
+        weight,
+        targets,
+        lambda logprobs, entropy, _: logprobs.sum(),
+        temperature=1.0,
+        chunk_tokens=1,
+        transform=LogitTransform(cap=2.0),
+    )
+    assert loss.item() == pytest.approx(-math.log(1 + math.exp(2)))
+    loss.backward()
+    # d log p(0) / dz_0 = 1 - p(0) = e^2 / (1 + e^2), where the slope of the cap is 1.
+    torch.testing.assert_close(weight.grad, torch.tensor([[0.8807971], [0.0]]))
 
 
 def test_the_objective_sees_every_token_once_with_the_values_of_the_evaluation():

@@ -13,13 +13,22 @@ from torch import Tensor
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_process import (
     INSTALL,
+    class_states,
     collected_once,
     default_group_kept,
     import_vllm,
+    keep_changed_classes,
     process_kept,
     release_process_groups,
+    restore_classes,
 )
-from ceeh.data.engine.vllm_weights import checked, release_packed, repack_heads, weight_shapes
+from ceeh.data.engine.vllm_weights import (
+    checked,
+    release_packed,
+    repack_heads,
+    skeleton,
+    weight_shapes,
+)
 from ceeh.errors import ConfigError, RunError
 from ceeh.runtime import shutdown
 from ceeh.runtime.rng import derived_seed, rng_preserved
@@ -72,7 +81,8 @@ class VLLMEngine:
         self._sleeps = sleep
         # An existing process group belongs to the trainer and outlives the engine.
         self._own_group = not torch.distributed.is_initialized()
-        self._weight_shapes = weight_shapes(model_path, trust_remote_code=trust_remote_code)
+        model = skeleton(model_path, trust_remote_code=trust_remote_code)
+        self._weight_shapes, classes = weight_shapes(model), class_states(model)
         with rng_preserved(), process_kept():
             self._vllm = import_vllm()
             from vllm.platforms import current_platform
@@ -106,9 +116,12 @@ class VLLMEngine:
                     kv_cache_memory_bytes=kv_cache_gib and int(kv_cache_gib * 2**30),
                     **merge_options(default_options(cpu=cpu), options),
                 )
+                self._llm.apply_model(partial(keep_changed_classes, classes))
             except BaseException:
                 release_process_groups(keep_default=not self._own_group)
                 raise
+            finally:
+                restore_classes(classes)
         self._tokenizer = self._llm.get_tokenizer()
         self._params = partial(
             self._vllm.SamplingParams, logprobs=0, flat_logprobs=True, detokenize=False

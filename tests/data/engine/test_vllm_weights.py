@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ceeh.data.engine.vllm_weights import checked, repack_heads, weight_shapes
+from ceeh.data.engine.vllm_weights import checked, repack_heads, skeleton, weight_shapes
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def weights(tiny_model_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_complete_push_passes_unchanged_and_lazily(tiny_model_dir, weights):
-    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
+    shapes = weight_shapes(skeleton(str(tiny_model_dir), trust_remote_code=False))
     drawn = []
     stream = checked((drawn.append(name) or (name, w) for name, w in weights.items()), shapes)
     name, weight = next(stream)
@@ -24,34 +24,34 @@ def test_a_complete_push_passes_unchanged_and_lazily(tiny_model_dir, weights):
 
 
 def test_a_tied_head_may_come_and_need_not(tiny_model_dir, weights):
-    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
+    shapes = weight_shapes(skeleton(str(tiny_model_dir), trust_remote_code=False))
     assert "lm_head.weight" not in weights
     head = {"lm_head.weight": weights["model.embed_tokens.weight"]}
     assert len(list(checked((weights | head).items(), shapes))) == len(weights) + 1
 
 
 def test_an_untied_head_must_come(untied_model_dir, weights):
-    shapes = weight_shapes(str(untied_model_dir), trust_remote_code=False)
+    shapes = weight_shapes(skeleton(str(untied_model_dir), trust_remote_code=False))
     with pytest.raises(ValueError, match=r"lacks 1 of \d+ weights, the first 'lm_head.weight'"):
         list(checked(weights.items(), shapes))
 
 
 def test_an_empty_push_is_refused(tiny_model_dir, weights):
-    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
+    shapes = weight_shapes(skeleton(str(tiny_model_dir), trust_remote_code=False))
     count = len(weights)
     with pytest.raises(ValueError, match=f"lacks {count} of {count} weights"):
         list(checked([], shapes))
 
 
 def test_an_unknown_name_is_refused_with_an_example(tiny_model_dir, weights):
-    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
+    shapes = weight_shapes(skeleton(str(tiny_model_dir), trust_remote_code=False))
     renamed = {f"module.{name}": weight for name, weight in weights.items()}
     with pytest.raises(ValueError, match=r"'module\.model\..*such as 'model\.embed_tokens"):
         list(checked(renamed.items(), shapes))
 
 
 def test_another_shape_is_refused(tiny_model_dir, weights):
-    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
+    shapes = weight_shapes(skeleton(str(tiny_model_dir), trust_remote_code=False))
     cut = weights | {"model.norm.weight": torch.ones(31)}
     with pytest.raises(
         ValueError, match=r"'model.norm.weight' with shape \(31,\).* model has \(32,\)"
