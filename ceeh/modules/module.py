@@ -24,7 +24,13 @@ from ceeh.evaluation.metrics import table_metrics
 from ceeh.evaluation.samples import SampleMetric
 from ceeh.modules.advantages import group_advantages
 from ceeh.modules.aggregation import denominator_shares
-from ceeh.modules.batching import Microbatch, microbatches, minibatches, padding_fraction
+from ceeh.modules.batching import (
+    Microbatch,
+    located,
+    microbatches,
+    minibatches,
+    padding_fraction,
+)
 from ceeh.modules.flops import utilization
 from ceeh.modules.metrics import RankMetrics, add_to, join_ranks
 from ceeh.modules.objective import entropy_anneal
@@ -185,10 +191,11 @@ class CEEHModule(LightningModule):
         filled = [torch.zeros_like(batch.engine_logprobs) for _ in range(2)]
         totals = batch.totals.cpu()
         limit = self.config.optimizer.tokens_per_microbatch
-        for cut in microbatches(totals, torch.arange(len(totals)), limit):
+        for cut in located(microbatches(totals, torch.arange(len(totals)), limit), batch):
             shutdown.check()
-            for values, of_cut in zip(filled, self.policy(*tokens_of(batch, cut)), strict=True):
-                values[cut.rows, : cut.width] = of_cut.float()
+            found = self.policy(*tokens_of(batch, cut), places=cut.places)
+            for values, of_cut in zip(filled, found, strict=True):
+                values[:, : cut.width].index_copy_(0, cut.rows, of_cut.float())
         return filled[0], filled[1]
 
     def total(self, value: Tensor) -> Tensor:

@@ -108,23 +108,29 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, token_ids: Int[Tensor, "R T"], response_mask: Bool[Tensor, "R T"]
+        self,
+        token_ids: Int[Tensor, "R T"],
+        response_mask: Bool[Tensor, "R T"],
+        places: Int[Tensor, " N"] | None = None,
     ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
         """Log-prob of each response token and entropy (nats) of the distribution it was drawn from.
 
         Both are at the sampling temperature, zero outside `response_mask` and without gradient. Rows
-        are padded on the right, so causal attention alone keeps padding out.
+        are padded on the right, so causal attention alone keeps padding out. `places` are the flat
+        positions of the mask's tokens; finding them here makes the host wait for a GPU.
         """
-        return self._evaluate(self.causal_lm, token_ids, response_mask)
+        return self._evaluate(self.causal_lm, token_ids, flat_places(response_mask, places))
 
     def loss(
         self,
         token_ids: Int[Tensor, "R T"],
         response_mask: Bool[Tensor, "R T"],
         objective: TokenObjective,
+        places: Int[Tensor, " N"] | None = None,
     ) -> Float[Tensor, ""]:
         """The sum of `objective` over all response tokens, chunk by chunk in the mask's order."""
-        hidden, head, targets = self._predicting(self.causal_lm, token_ids, response_mask)
+        places = flat_places(response_mask, places)
+        hidden, head, targets = self._predicting(self.causal_lm, token_ids, places)
         return chunked_objective(
             hidden,
             head,
@@ -136,37 +142,43 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def reference_logprobs(
-        self, token_ids: Int[Tensor, "R T"], response_mask: Bool[Tensor, "R T"]
+        self,
+        token_ids: Int[Tensor, "R T"],
+        response_mask: Bool[Tensor, "R T"],
+        places: Int[Tensor, " N"] | None = None,
     ) -> Float[Tensor, "R T"]:
         """Log-probs under the starting policy."""
+        places = flat_places(response_mask, places)
         if self.lora:
             wrapped: Any = self.model
             with wrapped.disable_adapter():
-                return self._evaluate(self.causal_lm, token_ids, response_mask)[0]
+                return self._evaluate(self.causal_lm, token_ids, places)[0]
         model: Any = self.reference[0]
         model.to(token_ids.device)
-        return self._evaluate(model, token_ids, response_mask)[0]
+        return self._evaluate(model, token_ids, places)[0]
 
     def _evaluate(
-        self, model: PreTrainedModel, token_ids: Tensor, response_mask: Tensor
+        self, model: PreTrainedModel, token_ids: Tensor, places: Tensor
     ) -> tuple[Tensor, Tensor]:
         logprobs, entropy = chunked_logprobs_and_entropy(
-            *self._predicting(model, token_ids, response_mask),
+            *self._predicting(model, token_ids, places),
             temperature=self.temperature,
             chunk_tokens=self.chunk_tokens,
         )
-        zeros = torch.zeros(token_ids.shape, dtype=logprobs.dtype, device=token_ids.device)
-        return tuple(zeros.masked_scatter(response_mask, each) for each in (logprobs, entropy))  # type: ignore[return-value]
+        zeros = torch.zeros(token_ids.numel(), dtype=logprobs.dtype, device=token_ids.device)
+        return tuple(  # type: ignore[return-value]
+            zeros.index_copy(0, places, each).view(token_ids.shape) for each in (logprobs, entropy)
+        )
 
     @staticmethod
     def _predicting(
-        model: PreTrainedModel, token_ids: Tensor, response_mask: Tensor
+        model: PreTrainedModel, token_ids: Tensor, places: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states that predict the N response tokens [N D], the head's weight, the tokens [N]."""
         hidden = model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
-        predicting = response_mask[:, 1:]
         head: Any = model.get_output_embeddings()
-        return hidden[:, :-1][predicting], head.weight, token_ids[:, 1:][predicting]
+        predicting = hidden.flatten(0, 1).index_select(0, places - 1)
+        return predicting, head.weight, token_ids.flatten().index_select(0, places)
 
     @torch.no_grad()
     def engine_weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -255,6 +267,13 @@ class Policy(nn.Module):
         trainable = storage_bytes(self.trainable)
         weights = trainable if self.lora else storage_bytes(self.state_dict().values())
         return weights + 2 * trainable
+
+
+def flat_places(
+    response_mask: Bool[Tensor, "R T"], places: Int[Tensor, " N"] | None
+) -> Int[Tensor, " N"]:
+    """`places`, or where the mask is True in the flattened rows. No row begins with a response token."""
+    return response_mask.flatten().nonzero()[:, 0] if places is None else places
 
 
 def refuse_transformed_logits(model: PreTrainedModel) -> None:
