@@ -20,7 +20,13 @@ from ceeh.callbacks.rollout_log import RolloutLog
 from ceeh.callbacks.signal import SignalCallback, check_signals
 from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.config.component import Component
-from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE, resolve_accelerator, resolve_precision
+from ceeh.config.hardware import (
+    CANARY_TOLERANCE,
+    DTYPE,
+    check_quantization,
+    resolve_accelerator,
+    resolve_precision,
+)
 from ceeh.config.settings import Config, check_not_redacted, check_pairs, to_public_yaml
 from ceeh.data.engine.base import RolloutEngine
 from ceeh.data.engine.restartable import RestartableEngine
@@ -68,6 +74,7 @@ def gather_inputs(config: Config) -> Inputs:
     accelerator = resolve_accelerator(config.hardware)
     check_not_redacted(config)
     check_pairs(config, world_size())
+    check_quantization(config, accelerator)
     signals = build_signals(config)
     path = resolve_model(config.model.path)
     tokenizer = load_tokenizer(path, config.model.trust_remote_code)

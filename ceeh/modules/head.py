@@ -2,11 +2,14 @@
 
 Axes: N tokens of a micro-batch, C tokens of one chunk, D width, V vocabulary.
 
-`evaluate_` and `gradient_` are all the element-wise work; the matrix products are in their callers.
+`evaluate_` and `gradient_` are all the element-wise work; the matrix products are in their callers. On
+CUDA `fused_evaluate` and `fused_gradient` do the same, compiled to few passes over the logits: eagerly that
+work takes longer than the products (docs/gpu.md).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -65,25 +68,26 @@ def chunked_logprobs_and_entropy(
     chunk_tokens: int,
     bias: Float[Tensor, " V"] | None = None,
     transform: LogitTransform = PLAIN,
+    operands: torch.dtype | None = None,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """log p(target) and H = -sum_v p_v log p_v (nats); p = softmax(logits / temperature).
 
     logits = `transform` of hidden weight.T + bias.
 
     Without gradient. At most `chunk_tokens` x V logits exist at a time, with intermediates of a
-    sixteenth of them. Product and softmax are in fp32 (float64 for float64 `hidden`), also under
-    autocast: a bf16 head is the main source of mismatch between trainer and engine (MiniMax-M1,
-    https://arxiv.org/abs/2506.13585). `torch.set_float32_matmul_precision("high")` allows TF32 for
-    the product.
+    sixteenth of them. Logits and softmax are in fp32 (float64 for float64 `hidden`), also under
+    autocast: bf16 logits are the main source of mismatch between trainer and engine (MiniMax-M1,
+    https://arxiv.org/abs/2506.13585). `operands` is what the product multiplies, by default the same;
+    products of bf16 operands are exact in fp32, in which they are summed.
     """
     dtype = check(hidden, temperature, chunk_tokens)
     logprobs = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
     entropy = torch.empty_like(logprobs)
     with torch.autocast(hidden.device.type, enabled=False):
-        head = weight.to(dtype)
+        head = weight.to(operands or dtype)
         for rows in slices(len(hidden), chunk_tokens):
-            logits = hidden[rows].to(dtype) @ head.T
-            logprobs[rows], entropy[rows], _ = evaluate_(
+            logits = multiply(hidden[rows].to(head.dtype), head.T)
+            logprobs[rows], entropy[rows], _ = evaluate(
                 logits, targets[rows], temperature, bias, transform
             )
             del logits  # else they stay alive with the next chunk's
@@ -100,6 +104,7 @@ def chunked_objective(
     chunk_tokens: int,
     bias: Float[Tensor, " V"] | None = None,
     transform: LogitTransform = PLAIN,
+    operands: torch.dtype | None = None,
 ) -> Float[Tensor, ""]:
     """The sum of `objective` over chunks of the two outputs of `chunked_logprobs_and_entropy`.
 
@@ -110,7 +115,7 @@ def chunked_objective(
     """
     check(hidden, temperature, chunk_tokens)
     return _ChunkedObjective.apply(  # type: ignore[no-any-return]
-        hidden, weight, bias, targets, objective, temperature, chunk_tokens, transform
+        hidden, weight, bias, targets, objective, temperature, chunk_tokens, transform, operands
     )
 
 
@@ -128,6 +133,7 @@ class _ChunkedObjective(torch.autograd.Function):
         temperature: float,
         chunk_tokens: int,
         transform: LogitTransform,
+        operands: torch.dtype | None,
     ) -> Tensor:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
@@ -137,17 +143,17 @@ class _ChunkedObjective(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=dtype) if bias is not None and needs_bias else None
         loss = torch.zeros((), dtype=dtype, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            head = weight.to(dtype)
+            head = weight.to(operands or dtype)
             for rows in slices(len(hidden), chunk_tokens):
-                chunk = hidden[rows].to(dtype)
-                logits = chunk @ head.T
-                logprobs, entropy, log_z = evaluate_(
+                chunk = hidden[rows].to(head.dtype)
+                logits = multiply(chunk, head.T)
+                logprobs, entropy, log_z = evaluate(
                     logits, targets[rows], temperature, bias, transform
                 )
                 part, by_logprob, by_entropy = differentiated(objective, logprobs, entropy, rows)
                 loss += part
                 if needs_hidden or needs_weight or needs_bias:
-                    gradient_(
+                    slopes = gradient(
                         logits,
                         targets[rows],
                         entropy,
@@ -155,14 +161,17 @@ class _ChunkedObjective(torch.autograd.Function):
                         by_logprob,
                         by_entropy,
                         temperature,
+                        bias,
                         transform,
+                        head.dtype,
                     )
-                if grad_hidden is not None:
-                    grad_hidden[rows] = (logits @ head).to(hidden.dtype)
-                if grad_weight is not None:
-                    grad_weight.addmm_(logits.T, chunk)
-                if grad_bias is not None:
-                    grad_bias += logits.sum(0)
+                    if grad_hidden is not None:
+                        grad_hidden[rows] = multiply(slopes, head).to(hidden.dtype)
+                    if grad_weight is not None:
+                        add_product_(grad_weight, slopes.T, chunk)
+                    if grad_bias is not None:
+                        grad_bias += slopes.sum(0, dtype=dtype)
+                    del slopes
                 del logits  # else they stay alive with the next chunk's
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
@@ -179,7 +188,28 @@ class _ChunkedObjective(torch.autograd.Function):
             None if gradient is None else gradient.mul_(grad_outputs[0])
             for gradient in ctx.saved_tensors
         ]
-        return *scaled, None, None, None, None, None
+        return *scaled, None, None, None, None, None, None
+
+
+def multiply(a: Float[Tensor, "m k"], b: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
+    """a b. Of bf16 operands in fp32: the products are exact, and summed in fp32."""
+    if a.dtype != torch.bfloat16:
+        return a @ b
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
+
+
+def add_product_(
+    total: Float[Tensor, "m n"], a: Float[Tensor, "m k"], b: Float[Tensor, "k n"]
+) -> None:
+    """total += a b, as `multiply`."""
+    if a.dtype != torch.bfloat16:
+        total.addmm_(a, b)
+    elif a.is_cuda:
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    else:
+        total.addmm_(a.float(), b.float())
 
 
 def differentiated(
@@ -198,6 +228,99 @@ def differentiated(
             loss, leaves, allow_unused=True, materialize_grads=True
         )
     return loss.detach(), by_logprob, by_entropy
+
+
+def evaluate(
+    logits: Float[Tensor, "C V"],
+    targets: Int[Tensor, " C"],
+    temperature: float,
+    bias: Float[Tensor, " V"] | None,
+    transform: LogitTransform,
+) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"], Float[Tensor, " C"]]:
+    """`fused_evaluate` on CUDA, which leaves `logits` as they are, else `evaluate_`."""
+    if logits.is_cuda:
+        return compiled(fused_evaluate)(
+            logits, targets, temperature, bias, transform.scale, transform.cap
+        )
+    return evaluate_(logits, targets, temperature, bias, transform)
+
+
+def gradient(
+    logits: Float[Tensor, "C V"],
+    targets: Int[Tensor, " C"],
+    entropy: Float[Tensor, " C"],
+    log_z: Float[Tensor, " C"],
+    by_logprob: Float[Tensor, " C"],
+    by_entropy: Float[Tensor, " C"],
+    temperature: float,
+    bias: Float[Tensor, " V"] | None,
+    transform: LogitTransform,
+    dtype: torch.dtype,
+) -> Float[Tensor, "C V"]:
+    """The gradient in the products hidden weight.T, in `dtype`; `logits` as `evaluate` left them."""
+    given = targets, entropy, log_z, by_logprob, by_entropy, temperature
+    if logits.is_cuda:
+        return compiled(fused_gradient)(logits, *given, bias, transform.scale, transform.cap, dtype)
+    gradient_(logits, *given, transform)
+    return logits.to(dtype)
+
+
+@cache
+def compiled(function: Callable) -> Callable:
+    """Compiled at its first use, which takes seconds, and anew when the number of tokens first changes."""
+    return torch.compile(function, fullgraph=True)
+
+
+def fused_evaluate(
+    x: Float[Tensor, "C V"],
+    targets: Int[Tensor, " C"],
+    temperature: float,
+    bias: Float[Tensor, " V"] | None,
+    scale: float,
+    cap: float | None,
+) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"], Float[Tensor, " C"]]:
+    """`evaluate_` from the products `x` = hidden weight.T."""
+    z, _ = transformed(x, temperature, bias, scale, cap)
+    log_z = z.logsumexp(1)
+    log_p = z - log_z[:, None]
+    target = log_p.gather(1, targets[:, None]).squeeze(1)
+    return target, -(log_p.exp() * log_p).sum(1), log_z
+
+
+def fused_gradient(
+    x: Float[Tensor, "C V"],
+    targets: Int[Tensor, " C"],
+    entropy: Float[Tensor, " C"],
+    log_z: Float[Tensor, " C"],
+    by_logprob: Float[Tensor, " C"],
+    by_entropy: Float[Tensor, " C"],
+    temperature: float,
+    bias: Float[Tensor, " V"] | None,
+    scale: float,
+    cap: float | None,
+    dtype: torch.dtype,
+) -> Float[Tensor, "C V"]:
+    """`gradient_` from the products `x`, in `dtype`."""
+    z, slope = transformed(x, temperature, bias, scale, cap)
+    log_p = z - log_z[:, None]
+    in_z = -log_p.exp() * (by_logprob[:, None] + by_entropy[:, None] * (log_p + entropy[:, None]))
+    chosen = torch.arange(x.shape[1], device=x.device) == targets[:, None]
+    return ((in_z + torch.where(chosen, by_logprob[:, None], 0.0)) * slope).to(dtype)
+
+
+def transformed(
+    x: Float[Tensor, "C V"],
+    temperature: float,
+    bias: Float[Tensor, " V"] | None,
+    scale: float,
+    cap: float | None,
+) -> tuple[Float[Tensor, "C V"], Float[Tensor, "C V"] | float]:
+    """z and dz/dx, as `LogitTransform`."""
+    x = x if bias is None else x + bias
+    if cap is None:
+        return x * (scale / temperature), scale / temperature
+    bounded = (x * (scale / cap)).tanh()
+    return bounded * (cap / temperature), (1 - bounded**2) * (scale / temperature)
 
 
 def evaluate_(

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float
 from lightning import LightningModule
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from ceeh.config.settings import Config
@@ -35,7 +34,12 @@ from ceeh.modules.flops import utilization
 from ceeh.modules.metrics import RankMetrics, add_to, join_ranks
 from ceeh.modules.objective import entropy_anneal
 from ceeh.modules.policy import Policy
-from ceeh.modules.schedule import learning_rate_scale, optimizer_steps, set_hyperparameters
+from ceeh.modules.schedule import (
+    build_optimizer,
+    learning_rate_scale,
+    optimizer_steps,
+    set_hyperparameters,
+)
 from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs, build_shaping
 from ceeh.modules.timing import UPDATE, StepClock
 from ceeh.modules.update import UpdateInputs, accumulate_gradients, tokens_of
@@ -271,9 +275,7 @@ class CEEHModule(LightningModule):
     def configure_optimizers(self) -> Any:
         settings = self.config.optimizer
         updates = self.config.rollouts.steps * optimizer_steps(self.config)
-        # One kernel for all weights on a GPU; on the CPU it would change the order of rounding.
-        optimizer = AdamW(self.policy.trainable, fused=self.device.type == "cuda" or None)
-        set_hyperparameters(optimizer, settings)
+        optimizer = build_optimizer(settings, self.policy.trainable, self.device)
         scale = learning_rate_scale(settings.schedule, warmup=settings.warmup_steps, total=updates)
         return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, scale)}
 

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ceeh.config.settings import Model
 from ceeh.errors import ConfigError, first_line
@@ -29,8 +30,10 @@ LOGIT_TRANSFORMS = (
 
 
 class Policy(nn.Module):
-    """The model at `path`, a folder or hub id, with fp32 master weights.
+    """The model at `path`, a folder or hub id. Trained weights are in fp32.
 
+    Under LoRA the frozen weights keep their files' dtype where `precision` multiplies in bf16 anyway, so
+    that a 7B model takes 14 GB instead of 28, or are packed to 4 bits (`model.lora.base`).
     `keep_reference` keeps the starting policy for the KL term: with LoRA the same model without its
     adapter, otherwise a second copy of the weights. `adapter` is a PEFT folder with a LoRA to start
     from. Raises ConfigError for a model whose logits are not exactly hidden @ head (soft caps, scales,
@@ -45,18 +48,26 @@ class Policy(nn.Module):
         temperature: float,
         keep_reference: bool,
         adapter: Path | None = None,
+        precision: str = "32-true",
     ) -> None:
         super().__init__()
         self.temperature = temperature
         self.chunk_tokens = settings.head_chunk_tokens
         stored: Any = load_config(path, settings.trust_remote_code).dtype
         self.dtype: torch.dtype = stored or torch.float32
+        self.lora = settings.lora.rank > 0 or adapter is not None
+        bf16 = precision == "bf16-mixed"
+        self.head_operands = torch.bfloat16 if bf16 else None
+        keeps_dtype = self.lora and bf16 and self.dtype == torch.bfloat16
         model = load_model(
-            path, trust_remote_code=settings.trust_remote_code, attention=settings.attention
+            path,
+            trust_remote_code=settings.trust_remote_code,
+            attention=settings.attention,
+            dtype=self.dtype if keeps_dtype else torch.float32,
+            quantization=nf4(bf16=bf16) if self.lora and settings.lora.base == "nf4" else None,
         )
         refuse_transformed_logits(model)
         self.reference: list[PreTrainedModel] = []
-        self.lora = settings.lora.rank > 0 or adapter is not None
         if self.lora:
             model = self._with_adapter(model, settings, adapter)
             if isinstance(model.get_output_embeddings(), LoraLayer):
@@ -138,6 +149,7 @@ class Policy(nn.Module):
             objective,
             temperature=self.temperature,
             chunk_tokens=self.chunk_tokens,
+            operands=self.head_operands,
         )
 
     @torch.no_grad()
@@ -164,6 +176,7 @@ class Policy(nn.Module):
             *self._predicting(model, token_ids, places),
             temperature=self.temperature,
             chunk_tokens=self.chunk_tokens,
+            operands=self.head_operands,
         )
         zeros = torch.zeros(token_ids.numel(), dtype=logprobs.dtype, device=token_ids.device)
         return tuple(  # type: ignore[return-value]
@@ -195,6 +208,9 @@ class Policy(nn.Module):
             if ".lora_" in name:
                 continue
             value = weight.detach()
+            if value.dtype == torch.uint8:
+                packed = self.causal_lm.get_submodule(name.removesuffix(".weight"))
+                value = dequantize_module_weight(packed).detach()
             if name in adapted:
                 value = value.float() + adapted[name].get_delta_weight("default").float()
             yield name.replace(".base_layer.", "."), value
@@ -217,6 +233,7 @@ class Policy(nn.Module):
         # Training is in fp32; the folder's config names the dtype of its files.
         config = copy.deepcopy(self.causal_lm.config)
         config.dtype = dtype
+        vars(config).pop("quantization_config", None)  # the files hold whole weights
         config.save_pretrained(folder)
         generation: Any = copy.deepcopy(self.causal_lm.generation_config)
         generation.update(
@@ -267,6 +284,16 @@ class Policy(nn.Module):
         trainable = storage_bytes(self.trainable)
         weights = trainable if self.lora else storage_bytes(self.state_dict().values())
         return weights + 2 * trainable
+
+
+def nf4(*, bf16: bool) -> BitsAndBytesConfig:
+    """NormalFloat of 4 bits with quantized scales, 4.13 bits a weight: QLoRA, section 3."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float32,
+    )
 
 
 def flat_places(

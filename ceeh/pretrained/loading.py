@@ -13,6 +13,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -90,16 +91,25 @@ def load_config(path: str, trust_remote_code: bool) -> Any:
     return config
 
 
-def load_model(path: str, *, trust_remote_code: bool, attention: str) -> PreTrainedModel:
-    """A causal language model in fp32, with every weight read from safetensors and finite.
+def load_model(
+    path: str,
+    *,
+    trust_remote_code: bool,
+    attention: str,
+    dtype: torch.dtype = torch.float32,
+    quantization: BitsAndBytesConfig | None = None,
+) -> PreTrainedModel:
+    """A causal language model in `dtype`, with every weight read from safetensors and finite.
 
+    `quantization` packs the matrices of the decoder layers.
     Raises ConfigError for anything else. Pickles are never opened: torch's safe unpickler has had holes.
     """
     check_weight_files(path)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
-            dtype=torch.float32,
+            dtype=dtype,
+            quantization_config=quantization,
             attn_implementation=attention,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
