@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ceeh.config.settings import Objective
 from ceeh.data.batch import RolloutBatch
+from ceeh.errors import RunError, first_line
 from ceeh.modules.aggregation import row_weights
 from ceeh.modules.batching import Located, Microbatch, located
 from ceeh.modules.metrics import add_to
@@ -55,7 +56,7 @@ def accumulate_gradients(
     """Adds up the gradients of all micro-batches; `denominator` covers their rows on all ranks.
 
     `backward` receives a micro-batch's loss and whether it is the last one. A requested stop takes effect
-    after a micro-batch, once it is `patience` seconds old.
+    after a micro-batch, once it is `patience` seconds old. Raises RunError when GPU memory runs out.
     """
     sums: dict[str, Tensor] = {}
     not_finite = torch.zeros_like(batch.correct)
@@ -81,11 +82,19 @@ def accumulate_gradients(
         return policy.loss(*tokens_of(batch, cut), objective, places=cut.places)
 
     for index, cut in enumerate(located(micro, batch)):
-        with clock.phase("forward"):
-            loss = loss_of(cut)
-            add_to(sums, {"loss": loss.detach()})
-        with clock.phase("backward"):
-            backward(loss, index == len(micro) - 1)
+        try:
+            with clock.phase("forward"):
+                loss = loss_of(cut)
+                add_to(sums, {"loss": loss.detach()})
+            with clock.phase("backward"):
+                backward(loss, index == len(micro) - 1)
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                f"GPU memory ran out in a micro-batch of {len(cut.rows)} rows of {cut.width} tokens "
+                f"({first_line(error)}). Lower optimizer.tokens_per_microbatch or "
+                "model.head_chunk_tokens, or set model.gradient_checkpointing=true or "
+                "engine.init_args.sleep=true; then resume with ckpt_path=last"
+            ) from error
         shutdown.check(patience)
     # One transfer for the step: each number on its own would wait for the device.
     values = torch.stack([value.double() for value in sums.values()]).tolist()
