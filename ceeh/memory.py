@@ -193,19 +193,22 @@ def layer_activations(shapes: ModelShapes, lora: LoRA, tokens: int, *, compute: 
 
 
 def head_logits(
-    shapes: ModelShapes, settings: Model, tokens: int, *, compute: int, cuda: bool = False
+    shapes: ModelShapes, settings: Model, tokens: int, *, compute: int, gradient: bool, cuda: bool
 ) -> int:
     """A chunk's logits in fp32, and the probabilities of two blocks of it.
 
-    With bf16 operands their gradient too, and the head's weight unless its files are in bf16. CUDA fuses the
-    work on blocks; the CPU has no such product and multiplies an fp32 copy of weight and gradient.
+    With bf16 operands also their `gradient`, and the head's weight unless it is in bf16. The CPU has no such
+    product and multiplies fp32 copies.
     """
-    chunk, matrix = min(settings.head_chunk_tokens, tokens), shapes.vocabulary * shapes.width
-    logits = FP32 * shapes.vocabulary * (chunk + 2 * -(-chunk // BLOCKS))
+    chunk = min(settings.head_chunk_tokens, tokens)
+    logits, matrix = shapes.vocabulary * chunk, shapes.vocabulary * shapes.width
+    blocks = 2 * FP32 * shapes.vocabulary * -(-chunk // BLOCKS)
     if compute == FP32:
-        return logits
-    operands = compute * (shapes.vocabulary * chunk + matrix)
-    return logits + operands + (0 if cuda else FP32 * (shapes.vocabulary * chunk + matrix))
+        return FP32 * logits + blocks
+    slopes = logits if gradient else 0
+    copies = 0 if cuda else FP32 * (matrix + slopes)
+    weight = compute * matrix if shapes.frozen(settings.lora, compute) > compute else 0
+    return FP32 * logits + weight + max(blocks, compute * slopes + copies)
 
 
 def update_activations(
@@ -221,7 +224,7 @@ def update_activations(
     stream = shapes.frozen(settings.lora, compute) * shapes.width * tokens
     kept = layer = layer_activations(shapes, settings.lora, tokens, compute=compute)
     head_gradient = FP32 * shapes.vocabulary * shapes.width if full else 0
-    head = head_logits(shapes, settings, tokens, compute=compute, cuda=cuda)
+    head = head_logits(shapes, settings, tokens, compute=compute, gradient=True, cuda=cuda)
     head += 5 * stream + head_gradient
     backward = 3 * stream + (head_gradient if shapes.tied else 0)
     backward += mlp * (2 * compute if full else 3 * FP32 if settings.lora.dropout else 2 * FP32)
@@ -239,7 +242,7 @@ def forward_activations(
     """
     number = FP32 if settings.lora.rank and settings.lora.dropout else compute
     layer = tokens * (4 * number * shapes.layer["down_proj"][0] + 20 * shapes.width)
-    head = head_logits(shapes, settings, tokens, compute=compute, cuda=cuda)
+    head = head_logits(shapes, settings, tokens, compute=compute, gradient=False, cuda=cuda)
     return max(layer, head + 2 * FP32 * shapes.width * tokens)
 
 
