@@ -151,7 +151,7 @@ def test_a_4_bit_base_trains_and_is_pushed_as_whole_matrices(
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     log_p = (saved(input_ids=IDS).logits[:, :-1] / 0.7).log_softmax(-1)
     expected = log_p.gather(2, IDS[:, 1:, None])[..., 0] * MASK[:, 1:]
-    torch.testing.assert_close(policy.eval()(IDS, MASK)[0][:, 1:], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(policy(IDS, MASK)[0][:, 1:], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_8_bit_moments_are_a_byte_each_and_resume(tmp_path: Path) -> None:
