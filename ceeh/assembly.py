@@ -180,6 +180,8 @@ def quieten() -> None:
     # Held-out metrics are reduced over ranks before they are logged, but the engine opens a process
     # group of one, and Lightning asks for a reduction over it.
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log.'eval/")
+    # The base model is always in evaluation mode: its own dropout would make the ratio random.
+    warnings.filterwarnings("ignore", message="Found \\d+ module.s. in eval mode")
     # Lightning 2.6 calls an API that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 

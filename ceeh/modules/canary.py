@@ -1,4 +1,4 @@
-"""The canary: log-probs of a short fixed completion, as the engine sampled it and as the policy computes them."""
+"""Engine and policy must agree on log-probs: on the canary, a short completion, and on each first step."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -55,6 +55,20 @@ def check_canary(difference: Difference, policy: Policy, *, tolerance: float, wh
         )
 
 
+def check_first_ratio(difference: float, policy: Policy, *, tolerance: float, old: str) -> None:
+    """Raises RunError if |log ratio|, in the mean over tokens, is above the tolerance before any update.
+
+    `old` is `objective.old_logprobs`.
+    """
+    if difference > tolerance:
+        raise RunError(
+            "the ratio must be 1 at the first optimizer step of a rollout step, when the policy is the one "
+            f"that sampled; its log-probs differ from the {old}'s by {difference:.3g} nats on average, more "
+            f"than the tolerance of {tolerance:g}. {likely_causes(policy)}; what the canary's few tokens do "
+            "not reach, such as a sliding window or scaled positions"
+        )
+
+
 def likely_causes(policy: Policy) -> str:
     """What makes engine and trainer differ, the most frequent first, with the facts of this policy."""
     model, config = policy.causal_lm, policy.causal_lm.config
@@ -67,8 +81,9 @@ def likely_causes(policy: Policy) -> str:
         causes.append("the head tied to the embedding, which the engine keeps as a copy")
     if policy.lora:
         causes.append("the targets of the adapter (model.lora.target_modules)")
+    dtype = str(policy.dtype).removeprefix("torch.")
     causes.append(
-        f"an engine dtype below the trainer's (the model's files hold {str(policy.dtype).removeprefix('torch.')}); for a lossy one raise "
-        "rollouts.canary_tolerance"
+        f"an engine dtype below the trainer's (the files hold {dtype}): set engine.init_args.dtype, or for a "
+        "lossy engine raise rollouts.canary_tolerance"
     )
     return "Likely causes, in this order: " + "; ".join(causes)

@@ -54,7 +54,7 @@ def test_an_engine_that_keeps_a_stale_weight_stops_the_run(
 
 
 def test_the_mean_is_judged_and_one_token_may_differ_by_more(tiny_model_dir: Path) -> None:
-    sync = WeightSync(TorchEngine(str(tiny_model_dir)), tolerance=0.1, temperature=1.0)
+    sync = WeightSync(TorchEngine(str(tiny_model_dir)), tolerance=0.1)
     sync.check(Difference(mean=0.09, max=1.9), 0)
     with pytest.raises(RunError, match=r"version 3 .* by 0.11 nats on the canary \(at most 0.2\)"):
         sync.check(Difference(mean=0.11, max=0.2), 3)
@@ -68,4 +68,4 @@ def test_a_tolerance_that_lets_everything_or_nothing_pass_is_refused(tiny_model_
     engine = TorchEngine(str(tiny_model_dir))
     for tolerance in (0.0, float("nan")):
         with pytest.raises(ValueError, match="tolerance must be greater than 0 nats, got"):
-            WeightSync(engine, tolerance=tolerance, temperature=1.0)
+            WeightSync(engine, tolerance=tolerance)
