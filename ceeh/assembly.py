@@ -31,7 +31,7 @@ from ceeh.data.verify.build import build_verifier, drop_unverifiable
 from ceeh.errors import ConfigError, RunError
 from ceeh.modules.policy import Policy
 from ceeh.modules.shaping.base import build_shaping
-from ceeh.pretrained.loading import load_tokenizer, resolve_model
+from ceeh.pretrained.loading import check_length, load_config, load_tokenizer, resolve_model
 from ceeh.run.atomic import atomic_folder, atomic_write_text
 from ceeh.run.checkpoint import read_checkpoint, rollout_step_of
 from ceeh.run.disk_space import check_space, format_bytes, free_bytes
@@ -72,6 +72,8 @@ def gather_inputs(config: Config) -> Inputs:
     path = resolve_model(config.model.path)
     tokenizer = load_tokenizer(path, config.model.trust_remote_code)
     prompts = config.prompts
+    longest = prompts.max_prompt_tokens + config.rollouts.max_response_tokens
+    check_length(load_config(path, config.model.trust_remote_code), path, longest)
     builder = PromptBuilder(
         tokenizer,
         max_prompt_tokens=prompts.max_prompt_tokens,

@@ -1,7 +1,9 @@
 """The rollout engine: vLLM embedded in the trainer's process."""
 
+import atexit
 import math
 import os
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -60,6 +62,8 @@ class VLLMEngine:
     Raises ConfigError when vLLM is missing or too old and for options that would break training.
     """
 
+    _llm: Any = None
+
     def __init__(
         self,
         model_path: str,
@@ -73,7 +77,7 @@ class VLLMEngine:
         options: dict[str, Any] | None = None,
     ) -> None:
         options = check_options(options or {})
-        self._llm: Any = None
+        atexit.register(close_at_exit, weakref.ref(self))
         self.policy_version = -1
         self.max_model_len = max_model_len
         self._asleep: set[str] = set()
@@ -230,12 +234,9 @@ class VLLMEngine:
             release_process_groups(keep_default=not self._own_group)
 
     def __del__(self) -> None:
-        # For an engine whose owner failed before it had it. No context manager here: at interpreter exit
-        # this module's names may be gone, and only builtins are safe.
-        try:  # noqa: SIM105
-            self.close()
-        except Exception:
-            pass
+        # For an engine whose owner failed before it had it. When the interpreter exits `close_at_exit` has
+        # been here before: now the names that closing needs may be gone.
+        self.close()
 
     def __enter__(self) -> "VLLMEngine":
         return self
@@ -304,6 +305,11 @@ class VLLMEngine:
                 output.finish_reason, Finish.ABORT
             ),
         )
+
+
+def close_at_exit(engine: "weakref.ref[VLLMEngine]") -> None:
+    if (alive := engine()) is not None:
+        alive.close()
 
 
 def seed_unseeded_requests(seed: int) -> None:
