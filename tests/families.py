@@ -101,7 +101,9 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
     "gpt_neox": lambda: of(T.GPTNeoXConfig, "head_dim", "num_key_value_heads"),
     "gpt_oss": lambda: of(T.GptOssConfig, **EXPERTS, **MIXED),
     "granite": lambda: of(T.GraniteConfig, "head_dim", **GRANITE, logits_scaling=8.0),
-    "granitemoe": lambda: of(T.GraniteMoeConfig, "head_dim", **EXPERTS, **GRANITE, logits_scaling=6.0),
+    "granitemoe": lambda: of(
+        T.GraniteMoeConfig, "head_dim", **EXPERTS, **GRANITE, logits_scaling=6.0
+    ),
     "hunyuan": lambda: of(T.HunYuanDenseV1Config),
     "lfm2": lambda: of(
         T.Lfm2Config, "head_dim", layer_types=["conv", "full_attention"], full_attn_idxs=[1]
@@ -208,7 +210,7 @@ def row(name: str) -> str:
             try:
                 cells.append(f"{largest_difference(name, kind, Path(folder)):.1e}")
             except (ConfigError, RunError) as error:
-                cells.append(str(error).replace(folder, "...").replace("|", "/"))
+                cells.append(str(error).replace(f"{folder}/", "").replace("|", "/"))
     if cells[0] == cells[1]:
         cells[1] = "the same"
     with tempfile.TemporaryDirectory() as folder:
