@@ -21,20 +21,25 @@ class Difference(NamedTuple):
     mean: float
     max: float
 
+    def exceeds(self, tolerance: float) -> bool:
+        """Whether the mean is above `tolerance` nats, one token above MAX_OVER_MEAN times that, or NaN."""
+        return not (self.mean <= tolerance and self.max <= MAX_OVER_MEAN * tolerance)
+
 
 @torch.no_grad()
 def canary_difference(
     engine: RolloutEngine,
     policy: Policy,
     *,
+    temperature: float,
     device: torch.device | str = "cpu",
-    precision: AbstractContextManager | None = None,
+    forward_context: AbstractContextManager | None = None,
 ) -> Difference:
-    """Samples the canary at the policy's temperature and computes its log-probs, inside `precision`."""
-    prompt, completion = engine.canary(temperature=policy.temperature)
+    """Samples the canary with the engine and computes its log-probs with `policy`, of that temperature."""
+    prompt, completion = engine.canary(temperature=temperature)
     token_ids = torch.tensor([prompt + completion.token_ids], device=device)
     mask = torch.arange(token_ids.shape[1], device=device)[None] >= len(prompt)
-    with precision or nullcontext():
+    with forward_context or nullcontext():
         logprobs: Tensor = policy(token_ids, mask)[0]
     engine_logprobs = torch.tensor(completion.logprobs, device=device)
     difference = (logprobs[mask].float() - engine_logprobs).abs()
@@ -46,11 +51,11 @@ def check_canary(difference: Difference, policy: Policy, *, tolerance: float, wh
 
     `when` starts the message, such as "after the push of policy version 3".
     """
-    limit = MAX_OVER_MEAN * tolerance
-    if not (difference.mean <= tolerance and difference.max <= limit):
+    if difference.exceeds(tolerance):
         raise RunError(
             f"{when} engine and trainer differ by {difference.mean:.3g} nats on the canary (at most "
-            f"{difference.max:.3g}), more than the tolerance of {tolerance:g} ({limit:g} for one token). "
+            f"{difference.max:.3g}), more than the tolerance of {tolerance:g} "
+            f"({MAX_OVER_MEAN * tolerance:g} for one token). "
             f"{likely_causes(policy)}"
         )
 
