@@ -5,6 +5,7 @@ import math
 import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -234,9 +235,12 @@ class VLLMEngine:
             release_process_groups(keep_default=not self._own_group)
 
     def __del__(self) -> None:
-        # For an engine whose owner failed before it had it. When the interpreter exits `close_at_exit` has
-        # been here before: now the names that closing needs may be gone.
-        self.close()
+        # For an engine whose owner failed before it had it. At interpreter exit `close_at_exit` came first:
+        # now the names that closing needs may be gone. Only builtins are safe here.
+        try:  # noqa: SIM105
+            self.close()
+        except Exception:
+            pass
 
     def __enter__(self) -> "VLLMEngine":
         return self
@@ -309,7 +313,8 @@ class VLLMEngine:
 
 def close_at_exit(engine: "weakref.ref[VLLMEngine]") -> None:
     if (alive := engine()) is not None:
-        alive.close()
+        with suppress(Exception):
+            alive.close()
 
 
 def seed_unseeded_requests(seed: int) -> None:
