@@ -331,11 +331,10 @@ def check_targets(model: nn.Module) -> None:
 
 def logit_transform(model: PreTrainedModel) -> LogitTransform:
     """From the names that transformers' families use: Gemma caps, Cohere multiplies, Granite divides."""
-    config = model.config.get_text_config()
-    scale = getattr(config, "logit_scale", None) or 1 / (
-        getattr(config, "logits_scaling", None) or 1
-    )
-    return LogitTransform(scale=scale, cap=getattr(config, "final_logit_softcapping", None))
+    values = vars(model.config.get_text_config())
+    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    scale = numbers.get("logit_scale", 1.0) / numbers.get("logits_scaling", 1.0)
+    return LogitTransform(scale=scale, cap=numbers.get("final_logit_softcapping"))
 
 
 @torch.no_grad()
