@@ -213,7 +213,7 @@ def main() -> None:
         )
         batches: Iterable[RolloutBatch] = sampled_batches(job, config, engine)
         tolerance = CANARY_TOLERANCE[precision]
-        callbacks.insert(0, WeightSync(engine, tolerance=tolerance, temperature=1.0))
+        callbacks.insert(0, WeightSync(engine, tolerance=tolerance))
     else:
         batch = given_batch(job)
         batches = (replace(batch, policy_version=step) for step in range(STEPS))

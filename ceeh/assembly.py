@@ -37,7 +37,7 @@ from ceeh.data.verify.build import build_verifier, drop_unverifiable
 from ceeh.errors import ConfigError, RunError
 from ceeh.modules.policy import Policy
 from ceeh.modules.shaping.base import build_shaping
-from ceeh.pretrained.loading import load_tokenizer, resolve_model
+from ceeh.pretrained.loading import check_length, load_config, load_tokenizer, resolve_model
 from ceeh.run.atomic import atomic_folder, atomic_write_text
 from ceeh.run.checkpoint import read_checkpoint, rollout_step_of
 from ceeh.run.disk_space import check_space, format_bytes, free_bytes
@@ -79,6 +79,8 @@ def gather_inputs(config: Config) -> Inputs:
     path = resolve_model(config.model.path)
     tokenizer = load_tokenizer(path, config.model.trust_remote_code)
     prompts = config.prompts
+    longest = prompts.max_prompt_tokens + config.rollouts.max_response_tokens
+    check_length(load_config(path, config.model.trust_remote_code), path, longest)
     builder = PromptBuilder(
         tokenizer,
         max_prompt_tokens=prompts.max_prompt_tokens,
@@ -187,6 +189,8 @@ def quieten() -> None:
     # Held-out metrics are reduced over ranks before they are logged, but the engine opens a process
     # group of one, and Lightning asks for a reduction over it.
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log.'eval/")
+    # The base model is always in evaluation mode: its own dropout would make the ratio random.
+    warnings.filterwarnings("ignore", message="Found \\d+ module.s. in eval mode")
     # Lightning 2.6 calls an API that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 

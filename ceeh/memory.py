@@ -21,7 +21,6 @@ from ceeh.config.settings import Config, LoRA, Model
 from ceeh.data.engine import vllm_engine as vllm
 from ceeh.errors import ConfigError, first_line
 from ceeh.modules.head import BLOCKS
-from ceeh.modules.policy import refuse_transformed_logits
 from ceeh.pretrained.loading import load_config
 from ceeh.runtime.distributed import processes_here, world_size
 
@@ -132,7 +131,6 @@ def read_shapes(settings: Model, path: str) -> ModelShapes:
             f"model.path: the config.json of '{path}' does not describe a causal language model "
             f"({first_line(error)}); give a folder written by save_pretrained"
         ) from error
-    refuse_transformed_logits(model)
     layers: Any = getattr(model.base_model, "layers", None) or [nn.Module()]
     modules = dict(layers[0].named_modules())
     layer = {

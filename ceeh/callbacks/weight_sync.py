@@ -67,8 +67,9 @@ class WeightSync(Callback):
         difference = canary_difference(
             self.engine,
             pl_module.policy,
+            temperature=pl_module.policy.temperature,
             device=pl_module.device,
-            precision=trainer.precision_plugin.forward_context(),
+            forward_context=trainer.precision_plugin.forward_context(),
         )
         when = f"after the push of policy version {version}"
         check_canary(difference, pl_module.policy, tolerance=self.tolerance, when=when)

@@ -33,7 +33,12 @@ from ceeh.runtime.text import HIDDEN, flatten, redact
 class LoRA:
     rank: int = setting(0, "Rank of the adapter; 0 trains all weights. Paper: 32.", at_least(0))
     alpha: float = setting(32.0, "The adapter is scaled by alpha / rank. Paper: 32.", POSITIVE)
-    dropout: float = setting(0.0, "Dropout on the adapter's input.", UNIT_BELOW_1)
+    dropout: float = setting(
+        0.0,
+        "Dropout on the adapter's input, in the loss alone: not in old or reference log-probs. The "
+        "base model's own dropout is always off.",
+        UNIT_BELOW_1,
+    )
     target_modules: list[str] = setting(["all-linear"], "Names of the adapted layers.")
     base: Literal["model", "nf4"] = setting(
         "model",

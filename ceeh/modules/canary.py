@@ -1,4 +1,4 @@
-"""The canary: log-probs of a short fixed completion, as the engine sampled it and as the policy computes them."""
+"""Engine and policy must agree on log-probs: on the canary, a short completion, and on each first step."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -21,20 +21,25 @@ class Difference(NamedTuple):
     mean: float
     max: float
 
+    def exceeds(self, tolerance: float) -> bool:
+        """Whether the mean is above `tolerance` nats, one token above MAX_OVER_MEAN times that, or NaN."""
+        return not (self.mean <= tolerance and self.max <= MAX_OVER_MEAN * tolerance)
+
 
 @torch.no_grad()
 def canary_difference(
     engine: RolloutEngine,
     policy: Policy,
     *,
+    temperature: float,
     device: torch.device | str = "cpu",
-    precision: AbstractContextManager | None = None,
+    forward_context: AbstractContextManager | None = None,
 ) -> Difference:
-    """Samples the canary at the policy's temperature and computes its log-probs, inside `precision`."""
-    prompt, completion = engine.canary(temperature=policy.temperature)
+    """Samples the canary with the engine and computes its log-probs with `policy`, of that temperature."""
+    prompt, completion = engine.canary(temperature=temperature)
     token_ids = torch.tensor([prompt + completion.token_ids], device=device)
     mask = torch.arange(token_ids.shape[1], device=device)[None] >= len(prompt)
-    with precision or nullcontext():
+    with forward_context or nullcontext():
         logprobs: Tensor = policy(token_ids, mask)[0]
     engine_logprobs = torch.tensor(completion.logprobs, device=device)
     difference = (logprobs[mask].float() - engine_logprobs).abs()
@@ -46,12 +51,26 @@ def check_canary(difference: Difference, policy: Policy, *, tolerance: float, wh
 
     `when` starts the message, such as "after the push of policy version 3".
     """
-    limit = MAX_OVER_MEAN * tolerance
-    if not (difference.mean <= tolerance and difference.max <= limit):
+    if difference.exceeds(tolerance):
         raise RunError(
             f"{when} engine and trainer differ by {difference.mean:.3g} nats on the canary (at most "
-            f"{difference.max:.3g}), more than the tolerance of {tolerance:g} ({limit:g} for one token). "
+            f"{difference.max:.3g}), more than the tolerance of {tolerance:g} "
+            f"({MAX_OVER_MEAN * tolerance:g} for one token). "
             f"{likely_causes(policy)}"
+        )
+
+
+def check_first_ratio(difference: float, policy: Policy, *, tolerance: float, old: str) -> None:
+    """Raises RunError if |log ratio|, in the mean over tokens, is above the tolerance before any update.
+
+    `old` is `objective.old_logprobs`.
+    """
+    if difference > tolerance:
+        raise RunError(
+            "the ratio must be 1 at the first optimizer step of a rollout step, when the policy is the one "
+            f"that sampled; its log-probs differ from the {old}'s by {difference:.3g} nats on average, more "
+            f"than the tolerance of {tolerance:g}. {likely_causes(policy)}; what the canary's few tokens do "
+            "not reach, such as a sliding window or scaled positions"
         )
 
 
@@ -67,8 +86,9 @@ def likely_causes(policy: Policy) -> str:
         causes.append("the head tied to the embedding, which the engine keeps as a copy")
     if policy.lora:
         causes.append("the targets of the adapter (model.lora.target_modules)")
+    dtype = str(policy.dtype).removeprefix("torch.")
     causes.append(
-        f"an engine dtype below the trainer's (the model's files hold {str(policy.dtype).removeprefix('torch.')}); for a lossy one raise "
-        "rollouts.canary_tolerance"
+        f"an engine dtype below the trainer's (the files hold {dtype}): set engine.init_args.dtype, or for a "
+        "lossy engine raise rollouts.canary_tolerance"
     )
     return "Likely causes, in this order: " + "; ".join(causes)

@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from ceeh.config.hardware import CANARY_TOLERANCE
 from ceeh.config.settings import Config
 from ceeh.data.batch import RolloutBatch
 from ceeh.errors import RunError
@@ -30,6 +31,7 @@ from ceeh.modules.batching import (
     minibatches,
     padding_fraction,
 )
+from ceeh.modules.canary import check_first_ratio
 from ceeh.modules.flops import utilization
 from ceeh.modules.metrics import RankMetrics, add_to, join_ranks
 from ceeh.modules.objective import entropy_anneal
@@ -140,6 +142,8 @@ class CEEHModule(LightningModule):
             clock=self.clock,
             patience=shutdown.GRACE_SECONDS if changed else 0.0,
         )
+        if not changed:
+            self.check_first_step(batch, micro[0], inputs, found.sums)
         with self.clock.phase("optimizer"):
             norm = torch.nn.utils.clip_grad_norm_(
                 self.policy.trainable, self.config.optimizer.max_grad_norm
@@ -153,6 +157,34 @@ class CEEHModule(LightningModule):
             blamed = own & (found.not_finite | ~torch.isfinite(inputs.advantages))
             bad = blamed if blamed.any() else own
         return found.sums | {"grad_norm": float(norm)}, bad
+
+    def check_first_step(
+        self, batch: RolloutBatch, cut: Microbatch, inputs: UpdateInputs, sums: dict[str, float]
+    ) -> None:
+        """Raises RunError if the ratio is not 1 although no update has been made.
+
+        The adapter's dropout makes it random by design: the policy without it is compared then, once in a
+        run, on one micro-batch.
+        """
+        config = self.config
+        tolerance = CANARY_TOLERANCE[str(self.trainer.precision)]
+        if config.objective.old_logprobs == "engine":
+            tolerance = config.rollouts.canary_tolerance or tolerance
+        difference, tokens = sums["abs_log_ratio"], sums["tokens"]
+        if config.model.lora.rank and config.model.lora.dropout:
+            if self.rollout_step > 0:
+                return
+            token_ids, mask = tokens_of(batch, cut)
+            old = inputs.old_logprobs[cut.rows, : cut.width][mask]
+            difference = float((self.policy(token_ids, mask)[0][mask] - old).abs().sum())
+            tokens = float(mask.sum())
+        joined = self.total(torch.tensor([difference, tokens], device=self.device))
+        check_first_ratio(
+            float(joined[0] / joined[1]),
+            self.policy,
+            tolerance=tolerance,
+            old=config.objective.old_logprobs,
+        )
 
     def apply_update(self, finite: bool) -> None:
         """The optimizer's step; without gradients it only advances the counters, as it must."""

@@ -91,6 +91,32 @@ def load_config(path: str, trust_remote_code: bool) -> Any:
     return config
 
 
+def check_length(config: Any, path: str, longest: int) -> None:
+    """Raises ConfigError if `longest`, tokens of prompt and response, exceeds the model's positions."""
+    limit = num_positions(config.get_text_config())
+    if limit is not None and longest > limit:
+        raise ConfigError(
+            f"prompts.max_prompt_tokens + rollouts.max_response_tokens must be at most {limit}, the "
+            f"positions of '{path}', got {longest}; lower one of them, or take a model with a longer context"
+        )
+
+
+def num_positions(config: Any) -> int | None:
+    """Tokens that the positions of a model reach, scaled rotary ones included; None for no limit."""
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if limit is None:
+        return None
+    limits = [limit]
+    rope = getattr(config, "rope_parameters", None) or {}
+    for kind in [rope] if "rope_type" in rope else rope.values():  # or one for each kind of layer
+        factor = kind.get("factor") or 1.0
+        if kind.get("rope_type") in ("linear", "dynamic"):
+            limits.append(int(limit * factor))
+        elif kind.get("rope_type") == "yarn":
+            limits.append(int(factor * (kind.get("original_max_position_embeddings") or limit)))
+    return max(limits)
+
+
 def load_model(
     path: str,
     *,

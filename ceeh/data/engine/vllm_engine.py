@@ -1,8 +1,11 @@
 """The rollout engine: vLLM embedded in the trainer's process."""
 
+import atexit
 import math
 import os
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -60,6 +63,8 @@ class VLLMEngine:
     Raises ConfigError when vLLM is missing or too old and for options that would break training.
     """
 
+    _llm: Any = None
+
     def __init__(
         self,
         model_path: str,
@@ -73,7 +78,7 @@ class VLLMEngine:
         options: dict[str, Any] | None = None,
     ) -> None:
         options = check_options(options or {})
-        self._llm: Any = None
+        atexit.register(close_at_exit, weakref.ref(self))
         self.policy_version = -1
         self.max_model_len = max_model_len
         self._asleep: set[str] = set()
@@ -230,8 +235,8 @@ class VLLMEngine:
             release_process_groups(keep_default=not self._own_group)
 
     def __del__(self) -> None:
-        # For an engine whose owner failed before it had it. No context manager here: at interpreter exit
-        # this module's names may be gone, and only builtins are safe.
+        # For an engine whose owner failed before it had it. At interpreter exit `close_at_exit` came first:
+        # now the names that closing needs may be gone. Only builtins are safe here.
         try:  # noqa: SIM105
             self.close()
         except Exception:
@@ -304,6 +309,12 @@ class VLLMEngine:
                 output.finish_reason, Finish.ABORT
             ),
         )
+
+
+def close_at_exit(engine: "weakref.ref[VLLMEngine]") -> None:
+    if (alive := engine()) is not None:
+        with suppress(Exception):
+            alive.close()
 
 
 def seed_unseeded_requests(seed: int) -> None:

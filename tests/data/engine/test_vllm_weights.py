@@ -1,10 +1,19 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from ceeh.data.engine.vllm_weights import checked, repack_heads, skeleton, weight_shapes
+from ceeh.data.engine.vllm_weights import (
+    checked,
+    release_packed,
+    repack_heads,
+    skeleton,
+    weight_shapes,
+)
+from tests.families import save_model
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +88,20 @@ def test_only_heads_that_keep_their_plain_weight_are_packed_anew():
     plain = layer(rows=3, has_packed_copy=False)
     repack_heads(torch.nn.Sequential(emptied, plain, head))
     assert packed == [head]
+
+
+def test_experts_lose_their_kernel_on_the_cpu_so_that_the_push_packs_them():
+    layer = torch.nn.Linear(2, 2)
+    layer.quant_method = SimpleNamespace(moe_kernel=object())  # type: ignore[assignment]
+    elsewhere = torch.nn.Linear(2, 2, device="meta")
+    elsewhere.quant_method = SimpleNamespace(moe_kernel=object())  # type: ignore[assignment]
+    release_packed(torch.nn.Sequential(layer, elsewhere, torch.nn.Linear(2, 2)))
+    assert layer.quant_method.moe_kernel is None
+    assert elsewhere.quant_method.moe_kernel is not None
+
+
+def test_a_persistent_buffer_must_come_and_files_name_the_weights(tmp_path):
+    # A gate of experts in files: gate.e_score_correction_bias is a buffer; experts are a matrix each.
+    save_model("deepseek_v3", tmp_path)
+    shapes = weight_shapes(skeleton(str(tmp_path), trust_remote_code=False))
+    assert shapes.required.keys() == load_file(tmp_path / "model.safetensors").keys()
