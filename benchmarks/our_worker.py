@@ -185,7 +185,7 @@ def main() -> None:
         )
         batches: Iterable[RolloutBatch] = sampled_batches(job, config, engine)
         tolerance = CANARY_TOLERANCE[precision]
-        callbacks.insert(0, WeightSync(engine, tolerance=tolerance, temperature=1.0))
+        callbacks.insert(0, WeightSync(engine, tolerance=tolerance))
     else:
         shape = {name: job[name] for name in ("group_size", "prompt_tokens", "vocabulary")}
         batch = collate(scored_groups(job["lengths"], **shape), pad_token_id=0)

@@ -22,7 +22,13 @@ from ceeh.callbacks.rollout_log import RolloutLog
 from ceeh.callbacks.signal import check_signals
 from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.config.component import Component
-from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE, resolve_accelerator, resolve_precision
+from ceeh.config.hardware import (
+    CANARY_TOLERANCE,
+    DTYPE,
+    check_quantization,
+    resolve_accelerator,
+    resolve_precision,
+)
 from ceeh.config.settings import Config, check_not_redacted, check_pairs, to_public_yaml
 from ceeh.config.trainer import check_trainer_arguments
 from ceeh.data.engine.base import RolloutEngine
@@ -34,7 +40,7 @@ from ceeh.data.verify.build import build_verifier, drop_unverifiable
 from ceeh.errors import ConfigError, RunError, first_line, user_code
 from ceeh.modules.policy import Policy
 from ceeh.modules.shaping.base import build_shaping
-from ceeh.pretrained.loading import load_tokenizer, resolve_model
+from ceeh.pretrained.loading import check_length, load_config, load_tokenizer, resolve_model
 from ceeh.run.atomic import atomic_folder, atomic_write_text
 from ceeh.run.checkpoint import read_checkpoint, rollout_step_of
 from ceeh.run.disk_space import check_space, format_bytes, free_bytes
@@ -75,12 +81,15 @@ def gather_inputs(config: Config) -> Inputs:
     accelerator = resolve_accelerator(config.hardware)
     check_not_redacted(config)
     check_pairs(config, world_size())
+    check_quantization(config, accelerator)
     check_trainer(config.trainer)
     callbacks = build_callbacks(config)
     loggers = built_as(config.loggers, "loggers", Logger)
     path = resolve_model(config.model.path)
     tokenizer = load_tokenizer(path, config.model.trust_remote_code)
     prompts = config.prompts
+    longest = prompts.max_prompt_tokens + config.rollouts.max_response_tokens
+    check_length(load_config(path, config.model.trust_remote_code), path, longest)
     builder = PromptBuilder(
         tokenizer,
         max_prompt_tokens=prompts.max_prompt_tokens,
@@ -214,6 +223,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="It is recommended to use .self.log.'eval/")
     # On a node with SLURM installed, for a run that torchrun or nobody started.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
+    # The base model is always in evaluation mode: its own dropout would make the ratio random.
+    warnings.filterwarnings("ignore", message="Found \\d+ module.s. in eval mode")
     # Lightning 2.6 calls an API that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 
@@ -271,7 +282,6 @@ def build_trainer(
         WeightSync(
             engine,
             tolerance=rollouts.canary_tolerance or CANARY_TOLERANCE[inputs.precision],
-            temperature=rollouts.temperature,
         ),
         Console(
             steps=rollouts.steps,

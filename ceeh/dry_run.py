@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ceeh.assembly import Inputs, build_callbacks, gather_inputs, resolve_model
-from ceeh.config.hardware import resolve_accelerator
+from ceeh.config.hardware import check_quantization, resolve_accelerator
 from ceeh.config.settings import Config, check_pairs
 from ceeh.errors import ConfigError
 from ceeh.memory import (
@@ -47,6 +47,7 @@ def dry_run(config: Config, devices: Devices | None) -> int:
             f"{devices}; drop one of the two"
         )
     check_pairs(config, devices.count)
+    check_quantization(config, devices.kind)
     build_callbacks(config)
     path = resolve_model(config.model.path)
     shapes = read_shapes(config.model, path)

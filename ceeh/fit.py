@@ -49,14 +49,12 @@ def fit(config: Config) -> Path:
     seed_everything(config.seed, verbose=False)
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
-    if inputs.accelerator == "cuda" and inputs.precision != "32-true":
-        # The fp32 products of the head run as TF32 on tensor cores.
-        torch.set_float32_matmul_precision("high")
     policy = Policy(
         config.model,
         inputs.model_path,
         temperature=config.rollouts.temperature,
         keep_reference=config.objective.kl_coefficient > 0,
+        precision=inputs.precision,
     )
     module = CEEHModule(config, policy)
     shutdown.check()

@@ -2,7 +2,8 @@
 
 Sizes are upper bounds in bytes; the tests measure how tight they are. T: tokens of a micro-batch with
 padding. D: model width. A: width of all query heads. I: MLP width. V: vocabulary. c: bytes per element in
-matrix products, 2 under bf16-mixed, 4 under 32-true. Weights, norms, residual stream: always fp32.
+matrix products, 2 under bf16-mixed, 4 under 32-true. Trained weights and norms: always fp32. Frozen weights
+under LoRA and then the residual stream: c if the model's files are in bf16, else fp32.
 """
 
 import os
@@ -20,11 +21,12 @@ from ceeh.config.settings import Config, LoRA, Model
 from ceeh.data.engine import vllm_engine as vllm
 from ceeh.errors import ConfigError, first_line
 from ceeh.modules.head import BLOCKS
-from ceeh.modules.policy import refuse_transformed_logits
 from ceeh.pretrained.loading import load_config
 from ceeh.runtime.distributed import processes_here, world_size
 
-GIB, FP32 = 2**30, 4
+GIB, FP32, NF4_BYTES = 2**30, 4, 4.13 / 8
+EIGHT_BIT = 1 + FP32 / 256
+"""Bytes of an 8-bit moment: one, and an fp32 scale for each block of 256."""
 USABLE = 0.95
 """Share of a device that a plan may fill. Torch sees 79.1 GiB of an 80 GB H100 and loses some to
 fragmentation."""
@@ -85,7 +87,8 @@ def machine_memory() -> int:
 class ModelShapes:
     """Counts are elements. `parameters` includes an adapter; tied weights count once.
 
-    `layer` maps `MATRICES` to (inputs, outputs). `norm_width` sums the widths of a layer's norms, those
+    `layer` maps `MATRICES` to (inputs, outputs). `stored`: bytes of a weight in the model's files, 2 for
+    bf16 and else 4. `norm_width` sums the widths of a layer's norms, those
     of queries and keys over all heads.
     """
 
@@ -98,6 +101,18 @@ class ModelShapes:
     tied: bool
     norm_width: int
     layer: dict[str, tuple[int, int]]
+    stored: int = FP32
+
+    def frozen(self, lora: LoRA, compute: int) -> int:
+        """Bytes of a weight that LoRA does not train, and of a number of the residual stream."""
+        return max(self.stored, compute) if lora.rank else FP32
+
+    def policy_bytes(self, lora: LoRA, compute: int) -> int:
+        packed = (
+            self.layers * sum(i * o for i, o in self.layer.values()) if lora.base == "nf4" else 0
+        )
+        frozen = self.parameters - self.trained - packed if lora.rank else 0
+        return FP32 * self.trained + self.frozen(lora, compute) * frozen + int(NF4_BYTES * packed)
 
 
 def read_shapes(settings: Model, path: str) -> ModelShapes:
@@ -116,7 +131,6 @@ def read_shapes(settings: Model, path: str) -> ModelShapes:
             f"model.path: the config.json of '{path}' does not describe a causal language model "
             f"({first_line(error)}); give a folder written by save_pretrained"
         ) from error
-    refuse_transformed_logits(model)
     layers: Any = getattr(model.base_model, "layers", None) or [nn.Module()]
     modules = dict(layers[0].named_modules())
     layer = {
@@ -155,6 +169,7 @@ def read_shapes(settings: Model, path: str) -> ModelShapes:
         tied=head.weight is model.get_input_embeddings().weight,
         norm_width=sum(normed.get(name.rpartition(".")[2], width) for name in norms),
         layer=named,
+        stored=2 if config.dtype == torch.bfloat16 else FP32,
     )
 
 
@@ -169,17 +184,34 @@ def layer_activations(shapes: ModelShapes, lora: LoRA, tokens: int, *, compute: 
     more = shapes.layer["down_proj"][0] + shapes.layer["o_proj"][0] + len(MATRICES) * lora.rank
     norms = FP32 * shapes.norm_width * (1 if lora.rank else 2)
     masks = FP32 * inputs if lora.rank and lora.dropout else 0
-    casts = compute * sum(i * o for i, o in shapes.layer.values()) if compute < FP32 else 0
+    casts = 0
+    if compute < shapes.frozen(lora, compute) or lora.base == "nf4":
+        casts = compute * sum(i * o for i, o in shapes.layer.values())
     return tokens * (compute * (inputs + outputs + more) + norms + masks) + casts
 
 
-def head_logits(shapes: ModelShapes, settings: Model, tokens: int) -> int:
-    """A chunk's logits in fp32, and the probabilities of two blocks of it."""
+def head_logits(
+    shapes: ModelShapes, settings: Model, tokens: int, *, compute: int, gradient: bool, cuda: bool
+) -> int:
+    """A chunk's logits in fp32, and the probabilities of two blocks of it.
+
+    With bf16 operands also their `gradient`, and the head's weight unless it is in bf16. The CPU has no such
+    product and multiplies fp32 copies.
+    """
     chunk = min(settings.head_chunk_tokens, tokens)
-    return FP32 * shapes.vocabulary * (chunk + 2 * -(-chunk // BLOCKS))
+    logits, matrix = shapes.vocabulary * chunk, shapes.vocabulary * shapes.width
+    blocks = 2 * FP32 * shapes.vocabulary * -(-chunk // BLOCKS)
+    if compute == FP32:
+        return FP32 * logits + blocks
+    slopes = logits if gradient else 0
+    copies = 0 if cuda else FP32 * (matrix + slopes)
+    weight = compute * matrix if shapes.frozen(settings.lora, compute) > compute else 0
+    return FP32 * logits + weight + max(blocks, compute * slopes + copies)
 
 
-def update_activations(shapes: ModelShapes, settings: Model, tokens: int, *, compute: int) -> int:
+def update_activations(
+    shapes: ModelShapes, settings: Model, tokens: int, *, compute: int, cuda: bool = False
+) -> int:
     """Forward and backward of one micro-batch: what all layers keep, and the larger of head and layer.
 
     With gradient checkpointing a layer keeps its fp32 input, and backward computes one layer again
@@ -187,10 +219,11 @@ def update_activations(shapes: ModelShapes, settings: Model, tokens: int, *, com
     adds it; to the end if it is tied to the embedding.
     """
     full, mlp = not settings.lora.rank, tokens * shapes.layer["down_proj"][0]
-    stream = FP32 * shapes.width * tokens
+    stream = shapes.frozen(settings.lora, compute) * shapes.width * tokens
     kept = layer = layer_activations(shapes, settings.lora, tokens, compute=compute)
     head_gradient = FP32 * shapes.vocabulary * shapes.width if full else 0
-    head = head_logits(shapes, settings, tokens) + 5 * stream + head_gradient
+    head = head_logits(shapes, settings, tokens, compute=compute, gradient=True, cuda=cuda)
+    head += 5 * stream + head_gradient
     backward = 3 * stream + (head_gradient if shapes.tied else 0)
     backward += mlp * (2 * compute if full else 3 * FP32 if settings.lora.dropout else 2 * FP32)
     if settings.gradient_checkpointing:
@@ -198,14 +231,17 @@ def update_activations(shapes: ModelShapes, settings: Model, tokens: int, *, com
     return shapes.layers * kept + max(head, backward)
 
 
-def forward_activations(shapes: ModelShapes, settings: Model, tokens: int, *, compute: int) -> int:
+def forward_activations(
+    shapes: ModelShapes, settings: Model, tokens: int, *, compute: int, cuda: bool = False
+) -> int:
     """Without gradient: the larger of one layer's MLP, 4 c I + 20 D a token, and the head.
 
     LoRA dropout makes the MLP's numbers fp32.
     """
     number = FP32 if settings.lora.rank and settings.lora.dropout else compute
     layer = tokens * (4 * number * shapes.layer["down_proj"][0] + 20 * shapes.width)
-    return max(layer, head_logits(shapes, settings, tokens) + 2 * FP32 * shapes.width * tokens)
+    head = head_logits(shapes, settings, tokens, compute=compute, gradient=False, cuda=cuda)
+    return max(layer, head + 2 * FP32 * shapes.width * tokens)
 
 
 def optimizer_workspace(shapes: ModelShapes, *, cuda: bool) -> int:
@@ -334,18 +370,19 @@ def make_plan(config: Config, shapes: ModelShapes, devices: Devices) -> Plan:
     held_out = questions * (evaluation.samples + evaluation.split_samples)
     tokens, held_out_tokens = min(budget, minibatch * longest), min(budget, held_out * longest)
 
+    eight_bit = optimizer.moments == "8bit"
     work = max(
-        update_activations(shapes, settings, tokens, compute=compute),
-        optimizer_workspace(shapes, cuda=cuda),
+        update_activations(shapes, settings, tokens, compute=compute, cuda=cuda),
+        0 if eight_bit else optimizer_workspace(shapes, cuda=cuda),
     )
-    forward = forward_activations(shapes, settings, held_out_tokens, compute=compute)
+    forward = forward_activations(shapes, settings, held_out_tokens, compute=compute, cuda=cuda)
     reference = config.objective.kl_coefficient > 0 and settings.lora.rank == 0
     items: list[tuple[str, int, tuple[str, ...]]] = [
-        ("policy weights", FP32 * shapes.parameters, PHASES),
+        ("policy weights", shapes.policy_bytes(settings.lora, compute), PHASES),
         ("reference policy", FP32 * shapes.parameters * reference, PHASES),
         ("gradients", FP32 * shapes.trained, PHASES),
         ("gradient buckets", FP32 * shapes.trained * several, PHASES),
-        ("AdamW moments", 2 * FP32 * shapes.trained, PHASES),
+        ("AdamW moments", int(2 * shapes.trained * (EIGHT_BIT if eight_bit else FP32)), PHASES),
         ("process", PROCESS[devices.kind] + NCCL * (cuda and several), PHASES),
         ("token batch", 17 * max(rows, held_out) * longest, (UPDATE, EVALUATION)),
         ("activations or AdamW", work, (UPDATE,)),

@@ -170,7 +170,7 @@ def test_full_training_that_cannot_fit_gets_lora_first(distilled: Path) -> None:
     changes = advise(config, str(distilled), parse_devices("1x24GB"))
     assert next(iter(changes.items())) == ("model.lora.rank", 32)
     assert changes["engine.init_args.sleep"] is True
-    # Nothing makes 7B fit: its weights take 28 GiB in fp32.
+    # Nothing makes 7B fit: policy and engine hold 14 GiB of weights each.
     fits = planned(changed(config, changes), distilled, "1x24GB").fits
     assert fits == (distilled.name == "1.5b")
     assert ("rollouts.max_response_tokens" in changes) != fits

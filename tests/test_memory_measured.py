@@ -31,6 +31,13 @@ CASES: dict[str, tuple[Any, dict, dict]] = {
     "full, large vocabulary": (QWEN2, {"vocab_size": 10_000}, {}),
     "lora, two matrices": (QWEN2, {}, {"rank": 4, "target_modules": ["q_proj", "down_proj"]}),
     "lora, dropout": (QWEN2, {}, {"rank": 4, "dropout": 0.1}),
+    "lora, bf16 files": (QWEN2, {"dtype": torch.bfloat16}, {"rank": 4}),
+    "lora, bf16 files, large vocabulary": (
+        QWEN2,
+        {"dtype": torch.bfloat16, "vocab_size": 10_000},
+        {"rank": 4},
+    ),
+    "full, bf16 files": (QWEN2, {"dtype": torch.bfloat16}, {}),
 }
 LOOSEST = 1.35
 """How far above the measured peak a plan may be; the two matrices of the narrowest LoRA are loosest."""
@@ -55,13 +62,17 @@ class Measured:
             "tie_word_embeddings": False,
         }
         transformers_logging.disable_progress_bar()
-        AutoModelForCausalLM.from_config(kind(**small | dims)).save_pretrained(folder)
+        config = kind(**small | dims)
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32)
+        model.save_pretrained(folder)
         self.settings = Model(
             gradient_checkpointing=checkpointing, head_chunk_tokens=128, lora=LoRA(**lora)
         )
         torch.manual_seed(0)
         self.shapes: ModelShapes = read_shapes(self.settings, str(folder))
-        self.policy = Policy(self.settings, str(folder), temperature=1.0, keep_reference=False)
+        self.policy = Policy(
+            self.settings, str(folder), temperature=1.0, keep_reference=False, precision=precision
+        )
         self.bf16 = precision == "bf16-mixed"
         self.compute = 2 if self.bf16 else 4
         self.tokens = 2 * width
@@ -84,12 +95,16 @@ class Measured:
             return self.policy.loss(self.token_ids, self.mask, lambda a, b, _: a.sum() + b.sum())
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("case", CASES)
-def test_counts_of_weights_gradients_and_moments_are_exact(tmp_path: Path, case: str) -> None:
-    model = Measured(tmp_path, case, "32-true", False, width=4)
+def test_counts_of_weights_gradients_and_moments_are_exact(
+    tmp_path: Path, case: str, precision: str
+) -> None:
+    model = Measured(tmp_path, case, precision, False, width=4)
     optimizer = AdamW(model.policy.trainable)
     optimizer.step()
-    assert model.shapes.parameters * 4 == sum(w.nbytes for w in model.policy.parameters())
+    planned = model.shapes.policy_bytes(model.settings.lora, model.compute)
+    assert planned == sum(weight.nbytes for weight in model.policy.parameters())
     assert model.shapes.trained * 4 == sum(gradient.nbytes for gradient in model.gradients())
     states = [state for one in optimizer.state.values() for state in one.items()]
     moments = sum(value.nbytes for name, value in states if name != "step")

@@ -1,42 +1,28 @@
 """WeightSync: pushes the trainer's weights to the engine after each step, and verifies that they arrived."""
 
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from ceeh.data.batch import RolloutBatch
 from ceeh.data.engine.base import RolloutEngine
-from ceeh.errors import RunError
+from ceeh.modules.canary import Difference, canary_difference, check_canary
 from ceeh.modules.module import CEEHModule
-
-MAX_OVER_MEAN = 20
-"""One token may differ by this multiple of the mean's tolerance. bf16 has long tails: on an H100 the
-starter's 10,701 tokens differ by 0.011 nats on average and by 0.67 at most."""
-
-
-class Difference(NamedTuple):
-    """Between engine and trainer on the canary's tokens, in nats."""
-
-    mean: float
-    max: float
 
 
 class WeightSync(Callback):
     """Keeps `engine.policy_version` at the trainer's optimizer step.
 
     After every push the engine samples a completion of a short fixed prompt (the canary), and the trainer
-    recomputes its log-probs. A mean difference above `tolerance` nats, or a single one above MAX_OVER_MEAN
-    times that, raises RunError: with different weights in the engine, training would silently be off-policy.
-    Mean and maximum are logged.
+    recomputes its log-probs. A mean difference above `tolerance` nats raises RunError: with different weights
+    in the engine, training would silently be off-policy. Mean and maximum are logged.
     """
 
-    def __init__(self, engine: RolloutEngine, *, tolerance: float, temperature: float) -> None:
+    def __init__(self, engine: RolloutEngine, *, tolerance: float) -> None:
         self.engine = engine
         self.tolerance = tolerance
-        self.temperature = temperature
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not on_fit_start: sharded strategies restore a checkpoint's weights after it.
@@ -74,36 +60,15 @@ class WeightSync(Callback):
         """Streams the weights and compares the canary's log-probs."""
         assert isinstance(pl_module, CEEHModule)
         self.engine.wake()
-        self.engine.load_weights(
-            pl_module.policy.engine_weights(), policy_version=trainer.global_step
+        version = trainer.global_step
+        self.engine.load_weights(pl_module.policy.engine_weights(), policy_version=version)
+        difference = canary_difference(
+            self.engine,
+            pl_module.policy,
+            temperature=pl_module.policy.temperature,
+            device=pl_module.device,
+            forward_context=trainer.precision_plugin.forward_context(),
         )
-        difference = self.canary_difference(trainer, pl_module)
-        self.check(difference, trainer.global_step)
+        when = f"after the push of policy version {version}"
+        check_canary(difference, pl_module.policy, tolerance=self.tolerance, when=when)
         return difference
-
-    def check(self, difference: Difference, policy_version: int) -> None:
-        """Raises RunError for a difference above the tolerance, or NaN."""
-        if not (
-            difference.mean <= self.tolerance and difference.max <= MAX_OVER_MEAN * self.tolerance
-        ):
-            raise RunError(
-                f"after the push of policy version {policy_version} engine and trainer differ by "
-                f"{difference.mean:.3g} nats on the canary (at most {difference.max:.3g}), more than the "
-                f"tolerance of {self.tolerance:g} ({MAX_OVER_MEAN * self.tolerance:g} for one token); "
-                "the engine's weights differ from the trainer's. Check that the installed vLLM is a tested "
-                "version, or raise rollouts.canary_tolerance for a lossy engine dtype"
-            )
-
-    @torch.no_grad()
-    def canary_difference(self, trainer: Trainer, module: CEEHModule) -> Difference:
-        prompt, completion = self.engine.canary(temperature=self.temperature)
-        token_ids = torch.tensor([prompt + completion.token_ids], device=module.device)
-        mask = torch.arange(token_ids.shape[1], device=module.device)[None] >= len(prompt)
-        training = module.training
-        module.eval()
-        with trainer.precision_plugin.forward_context():
-            logprobs: Tensor = module.policy(token_ids, mask)[0]
-        module.train(training)
-        engine_logprobs = torch.tensor(completion.logprobs, device=module.device)
-        difference = (logprobs[mask].float() - engine_logprobs).abs()
-        return Difference(float(difference.mean()), float(difference.max()))

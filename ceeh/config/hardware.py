@@ -1,10 +1,11 @@
 """The `hardware` settings resolved on this machine."""
 
+import importlib.util
 import warnings
 
 import torch
 
-from ceeh.config.settings import Hardware
+from ceeh.config.settings import Config, Hardware
 from ceeh.errors import ConfigError
 
 CANARY_TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1}
@@ -58,3 +59,22 @@ def resolve_precision(hardware: Hardware, accelerator: str) -> str:
             "arithmetic (Ampere and newer GPUs do); set hardware.precision=32-true"
         )
     return precision
+
+
+def check_quantization(config: Config, accelerator: str) -> None:
+    """Raises ConfigError for quantized weights or moments without CUDA or without bitsandbytes."""
+    for key, value, default in (
+        ("model.lora.base", config.model.lora.base, "model"),
+        ("optimizer.moments", config.optimizer.moments, "fp32"),
+    ):
+        if value == default:
+            continue
+        if accelerator != "cuda":
+            raise ConfigError(
+                f"{key} is {value}, which needs CUDA, and this run is on the CPU; set {key}={default}"
+            )
+        if torch.cuda.is_available() and importlib.util.find_spec("bitsandbytes") is None:
+            raise ConfigError(
+                f"{key} is {value}, which needs bitsandbytes; install it with "
+                f'pip install ".[quantized]", or set {key}={default}'
+            )

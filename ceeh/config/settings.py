@@ -33,8 +33,18 @@ from ceeh.runtime.text import HIDDEN, flatten, redact
 class LoRA:
     rank: int = setting(0, "Rank of the adapter; 0 trains all weights. Paper: 32.", at_least(0))
     alpha: float = setting(32.0, "The adapter is scaled by alpha / rank. Paper: 32.", POSITIVE)
-    dropout: float = setting(0.0, "Dropout on the adapter's input.", UNIT_BELOW_1)
+    dropout: float = setting(
+        0.0,
+        "Dropout on the adapter's input, in the loss alone: not in old or reference log-probs. The "
+        "base model's own dropout is always off.",
+        UNIT_BELOW_1,
+    )
     target_modules: list[str] = setting(["all-linear"], "Names of the adapted layers.")
+    base: Literal["model", "nf4"] = setting(
+        "model",
+        "Frozen weights. model: in the dtype of their files, in fp32 under 32-true. nf4: 4 bits each "
+        "(QLoRA, arXiv 2305.14314), with bitsandbytes on CUDA.",
+    )
 
 
 @dataclass(frozen=True)
@@ -187,6 +197,10 @@ class Optimizer:
     beta1: float = setting(0.9, "AdamW: decay of the mean gradient.", OPEN_UNIT)
     beta2: float = setting(0.999, "AdamW: decay of the mean squared gradient.", OPEN_UNIT)
     weight_decay: float = setting(0.0, "AdamW: decoupled weight decay.", at_least(0))
+    moments: Literal["fp32", "8bit"] = setting(
+        "fp32",
+        "AdamW's two moments. 8bit: quantized in blocks (arXiv 2110.02861), with bitsandbytes on CUDA.",
+    )
     warmup_steps: int = setting(0, "Optimizer steps of linear warm-up.", at_least(0))
     schedule: Literal["constant", "linear", "cosine"] = setting(
         "constant", "Learning rate after the warm-up; linear and cosine end at 0."
@@ -342,6 +356,11 @@ def check_pairs(config: Config, processes: int) -> None:
                 f"{name} is over all processes and must be a multiple of their number "
                 f"({processes}), got {value}"
             )
+    if config.model.lora.base == "nf4" and not config.model.lora.rank:
+        raise ConfigError(
+            "model.lora.base=nf4 quantizes the frozen weights under an adapter and needs model.lora.rank "
+            "above 0, got 0; set model.lora.rank=32, or model.lora.base=model"
+        )
     longest = config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens
     if config.optimizer.tokens_per_microbatch < longest:
         raise ConfigError(

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ceeh.data.batch import RolloutBatch
+
 OVERHEAD_TOKENS = 128
 """Fixed cost of a micro-batch, in tokens: saving less padding than this is not worth another one."""
 
@@ -18,6 +20,44 @@ class Microbatch:
 
     rows: Int[Tensor, " m"]
     width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """Index tensors of a micro-batch on the batch's device.
+
+    rows: of the batch. places: of the response tokens in the flattened [m width] rows of the micro-batch, in
+    row order. batch_places: the same in the flattened [R T] batch.
+    """
+
+    rows: Int[Tensor, " m"]
+    width: int
+    places: Int[Tensor, " N"]
+    batch_places: Int[Tensor, " N"]
+
+
+def located(micro: Sequence[Microbatch], batch: RolloutBatch) -> list[Located]:
+    """Finds the response tokens of each micro-batch on the host, for all with one copy to the device.
+
+    The device is not waited for: indexing by a mask, or by an index on the host, waits each time.
+    """
+    totals, lengths, parts = batch.totals.cpu(), batch.lengths.cpu(), []
+    for cut in micro:
+        position, stop = torch.arange(cut.width), totals[cut.rows, None]
+        response = (position >= stop - lengths[cut.rows, None]) & (position < stop)
+        row, place = response.nonzero(as_tuple=True)
+        parts += [cut.rows, row * cut.width + place]
+        parts.append(cut.rows[row] * batch.token_ids.shape[1] + place)
+    joined, device = torch.cat(parts), batch.token_ids.device
+    if device.type == "cuda":
+        joined = joined.pin_memory().to(device, non_blocking=True)
+    split = joined.split([len(part) for part in parts])
+    return [
+        Located(rows=rows, width=cut.width, places=places, batch_places=batch_places)
+        for cut, rows, places, batch_places in zip(
+            micro, split[::3], split[1::3], split[2::3], strict=True
+        )
+    ]
 
 
 def minibatches(

@@ -52,7 +52,12 @@ def update_flops(policy: Policy, totals: list[int], *, reference: bool) -> float
     config: Any = policy.causal_lm.config
     embedding: Any = policy.causal_lm.get_input_embeddings()
     head: Any = policy.causal_lm.get_output_embeddings()
-    used = sum(p.numel() for p in policy.parameters() if p.dim() == 2)
+    packed = 2  # weights in a byte of a 4-bit base
+    used = sum(
+        p.numel() * (packed if p.dtype == torch.uint8 else 1)
+        for p in policy.parameters()
+        if p.dim() == 2
+    )
     trained = sum(p.numel() for p in policy.trainable if p.dim() == 2)
     if head.weight is not embedding.weight:
         used -= embedding.weight.numel()

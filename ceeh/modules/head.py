@@ -1,10 +1,16 @@
 """The output head in chunks of tokens: log-probs of targets and entropy, never all logits at once.
 
 Axes: N tokens of a micro-batch, C tokens of one chunk, D width, V vocabulary.
+
+`evaluate_` and `gradient_` are all the element-wise work; the matrix products are in their callers. On
+CUDA `fused_evaluate` and `fused_gradient` do the same, compiled to few passes over the logits: eagerly that
+work takes longer than the products (docs/gpu.md).
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +24,40 @@ BLOCKS = 16
 """Parts of a chunk for element-wise work; few enough that kernel launches on a GPU cost nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class LogitTransform:
+    """Logits of a token from its product x = h W^T + b: cap tanh(scale x / cap), or scale x without a cap.
+
+    The sampling temperature divides them afterwards: z = logits / temperature. Caps: Gemma 2,
+    https://arxiv.org/abs/2408.00118, section 2; scales: Cohere, Granite.
+    """
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    def apply_(self, x: Float[Tensor, "C V"], temperature: float) -> Float[Tensor, "C V"]:
+        """z, in place of x."""
+        if self.cap is None:
+            return x.div_(temperature / self.scale)
+        return x.mul_(self.scale / self.cap).tanh_().mul_(self.cap / temperature)
+
+    def backward_(
+        self, gradient: Float[Tensor, "C V"], z: Float[Tensor, "C V"] | None, temperature: float
+    ) -> Float[Tensor, "C V"]:
+        """The gradient in z becomes, in place, that in x: dz/dx = scale (1 - (logits / cap)^2) / temperature.
+
+        `z` is needed, and overwritten, only with a cap.
+        """
+        gradient.div_(temperature / self.scale)
+        if self.cap is None:
+            return gradient
+        assert z is not None, "a cap's slope depends on the logits"
+        return gradient.mul_(z.mul_(temperature / self.cap).square_().neg_().add_(1))
+
+
+PLAIN = LogitTransform()
+
+
 @torch.no_grad()
 def chunked_logprobs_and_entropy(
     hidden: Float[Tensor, "N D"],
@@ -26,23 +66,30 @@ def chunked_logprobs_and_entropy(
     *,
     temperature: float,
     chunk_tokens: int,
+    bias: Float[Tensor, " V"] | None = None,
+    transform: LogitTransform = PLAIN,
+    operands: torch.dtype | None = None,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """log p(target) and H = -sum_v p_v log p_v (nats); p = softmax(hidden weight.T / temperature).
+    """log p(target) and H = -sum_v p_v log p_v (nats); p = softmax(logits / temperature).
+
+    logits = `transform` of hidden weight.T + bias.
 
     Without gradient. At most `chunk_tokens` x V logits exist at a time, with intermediates of a
-    sixteenth of them. Product and softmax are in fp32 (float64 for float64 `hidden`), also under
-    autocast: a bf16 head is the main source of mismatch between trainer and engine (MiniMax-M1,
-    https://arxiv.org/abs/2506.13585). `torch.set_float32_matmul_precision("high")` allows TF32 for
-    the product.
+    sixteenth of them. Logits and softmax are in fp32 (float64 for float64 `hidden`), also under
+    autocast: bf16 logits are the main source of mismatch between trainer and engine (MiniMax-M1,
+    https://arxiv.org/abs/2506.13585). `operands` is what the product multiplies, by default the same;
+    products of bf16 operands are exact in fp32, in which they are summed.
     """
     dtype = check(hidden, temperature, chunk_tokens)
     logprobs = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
     entropy = torch.empty_like(logprobs)
     with torch.autocast(hidden.device.type, enabled=False):
-        head = weight.to(dtype)
+        head = weight.to(operands or dtype)
         for rows in slices(len(hidden), chunk_tokens):
-            logits = hidden[rows].to(dtype) @ head.T
-            logprobs[rows], entropy[rows] = evaluate_(logits, targets[rows], temperature)
+            logits = multiply(hidden[rows].to(head.dtype), head.T)
+            logprobs[rows], entropy[rows], _ = evaluate(
+                logits, targets[rows], temperature, bias, transform
+            )
             del logits  # else they stay alive with the next chunk's
     return logprobs, entropy
 
@@ -55,16 +102,21 @@ def chunked_objective(
     *,
     temperature: float,
     chunk_tokens: int,
+    bias: Float[Tensor, " V"] | None = None,
+    transform: LogitTransform = PLAIN,
+    operands: torch.dtype | None = None,
 ) -> Float[Tensor, ""]:
     """The sum of `objective` over chunks of the two outputs of `chunked_logprobs_and_entropy`.
 
-    Differentiable once, in both inputs. Each chunk's gradient is computed in the forward pass, while
-    its logits exist: with z the logits, d log p_y / dz_j = [j = y] - p_j and
+    Differentiable once, in `hidden`, `weight` and `bias`. Each chunk's gradient is computed in the forward
+    pass, while its logits exist: with z = logits / temperature, d log p_y / dz_j = [j = y] - p_j and
     dH / dz_j = -p_j (log p_j + H). Fused linear cross entropy does this for one loss (Liger,
     https://arxiv.org/abs/2410.10989); this function for any loss of both outputs.
     """
     check(hidden, temperature, chunk_tokens)
-    return _ChunkedObjective.apply(hidden, weight, targets, objective, temperature, chunk_tokens)  # type: ignore[no-any-return]
+    return _ChunkedObjective.apply(  # type: ignore[no-any-return]
+        hidden, weight, bias, targets, objective, temperature, chunk_tokens, transform, operands
+    )
 
 
 class _ChunkedObjective(torch.autograd.Function):
@@ -75,35 +127,57 @@ class _ChunkedObjective(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         targets: Tensor,
         objective: TokenObjective,
         temperature: float,
         chunk_tokens: int,
+        transform: LogitTransform,
+        operands: torch.dtype | None,
     ) -> Tensor:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         # Summed over chunks in fp32: in bf16 small addends would be lost.
         grad_weight = torch.zeros_like(weight, dtype=dtype) if needs_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=dtype) if bias is not None and needs_bias else None
         loss = torch.zeros((), dtype=dtype, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            head = weight.to(dtype)
+            head = weight.to(operands or dtype)
             for rows in slices(len(hidden), chunk_tokens):
-                chunk = hidden[rows].to(dtype)
-                logits = chunk @ head.T
-                logprobs, entropy = evaluate_(logits, targets[rows], temperature)
+                chunk = hidden[rows].to(head.dtype)
+                logits = multiply(chunk, head.T)
+                logprobs, entropy, log_z = evaluate(
+                    logits, targets[rows], temperature, bias, transform
+                )
                 part, by_logprob, by_entropy = differentiated(objective, logprobs, entropy, rows)
                 loss += part
-                if needs_hidden or needs_weight:
-                    gradient_(logits, targets[rows], entropy, by_logprob, by_entropy, temperature)
-                if grad_hidden is not None:
-                    grad_hidden[rows] = (logits @ head).to(hidden.dtype)
-                if grad_weight is not None:
-                    grad_weight.addmm_(logits.T, chunk)
+                if needs_hidden or needs_weight or needs_bias:
+                    slopes = gradient(
+                        logits,
+                        targets[rows],
+                        entropy,
+                        log_z,
+                        by_logprob,
+                        by_entropy,
+                        temperature,
+                        bias,
+                        transform,
+                        head.dtype,
+                    )
+                    if grad_hidden is not None:
+                        grad_hidden[rows] = multiply(slopes, head).to(hidden.dtype)
+                    if grad_weight is not None:
+                        add_product_(grad_weight, slopes.T, chunk)
+                    if grad_bias is not None:
+                        grad_bias += slopes.sum(0, dtype=dtype)
+                    del slopes
                 del logits  # else they stay alive with the next chunk's
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
-        ctx.save_for_backward(grad_hidden, grad_weight)
+        if bias is not None and grad_bias is not None:
+            grad_bias = grad_bias.to(bias.dtype)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return loss
 
     @staticmethod
@@ -114,7 +188,28 @@ class _ChunkedObjective(torch.autograd.Function):
             None if gradient is None else gradient.mul_(grad_outputs[0])
             for gradient in ctx.saved_tensors
         ]
-        return *scaled, None, None, None, None
+        return *scaled, None, None, None, None, None, None
+
+
+def multiply(a: Float[Tensor, "m k"], b: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
+    """a b. Of bf16 operands in fp32: the products are exact, and summed in fp32."""
+    if a.dtype != torch.bfloat16:
+        return a @ b
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
+
+
+def add_product_(
+    total: Float[Tensor, "m n"], a: Float[Tensor, "m k"], b: Float[Tensor, "k n"]
+) -> None:
+    """total += a b, as `multiply`."""
+    if a.dtype != torch.bfloat16:
+        total.addmm_(a, b)
+    elif a.is_cuda:
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    else:
+        total.addmm_(a.float(), b.float())
 
 
 def differentiated(
@@ -135,36 +230,144 @@ def differentiated(
     return loss.detach(), by_logprob, by_entropy
 
 
+def evaluate(
+    logits: Float[Tensor, "C V"],
+    targets: Int[Tensor, " C"],
+    temperature: float,
+    bias: Float[Tensor, " V"] | None,
+    transform: LogitTransform,
+) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"], Float[Tensor, " C"]]:
+    """`fused_evaluate` on CUDA, which leaves `logits` as they are, else `evaluate_`."""
+    if logits.is_cuda:
+        return compiled(fused_evaluate)(
+            logits, targets, temperature, bias, transform.scale, transform.cap
+        )
+    return evaluate_(logits, targets, temperature, bias, transform)
+
+
+def gradient(
+    logits: Float[Tensor, "C V"],
+    targets: Int[Tensor, " C"],
+    entropy: Float[Tensor, " C"],
+    log_z: Float[Tensor, " C"],
+    by_logprob: Float[Tensor, " C"],
+    by_entropy: Float[Tensor, " C"],
+    temperature: float,
+    bias: Float[Tensor, " V"] | None,
+    transform: LogitTransform,
+    dtype: torch.dtype,
+) -> Float[Tensor, "C V"]:
+    """The gradient in the products hidden weight.T, in `dtype`; `logits` as `evaluate` left them."""
+    given = targets, entropy, log_z, by_logprob, by_entropy, temperature
+    if logits.is_cuda:
+        return compiled(fused_gradient)(logits, *given, bias, transform.scale, transform.cap, dtype)
+    gradient_(logits, *given, transform)
+    return logits.to(dtype)
+
+
+@cache
+def compiled(function: Callable) -> Callable:
+    """Compiled at its first use, which takes seconds, and anew when the number of tokens first changes."""
+    return torch.compile(function, fullgraph=True)
+
+
+@no_type_check  # the tests' checks of shapes cannot be compiled
+def fused_evaluate(
+    x: Float[Tensor, "C V"],
+    targets: Int[Tensor, " C"],
+    temperature: float,
+    bias: Float[Tensor, " V"] | None,
+    scale: float,
+    cap: float | None,
+) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"], Float[Tensor, " C"]]:
+    """`evaluate_` from the products `x` = hidden weight.T."""
+    z, _ = transformed(x, temperature, bias, scale, cap)
+    log_z = z.logsumexp(1)
+    log_p = z - log_z[:, None]
+    target = log_p.gather(1, targets[:, None]).squeeze(1)
+    return target, -(log_p.exp() * log_p).sum(1), log_z
+
+
+@no_type_check
+def fused_gradient(
+    x: Float[Tensor, "C V"],
+    targets: Int[Tensor, " C"],
+    entropy: Float[Tensor, " C"],
+    log_z: Float[Tensor, " C"],
+    by_logprob: Float[Tensor, " C"],
+    by_entropy: Float[Tensor, " C"],
+    temperature: float,
+    bias: Float[Tensor, " V"] | None,
+    scale: float,
+    cap: float | None,
+    dtype: torch.dtype,
+) -> Float[Tensor, "C V"]:
+    """`gradient_` from the products `x`, in `dtype`."""
+    z, slope = transformed(x, temperature, bias, scale, cap)
+    log_p = z - log_z[:, None]
+    in_z = -log_p.exp() * (by_logprob[:, None] + by_entropy[:, None] * (log_p + entropy[:, None]))
+    chosen = torch.arange(x.shape[1], device=x.device) == targets[:, None]
+    return ((in_z + torch.where(chosen, by_logprob[:, None], 0.0)) * slope).to(dtype)
+
+
+@no_type_check
+def transformed(
+    x: Float[Tensor, "C V"],
+    temperature: float,
+    bias: Float[Tensor, " V"] | None,
+    scale: float,
+    cap: float | None,
+) -> tuple[Float[Tensor, "C V"], Float[Tensor, "C V"] | float]:
+    """z and dz/dx, as `LogitTransform`."""
+    x = x if bias is None else x + bias
+    if cap is None:
+        return x * (scale / temperature), scale / temperature
+    bounded = (x * (scale / cap)).tanh()
+    return bounded * (cap / temperature), (1 - bounded**2) * (scale / temperature)
+
+
 def evaluate_(
-    logits: Float[Tensor, "C V"], targets: Int[Tensor, " C"], temperature: float
-) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
-    """Log-probs of the targets and entropy; `logits` become log-probs in place."""
-    logprobs, entropy = [], []
+    logits: Float[Tensor, "C V"],
+    targets: Int[Tensor, " C"],
+    temperature: float,
+    bias: Float[Tensor, " V"] | None,
+    transform: LogitTransform,
+) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"], Float[Tensor, " C"]]:
+    """Log-probs of the targets, entropy, and log sum_v exp z_v; the products become log-probs in place."""
+    logprobs, entropy, log_z = [], [], []
     for rows in slices(len(logits), -(-len(logits) // BLOCKS)):
-        log_p = logits[rows].div_(temperature)
-        log_p.sub_(log_p.logsumexp(1, keepdim=True))
+        log_p = logits[rows]
+        if bias is not None:
+            log_p.add_(bias)
+        transform.apply_(log_p, temperature)
+        log_z.append(log_p.logsumexp(1))
+        log_p.sub_(log_z[-1][:, None])
         logprobs.append(log_p.gather(1, targets[rows, None]).squeeze(1))
         entropy.append(log_p.exp().mul_(log_p).sum(1).neg_())
-    return torch.cat(logprobs), torch.cat(entropy)
+    return torch.cat(logprobs), torch.cat(entropy), torch.cat(log_z)
 
 
 def gradient_(
     log_p: Float[Tensor, "C V"],
     targets: Int[Tensor, " C"],
     entropy: Float[Tensor, " C"],
+    log_z: Float[Tensor, " C"],
     by_logprob: Float[Tensor, " C"],
     by_entropy: Float[Tensor, " C"],
     temperature: float,
+    transform: LogitTransform,
 ) -> None:
-    """Log-probs become, in place, the gradient of the logits before the temperature.
+    """Log-probs become, in place, the gradient in the products hidden weight.T.
 
-    -p (g_logp + g_H (log p + H)), and + g_logp at the target, over the temperature.
+    In z it is -p (g_logp + g_H (log p + H)), and + g_logp at the target; `transform` does the rest.
     """
     for rows in slices(len(log_p), -(-len(log_p) // BLOCKS)):
         block, by_target = log_p[rows], by_logprob[rows, None]
+        z = None if transform.cap is None else block + log_z[rows, None]
         p = block.exp()
         block.add_(entropy[rows, None]).mul_(by_entropy[rows, None]).add_(by_target).mul_(p)
-        block.neg_().scatter_add_(1, targets[rows, None], by_target).div_(temperature)
+        block.neg_().scatter_add_(1, targets[rows, None], by_target)
+        transform.backward_(block, z, temperature)
 
 
 def slices(rows: int, size: int) -> list[slice]:

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from lightning import LightningModule
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
-from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from ceeh.config.hardware import CANARY_TOLERANCE
 from ceeh.config.settings import Config
 from ceeh.data.batch import RolloutBatch
 from ceeh.errors import RunError
@@ -24,12 +24,24 @@ from ceeh.evaluation.metrics import table_metrics
 from ceeh.evaluation.samples import NO_ANSWER, SampleTable, join_tables
 from ceeh.modules.advantages import group_advantages
 from ceeh.modules.aggregation import denominator_shares
-from ceeh.modules.batching import Microbatch, microbatches, minibatches, padding_fraction
+from ceeh.modules.batching import (
+    Microbatch,
+    located,
+    microbatches,
+    minibatches,
+    padding_fraction,
+)
+from ceeh.modules.canary import check_first_ratio
 from ceeh.modules.flops import utilization
 from ceeh.modules.metrics import RankMetrics, add_to, join_ranks
 from ceeh.modules.objective import entropy_anneal
 from ceeh.modules.policy import Policy
-from ceeh.modules.schedule import learning_rate_scale, optimizer_steps, set_hyperparameters
+from ceeh.modules.schedule import (
+    build_optimizer,
+    learning_rate_scale,
+    optimizer_steps,
+    set_hyperparameters,
+)
 from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs, build_shaping
 from ceeh.modules.timing import UPDATE, StepClock
 from ceeh.modules.update import UpdateInputs, accumulate_gradients, tokens_of
@@ -131,6 +143,8 @@ class CEEHModule(LightningModule):
             clock=self.clock,
             patience=shutdown.GRACE_SECONDS if changed else 0.0,
         )
+        if not changed:
+            self.check_first_step(batch, micro[0], inputs, found.sums)
         with self.clock.phase("optimizer"):
             norm = torch.nn.utils.clip_grad_norm_(
                 self.policy.trainable, self.config.optimizer.max_grad_norm
@@ -144,6 +158,34 @@ class CEEHModule(LightningModule):
             blamed = own & (found.not_finite | ~torch.isfinite(inputs.advantages))
             bad = blamed if blamed.any() else own
         return found.sums | {"grad_norm": float(norm)}, bad
+
+    def check_first_step(
+        self, batch: RolloutBatch, cut: Microbatch, inputs: UpdateInputs, sums: dict[str, float]
+    ) -> None:
+        """Raises RunError if the ratio is not 1 although no update has been made.
+
+        The adapter's dropout makes it random by design: the policy without it is compared then, once in a
+        run, on one micro-batch.
+        """
+        config = self.config
+        tolerance = CANARY_TOLERANCE[str(self.trainer.precision)]
+        if config.objective.old_logprobs == "engine":
+            tolerance = config.rollouts.canary_tolerance or tolerance
+        difference, tokens = sums["abs_log_ratio"], sums["tokens"]
+        if config.model.lora.rank and config.model.lora.dropout:
+            if self.rollout_step > 0:
+                return
+            token_ids, mask = tokens_of(batch, cut)
+            old = inputs.old_logprobs[cut.rows, : cut.width][mask]
+            difference = float((self.policy(token_ids, mask)[0][mask] - old).abs().sum())
+            tokens = float(mask.sum())
+        joined = self.total(torch.tensor([difference, tokens], device=self.device))
+        check_first_ratio(
+            float(joined[0] / joined[1]),
+            self.policy,
+            tolerance=tolerance,
+            old=config.objective.old_logprobs,
+        )
 
     def apply_update(self, finite: bool) -> None:
         """The optimizer's step; without gradients it only advances the counters, as it must."""
@@ -186,10 +228,11 @@ class CEEHModule(LightningModule):
         filled = [torch.zeros_like(batch.engine_logprobs) for _ in range(2)]
         totals = batch.totals.cpu()
         limit = self.config.optimizer.tokens_per_microbatch
-        for cut in microbatches(totals, torch.arange(len(totals)), limit):
+        for cut in located(microbatches(totals, torch.arange(len(totals)), limit), batch):
             shutdown.check()
-            for values, of_cut in zip(filled, self.policy(*tokens_of(batch, cut)), strict=True):
-                values[cut.rows, : cut.width] = of_cut.float()
+            found = self.policy(*tokens_of(batch, cut), places=cut.places)
+            for values, of_cut in zip(filled, found, strict=True):
+                values[:, : cut.width].index_copy_(0, cut.rows, of_cut.float())
         return filled[0], filled[1]
 
     def total(self, value: Tensor) -> Tensor:
@@ -272,9 +315,7 @@ class CEEHModule(LightningModule):
     def configure_optimizers(self) -> Any:
         settings = self.config.optimizer
         updates = self.config.rollouts.steps * optimizer_steps(self.config)
-        # One kernel for all weights on a GPU; on the CPU it would change the order of rounding.
-        optimizer = AdamW(self.policy.trainable, fused=self.device.type == "cuda" or None)
-        set_hyperparameters(optimizer, settings)
+        optimizer = build_optimizer(settings, self.policy.trainable, self.device)
         scale = learning_rate_scale(settings.schedule, warmup=settings.warmup_steps, total=updates)
         return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, scale)}
 

@@ -211,7 +211,8 @@ def token_metrics(
     current policy stands for the trainer: exact at the first optimizer step of a rollout step, with
     the drift of the updates at later ones.
     """
-    ratio = (logprobs - sampled.old_logprobs).clamp(max=MAX_LOG_RATIO).exp()
+    log_ratio = logprobs - sampled.old_logprobs
+    ratio = log_ratio.clamp(max=MAX_LOG_RATIO).exp()
     gains, loses = sampled.advantages > 0, sampled.advantages < 0
     dual = settings.dual_clip if settings.dual_clip is not None else math.inf
     counts = {
@@ -234,5 +235,6 @@ def token_metrics(
         "entropy_hard": sampled.hard * entropy,
         "entropy_easy": (1 - sampled.hard) * entropy,
         "ratio": ratio,
+        "abs_log_ratio": log_ratio.abs(),
         "mismatch_kl": k3_kl(sampled.engine_logprobs, trainer_logprobs),
     }

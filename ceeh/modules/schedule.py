@@ -1,9 +1,12 @@
-"""Optimizer steps and learning-rate schedules: a factor of `optimizer.lr` per optimizer step."""
+"""The optimizer, its steps and learning-rate schedules: a factor of `optimizer.lr` per optimizer step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+from torch import nn
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from ceeh.config.settings import Config, Optimizer
@@ -12,6 +15,21 @@ from ceeh.config.settings import Config, Optimizer
 def optimizer_steps(config: Config) -> int:
     """Optimizer steps of one rollout step, whatever the number of ranks."""
     return math.ceil(config.rollouts.prompts_per_step / config.optimizer.prompts_per_minibatch)
+
+
+def build_optimizer(
+    settings: Optimizer, parameters: Sequence[nn.Parameter], device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW; its moments are fp32, or 8 bits with bitsandbytes."""
+    if settings.moments == "8bit":
+        from bitsandbytes.optim import AdamW8bit  # an extra, which needs CUDA
+
+        optimizer = AdamW8bit(parameters)
+    else:
+        # One kernel for all weights on a GPU; on the CPU it would change the order of rounding.
+        optimizer = AdamW(parameters, fused=device.type == "cuda" or None)
+    set_hyperparameters(optimizer, settings)
+    return optimizer
 
 
 def set_hyperparameters(

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ceeh.config.settings import Objective
 from ceeh.data.batch import RolloutBatch
+from ceeh.errors import RunError, first_line
 from ceeh.modules.aggregation import row_weights
-from ceeh.modules.batching import Microbatch
+from ceeh.modules.batching import Located, Microbatch, located
 from ceeh.modules.metrics import add_to
 from ceeh.modules.objective import SampledTokens, policy_objective
 from ceeh.modules.policy import Policy
@@ -55,12 +56,12 @@ def accumulate_gradients(
     """Adds up the gradients of all micro-batches; `denominator` covers their rows on all ranks.
 
     `backward` receives a micro-batch's loss and whether it is the last one. A requested stop takes effect
-    after a micro-batch, once it is `patience` seconds old.
+    after a micro-batch, once it is `patience` seconds old. Raises RunError when GPU memory runs out.
     """
     sums: dict[str, Tensor] = {}
     not_finite = torch.zeros_like(batch.correct)
 
-    def loss_of(cut: Microbatch) -> Tensor:
+    def loss_of(cut: Located) -> Tensor:
         sampled, rows = gather_tokens(policy, batch, cut, inputs)
 
         def objective(logprobs: Tensor, entropy: Tensor, tokens: slice) -> Tensor:
@@ -78,14 +79,22 @@ def accumulate_gradients(
             not_finite.index_put_((rows[tokens],), ~finite, accumulate=True)
             return terms.loss
 
-        return policy.loss(*tokens_of(batch, cut), objective)
+        return policy.loss(*tokens_of(batch, cut), objective, places=cut.places)
 
-    for index, cut in enumerate(micro):
-        with clock.phase("forward"):
-            loss = loss_of(cut)
-            add_to(sums, {"loss": loss.detach()})
-        with clock.phase("backward"):
-            backward(loss, index == len(micro) - 1)
+    for index, cut in enumerate(located(micro, batch)):
+        try:
+            with clock.phase("forward"):
+                loss = loss_of(cut)
+                add_to(sums, {"loss": loss.detach()})
+            with clock.phase("backward"):
+                backward(loss, index == len(micro) - 1)
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                f"GPU memory ran out in a micro-batch of {len(cut.rows)} rows of {cut.width} tokens "
+                f"({first_line(error)}). Lower optimizer.tokens_per_microbatch or "
+                "model.head_chunk_tokens, or set model.gradient_checkpointing=true or "
+                "engine.init_args.sleep=true; then resume with ckpt_path=last"
+            ) from error
         shutdown.check(patience)
     # One transfer for the step: each number on its own would wait for the device.
     values = torch.stack([value.double() for value in sums.values()]).tolist()
@@ -93,28 +102,30 @@ def accumulate_gradients(
     return GradientResult(loss=named.pop("loss"), sums=named, not_finite=not_finite)
 
 
-def tokens_of(batch: RolloutBatch, cut: Microbatch) -> tuple[Tensor, Tensor]:
+def tokens_of(batch: RolloutBatch, cut: Located) -> tuple[Tensor, Tensor]:
     """Token ids and response mask of a micro-batch."""
-    return batch.token_ids[cut.rows, : cut.width], batch.response_mask[cut.rows, : cut.width]
+    token_ids, mask = batch.token_ids[:, : cut.width], batch.response_mask[:, : cut.width]
+    return token_ids.index_select(0, cut.rows), mask.index_select(0, cut.rows)
 
 
 def gather_tokens(
-    policy: Policy, batch: RolloutBatch, cut: Microbatch, inputs: UpdateInputs
+    policy: Policy, batch: RolloutBatch, cut: Located, inputs: UpdateInputs
 ) -> tuple[SampledTokens, Tensor]:
     """The response tokens [N] of a micro-batch in the head's order, and each one's row of the batch.
 
     Prompts and padding end here: no equation sees them.
     """
-    token_ids, mask = tokens_of(batch, cut)
-    settings, row = inputs.settings, mask.nonzero()[:, 0]
+    settings, reference = inputs.settings, None
+    if settings.kl_coefficient > 0:
+        logprobs = policy.reference_logprobs(*tokens_of(batch, cut), places=cut.places)
+        reference = logprobs.flatten().index_select(0, cut.places)
+    row = cut.batch_places // batch.token_ids.shape[1]
     tokens = SampledTokens(
-        old_logprobs=inputs.old_logprobs[cut.rows, : cut.width][mask],
-        engine_logprobs=batch.engine_logprobs[cut.rows, : cut.width][mask],
-        reference_logprobs=policy.reference_logprobs(token_ids, mask)[mask]
-        if settings.kl_coefficient > 0
-        else None,
-        advantages=inputs.advantages[cut.rows][row],
-        hard=inputs.hard[cut.rows][row],
-        weights=row_weights(batch.lengths[cut.rows], settings.aggregation)[row],
+        old_logprobs=inputs.old_logprobs.flatten().index_select(0, cut.batch_places),
+        engine_logprobs=batch.engine_logprobs.flatten().index_select(0, cut.batch_places),
+        reference_logprobs=reference,
+        advantages=inputs.advantages.index_select(0, row),
+        hard=inputs.hard.index_select(0, row),
+        weights=row_weights(batch.lengths, settings.aggregation).index_select(0, row),
     )
-    return tokens, cut.rows.to(row.device)[row]
+    return tokens, row

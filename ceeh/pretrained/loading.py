@@ -13,6 +13,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -90,16 +91,51 @@ def load_config(path: str, trust_remote_code: bool) -> Any:
     return config
 
 
-def load_model(path: str, *, trust_remote_code: bool, attention: str) -> PreTrainedModel:
-    """A causal language model in fp32, with every weight read from safetensors and finite.
+def check_length(config: Any, path: str, longest: int) -> None:
+    """Raises ConfigError if `longest`, tokens of prompt and response, exceeds the model's positions."""
+    limit = num_positions(config.get_text_config())
+    if limit is not None and longest > limit:
+        raise ConfigError(
+            f"prompts.max_prompt_tokens + rollouts.max_response_tokens must be at most {limit}, the "
+            f"positions of '{path}', got {longest}; lower one of them, or take a model with a longer context"
+        )
 
+
+def num_positions(config: Any) -> int | None:
+    """Tokens that the positions of a model reach, scaled rotary ones included; None for no limit."""
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if limit is None:
+        return None
+    limits = [limit]
+    rope = getattr(config, "rope_parameters", None) or {}
+    for kind in [rope] if "rope_type" in rope else rope.values():  # or one for each kind of layer
+        factor = kind.get("factor") or 1.0
+        if kind.get("rope_type") in ("linear", "dynamic"):
+            limits.append(int(limit * factor))
+        elif kind.get("rope_type") == "yarn":
+            limits.append(int(factor * (kind.get("original_max_position_embeddings") or limit)))
+    return max(limits)
+
+
+def load_model(
+    path: str,
+    *,
+    trust_remote_code: bool,
+    attention: str,
+    dtype: torch.dtype = torch.float32,
+    quantization: BitsAndBytesConfig | None = None,
+) -> PreTrainedModel:
+    """A causal language model in `dtype`, with every weight read from safetensors and finite.
+
+    `quantization` packs the matrices of the decoder layers.
     Raises ConfigError for anything else. Pickles are never opened: torch's safe unpickler has had holes.
     """
     check_weight_files(path)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
-            dtype=torch.float32,
+            dtype=dtype,
+            quantization_config=quantization,
             attn_implementation=attention,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
@@ -112,6 +148,8 @@ def load_model(path: str, *, trust_remote_code: bool, attention: str) -> PreTrai
             "safetensors"
         ) from error
     model, report = loaded
+    # Pushes and exports have the family's standard format, whatever the format of these files.
+    vars(model).pop("_weight_conversions", None)
     if missing := sorted(report["missing_keys"]):
         raise ConfigError(
             f"model.path: '{path}' cannot be loaded: its files lack {len(missing)} weights, e.g. "

@@ -5,11 +5,13 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ceeh.pretrained.loading import num_positions
 from tests.bad_input.conftest import Refused
 from tests.evil import change
 
@@ -108,3 +110,32 @@ def test_a_path_that_is_not_a_model(refused: Refused, tmp_path: Path) -> None:
         refused([], "model.path", files=(overlay,))
     (tmp_path / "weights.safetensors").write_bytes(b"")
     refused([f"model.path={tmp_path / 'weights.safetensors'}"], "model.path: no folder")
+
+
+def test_a_response_limit_beyond_the_models_positions(refused: Refused) -> None:
+    refused(
+        ["rollouts.max_response_tokens=500"],
+        "prompts.max_prompt_tokens + rollouts.max_response_tokens must be at most 512, the positions of",
+        "got ",
+    )
+
+
+@pytest.mark.parametrize(
+    ("rope", "expected"),
+    [
+        ({}, 512),
+        ({"rope_type": "llama3", "factor": 8.0}, 512),
+        ({"rope_type": "linear", "factor": 2.0}, 1024),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}, 1024),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),
+        (
+            {"full": {"rope_type": "dynamic", "factor": 2.0}, "sliding": {"rope_type": "default"}},
+            1024,
+        ),
+    ],
+)
+def test_scaled_positions_count_as_the_engine_counts_them(rope: dict, expected: int) -> None:
+    config = SimpleNamespace(max_position_embeddings=512, rope_parameters=rope)
+    assert num_positions(config) == expected
+    assert num_positions(SimpleNamespace(n_positions=64)) == 64
+    assert num_positions(SimpleNamespace()) is None

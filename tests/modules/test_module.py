@@ -66,12 +66,12 @@ def test_updates_that_are_not_finite_are_skipped_and_counted_and_three_stop_the_
     evaluate, calls = head.evaluate_, []
 
     def broken(*arguments):
-        logprobs, entropy = evaluate(*arguments)
+        logprobs, *others = evaluate(*arguments)
         if sys._getframe(1).f_code.co_name == "forward":  # of the objective, not of an evaluation
             calls.append(None)
             if len(calls) in broken_calls:
                 logprobs[-1] = float("nan")
-        return logprobs, entropy
+        return logprobs, *others
 
     monkeypatch.setattr(head, "evaluate_", broken)
     broken_calls = {2}

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers as T
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ceeh.config.settings import LoRA, Model
 from ceeh.errors import ConfigError
-from ceeh.modules.policy import Policy, refuse_transformed_logits
+from ceeh.modules.policy import Policy
+from ceeh.starter.model import build_tokenizer
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 0], [4, 3, 2, 1, 5, 6]])
 MASK = torch.tensor([[0, 0, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1]]).bool()
@@ -21,9 +24,11 @@ def make(model_dir: Path, settings: Model, *, keep_reference: bool = True) -> Po
     return Policy(settings, str(model_dir), temperature=0.7, keep_reference=keep_reference)
 
 
-def reference(model_dir: Path, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Full logits in float64, one position at a time."""
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float64)
+def reference(
+    model_dir: Path, temperature: float, dtype: torch.dtype = torch.float64
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Full logits, by default in float64, one position at a time."""
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)
     logits = model(input_ids=IDS).logits.detach() / temperature
     logprobs, entropy = torch.zeros(2, IDS.shape[1]), torch.zeros(2, IDS.shape[1])
     for row, position in MASK.nonzero().tolist():
@@ -90,8 +95,6 @@ def test_checkpointing_gives_the_same_gradients(tiny_model_dir: Path, settings: 
 
 
 def test_a_saved_policy_loads_in_transformers(tiny_model_dir: Path, tmp_path: Path) -> None:
-    from ceeh.starter.model import build_tokenizer
-
     policy = make(tiny_model_dir, LORA)
     with torch.no_grad():
         for parameter in policy.trainable:
@@ -106,11 +109,147 @@ def test_a_saved_policy_loads_in_transformers(tiny_model_dir: Path, tmp_path: Pa
         torch.testing.assert_close(value, pushed[name])
 
 
-def test_a_model_that_rescales_its_logits_is_refused(tiny_model_dir: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ConfigError, match="rescales its logits \\(final_logit_softcapping\\)"):
-        refuse_transformed_logits(model)
+FAMILIES = {
+    "Gemma 2": (T.Gemma2Config, {"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 16}),
+    "Cohere": (T.CohereConfig, {"logit_scale": 0.5}),
+    "Granite": (T.GraniteConfig, {"logits_scaling": 8.0}),
+    "Phi": (T.PhiConfig, {}),
+}
+
+
+def tiny(config: type, folder: Path, **settings: object) -> Path:
+    """A random model whose every weight, biases included, is away from 0."""
+    base = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config(**base | settings))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_caps_scales_and_head_biases_equal_the_models_own_logits(
+    family: str, tmp_path: Path
+) -> None:
+    config, settings = FAMILIES[family]
+    folder = tiny(config, tmp_path, **settings)
+    policy = make(folder, Model())
+    torch.testing.assert_close(policy(IDS, MASK), reference(folder, 0.7), rtol=1e-4, atol=1e-5)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    logprobs = (model(input_ids=IDS).logits[:, :-1] / 0.7).log_softmax(-1)
+    (logprobs.gather(-1, IDS[:, 1:, None])[..., 0] * MASK[:, 1:]).sum().backward()
+    policy.loss(IDS, MASK, lambda found, entropy, _: found.sum()).backward()
+    for (name, value), plain in zip(
+        policy.causal_lm.named_parameters(), model.parameters(), strict=True
+    ):
+        torch.testing.assert_close(value.grad, plain.grad, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_model_whose_logits_the_head_does_not_reproduce_is_refused(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = T.Qwen3ForCausalLM.forward
+
+    def sharper(*arguments: object, **named: object):
+        output = forward(*arguments, **named)
+        output.logits = output.logits * 1.01
+        return output
+
+    monkeypatch.setattr(T.Qwen3ForCausalLM, "forward", sharper)
+    with pytest.raises(
+        ConfigError, match=r"logits of Qwen3ForCausalLM are not cap tanh.*differ by"
+    ):
+        make(tiny_model_dir, Model())
+
+
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128, "n_inner": 48}
+OPT = {"ffn_dim": 48, "word_embed_proj_dim": 32}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("config", [T.GPT2Config, T.OPTConfig, T.FalconConfig])
+def test_the_base_models_own_dropout_does_not_act_in_training(
+    config: type, checkpointing: bool, tmp_path: Path
+) -> None:
+    dropout = {
+        "dropout": 0.5,
+        "attention_dropout": 0.5,
+        "hidden_dropout": 0.5,
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.5),
+    }
+    folder = tiny(config, tmp_path, **GPT2, **OPT, **dropout)
+    policy = make(folder, Model(gradient_checkpointing=checkpointing)).train()
+    seen, expected = [], policy(IDS, MASK)[0][MASK]
+    policy.loss(IDS, MASK, lambda found, _, __: seen.append(found) or found.sum()).backward()
+    torch.testing.assert_close(seen[0], expected)
+    assert all(weight.grad is not None for weight in policy.trainable)
+
+
+def test_checkpointing_still_acts_in_training(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = make(tiny_model_dir, Model(gradient_checkpointing=True))
+    runs = []
+    for layer in policy.causal_lm.model.layers:
+        layer.mlp.register_forward_pre_hook(lambda *_: runs.append(None))
+    policy.loss(IDS, MASK, lambda logprobs, entropy, _: logprobs.sum()).backward()
+    assert len(runs) == 4  # two layers, each once forward and once for its gradient
+
+
+def test_the_adapters_dropout_acts_in_the_loss_and_nowhere_else(tiny_model_dir: Path) -> None:
+    policy = make(tiny_model_dir, Model(lora=LoRA(rank=2, alpha=64.0, dropout=0.5))).train()
+    with torch.no_grad():
+        for weight in policy.trainable:
+            weight.normal_(std=0.1)
+    seen: list[torch.Tensor] = []
+    for _ in range(2):
+        policy.loss(IDS, MASK, lambda found, _, __: seen.append(found) or found.sum())
+    assert not torch.allclose(seen[0], seen[1])
+    assert policy.training
+    torch.testing.assert_close(policy(IDS, MASK), policy(IDS, MASK), rtol=0, atol=0)
+    evaluated = policy(IDS, MASK)[0]
+    torch.testing.assert_close(policy.eval()(IDS, MASK)[0], evaluated, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "targets"),
+    [
+        (T.Qwen3MoeConfig, ["all-linear"]),
+        (T.Qwen3MoeConfig, ["q_proj", "gate_proj", "up_proj", "down_proj"]),
+        (T.MixtralConfig, ["all-linear"]),
+        (T.MixtralConfig, ["q_proj", "w1", "w2", "w3"]),
+        (T.GraniteMoeConfig, ["all-linear"]),
+    ],
+)
+def test_experts_are_pushed_as_their_files_hold_them(
+    config: type, targets: list[str], tmp_path: Path
+) -> None:
+    experts = {"num_experts": 4, "num_local_experts": 4, "moe_intermediate_size": 16}
+    folder = tiny(config, tmp_path, **experts, num_experts_per_tok=2)
+    policy = make(folder, Model(lora=LoRA(rank=4, target_modules=targets)))
+    with torch.no_grad():
+        for weight in policy.trainable:
+            weight.normal_(std=0.1)
+    adapted = any("experts" in name for name, _ in policy.named_parameters() if ".lora_" in name)
+    assert adapted == (config is not T.GraniteMoeConfig)  # peft does not know its experts
+    pushed = dict(policy.engine_weights())
+    assert pushed.keys() == load_file(folder / "model.safetensors").keys()
+    policy.save(tmp_path / "merged", build_tokenizer(), dtype=torch.float32)
+    expected = reference(tmp_path / "merged", 0.7, torch.float32)  # experts have no float64 kernel
+    torch.testing.assert_close(policy(IDS, MASK), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_saved_policy_keeps_the_dtype_of_the_model(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -127,3 +266,20 @@ def test_an_adapter_on_the_head_is_refused(untied_model_dir: Path) -> None:
     settings = Model(lora=LoRA(rank=2, target_modules=["lm_head", "q_proj"]))
     with pytest.raises(ConfigError, match=r"model\.lora\.target_modules must not name the output"):
         make(untied_model_dir, settings)
+
+
+def test_an_adapter_on_an_embedding_is_refused_where_the_head_is_tied_to_it(
+    tiny_model_dir: Path, untied_model_dir: Path
+) -> None:
+    settings = Model(lora=LoRA(rank=2, target_modules=["embed_tokens", "q_proj"]))
+    with pytest.raises(ConfigError, match=r"model\.lora\.target_modules.*embedding.*tie_word_emb"):
+        make(tiny_model_dir, settings)
+    policy = make(untied_model_dir, settings)
+    with torch.no_grad():
+        for weight in policy.trainable:
+            weight.normal_(std=0.1)
+    plain = AutoModelForCausalLM.from_pretrained(untied_model_dir, dtype=torch.float32)
+    plain.load_state_dict(dict(policy.engine_weights()))
+    logits = plain(input_ids=IDS).logits[:, :-1] / 0.7
+    merged = logits.log_softmax(-1).gather(-1, IDS[:, 1:, None])[..., 0]
+    torch.testing.assert_close(policy(IDS, MASK)[0][:, 1:], merged * MASK[:, 1:])

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from ceeh.config.settings import Entropy, LoRA, Model, Objective
 from ceeh.data.batch import RolloutBatch
+from ceeh.errors import RunError
 from ceeh.modules.aggregation import denominator_shares, row_weights
 from ceeh.modules.batching import microbatches
 from ceeh.modules.objective import SampledTokens, policy_objective
@@ -197,3 +198,15 @@ def test_each_micro_batch_is_one_backward_pass_and_the_last_is_marked(
     )
     assert marks == [False, False, False, True]  # 12, 9, 7, and 5 with 3
     assert set(clock.take()) == {"forward", "backward"}
+
+
+def test_a_gpu_out_of_memory_is_told_with_the_settings_that_help(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    monkeypatch.setattr(Policy, "loss", full)
+    says = r"micro-batch of 1 rows of 12 tokens .*2 GiB.*optimizer\.tokens_per_microbatch"
+    with pytest.raises(RunError, match=says):
+        updated(make(tiny_model_dir, 0, 4), ragged(), Objective(kl_coefficient=0.0), budget=12)

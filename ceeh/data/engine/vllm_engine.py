@@ -1,8 +1,11 @@
 """The rollout engine: vLLM embedded in the trainer's process."""
 
+import atexit
 import math
 import os
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -13,13 +16,22 @@ from torch import Tensor
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_process import (
     INSTALL,
+    class_states,
     collected_once,
     default_group_kept,
     import_vllm,
+    keep_changed_classes,
     process_kept,
     release_process_groups,
+    restore_classes,
 )
-from ceeh.data.engine.vllm_weights import checked, release_packed, repack_heads, weight_shapes
+from ceeh.data.engine.vllm_weights import (
+    checked,
+    release_packed,
+    repack_heads,
+    skeleton,
+    weight_shapes,
+)
 from ceeh.errors import ConfigError, RunError
 from ceeh.runtime import shutdown
 from ceeh.runtime.rng import derived_seed, rng_preserved
@@ -51,6 +63,8 @@ class VLLMEngine:
     Raises ConfigError when vLLM is missing or too old and for options that would break training.
     """
 
+    _llm: Any = None
+
     def __init__(
         self,
         model_path: str,
@@ -64,7 +78,7 @@ class VLLMEngine:
         options: dict[str, Any] | None = None,
     ) -> None:
         options = check_options(options or {})
-        self._llm: Any = None
+        atexit.register(close_at_exit, weakref.ref(self))
         self.policy_version = -1
         self.max_model_len = max_model_len
         self._asleep: set[str] = set()
@@ -72,7 +86,8 @@ class VLLMEngine:
         self._sleeps = sleep
         # An existing process group belongs to the trainer and outlives the engine.
         self._own_group = not torch.distributed.is_initialized()
-        self._weight_shapes = weight_shapes(model_path, trust_remote_code=trust_remote_code)
+        model = skeleton(model_path, trust_remote_code=trust_remote_code)
+        self._weight_shapes, classes = weight_shapes(model), class_states(model)
         with rng_preserved(), process_kept():
             self._vllm = import_vllm()
             from vllm.platforms import current_platform
@@ -106,9 +121,12 @@ class VLLMEngine:
                     kv_cache_memory_bytes=kv_cache_gib and int(kv_cache_gib * 2**30),
                     **merge_options(default_options(cpu=cpu), options),
                 )
+                self._llm.apply_model(partial(keep_changed_classes, classes))
             except BaseException:
                 release_process_groups(keep_default=not self._own_group)
                 raise
+            finally:
+                restore_classes(classes)
         self._tokenizer = self._llm.get_tokenizer()
         self._params = partial(
             self._vllm.SamplingParams, logprobs=0, flat_logprobs=True, detokenize=False
@@ -217,8 +235,8 @@ class VLLMEngine:
             release_process_groups(keep_default=not self._own_group)
 
     def __del__(self) -> None:
-        # For an engine whose owner failed before it had it. No context manager here: at interpreter exit
-        # this module's names may be gone, and only builtins are safe.
+        # For an engine whose owner failed before it had it. At interpreter exit `close_at_exit` came first:
+        # now the names that closing needs may be gone. Only builtins are safe here.
         try:  # noqa: SIM105
             self.close()
         except Exception:
@@ -291,6 +309,12 @@ class VLLMEngine:
                 output.finish_reason, Finish.ABORT
             ),
         )
+
+
+def close_at_exit(engine: "weakref.ref[VLLMEngine]") -> None:
+    if (alive := engine()) is not None:
+        with suppress(Exception):
+            alive.close()
 
 
 def seed_unseeded_requests(seed: int) -> None:

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from socket import if_nameindex
 from types import ModuleType
+from typing import Any
 
 import torch
 from packaging.version import Version
+from torch import nn
 
 from ceeh.errors import ConfigError
 
@@ -108,6 +110,52 @@ def process_kept() -> Iterator[None]:
         logging.disable(disabled)
         logging.root.setLevel(level)
         logging.root.handlers[:] = handlers
+
+
+ClassStates = dict[type, tuple[dict[str, Any], tuple[type, ...]]]
+
+
+def class_states(model: nn.Module) -> ClassStates:
+    """Attributes and bases of each class that `model` consists of, for the two functions below."""
+    return {cls: (dict(vars(cls)), cls.__bases__) for cls in map(type, model.modules())}
+
+
+def changes_of(cls: type, states: ClassStates) -> dict[str, Any]:
+    before = states[cls][0]
+    return {
+        name: value
+        for name, value in vars(cls).items()
+        if name not in before or before[name] is not value
+    }
+
+
+def keep_changed_classes(states: ClassStates, model: nn.Module) -> None:
+    """Gives modules of vLLM's `model` a subclass that holds what vLLM changed in their class.
+
+    For a family without code in vLLM it runs that of transformers, and for its compiler replaces `__init__`,
+    `__call__` and bases of the class, which is also the class of the trainer's model.
+    """
+    subclasses: dict[type, type] = {}
+    for module in model.modules():
+        cls = type(module)
+        if cls in states and cls.__bases__ != states[cls][1]:
+            if cls not in subclasses:
+                added = (base for base in cls.__bases__ if base not in states[cls][1])
+                own = {"__module__": cls.__module__, **changes_of(cls, states)}
+                subclasses[cls] = type(cls.__name__, (cls, *added), own)
+            module.__class__ = subclasses[cls]
+
+
+def restore_classes(states: ClassStates) -> None:
+    """Makes the classes what they were when `states` was taken."""
+    for cls, (attributes, bases) in states.items():
+        for name in changes_of(cls, states):
+            if name in attributes:
+                setattr(cls, name, attributes[name])
+            else:
+                delattr(cls, name)
+        if cls.__bases__ != bases:
+            cls.__bases__ = bases
 
 
 def release_process_groups(*, keep_default: bool) -> None:

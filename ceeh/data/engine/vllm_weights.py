@@ -5,25 +5,34 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from ceeh.pretrained.file_format import as_in_files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightShapes:
-    """Shapes by Hugging Face name: the required ones, and all that are allowed (tied copies, buffers)."""
+    """Shapes by the names in the model's files: the required ones, and all that are allowed (tied copies)."""
 
     required: dict[str, tuple[int, ...]]
     allowed: dict[str, tuple[int, ...]]
 
 
-def weight_shapes(model_path: str, *, trust_remote_code: bool) -> WeightShapes:
-    """Those of the architecture of `model_path`, without loading its weights."""
+def skeleton(model_path: str, *, trust_remote_code: bool) -> PreTrainedModel:
+    """The model of `model_path` as transformers builds it, without memory for weights."""
     config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def weight_shapes(model: PreTrainedModel) -> WeightShapes:
+    """The shapes that a push of `model` has."""
+    allowed = model.state_dict()
+    once: dict[str, Tensor] = dict(model.named_parameters())
+    once |= {name: weight for name, weight in model.named_buffers() if name in allowed}
     return WeightShapes(
-        required={name: tuple(weight.shape) for name, weight in model.named_parameters()},
-        allowed={name: tuple(weight.shape) for name, weight in model.state_dict().items()},
+        required={name: tuple(weight.shape) for name, weight in as_in_files(model, once.items())},
+        allowed={name: tuple(weight.shape) for name, weight in as_in_files(model, allowed.items())},
     )
 
 
@@ -36,7 +45,7 @@ def checked(
         if name not in shapes.allowed:
             raise ValueError(
                 f"pushed a weight '{name}' that the engine's model does not have; names must be "
-                f"those of its Hugging Face model, such as '{next(iter(shapes.required))}'"
+                f"those of its files, such as '{next(iter(shapes.required))}'"
             )
         if tuple(weight.shape) != shapes.allowed[name]:
             raise ValueError(
@@ -56,10 +65,19 @@ def release_packed(model: nn.Module) -> None:
     """Frees the packed matrices of the weights that a push replaces: CPU builds only.
 
     They would take memory next to the new ones. Nothing can be generated until the push has made those.
+    Experts are packed when their kernel is built, and vLLM would keep the kernel and leave new experts
+    unpacked (`UnquantizedFusedMoEMethod._setup_kernel`); without one it builds and packs as at the start.
     """
     for module in model.modules():
         if "cpu_linear" in vars(module):
             vars(module).update(cpu_linear=None)
+        method = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None and on_cpu(module):
+            method.moe_kernel = None  # type: ignore[union-attr]
+
+
+def on_cpu(module: nn.Module) -> bool:
+    return all(weight.device.type == "cpu" for weight in module.parameters(recurse=False))
 
 
 def repack_heads(model: nn.Module) -> None:

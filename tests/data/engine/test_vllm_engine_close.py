@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -105,3 +107,15 @@ def test_vllms_log_of_a_failure_is_readable() -> None:
     assert log.handlers
     for handler in log.handlers:
         assert "the device is gone" in handler.format(record)
+
+
+def test_an_engine_left_open_says_nothing_when_the_interpreter_exits(tiny_model_dir, tmp_path):
+    script = tmp_path / "leaves.py"
+    script.write_text(
+        "from ceeh.data.engine.vllm_engine import VLLMEngine\n"
+        f"engine = VLLMEngine({str(tiny_model_dir)!r}, 64, kv_cache_gib=0.1)\n"
+        "owner = [engine]\n"
+        "owner.append(owner)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")  # no note on NUMA or oneDNN either

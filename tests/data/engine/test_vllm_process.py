@@ -13,10 +13,13 @@ import torch
 
 from ceeh.data.engine.vllm_engine import check_options, default_options, merge_options
 from ceeh.data.engine.vllm_process import (
+    class_states,
     collected_once,
     default_group_kept,
     import_vllm,
+    keep_changed_classes,
     process_kept,
+    restore_classes,
 )
 from ceeh.errors import ConfigError
 
@@ -110,6 +113,39 @@ def test_changes_to_the_process_are_undone(monkeypatch):
     assert (logging.root.handlers, logging.root.level) == (handlers, level)
     assert logging.root.manager.disable == logging.NOTSET
     assert list(warnings.filters) == filters
+
+
+def test_a_class_that_vllm_changes_is_restored_and_the_engines_model_keeps_the_changes():
+    class Model(torch.nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 3)
+
+    class Compiled:
+        compiled = True
+
+    def replaced(self, *_: object) -> str:
+        return "by vLLM"
+
+    trainers = torch.nn.Sequential(Model(), torch.nn.ReLU())
+    original = Model.__init__
+    states = class_states(trainers)
+    Model.__bases__ += (Compiled,)
+    Model.__init__ = replaced  # type: ignore[assignment]
+    Model.__call__ = replaced  # type: ignore[method-assign]
+    engines = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.ReLU())
+    engines[0] = Model.__new__(Model)
+    torch.nn.Linear.__init__(engines[0], 2, 3)
+    keep_changed_classes(states, engines)
+    restore_classes(states)
+
+    assert trainers(torch.ones(1, 2)).shape == (1, 3)
+    assert (Model.__bases__, Model.__init__) == ((torch.nn.Linear,), original)
+    assert "__call__" not in vars(Model)
+    assert Model().weight.shape == (3, 2)
+    assert engines[0]() == "by vLLM"
+    assert engines[0].compiled
+    assert isinstance(engines[0], Model)
+    assert type(engines[1]) is torch.nn.ReLU
 
 
 @pytest.mark.parametrize("keep", [True, False])

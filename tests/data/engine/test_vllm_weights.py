@@ -1,12 +1,21 @@
 """What a push of weights must hold, and which heads are packed again after it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from ceeh.data.engine.vllm_weights import checked, repack_heads, weight_shapes
+from ceeh.data.engine.vllm_weights import (
+    checked,
+    release_packed,
+    repack_heads,
+    skeleton,
+    weight_shapes,
+)
+from tests.families import save_model
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +25,7 @@ def weights(tiny_model_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_complete_push_passes_unchanged_and_lazily(tiny_model_dir, weights):
-    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
+    shapes = weight_shapes(skeleton(str(tiny_model_dir), trust_remote_code=False))
     drawn = []
     stream = checked((drawn.append(name) or (name, w) for name, w in weights.items()), shapes)
     name, weight = next(stream)
@@ -26,7 +35,7 @@ def test_a_complete_push_passes_unchanged_and_lazily(tiny_model_dir, weights):
 
 
 def test_a_tied_head_is_optional(tiny_model_dir, weights):
-    shapes = weight_shapes(str(tiny_model_dir), trust_remote_code=False)
+    shapes = weight_shapes(skeleton(str(tiny_model_dir), trust_remote_code=False))
     assert "lm_head.weight" not in weights
     head = {"lm_head.weight": weights["model.embed_tokens.weight"]}
     assert len(list(checked((weights | head).items(), shapes))) == len(weights) + 1
@@ -62,7 +71,7 @@ def without_a_norm(weights: dict) -> dict:
 def test_an_incomplete_or_foreign_push_is_refused(
     request: pytest.FixtureRequest, weights, model, push, message
 ):
-    shapes = weight_shapes(str(request.getfixturevalue(model)), trust_remote_code=False)
+    shapes = weight_shapes(skeleton(str(request.getfixturevalue(model)), trust_remote_code=False))
     with pytest.raises(ValueError, match=message):
         list(checked(push(weights).items(), shapes))
 
@@ -87,3 +96,20 @@ def test_only_heads_that_keep_their_plain_weight_are_packed_again():
     plain = layer(rows=3, has_packed_copy=False)
     repack_heads(torch.nn.Sequential(emptied, plain, head))
     assert packed == [head]
+
+
+def test_experts_lose_their_kernel_on_the_cpu_so_that_the_push_packs_them():
+    layer = torch.nn.Linear(2, 2)
+    layer.quant_method = SimpleNamespace(moe_kernel=object())  # type: ignore[assignment]
+    elsewhere = torch.nn.Linear(2, 2, device="meta")
+    elsewhere.quant_method = SimpleNamespace(moe_kernel=object())  # type: ignore[assignment]
+    release_packed(torch.nn.Sequential(layer, elsewhere, torch.nn.Linear(2, 2)))
+    assert layer.quant_method.moe_kernel is None
+    assert elsewhere.quant_method.moe_kernel is not None
+
+
+def test_a_persistent_buffer_must_come_and_files_name_the_weights(tmp_path):
+    # A gate of experts in files: gate.e_score_correction_bias is a buffer; experts are a matrix each.
+    save_model("deepseek_v3", tmp_path)
+    shapes = weight_shapes(skeleton(str(tmp_path), trust_remote_code=False))
+    assert shapes.required.keys() == load_file(tmp_path / "model.safetensors").keys()
