@@ -10,7 +10,7 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -79,7 +79,7 @@ SURFACE = (
         "LLM.__init__",
         LLM_ARGUMENTS,
     ),
-    *(Used(f"LLM(..., {name}=)", ARGUMENTS, f"EngineArgs.{name}") for name in ENGINE_ARGUMENTS),
+    *(Used(f"EngineArgs.{name}", ARGUMENTS, f"EngineArgs.{name}") for name in ENGINE_ARGUMENTS),
     Used("LLM.get_tokenizer", LLM, "LLM.get_tokenizer"),
     Used("LLM.enqueue", LLM, "LLM.enqueue", ("prompts", "sampling_params", "use_tqdm")),
     Used("LLM.collective_rpc", LLM, "LLM.collective_rpc", ("method", "kwargs")),
@@ -244,6 +244,23 @@ def installed() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+def table(found: Mapping[Used, Sequence[str]], versions: Sequence[str]) -> str:
+    """A row for each file of vLLM: what is used of it, and the versions that have it all."""
+    lines = ["| read in | used | versions |", "| --- | --- | --- |"]
+    for files in dict.fromkeys(used.file for used in found):
+        here = [used for used in found if used.file == files]
+        lacking = {
+            version
+            for used in here
+            for version, answer in zip(versions, found[used], strict=True)
+            if answer
+        }
+        words = "all" if not lacking else f"all but {', '.join(sorted(lacking))}"
+        place = " or ".join(f"`{file}`" for file in files.split("|"))
+        lines.append(f"| {place} | {', '.join(used.name for used in here)} | {words} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path)
@@ -253,15 +270,7 @@ def main() -> int:
     found = {used: [missing(package, used) for package in packages] for used in SURFACE}
     versions = [version_of(package) for package in packages]
     if given.markdown:
-        print(
-            f"| used | read in | {' | '.join(versions)} |\n| --- | --- |{' --- |' * len(versions)}"
-        )
-        for used, answers in found.items():
-            place = f"`{'`, `'.join(used.file.split('|'))}`" + (
-                f", `{used.definition}`" if used.definition else ""
-            )
-            cells = " | ".join("no" if answer else "yes" for answer in answers)
-            print(f"| {used.name} | {place} | {cells} |")
+        print(table(found, versions))
     for used, answers in found.items():
         for version, answer in zip(versions, answers, strict=True):
             if answer:
