@@ -1,6 +1,7 @@
 """WeightSync: pushes the trainer's weights to the engine after each step, and verifies that they arrived."""
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from ceeh.data.batch import RolloutBatch
 from ceeh.data.engine.base import RolloutEngine
 from ceeh.errors import RunError
 from ceeh.modules.module import CEEHModule
+from ceeh.modules.policy import Policy
 
 MAX_OVER_MEAN = 20
 """One token may differ by this multiple of the mean's tolerance. bf16 has long tails: on an H100 the
@@ -22,6 +24,30 @@ class Difference(NamedTuple):
 
     mean: float
     max: float
+
+    def exceeds(self, tolerance: float) -> bool:
+        """Whether the mean is above `tolerance` nats, one token above MAX_OVER_MEAN times that, or NaN."""
+        return not (self.mean <= tolerance and self.max <= MAX_OVER_MEAN * tolerance)
+
+
+@torch.no_grad()
+def canary_difference(
+    engine: RolloutEngine,
+    policy: Policy,
+    *,
+    temperature: float,
+    device: torch.device | str = "cpu",
+    forward_context: AbstractContextManager | None = None,
+) -> Difference:
+    """Samples the canary with the engine and recomputes its log-probs with `policy`, in evaluation mode."""
+    prompt, completion = engine.canary(temperature=temperature)
+    token_ids = torch.tensor([prompt + completion.token_ids], device=device)
+    mask = torch.arange(token_ids.shape[1], device=device)[None] >= len(prompt)
+    with forward_context or nullcontext():
+        logprobs: Tensor = policy(token_ids, mask)[0]
+    engine_logprobs = torch.tensor(completion.logprobs, device=device)
+    difference = (logprobs[mask].float() - engine_logprobs).abs()
+    return Difference(float(difference.mean()), float(difference.max()))
 
 
 class WeightSync(Callback):
@@ -85,9 +111,7 @@ class WeightSync(Callback):
 
     def check(self, difference: Difference, policy_version: int) -> None:
         """Raises RunError for a difference above the tolerance, or NaN."""
-        if not (
-            difference.mean <= self.tolerance and difference.max <= MAX_OVER_MEAN * self.tolerance
-        ):
+        if difference.exceeds(self.tolerance):
             raise RunError(
                 f"after the push of policy version {policy_version} engine and trainer differ by "
                 f"{difference.mean:.3g} nats on the canary (at most {difference.max:.3g}), more than the "
@@ -96,16 +120,15 @@ class WeightSync(Callback):
                 "version, or raise rollouts.canary_tolerance for a lossy engine dtype"
             )
 
-    @torch.no_grad()
     def canary_difference(self, trainer: Trainer, module: CEEHModule) -> Difference:
-        prompt, completion = self.engine.canary(temperature=self.temperature)
-        token_ids = torch.tensor([prompt + completion.token_ids], device=module.device)
-        mask = torch.arange(token_ids.shape[1], device=module.device)[None] >= len(prompt)
         training = module.training
         module.eval()
-        with trainer.precision_plugin.forward_context():
-            logprobs: Tensor = module.policy(token_ids, mask)[0]
+        difference = canary_difference(
+            self.engine,
+            module.policy,
+            temperature=self.temperature,
+            device=module.device,
+            forward_context=trainer.precision_plugin.forward_context(),
+        )
         module.train(training)
-        engine_logprobs = torch.tensor(completion.logprobs, device=module.device)
-        difference = (logprobs[mask].float() - engine_logprobs).abs()
-        return Difference(float(difference.mean()), float(difference.max()))
+        return difference
