@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--benchmarks",
         required=True,
         metavar="NAME,...",
-        help=f"{', '.join(sorted(benchmark_files()))}, or paths of .yaml files",
+        help=f"{', '.join(sorted(benchmark_files()))}, a file or folder of questions, or a benchmark's .yaml",
     )
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML file; later files win"

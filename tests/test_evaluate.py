@@ -181,7 +181,11 @@ def test_the_figures_reach_mlflow(tiny_model_dir: Path, tmp_path: Path) -> None:
         (["starter", "--benchmarks", "starter", "temperature=nan"], "temperature must be a finite"),
         (["starter", "--benchmarks", "starter", "limit=0"], "limit must be at least 1"),
         (["./nowhere", "--benchmarks", "starter"], "'./nowhere' does not exist; give"),
-        (["starter", "--benchmarks", "gsm8k"], "benchmark gsm8k: "),
+        (
+            ["starter", "--benchmarks", "gsm8k"],
+            "benchmark gsm8k: cannot reach the data set 'openai/gsm8k'",
+        ),
+        (["starter", "--benchmarks", "mine.jsonl"], "--benchmarks: no file 'mine.jsonl'"),
         (["starter", "--benchmarks", "starter", "chat_template=true"], "has no chat template"),
         (["starter", "--benchmarks", "starter", "hardware.accelerator=cuda"], "no CUDA device"),
         (["starter", "--benchmarks", "starter", "max_prompt_tokens=2"], "longer than"),

@@ -11,7 +11,7 @@ from ceeh.config.component import Component
 from ceeh.config.loading import merged
 from ceeh.config.rules import FILE_NAME, POSITIVE, at_least, setting
 from ceeh.config.settings import Hardware, Tracking
-from ceeh.data.benchmarks import Benchmark, load_benchmark
+from ceeh.data.benchmarks import Benchmark, benchmark_name, load_benchmark
 from ceeh.errors import ConfigError
 
 
@@ -78,8 +78,3 @@ def load_evaluation_config(
     return merged(files, to_evaluation, EvaluationConfig), {
         name: load_benchmark(benchmark, to_benchmarks[name]) for name, benchmark in given.items()
     }
-
-
-def benchmark_name(given: str) -> str:
-    """`gsm8k` of gsm8k and of path/to/gsm8k.yaml."""
-    return given.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
