@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from ceeh.errors import ConfigError, RunError, first_line
 from ceeh.export.card import Export, public, write_card
 from ceeh.export.reload import check_reload, fixed_sequence, trainer_logprobs
-from ceeh.export.source import open_run, read_json, rollout_step, with_weights_for
+from ceeh.export.source import evaluation_of, open_run, read_json, rollout_step, with_weights_for
 from ceeh.modules.restore import load_policy
 from ceeh.pretrained.loading import load_tokenizer
 from ceeh.run.atomic import atomic_folder, check_folder
@@ -58,6 +58,7 @@ def export(
     assert config is not None
     out = out.expanduser().resolve()
     check_out(out, run, force)
+    evaluation = evaluation_of(source)
     source = with_weights_for(source, config, adapter=adapter, dtype=dtype)
     tokenizer = load_tokenizer(source.model_path, trust_remote_code)
     policy = load_policy(source, temperature=config.rollouts.temperature)
@@ -74,6 +75,7 @@ def export(
         config=config,
         rollout_step=step,
         summary=summary,
+        evaluation=evaluation,
         mixture=read_json(run.path / "mixture.json"),
         adapter=adapter,
         dtype=str(stored).removeprefix("torch."),
