@@ -4,29 +4,36 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from ceeh.errors import ConfigError
 from ceeh.evaluation.comparison import AVERAGE, compare, points
-from ceeh.evaluation.results import Results, read_results
+from ceeh.evaluation.held_out import easy_and_hard, held_out_file, read_held_out
+from ceeh.evaluation.results import Results, has_results, read_results
 from ceeh.reporting.evaluation_page import comparison_grids, write_page
 from ceeh.run.atomic import check_folder
 from ceeh.runtime.cli import run_command
 from ceeh.runtime.distributed import say
 
 
-def labeled(places: Sequence[str]) -> dict[str, Results]:
+def labeled(places: Sequence[str], draws: int) -> dict[str, Results]:
     """Results by label: LABEL of LABEL=FOLDER, else the name of the evaluation.
 
-    Raises ConfigError for fewer than two results and for a label that occurs twice.
+    Evaluations where all have one; else the held-out samples of the runs, easy and hard by the base of
+    the first. Raises ConfigError for fewer than two results and for a label that occurs twice.
     """
     if len(places) < 2:
         raise ConfigError("give at least two results; the first is the baseline")
+    split = [("", place) if Path(place).exists() else _label(place) for place in places]
+    read = read_results
+    if any(held_out_file(place) and not has_results(place) for _, place in split):
+        levels = easy_and_hard(split[0][1])
+        read = partial(read_held_out, levels=levels, draws=draws)
     found: dict[str, Results] = {}
-    for place in places:
-        label, equals, folder = ("", "", place) if Path(place).exists() else place.partition("=")
-        results = read_results(folder if equals else place)
-        name = label if equals else results.name
+    for label, place in split:
+        results = read(place)
+        name = label or results.name
         if name in found:
             raise ConfigError(
                 f"two results are called '{name}'; label them, e.g. base={found[name].folder} "
@@ -34,6 +41,11 @@ def labeled(places: Sequence[str]) -> dict[str, Results]:
             )
         found[name] = results
     return found
+
+
+def _label(place: str) -> tuple[str, str]:
+    label, equals, folder = place.partition("=")
+    return (label, folder) if equals else ("", place)
 
 
 def verdict(comparison: Mapping, label: str) -> str:
@@ -60,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "results",
         nargs="+",
         metavar="[LABEL=]FOLDER",
-        help="folder written by python -m ceeh.evaluate, or an evaluated run; the first is the baseline",
+        help="folder written by python -m ceeh.evaluate, a run, or RUN/held_out/base.npz; the first is the "
+        "baseline",
     )
     parser.add_argument(
         "--output", default="comparison", metavar="FOLDER", help="default: %(default)s"
@@ -79,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--margin must be between 0 and 100 points, got {given.margin}")
         if given.draws < 100:
             raise ConfigError(f"--draws must be at least 100, got {given.draws}")
-        results = labeled(given.results)
+        results = labeled(given.results, given.draws)
         comparison = compare(results, draws=given.draws, seed=given.seed, margin=given.margin)
         folder, (base, *others) = Path(given.output), results
         check_folder(folder, "--output:")

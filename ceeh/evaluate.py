@@ -5,8 +5,8 @@ questions -> embedded engine -> verifier -> samples.parquet -> results.json, rep
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,15 +14,18 @@ import yaml
 
 from ceeh.assembly import build_engine, quieten
 from ceeh.config.component import Component
-from ceeh.config.hardware import DTYPE, resolve_accelerator, resolve_precision
+from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE, resolve_accelerator, resolve_precision
 from ceeh.config.reference import HelpConfig
 from ceeh.config.settings import Tracking
 from ceeh.data.benchmarks import Benchmark, benchmark_files
 from ceeh.data.engine.base import RolloutEngine
+from ceeh.errors import RunError
 from ceeh.evaluation.config import EvaluationConfig, load_evaluation_config
 from ceeh.evaluation.results import FILE, Results, flat_metrics, write_results
 from ceeh.evaluation.runner import Task, build_task, sample_task
 from ceeh.evaluation.store import SampleStore
+from ceeh.modules.canary import canary_difference
+from ceeh.modules.policy import Policy
 from ceeh.modules.restore import load_policy
 from ceeh.pretrained.loading import load_tokenizer
 from ceeh.pretrained.locate import ModelSource, open_trained
@@ -82,8 +85,7 @@ def evaluate(
             say(f"{task.name}: {task_line(task)}{'' if task in missing else '; already sampled'}")
         if missing:
             say(f"results go to {folder}; starting the engine ...")
-            engine = open_engine(source, protocol, missing, accelerator, dtype)
-            stack.enter_context(closing(engine))
+            engine = stack.enter_context(open_engine(source, protocol, missing, accelerator, dtype))
             options = {key: sampled_with[key] for key in ("seed", "questions_per_batch")}
             for task in missing:
                 sample_task(task, engine, store, **options)
@@ -125,14 +127,18 @@ def weights_of(source: ModelSource, dtype: str) -> dict[str, str | None]:
     }
 
 
+@contextmanager
 def open_engine(
     source: ModelSource,
     protocol: EvaluationConfig,
     tasks: Sequence[Task],
     accelerator: str,
     dtype: str,
-) -> RolloutEngine:
-    """The engine with the model's weights in it, long enough for every task."""
+) -> Iterator[RolloutEngine]:
+    """The engine with the model's weights in it, long enough for every task.
+
+    For a run, checkpoint or adapter the canary must agree with the trainer's code on the same weights.
+    """
     lengths = (t.benchmark.max_prompt_tokens + t.benchmark.max_response_tokens for t in tasks)
     context = {
         "model_path": source.model_path,
@@ -143,14 +149,41 @@ def open_engine(
         "dtype": dtype,
     }
     component = engine_alone(protocol.engine, accelerator)
-    if not (source.checkpoint or source.adapter):
-        return build_engine(component, context, None)
-    policy = load_policy(
-        source
-    )  # before the engine: a checkpoint may be damaged or of another model
-    engine = build_engine(component, context, lambda: load_policy(source).engine_weights())
-    engine.load_weights(policy.engine_weights(), policy_version=0)
-    return engine
+    over_it = source.checkpoint or source.adapter
+    if not (over_it or source.run):
+        with closing(build_engine(component, context, None)) as engine:
+            yield engine
+        return
+    policy = load_policy(source)  # before the engine: its files may be damaged, or of another model
+    weights = (lambda: load_policy(source).engine_weights()) if over_it else None
+    with closing(build_engine(component, context, weights)) as engine:
+        if over_it:
+            engine.load_weights(policy.engine_weights(), policy_version=0)
+        check_canary(source, engine, policy, tolerance_of(protocol, component, dtype))
+        del policy
+        yield engine
+
+
+def tolerance_of(protocol: EvaluationConfig, component: Component, dtype: str) -> float:
+    """Nats between engine and trainer, by the engine's dtype unless the evaluation sets it."""
+    if protocol.canary_tolerance is not None:
+        return protocol.canary_tolerance
+    exact = component.init_args.get("dtype", dtype) in ("float32", "auto") and dtype == "float32"
+    return CANARY_TOLERANCE["32-true" if exact else "bf16-mixed"]
+
+
+def check_canary(
+    source: ModelSource, engine: RolloutEngine, policy: Policy, tolerance: float
+) -> None:
+    """Raises RunError when the engine has another model than the trainer would."""
+    difference = canary_difference(engine, policy, temperature=policy.temperature)
+    if difference.exceeds(tolerance):
+        raise RunError(
+            f"'{source.name}' was not evaluated: engine and trainer differ by {difference.mean:.3g} nats on "
+            f"the canary (at most {difference.max:.3g}), so the engine holds another model than was trained; "
+            f"export or merge it and evaluate that folder, or raise canary_tolerance, now {tolerance:g}, for "
+            "a lossy engine dtype"
+        )
 
 
 def engine_alone(component: Component, accelerator: str) -> Component:
@@ -221,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--benchmarks",
         required=True,
         metavar="NAME,...",
-        help=f"{', '.join(sorted(benchmark_files()))}, or paths of .yaml files",
+        help=f"{', '.join(sorted(benchmark_files()))}, a file or folder of questions, or a benchmark's .yaml",
     )
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="YAML file; later files win"

@@ -5,18 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning import Trainer
 
 from ceeh.config.settings import Config
 from ceeh.data.datamodule import RolloutDataModule
-from ceeh.errors import first_line
-from ceeh.evaluation.samples import COLUMNS, SampleTable
+from ceeh.errors import ConfigError
+from ceeh.evaluation.held_out import read_table, split_off_hard, write_table
+from ceeh.evaluation.samples import SampleTable
 from ceeh.evaluation.summary import summarize
 from ceeh.modules.module import CEEHModule
 from ceeh.reporting.run_page import summary_grid, write_report
-from ceeh.run.atomic import atomic_write, atomic_write_text
+from ceeh.run.atomic import atomic_write_text
 from ceeh.run.folder import RunFolder
 from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, rank, say, world_size
 from ceeh.tracking.logger import GuardedMLFlowLogger
@@ -58,7 +57,7 @@ def measure(
     trainer.validate(module, dataloaders=loader, verbose=False)
     table = module.held_out_table()
     if is_rank_zero():
-        write_table(file, table, prompts)
+        write_table(file, table, [prompt.uid for prompt in prompts])
     return table
 
 
@@ -109,44 +108,16 @@ def write_results(
         mlflow.finish()
 
 
-def split_off_hard(base: SampleTable, split_samples: int) -> tuple[SampleTable, torch.Tensor]:
-    """The base's measured samples, and the questions [Q] that are hard by its other samples.
-
-    Hard is eq. 16 with the base in place of the history: accuracy below the mean. The samples that
-    select the hard questions are not measured: selected for failures, they would make every later
-    policy look better.
-    """
-    accuracy = base.columns(0, split_samples).correct.float().mean(1)
-    return base.columns(split_samples), accuracy < accuracy.mean()
-
-
-def write_table(file: Path, table: SampleTable, prompts: Sequence[Prompt]) -> None:
-    """The samples of `prompts`, with their uids, as one .npz."""
-    file.parent.mkdir(exist_ok=True)
-    columns = {column: getattr(table, column).numpy() for column in COLUMNS}
-    with atomic_write(file) as target:
-        np.savez_compressed(target, uid=np.array([prompt.uid for prompt in prompts]), **columns)
-
-
 def kept_table(file: Path, prompts: Sequence[Prompt], samples: int) -> SampleTable | None:
-    """The table in `file` if it holds `samples` of exactly these prompts, else None.
-
-    Nothing in the file is run: arrays of objects, which are pickles, are refused.
-    """
+    """The table in `file` if it holds `samples` of exactly these prompts, else None."""
     if not file.is_file():
         return None
     try:
-        with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
-            columns = {name: torch.from_numpy(arrays[name]) for name in COLUMNS}
-            uids = [str(uid) for uid in arrays["uid"].tolist()]
-        table = SampleTable(**columns)
-    except Exception as error:  # others may have written the file: its readers raise anything
-        say(
-            f"'{file}' cannot be read as samples of a run ({first_line(error)}); nothing in it was run; "
-            "measuring again"
-        )
+        uids, table = read_table(file)
+    except ConfigError as error:
+        say(f"{error}; measuring again")
         return None
-    if uids == [prompt.uid for prompt in prompts] and table.correct.shape[1] == samples:
+    if uids == tuple(prompt.uid for prompt in prompts) and table.correct.shape[1] == samples:
         return table
     say(f"{file} was measured on other questions or with other samples; measuring again")
     return None

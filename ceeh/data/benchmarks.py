@@ -1,5 +1,6 @@
-"""Benchmarks by name: each file in `configs/benchmarks` holds questions, verifier and protocol."""
+"""Benchmarks: files in `configs/benchmarks` by name, others by path, or questions of the user's own."""
 
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
@@ -14,6 +15,7 @@ from ceeh.errors import ConfigError
 from ceeh.types import Question
 
 FOLDER = Path("configs", "benchmarks")
+FILES = {".yaml", ".yml", ".json", ".jsonl", ".parquet", ".csv", ".tsv", ".gz", ".zst"}
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
 
 
@@ -49,22 +51,48 @@ class Benchmark:
 
 
 def load_benchmark(name_or_file: str, overrides: Sequence[str] = ()) -> Benchmark:
-    """The benchmark of a YAML file, or of `configs/benchmarks/<name>.yaml`, with `key=value` overrides.
+    """A benchmark with `key=value` overrides: its name in `configs/benchmarks`, a YAML file, or questions.
 
-    For a local copy override the path alone, `questions.init_args.path=copy.jsonl`: the column map
-    stays. Raises ConfigError for an unknown name, listing the known ones, and for what `merged` refuses.
+    Questions are a file or folder for `ceeh.data.sources.Table`, with columns `question` and `answer`;
+    answers are graded as mathematics, in the defaults' protocol. For a local copy of a benchmark
+    override the path alone, `questions.init_args.path=copy.jsonl`: the column map stays. Raises
+    ConfigError for an unknown name, listing the known ones, and for what `merged` refuses.
     """
-    if Path(name_or_file).suffix in (".yaml", ".yml"):
+    given = Path(name_or_file)
+    if given.suffix in (".yaml", ".yml"):
         return merged([name_or_file], overrides, Benchmark)
     known = benchmark_files()
-    if name_or_file not in known:
-        near = get_close_matches(name_or_file, known, n=1)
-        raise ConfigError(
-            f"no benchmark '{name_or_file}'{f'; did you mean {near[0]!r}?' if near else ';'}"
-            f" known: {', '.join(sorted(known)) or 'none'};"
-            f" add {FOLDER}/{name_or_file}.yaml, or give the path of a .yaml file"
-        )
-    return merged([known[name_or_file]], overrides, Benchmark)
+    if name_or_file in known:
+        return merged([known[name_or_file]], overrides, Benchmark)
+    if given.expanduser().exists():
+        return merged([], [*of_questions(name_or_file), *overrides], Benchmark)
+    if given.suffix or "/" in name_or_file:
+        raise ConfigError(f"--benchmarks: no file '{given}'; paths are relative to {Path.cwd()}")
+    near = get_close_matches(name_or_file, known, n=1)
+    raise ConfigError(
+        f"no benchmark '{name_or_file}'{f'; did you mean {near[0]!r}?' if near else ';'}"
+        f" known: {', '.join(sorted(known)) or 'none'};"
+        f" add {FOLDER}/{name_or_file}.yaml, or give the path of a file: questions and answers, or a"
+        " benchmark's .yaml"
+    )
+
+
+def of_questions(path: str) -> list[str]:
+    """A benchmark's settings, as overrides, for questions in a file or folder. JSON is YAML."""
+    table = {"class_path": "ceeh.data.sources.Table", "init_args": {"path": path}}
+    return [
+        f"title={json.dumps(benchmark_name(path))}",
+        f"questions={json.dumps(table)}",
+        "verifier={class_path: ceeh.data.verify.MathAnswer}",
+    ]
+
+
+def benchmark_name(given: str) -> str:
+    """`mine` of mine, path/to/mine.yaml, mine.jsonl and mine.jsonl.gz."""
+    path = Path(given)
+    while path.suffix.lower() in FILES:
+        path = path.with_suffix("")
+    return path.name
 
 
 def benchmark_files() -> dict[str, Path]:
@@ -79,10 +107,7 @@ def benchmark_questions(benchmark: Benchmark) -> list[Question]:
 
     Raises ConfigError when they cannot be read or lack the metadata that `level` names.
     """
-    try:
-        questions = list[Question](benchmark.questions.build("questions"))
-    except ConfigError as error:
-        raise ConfigError(f"benchmark '{benchmark.title}': {error}") from error
+    questions = list[Question](benchmark.questions.build("questions"))
     expected = benchmark.expected_questions
     if expected is not None and len(questions) != expected:
         warnings.warn(
@@ -93,8 +118,8 @@ def benchmark_questions(benchmark: Benchmark) -> list[Question]:
     for question in questions:
         if benchmark.level is not None and benchmark.level not in question.metadata:
             raise ConfigError(
-                f"benchmark '{benchmark.title}': level is '{benchmark.level}', which is not in the"
-                f" metadata of question '{question.uid}'; it has:"
-                f" {', '.join(question.metadata) or 'none'}; add it to questions.init_args.metadata"
+                f"level is '{benchmark.level}', which is not in the metadata of question"
+                f" '{question.uid}'; it has: {', '.join(question.metadata) or 'none'}; add it to"
+                " questions.init_args.metadata"
             )
     return questions

@@ -19,6 +19,12 @@ IGNORED_SETTINGS = ("questions", "questions_digest", "questions_per_batch", "see
 """Settings whose difference needs no note: where the questions are stored, how samples were drawn."""
 
 
+NAG = (
+    "NAG is the accuracy lost, (1 - accuracy / base's) x 100, times (product) or divided by (quotient) the "
+    "square root of the share of tokens saved; below 0 is a gain, - where nothing was saved"
+)
+
+
 def compare(
     results: Mapping[str, Results], *, draws: int, seed: int, margin: float
 ) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def compare(
         "seed": seed,
         "benchmarks": {name: facts(name) | part(name) for name in shared},
         AVERAGE: part(AVERAGE),
-        "notes": notes(results, shared),
+        "notes": [*notes(results, shared), NAG],
     }
 
 

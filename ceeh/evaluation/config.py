@@ -23,6 +23,12 @@ class EvaluationConfig:
     limit: int | None = setting(None, "First questions of each benchmark only.", at_least(1))
     questions_per_batch: int = setting(64, "Questions sampled and saved together.", POSITIVE)
     bootstrap_draws: int = setting(2000, "Bootstrap draws per 95 % interval.", at_least(100))
+    canary_tolerance: float | None = setting(
+        None,
+        "Largest mean difference in nats between engine and trainer on the canary, for a run, checkpoint "
+        "or adapter. Null: 0.001 in fp32, 0.1 in bf16.",
+        POSITIVE,
+    )
     engine: Component = setting(
         Component("ceeh.data.engine.VLLMEngine"), "Engine that generates responses in this process."
     )

@@ -61,23 +61,37 @@ def write_results(
     store: SampleStore, *, name: str, model: Mapping[str, Any], protocol: Mapping[str, Any]
 ) -> Results:
     """Writes results.json for all samples in `store`, whichever command drew them."""
-    draws, records = protocol["bootstrap_draws"], store.recorded()
     samples = dict(store.read())
+    record = build_record(samples, store.recorded(), name=name, model=model, protocol=protocol)
+    atomic_write_text(store.folder / FILE, json.dumps(record, indent=2) + "\n")
+    return Results(name=name, folder=store.folder, record=record, benchmarks=samples)
+
+
+def build_record(
+    samples: Mapping[str, BenchmarkSamples],
+    drawn_by: Mapping[str, Mapping[str, Any]],
+    *,
+    name: str,
+    model: Mapping[str, Any],
+    protocol: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of results.json; `drawn_by` has the settings and skipped questions of each benchmark."""
+    draws = protocol["bootstrap_draws"]
     found, of_benchmarks = {}, []
     for key, of_benchmark in samples.items():
-        settings = records[key]["settings"]
+        settings = drawn_by[key]["settings"]
         drawn = benchmark_estimates(of_benchmark, key, draws=draws, seed=settings["seed"])
         of_benchmarks.append(drawn)
         found[key] = {
             "settings": settings,
-            "skipped": records[key]["skipped"],
+            "skipped": drawn_by[key]["skipped"],
             "questions": of_benchmark.table.questions,
             "samples": of_benchmark.table.samples,
             "outcomes": of_benchmark.outcomes,
             "metrics": intervals(drawn),
             "levels": _levels(of_benchmark, key, draws=draws, seed=settings["seed"]),
         }
-    record = {
+    return {
         "format": FORMAT,
         "name": name,
         "model": model,
@@ -86,8 +100,6 @@ def write_results(
         "benchmarks": found,
         "average": intervals(average(of_benchmarks)),
     }
-    atomic_write_text(store.folder / FILE, json.dumps(record, indent=2) + "\n")
-    return Results(name=name, folder=store.folder, record=record, benchmarks=samples)
 
 
 def read_results(place: str) -> Results:
@@ -95,14 +107,12 @@ def read_results(place: str) -> Results:
 
     Raises ConfigError where there are none, or none that this version can read.
     """
-    folder = Path(place).expanduser()
-    if not (folder / FILE).is_file() and (folder / "evaluation" / FILE).is_file():
-        folder = folder / "evaluation"
+    folder = results_folder(place)
     file = folder / FILE
     if not file.is_file():
         raise ConfigError(
-            f"'{place}' holds no {FILE}; give the output folder of python -m ceeh.evaluate, or an "
-            "evaluated run folder"
+            f"'{place}' holds no {FILE}; give the output folder of python -m ceeh.evaluate, or a "
+            "run folder"
         )
     try:
         record = json.loads(file.read_text())
@@ -124,6 +134,18 @@ def read_results(place: str) -> Results:
             f"{folder}/samples.parquet lacks {', '.join(sorted(missing))}; evaluate again"
         )
     return Results(name=escape(name), folder=folder, record=record, benchmarks=samples)
+
+
+def results_folder(place: str) -> Path:
+    """`place`, or its `evaluation/` where only that has results."""
+    folder = Path(place).expanduser()
+    if not (folder / FILE).is_file() and (folder / "evaluation" / FILE).is_file():
+        return folder / "evaluation"
+    return folder
+
+
+def has_results(place: str) -> bool:
+    return (results_folder(place) / FILE).is_file()
 
 
 def _check_shape(record: Mapping[str, Any]) -> None:

@@ -14,7 +14,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from ceeh.errors import ConfigError, RunError, first_line
 from ceeh.export.card import Export, public, write_card
-from ceeh.export.source import open_run, read_json, rollout_step, with_weights_for
+from ceeh.export.reload import check_reload, fixed_sequence, trainer_logprobs
+from ceeh.export.source import evaluation_of, open_run, read_json, rollout_step, with_weights_for
 from ceeh.modules.restore import load_policy
 from ceeh.pretrained.loading import load_tokenizer
 from ceeh.run.atomic import atomic_folder, check_folder
@@ -48,7 +49,8 @@ def export(
 
     With `adapter` a PEFT folder, else the whole model with an adapter merged in fp32 and cast once to
     `dtype`, by default the base model's. The card shows the hub id `repo` and `command`.
-    Raises ConfigError for a run, checkpoint or folder that cannot be used.
+    Raises ConfigError for a run, checkpoint or folder that cannot be used, and RunError if the written
+    folder does not load or does not give the trainer's log-probs.
     """
     source = open_run(place, checkpoint, trust_remote_code)
     run, config = source.run, source.config
@@ -56,6 +58,7 @@ def export(
     assert config is not None
     out = out.expanduser().resolve()
     check_out(out, run, force)
+    evaluation = evaluation_of(source)
     source = with_weights_for(source, config, adapter=adapter, dtype=dtype)
     tokenizer = load_tokenizer(source.model_path, trust_remote_code)
     policy = load_policy(source, temperature=config.rollouts.temperature)
@@ -72,17 +75,32 @@ def export(
         config=config,
         rollout_step=step,
         summary=summary,
+        evaluation=evaluation,
         mixture=read_json(run.path / "mixture.json"),
         adapter=adapter,
         dtype=str(stored).removeprefix("torch."),
         command=command,
     )
+    token_ids = fixed_sequence(len(tokenizer))
+    expected, temperature = trainer_logprobs(policy, token_ids), policy.temperature
     with atomic_folder(out) as folder:
         save = policy.save_adapter if adapter else policy.save
         size = save(folder, tokenizer, dtype=dtype)
+        del policy, save  # a large model is in memory once
+        difference = check_reload(
+            folder,
+            token_ids,
+            expected,
+            temperature=temperature,
+            dtype=stored,
+            trust_remote_code=trust_remote_code,
+        )
         write_card(folder, facts)
     kind = "adapter" if adapter else "model"
-    return f"{kind} of '{source.name}' after rollout step {step}, {facts.dtype}, {size / 1e6:.1f} MB: {out}"
+    return (
+        f"{kind} of '{source.name}' after rollout step {step}, {facts.dtype}, {size / 1e6:.1f} MB, reloaded "
+        f"within {difference.mean:.1g} nats of the trainer: {out}"
+    )
 
 
 def check_out(out: Path, run: RunFolder, force: bool) -> None:

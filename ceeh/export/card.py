@@ -1,7 +1,7 @@
 """The model card of an export: what the model is, how it was trained, what was measured, how to load it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -27,8 +27,8 @@ class Export:
     """The facts of a card.
 
     `repo` is the name to load the folder by: a hub id, or the folder. `summary` is the run's
-    summary.json if it was measured on these weights, those after `rollout_step`; `mixture` is its
-    mixture.json if it trained on one.
+    summary.json if it was measured on these weights, those after `rollout_step`; `evaluation` is its
+    evaluation/results.json if that was too; `mixture` is its mixture.json if it trained on one.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Export:
     config: Config
     rollout_step: int
     summary: Mapping[str, Any] | None
+    evaluation: Mapping[str, Any] | None
     mixture: Mapping[str, Any] | None
     adapter: bool
     dtype: str
@@ -148,23 +149,56 @@ def datasets(sources: list[Component]) -> list[str]:
 
 
 def results(export: Export) -> dict[str, Any]:
-    """Accuracy, tokens, pass@k and entropy on all held-out questions, if they were measured."""
-    if export.summary is None:
-        return {}
-    held_out, questions = export.config.prompts.held_out, export.summary["questions"]["all"]
-    source = next(iter(datasets([held_out])), held_out.class_path.rpartition(".")[2])
-    found = [
+    """Every metric that was measured: of the run's held-out questions, and of benchmarks."""
+    found: list[EvalResult] = []
+    if export.summary is not None:
+        held_out, questions = export.config.prompts.held_out, export.summary["questions"]["all"]
+        source = next(iter(datasets([held_out])), held_out.class_path.rpartition(".")[2])
+        name = f"{source}, {questions} held-out questions"
+        measured = export.summary["tuned"]["all"]
+        found += eval_results(source, name, measured, export.config.rollouts)
+    for key, benchmark in (export.evaluation or {"benchmarks": {}})["benchmarks"].items():
+        settings = benchmark["settings"]
+        table = settings["questions"]["init_args"]
+        source = next(iter(datasets([Component(**settings["questions"])])), key)
+        metrics = {name: value for name, value in benchmark["metrics"].items() if value is not None}
+        found += eval_results(
+            source,
+            f"{settings['title']}, {benchmark['questions']} questions",
+            metrics,
+            settings,
+            config=table.get("name"),
+            split=table.get("split"),
+        )
+    return {"model_name": export.name, "eval_results": found} if found else {}
+
+
+def eval_results(
+    dataset: str,
+    name: str,
+    metrics: Mapping[str, Any],
+    sampling: Any,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+) -> list[EvalResult]:
+    """One result per metric, with its interval and how the responses were sampled."""
+    given = sampling if isinstance(sampling, Mapping) else asdict(sampling)
+    protocol = {key: given[key] for key in ("temperature", "top_p", "max_response_tokens")}
+    return [
         EvalResult(
             task_type="text-generation",
-            dataset_type=source,
-            dataset_name=f"{source}, {questions} held-out questions",
+            dataset_type=dataset,
+            dataset_name=name,
+            dataset_config=config,
+            dataset_split=split,
+            dataset_args=protocol,
             metric_type=metric,
             metric_name=f"{metric}, 95 % interval [{value['low']:.4g}, {value['high']:.4g}]",
             metric_value=round(value["value"], 4),
         )
-        for metric, value in export.summary["tuned"]["all"].items()
+        for metric, value in metrics.items()
     ]
-    return {"model_name": export.name, "eval_results": found}
 
 
 def describe_base(path: str) -> str:

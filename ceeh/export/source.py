@@ -13,6 +13,7 @@ from ceeh.pretrained.loading import load_config
 from ceeh.pretrained.locate import ModelSource, open_trained
 from ceeh.run.checkpoint import read_checkpoint
 from ceeh.run.folder import RunFolder
+from ceeh.runtime.versions import weights_digest
 
 
 def open_run(place: str, checkpoint: Path | None, trust_remote_code: bool) -> ModelSource:
@@ -80,6 +81,14 @@ def rollout_step(source: ModelSource, config: Config) -> int:
     if source.checkpoint is None:
         return config.rollouts.steps
     return read_checkpoint(source.checkpoint)["rollout_step"]
+
+
+def evaluation_of(source: ModelSource) -> dict[str, Any] | None:
+    """results.json of `ceeh.evaluate RUN` if it measured the weights of `source`."""
+    assert source.run is not None
+    record = read_json(source.run.path / "evaluation" / "results.json")
+    same = record is not None and record["model"].get("digest") == weights_digest(source.model_path)
+    return record if same and source.checkpoint is None else None
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from ceeh.modules.head import (
     chunked_objective,
 )
 from ceeh.pretrained.file_format import as_in_files
+from ceeh.pretrained.generation import generation_settings
 from ceeh.pretrained.loading import load_config, load_model
 from ceeh.pretrained.shards import MAX_SHARD_BYTES, write_shards
 from ceeh.run.disk_space import storage_bytes
@@ -272,8 +273,8 @@ class Policy(nn.Module):
     ) -> int:
         """Writes a Hugging Face folder, an adapter merged; `dtype` is by default that of the start model.
 
-        Its generation settings are those of the rollouts: the policy's temperature, all tokens
-        allowed. Returns the bytes of the weights; raises ConfigError for NaN or infinity in one.
+        Its generation settings are those of the rollouts (`generation_settings`). Returns the bytes of
+        the weights; raises ConfigError for NaN or infinity in one.
         """
         dtype = dtype or self.dtype
         folder.mkdir(parents=True, exist_ok=True)
@@ -282,14 +283,8 @@ class Policy(nn.Module):
         config.dtype = dtype
         vars(config).pop("quantization_config", None)  # the files hold whole weights
         config.save_pretrained(folder)
-        generation: Any = copy.deepcopy(self.causal_lm.generation_config)
-        generation.update(
-            do_sample=True,
-            temperature=self.temperature,
-            top_p=1.0,
-            top_k=0,
-            min_p=None,
-            repetition_penalty=1.0,
+        generation = generation_settings(
+            self.causal_lm.generation_config, tokenizer, temperature=self.temperature
         )
         generation.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -1,12 +1,14 @@
 """From a run, checkpoint or model folder to a policy with its weights."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
 from ceeh.config.settings import Model
 from ceeh.errors import ConfigError
 from ceeh.modules.policy import Policy
+from ceeh.pretrained.adapter import adapted_modules
 from ceeh.pretrained.locate import ModelSource
 from ceeh.run.checkpoint import policy_weights, read_checkpoint
 
@@ -23,6 +25,8 @@ def load_policy(
     settings = replace(
         settings,
         gradient_checkpointing=False,
+        # FlashAttention, with which a run may have trained, needs a GPU; this policy is on the CPU.
+        attention="eager" if settings.attention == "eager" else "sdpa",
         trust_remote_code=trained.trust_remote_code,
         # A finished run's model has its adapter merged.
         lora=settings.lora if trained.checkpoint else replace(settings.lora, rank=0),
@@ -37,6 +41,8 @@ def load_policy(
     )
     if weights is not None:
         copy_weights(weights, policy, trained)
+    if trained.adapter is not None:
+        check_complete(policy, trained.adapter)
     return policy.eval()
 
 
@@ -59,3 +65,14 @@ def copy_weights(weights: dict[str, Tensor], policy: Policy, trained: ModelSourc
                 "config.yaml must be those of the training"
             )
     policy.load_state_dict(weights, strict=False)
+
+
+def check_complete(policy: Policy, adapter: Path) -> None:
+    """Raises ConfigError if the adapter's settings name matrices whose deltas its file lacks."""
+    parts = (name.partition(".lora_") for name, _ in policy.causal_lm.named_parameters())
+    made = {module for module, found, _ in parts if found}
+    if missing := made - adapted_modules(adapter):
+        raise ConfigError(
+            f"'{adapter}' lacks the deltas of {len(missing)} matrices that its adapter_config.json names, "
+            f"e.g. '{min(missing)}'; save the adapter again with peft's save_pretrained"
+        )

@@ -1,11 +1,11 @@
 """Finds what a user names as a model: a base model, an adapter, a run or a checkpoint."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ceeh.config.settings import Config, load
 from ceeh.errors import ConfigError
+from ceeh.pretrained.adapter import check_over, read_settings
 from ceeh.pretrained.loading import resolve_model
 from ceeh.run.checkpoint import fault
 from ceeh.run.folder import RunFolder
@@ -49,7 +49,7 @@ def open_trained(place: str, *, trust_remote_code: bool = False) -> ModelSource:
     elif (path / "config.yaml").is_file():
         source = _open_run(RunFolder(path))
     elif (path / "adapter_config.json").is_file():
-        source = _open_adapter(path)
+        source = _open_adapter(path, trust_remote_code)
     else:
         source = _open_base(path, place)
     return replace(source, trust_remote_code=trust_remote_code)
@@ -109,19 +109,9 @@ def _open_checkpoint(file: Path) -> ModelSource:
     return ModelSource(name=name, model_path=model, run=run, config=config, checkpoint=file)
 
 
-def _open_adapter(folder: Path) -> ModelSource:
-    file = folder / "adapter_config.json"
-    try:
-        settings = json.loads(file.read_text())
-        kind, base = settings.get("peft_type"), settings.get("base_model_name_or_path")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{file} is not an adapter configuration: {error}") from error
-    if kind != "LORA" or settings.get("use_dora") or settings.get("modules_to_save"):
-        raise ConfigError(
-            f"{file}: only plain LoRA adapters are supported (peft_type LORA, no DoRA, no "
-            f"modules_to_save), got peft_type {kind}; merge it with peft's merge_and_unload and give the "
-            "merged folder"
-        )
+def _open_adapter(folder: Path, trust_remote_code: bool) -> ModelSource:
+    settings, file = read_settings(folder), folder / "adapter_config.json"
+    base = settings.get("base_model_name_or_path")
     if not base:
         raise ConfigError(f"{file}: base_model_name_or_path is empty; write the base model there")
     try:
@@ -130,9 +120,5 @@ def _open_adapter(folder: Path) -> ModelSource:
         raise ConfigError(
             f"{file}: cannot find its base model: {error}; correct base_model_name_or_path"
         ) from error
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ConfigError(
-            f"'{folder}' has no adapter_model.safetensors; a pickle (adapter_model.bin) can run code and is "
-            "not opened: save the adapter again with peft's save_pretrained"
-        )
+    check_over(folder, model, trust_remote_code=trust_remote_code)
     return ModelSource(name=folder.resolve().name, model_path=model, adapter=folder)

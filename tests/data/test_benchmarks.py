@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from ceeh.config.settings import load
-from ceeh.data.benchmarks import INSTRUCTION, benchmark_files, benchmark_questions, load_benchmark
+from ceeh.data.benchmarks import (
+    INSTRUCTION,
+    benchmark_files,
+    benchmark_name,
+    benchmark_questions,
+    load_benchmark,
+)
 from ceeh.errors import ConfigError
 from tests.data.tables import fixture, rows
 from tests.data.verify.scoring import CORRECT, INCORRECT, verdict
@@ -130,6 +136,10 @@ def test_a_custom_file_and_one_in_the_working_folder_are_found(tmp_path, monkeyp
     ("name", "overrides", "message"),
     [
         ("zzz", [], r"no benchmark 'zzz'; known: aime24.*; add configs/benchmarks/zzz.yaml"),
+        ("none.jsonl", [], r"--benchmarks: no file 'none.jsonl'; paths are relative to /"),
+        ("none.yaml", [], r"no file 'none.yaml': it is not there; paths are relative to /"),
+        ("gsm8k", ["samples=0"], "samples must be at least 1, got 0"),
+        ("gsm8k", ["top_p=1.5"], r"top_p must be in \(0, 1\], got 1.5"),
         ("gsm8k", ["temperature=0"], r"temperature must be greater than 0, got 0"),
         ("gsm8k", ["levl=a"], "Key 'levl' not in 'Benchmark'. Did you mean: 'level'"),
         ("gsm8k", ["instruction=' '"], "instruction must be non-empty text, or null, got ' '"),
@@ -138,3 +148,27 @@ def test_a_custom_file_and_one_in_the_working_folder_are_found(tmp_path, monkeyp
 def test_invalid_names_and_settings_are_refused(name, overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_benchmark(name, overrides)
+
+
+def test_a_file_or_folder_of_questions_is_a_benchmark_with_the_defaults_protocol(tmp_path):
+    mine = tmp_path / "my set.v1.jsonl"
+    mine.write_text('{"question": "1+1?", "answer": "2"}\n{"question": "1/2?", "answer": "0.5"}\n')
+    benchmark = load_benchmark(str(mine), ["samples=2"])
+    assert (benchmark.title, benchmark.samples, benchmark.temperature) == ("my set.v1", 2, 0.6)
+    assert [q.answer for q in benchmark_questions(benchmark)] == ["2", "0.5"]
+    verifier = benchmark.verifier.build("verifier")
+    assert verdict(verifier, "0.5", r"\boxed{\frac12}") == CORRECT
+    verifier.close()
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"problem": "1+1?", "answer": "2"}\n')
+    benchmark = load_benchmark(str(folder), ["questions.init_args.question=problem"])
+    assert [q.text for q in benchmark_questions(benchmark)] == ["1+1?"]
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("gsm8k", "gsm8k"), ("a/b.yaml", "b"), ("a/b.test.jsonl.gz", "b.test"), ("data/set", "set")],
+)
+def test_a_benchmark_is_called_by_its_files_name(given, name):
+    assert benchmark_name(given) == name

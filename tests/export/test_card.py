@@ -30,6 +30,7 @@ def export(overrides: list[str], **changes: Any) -> Export:
             config=load([SHIPPED], overrides),
             rollout_step=100,
             summary=None,
+            evaluation=None,
             mixture=None,
             adapter=False,
             dtype="bfloat16",
@@ -113,6 +114,34 @@ def test_results_are_in_the_card_and_in_its_metadata(tmp_path: Path, summary: di
     assert accuracy.metric_value == pytest.approx(stated["value"], abs=1e-4)
     assert f"95 % interval [{stated['low']:.4g}, " in accuracy.metric_name
     assert accuracy.dataset_name == "StarterTask, 64 held-out questions"
+
+
+def test_benchmarks_that_were_evaluated_are_in_the_metadata(tmp_path: Path) -> None:
+    metric = {"value": 0.5, "low": 0.4, "high": 0.6}
+    sampling = {"temperature": 0.6, "top_p": 0.95, "max_response_tokens": 16000}
+    table = {"path": "openai/gsm8k", "name": "main", "split": "test"}
+    questions = {"class_path": "ceeh.data.sources.Table", "init_args": table}
+    benchmark = {
+        "settings": sampling | {"title": "GSM8K", "questions": questions},
+        "questions": 1319,
+        "metrics": {"accuracy": metric, "tokens_wrong": None},
+    }
+    mine = {"class_path": "ceeh.data.sources.Table", "init_args": {"path": "/home/me/q.jsonl"}}
+    other = benchmark | {"settings": benchmark["settings"] | {"title": "mine", "questions": mine}}
+    evaluation = {"benchmarks": {"gsm8k": benchmark, "mine": other}}
+    found = card(tmp_path, HUB, evaluation=evaluation)
+    assert "/home/me" not in (tmp_path / "README.md").read_text()
+    first, second = found.data.eval_results
+    assert (first.dataset_type, first.dataset_config, first.dataset_split) == (
+        *("openai/gsm8k", "main", "test"),
+    )
+    assert (first.metric_type, first.metric_value, first.dataset_args) == (
+        "accuracy",
+        0.5,
+        sampling,
+    )
+    assert first.dataset_name == "GSM8K, 1319 questions"
+    assert (second.dataset_type, second.dataset_name) == ("mine", "mine, 1319 questions")
 
 
 def test_a_subset_without_questions_has_empty_cells(tmp_path: Path, summary: dict) -> None:

@@ -11,6 +11,7 @@ import peft
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from ceeh.export import __main__ as command
@@ -248,3 +249,42 @@ def test_an_unreachable_hub_fails_only_the_push(
     assert f"hf upload me/brief {out}" in said.err
     assert "hf_secret" not in said.out + said.err
     assert (out / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("options", [[], ["--adapter"]], ids=["merged", "adapter"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda value: value * 1.5, "the written model is not the trained one: their log-probs"),
+        (lambda value: value[:1], "the written model does not load"),
+    ],
+    ids=["other values", "other shape"],
+)
+def test_what_does_not_come_back_as_it_was_trained_is_not_exported(
+    lora_run: FinishedRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    damage: Callable[[torch.Tensor], torch.Tensor],
+    message: str,
+) -> None:
+    def damaging(folder: Path, *arguments: object, **more: object) -> None:
+        name = "adapter_model.safetensors" if options else "model.safetensors"
+        weights = load_file(folder / name)
+        part = next(
+            name for name in weights if "down_proj.lora_A" in name or "down_proj.weight" in name
+        )
+        scale = 20 if options else 1  # an adapter of two steps is small
+        weights[part] = damage(weights[part] * scale).contiguous()
+        save_file(weights, folder / name, metadata={"format": "pt"})
+        return check(folder, *arguments, **more)  # type: ignore[arg-type]
+
+    check = command.check_reload
+    monkeypatch.setattr(command, "check_reload", damaging)
+    given = [str(lora_run.path), str(tmp_path / "out"), "--dtype", "float32", *options]
+    assert main(given) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "nothing was exported" in error
+    assert list(tmp_path.iterdir()) == []

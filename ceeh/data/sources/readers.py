@@ -146,8 +146,17 @@ def _check_hub(path: str) -> None:
 
 
 def _unreachable(path: str, error: Exception) -> ConfigError:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        problem = (
+            f"the data set '{path}' is not in the cache, and HF_HUB_OFFLINE forbids asking the hub"
+        )
+        cure = "unset it"
+    else:
+        problem = f"cannot reach the data set '{path}' on the hub ({error})"
+        cure = "check the network, set HF_HUB_OFFLINE=1 if it is in the cache"
     return ConfigError(
-        f"cannot reach the data set '{path}' on the hub ({error}); check the network, set"
-        " HF_HUB_OFFLINE=1 if it is in the cache, or give the path of a local copy: a .jsonl, .json"
-        " or .parquet file, or a folder"
+        f"{problem}; {cure}, or give the path of a local copy: a .jsonl, .json or .parquet file, or a"
+        " folder"
     )

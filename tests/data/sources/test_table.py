@@ -131,11 +131,13 @@ def test_a_local_folder_is_read_in_every_layout_of_the_hub(hub_folder):
         list(Table(str(hub_folder), split="dev"))
 
 
-def test_an_unreachable_hub_names_the_id_and_suggests_a_local_copy(monkeypatch):
+def test_an_offline_hub_names_the_id_and_the_local_way_and_no_variable_that_is_set(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"cannot reach the data set 'no/such' .*a local copy"):
+    with pytest.raises(
+        ConfigError, match=r"'no/such' is not in the cache, .*unset it, .*a local copy"
+    ):
         list(Table("no/such"))
 
 
