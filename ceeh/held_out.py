@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning import Trainer
 
+from ceeh.callbacks.difficulty import hard_below
 from ceeh.config.settings import Config
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.errors import first_line
@@ -109,12 +110,12 @@ def write_results(
 def split_off_hard(base: SampleTable, split_samples: int) -> tuple[SampleTable, torch.Tensor]:
     """The base's measured samples, and the questions [Q] that are hard by its other samples.
 
-    Hard is eq. 16 with the base in place of the history: accuracy below the mean. The samples that
+    Hard is eq. 16 with the base in place of the history: accuracy 0, or below the mean. The samples that
     select the hard questions are not measured: selected for failures, they would make every later
     policy look better.
     """
     accuracy = base.columns(0, split_samples).correct.float().mean(1)
-    return base.columns(split_samples), accuracy < accuracy.mean()
+    return base.columns(split_samples), accuracy < hard_below(float(accuracy.mean()))
 
 
 def train_seconds(folder: RunFolder) -> float:
