@@ -78,6 +78,8 @@ def gather_inputs(config: Config) -> Inputs:
         chat_template=prompts.chat_template,
         system_prompt=prompts.system_prompt,
         instruction=prompts.instruction,
+        chat_template_args=prompts.chat_template_args,
+        date=prompts.date,
     )
     train_source = build_source(prompts.train, "prompts.train")
     if isinstance(train_source, Mixture) and config.ckpt_path:

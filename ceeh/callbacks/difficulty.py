@@ -8,7 +8,6 @@ from ceeh.callbacks.signal import SignalCallback
 from ceeh.callbacks.table import QuestionTable
 from ceeh.types import GroupOutcome
 
-
 TIE = 1e-6
 """Accuracies closer than this are equal: a mean of equal numbers can round up by an ulp, and different
 accuracies of a group differ by at least one response."""

@@ -65,7 +65,15 @@ class Prompts:
         512, "Tokens. Longer prompts are dropped and counted. Paper: 2048.", POSITIVE
     )
     chat_template: bool = setting(False, "Format prompts with the tokenizer's chat template.")
-    system_prompt: str | None = setting(None, "System message. Needs chat_template.")
+    chat_template_args: dict[str, Any] = setting(
+        {}, "Arguments of the chat template, e.g. {enable_thinking: false}."
+    )
+    date: str | None = setting(
+        None, "Day, as YYYY-MM-DD, in chat templates that write a date. Null: today."
+    )
+    system_prompt: str | None = setting(
+        None, "System message of questions without one. Needs chat_template."
+    )
     instruction: str | None = setting(None, "Paragraph added after each question.", TEXT)
 
 
