@@ -114,7 +114,7 @@ def test_template_arguments_and_the_date_reach_the_template():
 
     assert shown(date="2026-11-03") == "03473+8?so "
     assert shown(date="2026-11-03", chat_template_args={"think": True}) == "037473+8?so "
-    with pytest.raises(ConfigError, match="prompts.date must be a day as YYYY-MM-DD, got '3 Nov'"):
+    with pytest.raises(ConfigError, match=r"prompts.date must be a day as YYYY-MM-DD, got '3 Nov'"):
         shown(date="3 Nov")
     with pytest.raises(ConfigError, match=r"chat_template_args needs prompts.chat_template: true"):
         builder(chat_template_args={"think": True})
