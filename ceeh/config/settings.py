@@ -18,6 +18,7 @@ from ceeh.config.rules import (
     LOCATION,
     OPEN_UNIT,
     POSITIVE,
+    SEED,
     TEXT,
     UNIT_BELOW_1,
     Rule,
@@ -191,7 +192,11 @@ class Objective:
 
 @dataclass(frozen=True)
 class Optimizer:
-    lr: float = setting(3e-5, "Learning rate of AdamW. Paper: 3e-5 with LoRA.", POSITIVE)
+    lr: float = setting(
+        3e-5,
+        "Learning rate of AdamW. Paper: 3e-5 with LoRA.",
+        Rule("greater than 0 and at most 1", lambda value: 0 < value <= 1),
+    )
     beta1: float = setting(0.9, "AdamW: decay of the mean gradient.", OPEN_UNIT)
     beta2: float = setting(0.999, "AdamW: decay of the mean squared gradient.", OPEN_UNIT)
     weight_decay: float = setting(0.0, "AdamW: decoupled weight decay.", at_least(0))
@@ -260,7 +265,7 @@ class Tracking:
 @dataclass(frozen=True)
 class Config:
     name: str = setting("ceeh", "Name of the run folder: NAME, then NAME-2, ...", FILE_NAME)
-    seed: int = setting(0, "Seed of prompt order, sampling and bootstrap.", at_least(0))
+    seed: int = setting(0, "Seed of prompt order, sampling and bootstrap.", SEED)
     output: str = setting("runs", "Parent of the run folders.", LOCATION)
     ckpt_path: str | None = setting(
         None,

@@ -159,7 +159,10 @@ class Mixture:
         if self.draw.report is None:
             return
         self.write_report(folder)
-        rows = [asdict(question) for question in self.draw.questions]
+        rows = [
+            asdict(question) | {"messages": [list(message) for message in question.messages]}
+            for question in self.draw.questions
+        ]
         # A resumed run must see the same metadata. JSON changes or refuses some (dates, NaN, tuples as
         # keys): then it draws again.
         try:
@@ -193,7 +196,9 @@ class Mixture:
         try:
             # Not splitlines, which also splits at U+2028 within a text.
             head, *rows = map(json.loads, file.read_text(encoding="utf-8").split("\n")[:-1])
-            questions = tuple(Question(**row) for row in rows)
+            questions = tuple(
+                Question(**row | {"messages": tuple(map(tuple, row["messages"]))}) for row in rows
+            )
             unchanged = head["fingerprint"] == self._fingerprint()
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             say(f"mixture: cannot read {file} ({type(error).__name__}: {error}); drawing again")

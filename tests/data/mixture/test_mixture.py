@@ -203,7 +203,7 @@ TABLE = {"class_path": "ceeh.data.sources.Table", "init_args": {"path": "a/b"}}
         ({"parts": {"a": 3}}, "parts.a must be a mapping, got 3"),
         (
             {"parts": {"a": TABLE | {"question": 3}}},
-            r"parts.a.question: .*Did you mean: 'questions'",
+            r"parts.a.question is not a setting; did you mean parts.a.questions\?",
         ),
         (
             {"parts": {"a": TABLE | {"questions": 0}}},
