@@ -30,7 +30,7 @@ from ceeh.data.verify.base import Verifier
 from ceeh.data.verify.build import build_verifier, drop_unverifiable
 from ceeh.errors import ConfigError, RunError
 from ceeh.modules.policy import Policy
-from ceeh.modules.shaping.base import build_shaping
+from ceeh.modules.shaping.checked import build_shaping
 from ceeh.pretrained.loading import load_tokenizer, resolve_model
 from ceeh.run.atomic import atomic_folder, atomic_write_text
 from ceeh.run.checkpoint import read_checkpoint, rollout_step_of

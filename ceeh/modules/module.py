@@ -30,7 +30,8 @@ from ceeh.modules.metrics import RankMetrics, add_to, join_ranks
 from ceeh.modules.objective import entropy_anneal
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import learning_rate_scale, optimizer_steps, set_hyperparameters
-from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs, build_shaping
+from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs
+from ceeh.modules.shaping.checked import build_shaping
 from ceeh.modules.timing import UPDATE, StepClock
 from ceeh.modules.update import UpdateInputs, accumulate_gradients, tokens_of
 from ceeh.runtime import shutdown
