@@ -1,6 +1,7 @@
 """`--dry-run`: prints the settings, the inputs and the memory plan of a run without starting it."""
 
 import math
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -25,6 +26,7 @@ from ceeh.memory import (
 )
 from ceeh.modules.schedule import optimizer_steps
 from ceeh.pretrained.loading import check_weight_files
+from ceeh.run.folder import RunFolder, not_writable, run_to_resume
 from ceeh.runtime.distributed import say
 from ceeh.runtime.text import flatten, redact
 from ceeh.types import FAILURES, Completion, Finish, RolloutGroup
@@ -47,6 +49,7 @@ def dry_run(config: Config, devices: Devices | None) -> int:
             f"{devices}; drop one of the two"
         )
     check_pairs(config, devices.count)
+    check_output(config)
     build_signals(config)
     path = resolve_model(config.model.path)
     shapes = read_shapes(config.model, path)
@@ -63,10 +66,27 @@ def dry_run(config: Config, devices: Devices | None) -> int:
     else:
         inputs.append(f"not checked: '{path}' has no weights, only memory is planned")
     say("\ninputs\n" + indented(inputs))
-    say("\n" + "\n".join([*plan_table(plan), "", *notes(plan), *verdict(config, path, plan)]))
+    say("\n" + "\n".join([*plan_table(plan), "", *notes(plan)]))
     if problem is not None:
         raise problem
+    say("\n".join(verdict(config, path, plan)))
     return FITS if plan.fits else DOES_NOT_FIT
+
+
+def check_output(config: Config) -> None:
+    """Raises ConfigError where a run could write no folder, or not resume from its checkpoint."""
+    place = Path(config.output).absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        Path(tempfile.mkdtemp(prefix=".ceeh-", dir=place)).rmdir()
+    except OSError as error:
+        raise not_writable(config.output, error) from error
+    if config.ckpt_path == "last":
+        if run := run_to_resume(config.output, config.name, config.ckpt_path):
+            RunFolder(run).newest_checkpoint()
+    elif config.ckpt_path:
+        RunFolder.resume(config.output, config.name, config.ckpt_path)
 
 
 def differing_settings(config: Config) -> Iterator[str]:

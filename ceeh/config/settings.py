@@ -20,6 +20,7 @@ from ceeh.config.rules import (
     POSITIVE,
     SEED,
     TEXT,
+    TRACKING_URI,
     UNIT_BELOW_1,
     Rule,
     above,
@@ -257,7 +258,7 @@ class Tracking:
     )
     mlflow: bool = setting(True, "Send metrics and reports to MLflow.")
     mlflow_uri: str = setting(
-        "sqlite:///mlflow.db", "MLflow tracking server or database.", LOCATION
+        "sqlite:///mlflow.db", "MLflow tracking server or database.", TRACKING_URI
     )
     experiment: str = setting("ceeh", "MLflow experiment.")
 
@@ -341,6 +342,18 @@ def check_pairs(config: Config, processes: int) -> None:
                 f"{name} is over all processes and must be a multiple of their number "
                 f"({processes}), got {value}"
             )
+    step, minibatch = config.rollouts.prompts_per_step, config.optimizer.prompts_per_minibatch
+    if step > minibatch and step % minibatch:
+        raise ConfigError(
+            f"rollouts.prompts_per_step ({step}) must be a multiple of optimizer.prompts_per_minibatch, "
+            f"got {minibatch}: the last optimizer step would be smaller than the others"
+        )
+    lora, default = config.model.lora, LoRA()
+    if lora.rank == 0 and lora != default:
+        raise ConfigError(
+            f"model.lora.rank is 0, which trains all weights, but another setting of model.lora is "
+            f"given: {lora}; set model.lora.rank, or remove the others"
+        )
     longest = config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens
     if config.optimizer.tokens_per_microbatch < longest:
         raise ConfigError(

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -213,6 +212,39 @@ def faulty_messages(messages: Any) -> str | None:
     return None
 
 
+def digests(prompts: Iterable[Prompt]) -> dict[str, str]:
+    """What identifies a set of prompts, whatever their order.
+
+    digest: the questions. rendered: what the engine reads and the verifier compares with.
+    """
+    parts = sorted((p.uid, f"{p.uid}\0{p.answer}\0{p.token_ids}") for p in prompts)
+    uids, rendered = ("\0".join(column) for column in zip(*parts, strict=True))
+    return {"digest": stable_hash(uids).hex(), "rendered": stable_hash(rendered).hex()}
+
+
+def check_stream(state: Mapping[str, Any], prompts: Iterable[Prompt], seed: int) -> None:
+    """Raises ConfigError where a stream's `state` was saved with other prompts or another seed."""
+    own = digests(prompts)
+    if state["digest"] != own["digest"]:
+        raise ConfigError(
+            f"prompts.train is not the data set of the checkpoint (digest {own['digest']}, in the"
+            f" checkpoint {state['digest']}); resume with the same questions, or start a new run"
+            " without ckpt_path"
+        )
+    if state.get("rendered") != own["rendered"]:
+        raise ConfigError(
+            "the questions of prompts.train are those of the checkpoint, but their prompts or"
+            " answers are not; resume with its prompts.system_prompt, instruction, chat_template,"
+            " chat_template_args and tokenizer, set prompts.date to the day of its start if the"
+            " template writes today's date, or start a new run without ckpt_path"
+        )
+    if state["seed"] != seed:
+        raise ConfigError(
+            f"seed is {seed}, but the checkpoint's prompts were drawn with {state['seed']}; resume"
+            " with that seed, or start a new run without ckpt_path"
+        )
+
+
 class PromptStream:
     """Endless steps of `prompts_per_step` prompts over all ranks; an epoch shows each prompt once.
 
@@ -296,30 +328,12 @@ class PromptStream:
             "position": self.position,
             "deferred": list(self.deferred),
             "seed": self.seed,
-            "digest": self.digest,
-            "rendered": self.rendered,
+            **digests(self.prompts.values()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the position of `state`. Raises ConfigError if the prompts or the seed changed."""
-        if state["digest"] != self.digest:
-            raise ConfigError(
-                f"prompts.train is not the data set of the checkpoint (digest {self.digest}, in the"
-                f" checkpoint {state['digest']}); resume with the same questions, or start a new run"
-                " without ckpt_path"
-            )
-        if state.get("rendered") != self.rendered:
-            raise ConfigError(
-                "the questions of prompts.train are those of the checkpoint, but their prompts or"
-                " answers are not; resume with its prompts.system_prompt, instruction, chat_template,"
-                " chat_template_args and tokenizer, set prompts.date to the day of its start if the"
-                " template writes today's date, or start a new run without ckpt_path"
-            )
-        if state["seed"] != self.seed:
-            raise ConfigError(
-                f"seed is {self.seed}, but the checkpoint's prompts were drawn with"
-                f" {state['seed']}; resume with that seed, or start a new run without ckpt_path"
-            )
+        check_stream(state, self.prompts.values(), self.seed)
         if state["epoch"] != self.epoch:
             self._order = self._permutation(state["epoch"])
         self.epoch, self.position = state["epoch"], state["position"]
@@ -327,14 +341,3 @@ class PromptStream:
 
     def _permutation(self, epoch: int) -> list[str]:
         return sorted(self.prompts, key=lambda uid: stable_hash(f"{self.seed}/{epoch}/{uid}"))
-
-    @cached_property
-    def digest(self) -> str:
-        """Identifies the set of prompts, whatever their order."""
-        return stable_hash("\0".join(sorted(self.prompts))).hex()
-
-    @cached_property
-    def rendered(self) -> str:
-        """Identifies what the engine reads and the verifier compares with, whatever the order."""
-        parts = sorted(f"{p.uid}\0{p.answer}\0{p.token_ids}" for p in self.prompts.values())
-        return stable_hash("\0".join(parts)).hex()

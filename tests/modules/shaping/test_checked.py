@@ -85,7 +85,9 @@ def test_a_mistake_is_named_before_the_run_and_in_it(how: str) -> None:
 def test_a_reward_that_is_nan_where_nothing_is_known_is_named_with_its_signal() -> None:
     shaping = built("Mine", how=GOOD)
     unknown = {"optimal_length": torch.tensor([math.nan, 1.0])}
-    with pytest.raises(ConfigError, match=r"got nan .* optimal_length = nan; a signal is NaN where"):
+    with pytest.raises(
+        ConfigError, match=r"got nan .* optimal_length = nan; a signal is NaN where"
+    ):
         shaping(replace(trial_inputs(()), signals=unknown))
 
 
