@@ -39,7 +39,7 @@ from ceeh.run.disk_space import check_space, format_bytes, free_bytes
 from ceeh.run.folder import RunFolder, parent_folder, run_to_resume
 from ceeh.run.metrics_file import JSONLLogger
 from ceeh.run.resumed import check_resumed, stream_state, write_config
-from ceeh.runtime.distributed import join_processes, processes_here, say, world_size
+from ceeh.runtime.distributed import join_processes, processes_here, world_size
 from ceeh.runtime.lightning_private import disable_signal_handlers
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt, Question

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ceeh.assembly import Inputs, build_signals, gather_inputs, resolve_model
+from ceeh.assembly import Inputs, build_signals, gather_inputs, quieten, resolve_model
 from ceeh.config.hardware import resolve_accelerator
 from ceeh.config.settings import Config, check_pairs
 from ceeh.errors import ConfigError
@@ -21,6 +21,7 @@ from ceeh.memory import (
     Plan,
     longest_row,
     make_plan,
+    parse_devices,
     present_devices,
     read_shapes,
 )
@@ -34,15 +35,20 @@ from ceeh.types import FAILURES, Completion, Finish, RolloutGroup
 FITS, DOES_NOT_FIT = 0, 3
 
 
-def dry_run(config: Config, devices: Devices | None) -> int:
-    """Prints the plan of `config` for `devices`, or for this machine; returns the exit status.
+def dry_run(config: Config, given: str | None) -> int:
+    """Prints the plan of `config` for the devices `given`, or for this machine; returns the status.
 
     Writes nothing and starts no engine. Raises ConfigError for invalid settings and, after the plan,
     for missing or broken inputs. With `devices`, a model folder may hold config.json alone; then the
     inputs are not checked.
     """
-    here = devices is None
-    devices = devices or present_devices(resolve_accelerator(config.hardware))
+    quieten()
+    here = given is None
+    devices = (
+        present_devices(resolve_accelerator(config.hardware))
+        if given is None
+        else parse_devices(given)
+    )
     if config.hardware.accelerator not in ("auto", devices.kind):
         raise ConfigError(
             f"hardware.accelerator is {config.hardware.accelerator}, but --devices names "

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from ceeh.config.component import Component
 from ceeh.config.settings import Config
@@ -92,6 +92,17 @@ def markdown() -> str:
         elif "." not in entry.path:
             sections += [f"\n## {entry.path}\n\n{entry.description}\n", TABLE]
     return "\n".join(top + sections) + "\n"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser that knows that settings have no dashes."""
+
+    def error(self, message: str) -> NoReturn:
+        name, _, words = message.partition(": ")
+        settings = [word.lstrip("-") for word in words.split() if word.startswith("--")]
+        if name == "unrecognized arguments" and settings and "=" in "".join(settings):
+            message += f"; settings are written without dashes: {' '.join(settings)}"
+        super().error(message)
 
 
 class HelpConfig(argparse.Action):

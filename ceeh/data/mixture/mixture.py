@@ -13,7 +13,7 @@ from ceeh.config.loading import fill
 from ceeh.config.rules import UNIT_BELOW_1, Rule, at_least, setting
 from ceeh.data.benchmarks import Benchmark, benchmark_questions, load_benchmark
 from ceeh.data.mixture.decontamination import Decontaminator
-from ceeh.data.sources.table import Table
+from ceeh.data.sources.table import Table, local_files
 from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_write_text
 from ceeh.runtime.distributed import say
@@ -213,7 +213,10 @@ class Mixture:
         """A hash of the settings and of size and date of each local file that a `path` leads to."""
         sources = [*self.parts.values(), *(each.questions for each in self.benchmarks.values())]
         paths = [
-            Path(str(s.init_args["path"])).expanduser() for s in sources if "path" in s.init_args
+            path
+            for source in sources
+            if (given := source.init_args.get("path"))
+            for path in local_files(str(given)) or [Path(str(given)).expanduser()]
         ]
         files = [file for path in paths for file in (path, *sorted(path.rglob("*")))]
         dates = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]

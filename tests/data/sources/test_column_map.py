@@ -1,39 +1,15 @@
 """Columns: what a row must hold, how answers are read, which rows are kept."""
 
-import json
+import datetime
+import decimal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ceeh.data.sources.table import Table
 from ceeh.errors import ConfigError
-
-ROWS = [
-    {"problem": "1+1?", "solution": "2", "id": "a", "level": 1},
-    {"problem": "1/2?", "solution": 0.5, "id": "b", "level": 2},
-    {"problem": "20+7?", "solution": 27.0, "id": "c", "level": 2},
-]
-COLUMNS = {"question": "problem", "answer": "solution"}
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(*lines):
-        path = tmp_path / "rows.jsonl"
-        path.write_bytes(
-            b"\n".join(x if isinstance(x, bytes) else json.dumps(x).encode() for x in lines)
-        )
-        return str(path)
-
-    return write
-
-
-def test_a_table_maps_columns_and_turns_numbers_into_text(write):
-    questions = list(Table(write(*ROWS), uid="id", metadata=["level"], **COLUMNS))
-    assert [(q.uid, q.text, q.answer, q.metadata) for q in questions] == [
-        ("a", "1+1?", "2", {"level": 1}),
-        ("b", "1/2?", "0.5", {"level": 2}),
-        ("c", "20+7?", "27", {"level": 2}),
-    ]
+from tests.data.sources.conftest import COLUMNS, ROWS
 
 
 def test_jsonl_accepts_a_byte_order_mark_windows_line_ends_and_blank_lines(write):
@@ -55,10 +31,6 @@ def test_the_hash_uid_depends_on_question_and_answer_alone(write):
     assert len(set(one)) == 3
     changed = [q.uid for q in Table(write({**ROWS[0], "solution": "3"}), **COLUMNS)]
     assert changed[0] not in one
-
-
-def test_a_list_of_one_answer_is_that_answer(write):
-    assert [q.answer for q in Table(write({"question": "?", "answer": ["7"]}))] == ["7"]
 
 
 GOOD = {"question": "q", "answer": "1"}
@@ -112,7 +84,11 @@ GOOD = {"question": "q", "answer": "1"}
             {},
             "line 1: column 'question' must hold the question",
         ),
-        ([{"question": ["m"], "answer": "1"}], {}, "must hold the question as text, got list"),
+        (
+            [{"question": ["m"], "answer": "1"}],
+            {},
+            "question as text or as messages with role and content, got str 'm'",
+        ),
         (
             [{"question": "\ud800", "answer": "1"}],
             {},
@@ -200,3 +176,62 @@ def test_text_of_any_kind_is_kept_as_it_stands(write):
     ]
     rows = [{"question": text, "answer": "1"} for text in texts]
     assert [question.text for question in Table(write(*rows))] == texts
+
+
+def test_a_number_is_read_as_it_was_written(tmp_path):
+    columns = {
+        "question": list("abcdef"),
+        "answer": pa.array([0.1, 27, 1e-7, 2.5, 1e10, 3.0], pa.float32()),
+        "exact": pa.array([decimal.Decimal("12.50")] * 6, pa.decimal128(10, 2)),
+        "day": [datetime.date(2020, 1, 2)] * 6,
+        "deep": [{"inner": [{"value": 0.2}]}] * 6,
+    }
+    deep = pa.struct([("inner", pa.list_(pa.struct([("value", pa.float32())])))])
+    table = pa.table(columns | {"deep": pa.array(columns["deep"], deep)})
+    pq.write_table(table, tmp_path / "rows.parquet")
+
+    def answers(column):
+        return [q.answer for q in Table(str(tmp_path / "rows.parquet"), answer=column)]
+
+    assert answers("answer") == ["0.1", "27", "1e-07", "2.5", "10000000000", "3"]
+    assert answers("exact") == ["12.50"] * 6
+    assert answers("day") == ["2020-01-02"] * 6
+    first = next(iter(Table(str(tmp_path / "rows.parquet"), metadata=["deep.inner"])))
+    assert first.metadata == {"deep.inner": [{"value": 0.2}]}
+
+
+VERL = {
+    "prompt": [{"role": "system", "content": "sum"}, {"role": "user", "content": "1+1?"}],
+    "reward_model": {"style": "rule", "ground_truth": "2"},
+    "extra_info": {"index": 7, "question": "1 + 1?"},
+}
+
+
+def test_a_dotted_name_is_what_is_inside_a_column(write):
+    maps = {"answer": "reward_model.ground_truth", "uid": "extra_info.index"}
+    (found,) = Table(write(VERL), question="extra_info.question", **maps)
+    assert (found.uid, found.text, found.answer) == ("7", "1 + 1?", "2")
+    (plain,) = Table(write({"a.b": "q", "answer": "1"}), question="a.b")
+    assert plain.text == "q"
+    names = "prompt, reward_model.style, reward_model.ground_truth, extra_info.index"
+    with pytest.raises(ConfigError, match=f"no column 'reward_model.truth'; it has: {names}"):
+        list(Table(write(VERL), question="prompt", answer="reward_model.truth"))
+
+
+def test_messages_are_a_question(write):
+    turns = [*VERL["prompt"], {"role": "assistant", "content": "2"}]
+    parts = [{"role": "user", "content": [{"type": "text", "text": "2+"}, {"text": "2?"}]}]
+    rows = [VERL, {"prompt": turns + parts}, {"prompt": parts}]
+    found = list(Table(write(*({"answer": "2"} | row for row in rows)), question="prompt"))
+    assert [q.text for q in found] == ["1+1?", "1+1?\n\n2\n\n2+2?", "2+2?"]
+    system, user = ("system", "sum"), ("user", "1+1?")
+    later = (system, user, ("assistant", "2"), ("user", "2+2?"))
+    # The user's message alone is a question like any other.
+    assert [q.messages for q in found] == [(system, user), later, ()]
+    other = VERL | {"prompt": [{"role": "system", "content": "other"}, VERL["prompt"][1]]}
+    both = Table(write({"answer": "2"} | VERL, {"answer": "2"} | other), question="prompt")
+    assert len({q.uid for q in both}) == 2, "the same question under another system message"
+    with pytest.raises(ConfigError, match="must end with the user's, got one of 'assistant'; name"):
+        list(Table(write({"prompt": turns, "answer": "2"}), question="prompt"))
+    with pytest.raises(ConfigError, match=r"as messages with role and content, got dict \{'role'"):
+        list(Table(write({"prompt": [{"role": "user"}], "answer": "2"}), question="prompt"))
