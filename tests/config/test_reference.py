@@ -1,7 +1,5 @@
 """Descriptions: every setting has one, and the page and --help-config show it with rule and default."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -49,18 +47,3 @@ def test_an_unknown_prefix_is_refused_with_the_known_ones() -> None:
     answer = said(fit.main, ["--help-config", "optimiser"])
     assert answer.code == 2
     assert "no setting 'optimiser'; give one of name, seed, output" in answer.err
-
-
-@pytest.mark.parametrize("module", ["ceeh.fit"])
-def test_help_and_the_check_of_a_configuration_import_no_torch(module: str) -> None:
-    program = (
-        f"import sys, {module}; print([m for m in ('torch', 'lightning') if m in sys.modules])"
-    )
-    given = [sys.executable, "-c", program]
-    assert subprocess.run(given, capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-def test_a_setting_with_dashes_is_answered_without_them() -> None:
-    answer = said(fit.main, ["--config", "x.yaml", "--optimizer.lr=0.1"])
-    assert answer.code == 2
-    assert "--optimizer.lr=0.1; settings are written without dashes: optimizer.lr=0.1" in answer.err

@@ -16,6 +16,7 @@ from ceeh.runtime.text import show
 
 Rows = Iterator[tuple[str, Row]]
 MAX_LINE_BYTES = 8 * 2**20
+GZIP = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
@@ -115,7 +116,9 @@ def _lines(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Any]]:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             row = json.loads(text) if text else None
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{place} is not UTF-8; convert the file to UTF-8") from error
+            packed = line.startswith(GZIP)
+            cure = "it is compressed, name it .gz" if packed else "convert the file to UTF-8"
+            raise ConfigError(f"{place} is not UTF-8; {cure}") from error
         except (ValueError, RecursionError) as error:
             if text == "{" and not begun:
                 yield from _documents(path, line + file.read())

@@ -98,8 +98,8 @@ def test_the_overlays_replace_the_training_source_alone(file):
 def test_a_wrong_column_names_those_there_are(name):
     path = f"{PLACE}.parts.{name}.init_args.path={fixture(name)}"
     mixed = mixture(name, *LOCAL, path, f"{PLACE}.parts.{name}.init_args.question=q")
-    there = ", ".join(rows(name)[0])
-    with pytest.raises(ConfigError, match=f"^parts.{name}: .* no column 'q'; it has: {there};"):
+    there = next(iter(rows(name)[0]))
+    with pytest.raises(ConfigError, match=f"^parts.{name}: .* no column 'q'; it has: {there}"):
         list(mixed)
 
 
