@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ceeh.config.component import Component
-from ceeh.evaluate import engine_alone, main
+from ceeh.evaluate import main
+from ceeh.evaluate.run import engine_alone
 from ceeh.evaluation.results import read_results
 from ceeh.evaluation.store import SCHEMA
 from ceeh.fit import fit
@@ -196,7 +197,7 @@ def test_bad_input_ends_before_any_engine_with_place_and_cure(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ceeh.evaluate.open_engine", lambda *a: pytest.fail("started"))
+    monkeypatch.setattr("ceeh.evaluate.run.open_engine", lambda *a: pytest.fail("started"))
     monkeypatch.setattr(
         "ceeh.data.benchmarks.FOLDER", ROOT / "configs" / "benchmarks", raising=True
     )

@@ -8,9 +8,9 @@ from tests.commands import said
 from tests.test_fit import SHIPPED
 
 
-def imported_by(*arguments: str) -> str:
+def imported_by(module: str, *arguments: str) -> str:
     program = (
-        "import sys\nfrom ceeh.fit import main\n"
+        f"import sys\nfrom {module} import main\n"
         "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "print([name for name in ('torch', 'lightning', 'transformers') if name in sys.modules])"
     )
@@ -20,9 +20,9 @@ def imported_by(*arguments: str) -> str:
 
 def test_help_a_typo_and_the_printed_configuration_import_no_torch() -> None:
     config = ["--config", str(SHIPPED)]
-    assert imported_by("--help") == "[]"
-    assert imported_by(*config, "optimizer.lrr=1") == "[]"
-    assert imported_by(*config, "--print-config") == "[]"
+    assert imported_by("ceeh.fit", "--help") == "[]"
+    assert imported_by("ceeh.fit", *config, "optimizer.lrr=1") == "[]"
+    assert imported_by("ceeh.fit", *config, "--print-config") == "[]"
 
 
 def test_a_setting_with_dashes_is_answered_without_them() -> None:
