@@ -26,7 +26,7 @@ from ceeh.held_out import measure_base, measure_tuned, write_results
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.runtime import shutdown
-from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, say
+from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, other_processes_watched, say
 
 
 @shutdown.signals_honored()
@@ -50,6 +50,7 @@ def train(config: Config) -> Path:
     module = CEEHModule(config, policy)
     shutdown.check()
     with ExitStack() as held:
+        held.enter_context(other_processes_watched())
         folder, checkpoint = from_rank_zero(
             lambda: open_folder(config, inputs, policy.checkpoint_bytes, held)
         )

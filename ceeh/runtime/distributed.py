@@ -1,7 +1,8 @@
 """The processes of a run, one per device as torchrun starts them, and their collectives."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ import torch
 import torch.distributed as dist
 from lightning import Trainer
 
-from ceeh.errors import ConfigError, RunError
+from ceeh.errors import ConfigError, RunError, first_line
 from ceeh.runtime.text import escape
 
 T = TypeVar("T")
@@ -77,6 +78,24 @@ def from_rank_zero(decide: Callable[[], T]) -> T:
     if box[1] is not None:
         raise box[1]
     return box[0]
+
+
+@contextmanager
+def other_processes_watched() -> Iterator[None]:
+    """Inside, a collective that fails because another process is gone is a RunError.
+
+    That process says why it ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+        if world_size() == 1 or not lost:
+            raise
+        raise RunError(
+            f"process {rank()} of {world_size()} has lost another one, whose own error tells why "
+            f"({first_line(error)}); resume with ckpt_path=last"
+        ) from error
 
 
 def gather_objects(trainer: Trainer, value: Any) -> list[Any]:

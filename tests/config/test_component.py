@@ -70,6 +70,22 @@ def test_a_mistake_names_its_place_and_the_cure(
         Component(class_path, arguments).build("engine")
 
 
+def test_an_argument_of_another_type_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^engine.init_args.size must be a whole number, got 'a'"
+    ):
+        Component(HERE, {"size": "a"}).build("engine")
+    file = tmp_path / "later.py"
+    file.write_text(
+        "from __future__ import annotations\n"
+        "class Known:\n    def __init__(self, n: int = 2): self.n = n\n"
+        "class Unknown:\n    def __init__(self, n: Nowhere = 2): self.n = n\n"
+    )
+    with pytest.raises(ConfigError, match=r"init_args.n must be a whole number, got 'x'"):
+        Component(f"{file}:Known", {"n": "x"}).build("engine")
+    assert Component(f"{file}:Unknown", {"n": "x"}).build("engine").n == "x"
+
+
 def test_a_file_that_does_not_run_is_reported_and_not_left_half_imported(tmp_path: Path) -> None:
     file = tmp_path / "broken.py"
     file.write_text("class Mine(:\n")

@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ceeh import fit
 from ceeh.config.settings import load
 from ceeh.errors import ConfigError
 from ceeh.run.resumed import check_resumed, write_config
+from tests.commands import assert_refused, contents, no_engine, said
+from tests.conftest import FinishedRun
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "ceeh.yaml"
 TABLE = "prompts.train={class_path: ceeh.data.sources.Table, init_args: {path: %s}}"
@@ -78,3 +81,16 @@ def test_the_configuration_of_the_start_is_kept(run: Path) -> None:
         "config.resumed-1.yaml": 0.1,
         "config.resumed-2.yaml": 0.2,
     }
+
+
+def test_other_prompts_to_the_same_questions_are_refused_before_the_engine(
+    full_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_engine(monkeypatch)
+    run = full_run.copy(tmp_path)
+    before = contents(run)
+    given = ["--config", str(run / "config.yaml"), f"output={tmp_path}", "ckpt_path=last"]
+    answer = said(fit.main, [*given, "rollouts.steps=3", "prompts.instruction=1+1?"])
+    assert_refused(answer, "prompts or answers are not; resume with its prompts.system_prompt")
+    assert "prompts.instruction='1+1?' (was null)" in answer.out
+    assert contents(run) == before
