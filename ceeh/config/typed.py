@@ -4,7 +4,7 @@ An error is one sentence: config path, rule, value, cure.
 """
 
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -60,6 +60,8 @@ def typed(value: Any, annotation: Any, place: str, *, rule: str = "", partial: b
     Raises ConfigError naming `place`, the config path.
     """
     if partial and isinstance(value, str) and "${" in value:
+        return value
+    if not isinstance(annotation, Hashable):  # not a type
         return value
     if is_dataclass(annotation) and isinstance(value, Mapping):
         return structured(annotation, value, f"{place}.", partial=partial)

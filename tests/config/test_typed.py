@@ -27,6 +27,7 @@ from ceeh.errors import ConfigError
         (Any, object, object),
         (Callable[..., float], "file.py:f", "file.py:f"),  # what YAML cannot hold is not checked
         ("NotImported", 3, 3),
+        ([int], 3, 3),
     ],
 )
 def test_a_value_of_the_type_is_accepted(annotation: Any, value: Any, becomes: Any) -> None:
