@@ -83,6 +83,7 @@ def test_the_configuration_of_the_start_is_kept(run: Path) -> None:
     }
 
 
+@pytest.mark.filterwarnings("ignore:prompts.*characters that the tokenizer")
 def test_other_prompts_to_the_same_questions_are_refused_before_the_engine(
     full_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
