@@ -44,7 +44,7 @@ def dataset_rows(
         # all are kept for the error message that lists them.
         if needed := roots(names, data.column_names or ()):
             data = data.select_columns(needed)
-        for index, row in enumerate(_rows(data)):
+        for index, row in enumerate(arrow_rows(data)):
             yield f"row {index}", row
     except ConnectionError as error:
         raise _unreachable(path, error) from error
@@ -56,7 +56,7 @@ def dataset_rows(
         ) from error
 
 
-def _rows(data: Any) -> Iterator[Any]:
+def arrow_rows(data: Any) -> Iterator[Any]:
     arrow = data.with_format("arrow")
     for table in arrow.iter(batch_size=ROWS_AT_ONCE):
         yield from exact_rows(table)

@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub.errors import HFValidationError
 
 from ceeh.config.component import Component
+from ceeh.data.sources.hub import arrow_rows
 from ceeh.data.sources.table import Table
 from ceeh.errors import ConfigError
 from tests.data.sources.conftest import COLUMNS, ROWS
@@ -222,6 +223,9 @@ def test_a_local_folder_is_read_in_every_layout_of_the_hub(hub_folder):
     )
     assert streamed == train
     assert [q.uid for q in Table(str(hub_folder), split="test", uid="id", **COLUMNS)] == ["a"]
+    slices = {"train[:1]": ["b"], "train+test": ["b", "c", "a"]}  # read by `datasets`
+    for split, uids in slices.items():
+        assert [q.uid for q in Table(str(hub_folder), split=split, uid="id", **COLUMNS)] == uids
     for streaming in (False, True):
         first = Table(str(hub_folder), limit=1, streaming=streaming, uid="id", **COLUMNS)
         assert [q.uid for q in first] == ["b"]
@@ -234,6 +238,12 @@ def test_a_local_folder_is_read_in_every_layout_of_the_hub(hub_folder):
         ConfigError, match=r"cannot load .* \(split dev\).*dev.*; check path, name and split"
     ):
         list(Table(str(hub_folder), split="dev"))
+
+
+def test_a_streamed_data_set_gives_the_same_rows(hub_folder):
+    for streaming in (False, True):
+        data = datasets.load_dataset(str(hub_folder), split="train", streaming=streaming)
+        assert [row["id"] for row in arrow_rows(data)] == ["b", "c"]
 
 
 def test_an_unreachable_hub_names_the_id_and_the_local_way(monkeypatch):
