@@ -1,6 +1,7 @@
 """What a resumed run changes of its configuration, and what it must not change."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ceeh.config.settings import Config, to_public_yaml
 from ceeh.config.typed import plain, shown
 from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_write_text
-from ceeh.run.checkpoint import newest_checkpoint, read_checkpoint
+from ceeh.run.checkpoint import checkpoint_files, read_checkpoint
 from ceeh.runtime.distributed import say
 from ceeh.runtime.text import flatten
 
@@ -53,13 +54,17 @@ def check_resumed(run: Path, config: Config) -> None:
 
 
 def stream_state(run: Path, ckpt_path: str) -> Mapping[str, Any] | None:
-    """The prompt stream's state in the checkpoint that will be resumed; None where there is none."""
-    file = newest_checkpoint(run / "checkpoints") if ckpt_path == "last" else Path(ckpt_path)
-    if file is None or not file.is_file():
-        return None
-    state = read_checkpoint(file)
-    loaders = state.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
-    return next((each["stream"] for each in loaders.get("combined_loader", ())), None)
+    """The prompt stream's state in the newest readable checkpoint; None where there is none.
+
+    Its weights are not read: whether they are whole is checked when the run resumes.
+    """
+    last = checkpoint_files(run / "checkpoints").values()
+    for file in last if ckpt_path == "last" else [Path(ckpt_path)]:
+        with suppress(ConfigError):
+            loops = read_checkpoint(file).get("loops", {})
+            loaders = loops.get("fit_loop", {}).get("state_dict", {}).get("combined_loader", ())
+            return next((each["stream"] for each in loaders), None)
+    return None
 
 
 def is_kept(key: str) -> bool:
