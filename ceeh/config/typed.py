@@ -63,7 +63,7 @@ def typed(value: Any, annotation: Any, place: str, *, rule: str = "", partial: b
         return value
     if not isinstance(annotation, Hashable):  # not a type
         return value
-    if is_dataclass(annotation) and isinstance(value, Mapping):
+    if isinstance(annotation, type) and is_dataclass(annotation) and isinstance(value, Mapping):
         return structured(annotation, value, f"{place}.", partial=partial)
     origin, options = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
@@ -183,11 +183,13 @@ def _unknown(key: str, known: Sequence[str], prefix: str) -> str:
 
 def plain(schema: type) -> dict[str, Any]:
     """The defaults of `schema` as nested containers, without those that must be given."""
-    return {
-        item.name: _plain(item.default if item.default is not MISSING else item.default_factory())
-        for item in fields(schema)
-        if item.default is not MISSING or item.default_factory is not MISSING
-    }
+    values = {}
+    for item in fields(schema):
+        if item.default_factory is not MISSING:
+            values[item.name] = _plain(item.default_factory())
+        elif item.default is not MISSING:
+            values[item.name] = _plain(item.default)
+    return values
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,7 +42,6 @@ def test_a_process_that_fails_ends_the_other_and_its_engine(
 ) -> None:
     given = [f"engine.class_path=tests.runtime.test_failing_rank.{engine}", "rollouts.steps=3"]
     command = [*LAUNCH, "-m", "ceeh.fit", "--config", str(SHIPPED), *SMALL, *given]
-    begin = time.monotonic()
     done = subprocess.run(
         [*command, f"model.path={tiny_model_dir}", f"output={tmp_path}/two"],
         stdout=subprocess.PIPE,
@@ -53,7 +51,6 @@ def test_a_process_that_fails_ends_the_other_and_its_engine(
         timeout=300,  # of a hang
     )
     said = done.stdout
-    print(said, time.monotonic() - begin)
     assert done.returncode != 0
     for number in range(2):
         assert f"engine of process {number} closed" in said, said[-3000:]

@@ -145,7 +145,8 @@ class Columns:
                 parts = [
                     part.get("text") if isinstance(part, Mapping) else None for part in content
                 ]
-                content = "".join(parts) if all(isinstance(part, str) for part in parts) else None
+                texts = [part for part in parts if isinstance(part, str)]
+                content = "".join(texts) if len(texts) == len(parts) else None
             if not isinstance(role, str) or not isinstance(content, str):
                 raise ConfigError(
                     f"{place}: column '{self.question}' must hold the question as text or as messages"
@@ -174,8 +175,9 @@ class Columns:
         if isinstance(value, Decimal):
             value = f"{value:f}"
         elif isinstance(value, date):  # also a datetime, as which `datasets` reads a date in JSON
-            midnight = isinstance(value, datetime) and value.time() == time()
-            value = (value.date() if midnight else value).isoformat()
+            if isinstance(value, datetime) and value.time() == time():
+                value = value.date()
+            value = value.isoformat()
         if value is None or value == [] or (isinstance(value, str) and not value.strip()):
             raise ConfigError(f"{place} has no answer in {column}; fill it in or remove the row")
         if isinstance(value, str):

@@ -71,7 +71,7 @@ def _saved(folder: Path, split: str) -> Any:
         return data  # of no named split
     if split not in data:
         raise ConfigError(
-            f"the data set saved in '{folder}' has no split '{split}'; it has: {', '.join(data)}"
+            f"the data set saved in '{folder}' has no split '{split}'; it has: {', '.join(map(str, data))}"
         )
     return data[split]
 

@@ -112,6 +112,7 @@ def _lines(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Any]]:
                 f"{place} is longer than {MAX_LINE_BYTES / 2**20:.0f} MiB; write one JSON object per line,"
                 " one question each"
             )
+        text = ""
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             row = json.loads(text) if text else None

@@ -23,14 +23,14 @@ class CheckedShaping:
     """`shaping` after a trial on made-up rows. Raises ConfigError if it fails or returns no rewards."""
 
     def __init__(self, shaping: Any, class_path: str) -> None:
-        reads = getattr(shaping, "reads", None)
+        reads: Any = getattr(shaping, "reads", None)
         named = isinstance(reads, tuple | list) and all(isinstance(name, str) for name in reads)
         if not callable(shaping) or not named:
             raise ConfigError(
                 f"objective.shaping: {class_path} has reads = {reads!r} and is "
                 f"{'' if callable(shaping) else 'not '}callable; {INTERFACE}"
             )
-        self.shaping: Shaping = shaping
+        self.shaping: Any = shaping
         self.reads = tuple(reads)
         self.name = class_path
         self(trial_inputs(self.reads))
@@ -72,7 +72,7 @@ class CheckedMeasuredShaping(CheckedShaping):
 
     def metrics(self, inputs: ShapingInputs) -> Mapping[str, Float[Tensor, " R"]]:
         with self.guard("metrics"):
-            values = dict(self.shaping.metrics(inputs))  # type: ignore[attr-defined]
+            values = dict(self.shaping.metrics(inputs))
         for name, value in values.items():
             self.check(value, inputs, f"a value of '{name}'", may_be_nan=True)
         return values
