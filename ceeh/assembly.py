@@ -34,18 +34,20 @@ from ceeh.config.trainer import check_trainer_arguments
 from ceeh.data.engine.base import RolloutEngine
 from ceeh.data.engine.restartable import RestartableEngine
 from ceeh.data.mixture.mixture import Mixture
-from ceeh.data.prompts import PromptBuilder, load_prompts
+from ceeh.data.prompts import PromptBuilder, check_stream, load_prompts
 from ceeh.data.verify.base import Verifier
 from ceeh.data.verify.build import build_verifier, drop_unverifiable
 from ceeh.errors import ConfigError, RunError, first_line, user_code
 from ceeh.modules.policy import Policy
-from ceeh.modules.shaping.base import build_shaping
+from ceeh.modules.schedule import optimizer_steps
+from ceeh.modules.shaping.checked import build_shaping
 from ceeh.pretrained.loading import check_length, load_config, load_tokenizer, resolve_model
-from ceeh.run.atomic import atomic_folder, atomic_write_text
+from ceeh.run.atomic import atomic_folder
 from ceeh.run.checkpoint import read_checkpoint, rollout_step_of
 from ceeh.run.disk_space import check_space, format_bytes, free_bytes
 from ceeh.run.folder import RunFolder, parent_folder, run_to_resume
 from ceeh.run.metrics_file import JSONLLogger
+from ceeh.run.resumed import check_resumed, stream_state, write_config
 from ceeh.runtime.distributed import join_processes, processes_here, world_size
 from ceeh.runtime.lightning_private import disable_signal_handlers
 from ceeh.runtime.text import redact
@@ -85,6 +87,9 @@ def gather_inputs(config: Config) -> Inputs:
     check_trainer(config.trainer)
     callbacks = build_callbacks(config)
     loggers = built_as(config.loggers, "loggers", Logger)
+    run = run_to_resume(config.output, config.name, config.ckpt_path) if config.ckpt_path else None
+    if run is not None and (run / "config.yaml").is_file():
+        check_resumed(run, config)
     path = resolve_model(config.model.path)
     tokenizer = load_tokenizer(path, config.model.trust_remote_code)
     prompts = config.prompts
@@ -96,10 +101,12 @@ def gather_inputs(config: Config) -> Inputs:
         chat_template=prompts.chat_template,
         system_prompt=prompts.system_prompt,
         instruction=prompts.instruction,
+        chat_template_args=prompts.chat_template_args,
+        date=prompts.date,
     )
     train_source = build_source(prompts.train, "prompts.train")
-    if isinstance(train_source, Mixture) and config.ckpt_path:
-        train_source.run = run_to_resume(config.output, config.name, config.ckpt_path)
+    if isinstance(train_source, Mixture):
+        train_source.run = run
     train = load_prompts(train_source, builder, "prompts.train")
     held_out_source = build_source(prompts.held_out, "prompts.held_out")
     held_out = load_prompts(held_out_source, builder, "prompts.held_out")
@@ -116,6 +123,9 @@ def gather_inputs(config: Config) -> Inputs:
             f"rollouts.prompts_per_step is {config.rollouts.prompts_per_step}, but prompts.train has only "
             f"{len(train)} prompts; lower prompts_per_step or add prompts"
         )
+    if run is not None and (state := stream_state(run, config.ckpt_path or "")):
+        check_stream(state, train, config.seed)
+    warn_of_doubts(config, train, held_out)
     inputs = Inputs(
         model_path=path,
         tokenizer=tokenizer,
@@ -130,6 +140,24 @@ def gather_inputs(config: Config) -> Inputs:
     )
     config.engine.fitted("engine", **engine_context(config, inputs))
     return inputs
+
+
+def warn_of_doubts(config: Config, train: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:
+    """Warns of what a run can do, but hardly is meant to."""
+    updates = config.rollouts.steps * optimizer_steps(config)
+    if (warmup := config.optimizer.warmup_steps) > updates:
+        warnings.warn(
+            f"optimizer.warmup_steps is {warmup}, but the run has only {updates} optimizer steps: the "
+            "learning rate never reaches optimizer.lr",
+            stacklevel=3,
+        )
+    trained = {prompt.squeezed for prompt in train}
+    if known := [prompt.uid for prompt in held_out if prompt.squeezed in trained]:
+        warnings.warn(
+            f"prompts.held_out: {len(known)} of {len(held_out)} questions are also in prompts.train, the "
+            f"first is '{known[0]}'; measured on them, a model that memorizes looks better",
+            stacklevel=3,
+        )
 
 
 def build_source(component: Component, place: str) -> Iterable[Question]:
@@ -234,8 +262,8 @@ def open_folder(
 ) -> tuple[RunFolder, Path | None]:
     """A new run folder, or the one to resume and its checkpoint, claimed until `held` closes.
 
-    Writes the configuration into it, and the report of a mixture. Raises ConfigError when a
-    checkpoint of `checkpoint_size` bytes does not fit on the disk.
+    Writes the configuration into it, beside that of its start, and the report of a mixture. Raises
+    ConfigError when a checkpoint of `checkpoint_size` bytes does not fit on the disk.
     """
     if config.ckpt_path is None:
         check_space(parent_folder(config.output), checkpoint_size, config.checkpoints.keep)
@@ -246,7 +274,7 @@ def open_folder(
         held.enter_context(folder.claimed())
         folder.drop_after(rollout_step_of(checkpoint) if checkpoint else 0)
         check_space(folder.checkpoints, checkpoint_size, config.checkpoints.keep)
-    atomic_write_text(folder.path / "config.yaml", to_public_yaml(config))
+    write_config(folder.path, config)
     if isinstance(inputs.train_source, Mixture):
         inputs.train_source.write(folder.path)
     return folder, checkpoint

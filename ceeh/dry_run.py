@@ -1,13 +1,14 @@
 """`--dry-run`: prints the settings, the inputs and the memory plan of a run without starting it."""
 
 import math
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ceeh.assembly import Inputs, build_callbacks, gather_inputs, resolve_model
+from ceeh.assembly import Inputs, build_callbacks, gather_inputs, quieten, resolve_model
 from ceeh.config.hardware import check_quantization, resolve_accelerator
 from ceeh.config.settings import Config, check_pairs
 from ceeh.errors import ConfigError
@@ -20,11 +21,13 @@ from ceeh.memory import (
     Plan,
     longest_row,
     make_plan,
+    parse_devices,
     present_devices,
     read_shapes,
 )
 from ceeh.modules.schedule import optimizer_steps
 from ceeh.pretrained.loading import check_weight_files
+from ceeh.run.folder import RunFolder, run_to_resume, writing
 from ceeh.runtime.distributed import say
 from ceeh.runtime.text import flatten, redact
 from ceeh.types import FAILURES, Completion, Finish, RolloutGroup
@@ -32,21 +35,27 @@ from ceeh.types import FAILURES, Completion, Finish, RolloutGroup
 FITS, DOES_NOT_FIT = 0, 3
 
 
-def dry_run(config: Config, devices: Devices | None) -> int:
-    """Prints the plan of `config` for `devices`, or for this machine; returns the exit status.
+def dry_run(config: Config, given: str | None) -> int:
+    """Prints the plan of `config` for the devices `given`, or for this machine; returns the status.
 
     Writes nothing and starts no engine. Raises ConfigError for invalid settings and, after the plan,
     for missing or broken inputs. With `devices`, a model folder may hold config.json alone; then the
     inputs are not checked.
     """
-    here = devices is None
-    devices = devices or present_devices(resolve_accelerator(config.hardware))
+    quieten()
+    here = given is None
+    devices = (
+        present_devices(resolve_accelerator(config.hardware))
+        if given is None
+        else parse_devices(given)
+    )
     if config.hardware.accelerator not in ("auto", devices.kind):
         raise ConfigError(
             f"hardware.accelerator is {config.hardware.accelerator}, but --devices names "
             f"{devices}; drop one of the two"
         )
     check_pairs(config, devices.count)
+    check_output(config)
     check_quantization(config, devices.kind)
     build_callbacks(config)
     path = resolve_model(config.model.path)
@@ -64,10 +73,25 @@ def dry_run(config: Config, devices: Devices | None) -> int:
     else:
         inputs.append(f"not checked: '{path}' has no weights, only memory is planned")
     say("\ninputs\n" + indented(inputs))
-    say("\n" + "\n".join([*plan_table(plan), "", *notes(plan), *verdict(config, path, plan)]))
+    say("\n" + "\n".join([*plan_table(plan), "", *notes(plan)]))
     if problem is not None:
         raise problem
+    say("\n".join(verdict(config, path, plan)))
     return FITS if plan.fits else DOES_NOT_FIT
+
+
+def check_output(config: Config) -> None:
+    """Raises ConfigError where a run could write no folder, or not resume from its checkpoint."""
+    place = Path(config.output).absolute()
+    while not place.exists():
+        place = place.parent
+    with writing(config.output):
+        Path(tempfile.mkdtemp(prefix=".ceeh-", dir=place)).rmdir()
+    if config.ckpt_path == "last":
+        if run := run_to_resume(config.output, config.name, config.ckpt_path):
+            RunFolder(run).newest_checkpoint()
+    elif config.ckpt_path:
+        RunFolder.resume(config.output, config.name, config.ckpt_path)
 
 
 def differing_settings(config: Config) -> Iterator[str]:

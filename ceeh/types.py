@@ -17,12 +17,15 @@ class Question:
     uid: unique within a source and stable across runs; the key of every table kept per question.
     text: the question, as the user's message holds it. answer: the reference answer.
     metadata: other columns of the source by name, such as a difficulty level.
+    messages: the conversation up to the response as (role, content), the last one the user's; empty
+    where the user's message is all there is. `text` then has all messages but the system's.
     """
 
     uid: str
     text: str
     answer: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[tuple[str, str], ...] = ()
 
     @property
     def squeezed(self) -> str:

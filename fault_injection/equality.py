@@ -61,7 +61,12 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def file_names(folder: Path) -> set[str]:
-    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    """Without the configurations of resumed runs, which say what a drill had changed."""
+    return {
+        str(file.relative_to(folder))
+        for file in folder.rglob("*")
+        if file.is_file() and not file.name.startswith("config.resumed-")
+    }
 
 
 def unequal(one: Any, two: Any, place: str) -> Iterator[str]:

@@ -77,11 +77,25 @@ def test_missing_data_is_an_error_after_the_plan(
     assert main([*SHIPPED, *given, "--dry-run", *devices]) == 2
     printed = capsys.readouterr()
     assert "invalid: see the error below" in printed.out
-    assert "yes: " in printed.out
+    assert "yes: " not in printed.out
     assert (
         "error: prompts.train (ceeh.data.sources.Table): no file or folder 'none.jsonl'"
         in printed.err
     )
+
+
+def test_what_a_run_hardly_is_meant_to_do_is_a_warning_of_the_plan(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    same = [
+        f"prompts.{name}.init_args={{questions: 9, split: train}}" for name in ("train", "held_out")
+    ]
+    small = ["rollouts.prompts_per_step=8", "rollouts.steps=2"]
+    assert main([*SHIPPED, *same, *small, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "warning: optimizer.warmup_steps is 3, but the run has only 2 optimizer steps" in out
+    assert "warning: prompts.held_out: 9 of 9 questions are also in prompts.train, the first" in out
+    assert out.splitlines()[-1].startswith("yes: ")
 
 
 def test_a_verifier_that_fails_is_an_error(
@@ -105,6 +119,17 @@ def test_a_verifier_that_fails_is_an_error(
             ["--devices", "1x80GB", "hardware.accelerator=cpu"],
             "hardware.accelerator is cpu, but --devices names 1 x 80 GiB (cuda)",
         ),
+        (["output=/dev/null/x"], "output: cannot create a folder in '/dev/null/x'"),
+        (["output=/proc/x"], "output: cannot create a folder in '/proc/x'"),
+        (["ckpt_path=none.ckpt"], "ckpt_path: no checkpoint 'none.ckpt'"),
+        (["tracking.mlflow_uri=nonsense"], "tracking.mlflow_uri must be an address of MLflow"),
+        (["tracking.mlflow_uri=foo://bar"], "tracking.mlflow_uri must be an address of MLflow"),
+        (
+            ["optimizer.prompts_per_minibatch=12"],
+            "(32) must be a multiple of optimizer.prompts_per",
+        ),
+        (["model.lora.alpha=16"], "model.lora.rank is 0, which trains all weights"),
+        (["seed=99999999999999999999"], "seed must be a whole number"),
         (["objective.hard_signal=harsh"], "no callback wrote the signal 'harsh'"),
         (["model.path=./nowhere"], "model.path: no folder './nowhere'"),
         (["optimizer.tokens_per_microbatch=9"], "must hold one longest row"),

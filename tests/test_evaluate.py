@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ceeh.config.component import Component
-from ceeh.evaluate import engine_alone, main
+from ceeh.evaluate import main
+from ceeh.evaluate.run import engine_alone
 from ceeh.evaluation.results import read_results
 from ceeh.evaluation.store import SCHEMA
 from ceeh.fit import fit

@@ -193,7 +193,7 @@ def test_the_engine_is_closed_after_any_error(
     def broken(*arguments: object) -> None:
         raise RuntimeError("no trainer today")
 
-    monkeypatch.setattr("ceeh.fit.build_trainer", broken)
+    monkeypatch.setattr("ceeh.fit.train.build_trainer", broken)
     with pytest.raises(RuntimeError, match="no trainer today"):
         fit(small(tiny_model_dir, tmp_path))
     assert len(closed) == 1

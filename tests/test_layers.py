@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"ceeh.errors", "ceeh.types"},
-    {"ceeh.runtime", "ceeh.starter"},
+    {"ceeh.runtime"},
+    {"ceeh.starter"},
     {"ceeh.config"},
     {"ceeh.run"},
     {"ceeh.pretrained"},

@@ -1,10 +1,13 @@
 """The commands and code of the README and of docs/, as a reader would run them."""
 
 import json
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from lightning import Callback
 from lightning.pytorch.loggers import Logger
@@ -16,6 +19,7 @@ from ceeh.config.settings import Config, load
 from ceeh.evaluate import main as evaluate
 from ceeh.export.__main__ import main as export
 from ceeh.fit import main as fit
+from ceeh.modules.shaping.checked import build_shaping, trial_inputs
 from ceeh.types import GroupOutcome
 from tests.test_fit import SMALL
 
@@ -112,6 +116,22 @@ def test_the_signal_of_the_readme_does_what_it_says(tmp_path: Path) -> None:
     cut = GroupOutcome(uid="a", correct=(False, True), lengths=(9, 3), finished=(False, False))
     signal.observe(cut)
     assert signal.read("a") == {"often_truncated": 1.0}
+
+
+def test_the_length_reward_of_the_documents_does_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "capped_excess.py").write_text(block("python", "class CappedExcess"))
+    (words,) = (command.split() for command in commands() if "capped_excess.py" in command)
+    overrides = [word for word in words if "=" in word]
+    shaping = build_shaping(load([ROOT / "configs/ceeh.yaml"], overrides))
+    inputs = trial_inputs(shaping.reads)
+    # Lengths 3 and 5 at a shortest of 2: 1 - 0.2 (3/2 - 1) and 1 - 0.2 (5/2 - 1); then unknown.
+    known = replace(inputs, signals={"optimal_length": torch.tensor([2.0, 2.0])})
+    assert shaping(known).tolist() == pytest.approx([0.9, 0.7, 0, 0, 0, 0])
+    unknown = replace(inputs, signals={"optimal_length": torch.tensor([math.nan, math.nan])})
+    assert shaping(unknown).tolist() == [1, 1, 0, 0, 0, 0]
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,12 @@ from typing import Any
 
 from ceeh.callbacks.signal import SignalCallback
 from ceeh.callbacks.table import QuestionTable
+from ceeh.evaluation.metrics import hard_below
 from ceeh.types import GroupOutcome
 
 
 class RollingDifficulty(SignalCallback):
-    """`accuracy_history` Acc_h(x), and `hard`: 1 where that is below its mean over all seen.
+    """`accuracy_history` Acc_h(x), and `hard`: 1 where that is 0, or below its mean over all seen.
 
         Acc_h <- (1 - eta) Acc_h + eta Acc,  eta = rise if Acc > Acc_h else fall
 
@@ -35,7 +36,7 @@ class RollingDifficulty(SignalCallback):
 
     @property
     def threshold(self) -> float:
-        """Mean accuracy history below which a question is hard; NaN before the first group."""
+        """Mean accuracy history, which decides what is hard; NaN before the first group."""
         if self._mean is None:
             first = list(self.first.values())
             if len(self.history):
@@ -55,7 +56,7 @@ class RollingDifficulty(SignalCallback):
         accuracy = self.history[uid]
         if math.isnan(accuracy):
             accuracy = self.first.get(uid, math.nan)
-        return {"accuracy_history": accuracy, "hard": float(accuracy < self.threshold)}
+        return {"accuracy_history": accuracy, "hard": float(accuracy < hard_below(self.threshold))}
 
     def observe(self, outcome: GroupOutcome) -> None:
         accuracy, history = outcome.accuracy, self.history[outcome.uid]
@@ -67,7 +68,7 @@ class RollingDifficulty(SignalCallback):
 
     def metrics(self) -> Mapping[str, float]:
         return {
-            "hard_fraction": self.history.fraction_below(self.threshold),
+            "hard_fraction": self.history.fraction_below(hard_below(self.threshold)),
             "accuracy_history_mean": self.threshold,
             "questions_seen": float(len(self.history)),
         }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ceeh.config.typed import typed
 from ceeh.errors import ConfigError, user_code
 
 MOVED = {"ceeh.data.vllm_engine.VLLMEngine": "ceeh.data.engine.VLLMEngine"} | {
@@ -41,10 +42,13 @@ class Component:
                 raise ConfigError(f"{place} ({self.class_path}): {error}") from error
 
     def fitted(self, place: str, **context: Any) -> tuple[Any, dict[str, Any]]:
-        """The class and the arguments that `build` would call it with. Raises as `build` does."""
+        """The class and the arguments that `build` would call it with, of the types it declares.
+
+        Raises as `build` does.
+        """
         factory = self.imported(place)
         try:
-            parameters = inspect.signature(factory).parameters.values()
+            parameters = _signature(factory).parameters.values()
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"{place}.class_path: {self.class_path} is not a Python class"
@@ -58,7 +62,13 @@ class Component:
                     f"{place}.init_args.{name} is not an argument of {self.class_path}; it takes: "
                     + (", ".join(n for n in accepted if n not in context) or "none")
                 )
-        given = {n: value for n, value in context.items() if n in accepted} | self.init_args
+        arguments = {
+            name: typed(value, accepted[name].annotation, f"{place}.init_args.{name}")
+            if name in accepted
+            else value
+            for name, value in self.init_args.items()
+        }
+        given = {n: value for n, value in context.items() if n in accepted} | arguments
         missing = [n for n, p in accepted.items() if p.default is p.empty and n not in given]
         if missing:
             raise ConfigError(
@@ -98,10 +108,17 @@ class Component:
         return vars(module)[name]
 
 
+def _signature(factory: Any) -> inspect.Signature:
+    try:
+        return inspect.signature(factory, eval_str=True)
+    except NameError:  # an annotation that is imported for type checkers only
+        return inspect.signature(factory)
+
+
 def _load_file(source: str) -> Any:
     path = Path(source)
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
+        raise FileNotFoundError(f"no file {path}; paths are relative to {Path.cwd()}")
     name = f"ceeh_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

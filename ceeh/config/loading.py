@@ -1,12 +1,12 @@
 """From YAML files and `key=value` to a validated settings dataclass."""
 
-import io
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from ceeh.config.packaged import find_config
+from ceeh.config.typed import leaves, plain, shown, structured
 from ceeh.errors import ConfigError
 
 Schema = TypeVar("Schema")
@@ -22,49 +23,93 @@ MAX_BYTES = 2**20
 MAX_VALUES = 100_000
 """With aliases expanded: nine lines of nested aliases make a billion values."""
 MAX_SHOWN = 200
+MAX_NUMBER = 3e38
+"""Larger numbers are infinite in float32."""
+EXTRA = "x-"
+"""Top-level keys of a file that start like this hold anchors and are no settings, as in Docker Compose."""
 
 
 def merged(files: Sequence[str | Path], overrides: Sequence[str], schema: type[Schema]) -> Schema:
     """The `schema` filled by `files` and `key=value` overrides, later ones win, validated.
 
-    Raises ConfigError for a missing file, broken YAML, an unknown or missing key, a wrong type or a
-    value out of range.
+    Mappings are merged; null removes a class from a mapping of classes, and an empty mapping empties
+    one. A class that replaces another does not inherit its `init_args`. Raises ConfigError for a
+    missing file, broken YAML, an unknown or missing key, a wrong type or a value out of range.
     """
-    filled = _empty(schema)
+    values = plain(schema)
     for file in files:
-        for key, value in read_yaml(find_config(file)).items():
-            filled = _merge(filled, {key: value}, f"{file}: ", str(key))
+        values = _filled(values, read_yaml(find_config(file)), schema, f"{file}: ")
     for override in overrides:
-        key, equals, value = override.partition("=")
-        shown = override if len(override) <= MAX_SHOWN else f"{override[:MAX_SHOWN]}..."
-        if not equals or not key.replace("_", "").replace(".", "").isalnum():
-            raise ConfigError(
-                f"'{shown}' is not an override; write key=value, e.g. optimizer.lr=1e-5"
-            )
-        try:
-            check_size(value)
-            addition: Any = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{shown}: the value is not valid YAML: {_line(error)}") from error
-        filled = _merge(filled, addition, "", shown)
-    return _validated(filled, "")
+        values = _filled(values, _nested(override), schema, "")
+    return _validated(values, schema, "")
 
 
 def fill(schema: type[Schema], values: Mapping[str, Any], place: str) -> Schema:
     """The `schema` filled by `values`, validated as by `merged`; `place` is their config path."""
-    filled = _empty(schema)
-    for key, value in values.items():
-        filled = _merge(filled, {key: value}, "", f"{place}.{key}")
-    return _validated(filled, f"{place}.")
+    structured(schema, values, f"{place}.", partial=True)
+    return _validated(_overlaid(plain(schema), values, schema, ""), schema, f"{place}.")
+
+
+def _filled(
+    values: dict[str, Any], addition: Mapping[Any, Any], schema: type, source: str
+) -> dict[str, Any]:
+    try:
+        structured(schema, addition, "", partial=True)
+        return _overlaid(values, addition, schema, "")
+    except ConfigError as error:
+        raise ConfigError(f"{source}{error}") from error
+
+
+def _nested(override: str) -> dict[str, Any]:
+    """{"a": {"b": value}} of `a.b=value`. Raises ConfigError for anything else."""
+    key, equals, text = override.partition("=")
+    cut = override if len(override) <= MAX_SHOWN else f"{override[:MAX_SHOWN]}..."
+    names = key.split(".")
+    if not equals or not all(name.replace("_", "").replace("-", "").isalnum() for name in names):
+        raise ConfigError(f"'{cut}' is not an override; write key=value, e.g. optimizer.lr=1e-5")
+    try:
+        value = parse(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{cut}: the value is not valid YAML: {_line(error)}") from error
+    for name in reversed(names):
+        value = {name: value}
+    return value
+
+
+def _overlaid(
+    values: Mapping[Any, Any], addition: Mapping[Any, Any], annotation: Any, prefix: str
+) -> dict[Any, Any]:
+    """`values` with `addition` merged into it; `annotation` is their type."""
+    hints = get_type_hints(annotation) if is_dataclass(annotation) else {}
+    each = (get_args(annotation) or (None, None))[1] if not hints else None
+    merged = dict(values)
+    if "class_path" in hints and addition.get("class_path") not in (None, values.get("class_path")):
+        merged["init_args"] = {}
+    for key, value in addition.items():
+        old, place = merged.get(key), f"{prefix}{key}"
+        if value is None and is_dataclass(each):
+            if key not in merged:
+                there = ", ".join(map(str, merged)) or "none"
+                raise ConfigError(
+                    f"{place}: null removes an entry, but '{key}' is not there; there: {there}"
+                )
+            del merged[key]
+        elif isinstance(value, Mapping) and (value or is_dataclass(hints.get(key, each))):
+            old = old if isinstance(old, Mapping) else {}
+            merged[key] = _overlaid(old, value, hints.get(key, each), f"{place}.")
+        else:
+            merged[key] = value
+    return merged
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:
     """The mapping in a YAML file in UTF-8, as plain containers with interpolations unresolved.
 
-    Raises ConfigError for a file that is missing, unreadable or too large, for invalid YAML, for a
-    tag, and for anything but a mapping.
+    An empty file is an empty mapping. Top-level keys that start with `x-` are left out. Raises
+    ConfigError for a file that is missing, unreadable or too large, for invalid YAML, for a tag, and
+    for anything but a mapping.
     """
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         what = (
             "is a folder" if path.is_dir() else f"is not there; paths are relative to {Path.cwd()}"
         )
@@ -79,18 +124,84 @@ def read_yaml(path: Path) -> dict[Any, Any]:
             f"'{path}' is bigger than {MAX_BYTES} bytes, the limit for a configuration"
         )
     try:
-        text = content.decode("utf-8-sig")
-        check_size(text)
-        values = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
-    # OmegaConf's errors and a number of 5,000 digits are ValueErrors; a lone number is an OSError.
-    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        values = parse(content.decode("utf-8-sig"))
+    # UnicodeDecodeError and that of a number of 5,000 digits are ValueErrors.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if values is None:
+        return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of keys, got a {type(values).__name__}")
-    return values
+    return {key: value for key, value in values.items() if not str(key).startswith(EXTRA)}
 
 
-def check_size(text: str) -> None:
+CORE = {"null", "bool", "int", "float", "str", "seq", "map"}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core schema: `no` is text, `1e-5` a number, and `010`, `1_000` and `12:30` are text.
+
+    In PyYAML's YAML 1.1 these are false, text, 8, 1000 and 750. Tags and repeated keys are refused.
+    """
+
+    yaml_implicit_resolvers: dict = {}  # noqa: RUF012  # PyYAML's name for the class attribute
+    yaml_constructors: dict = {  # noqa: RUF012
+        tag: constructor
+        for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in CORE
+    }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"found duplicate key {key.value}", key.start_mark
+                )
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"-?(?:0|[1-9][0-9]*)", "-0123456789"),
+    (
+        "float",
+        r"[-+]?(?:(?:\.[0-9]+|(?:0|[1-9][0-9]*)\.[0-9]*)(?:[eE][-+]?[0-9]+)?"
+        r"|(?:0|[1-9][0-9]*)[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    ("merge", "<<", "<"),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first)
+    )
+
+
+def _text(loader: _Loader, node: Any) -> str:
+    """Escapes such as "\\ud83d\\ude00", as JSON writes one character. A half of it is a ValueError."""
+    return loader.construct_scalar(node).encode("utf-16", "surrogatepass").decode("utf-16")
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _text)
+
+
+def parse(text: str) -> Any:
+    """The containers of a YAML text. Raises YAMLError, and ValueError as `check_size` does."""
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        check_size(root)
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def check_size(root: yaml.Node) -> None:
     """Raises ValueError where aliases contain themselves or expand to more than MAX_VALUES values."""
     sizes: dict[int, int | None] = {}
 
@@ -107,53 +218,36 @@ def check_size(text: str) -> None:
             raise ValueError(f"its aliases make more than {MAX_VALUES} values")
         return found
 
-    if (root := yaml.compose(text, yaml.SafeLoader)) is not None:
-        size(root)
+    size(root)
 
 
-def _empty(schema: type) -> Any:
-    filled = OmegaConf.structured(schema)
-    OmegaConf.set_readonly(filled, False)
-    return filled
-
-
-def _merge(filled: Any, addition: Mapping[Any, Any], source: str, place: str) -> Any:
-    try:
-        _forget_other_arguments(filled, addition)
-        return OmegaConf.merge(filled, addition)
-    except OmegaConfBaseException as error:
-        # The key that is wrong, below the one that was given.
-        key = error.full_key if source and error.full_key else place
-        raise ConfigError(f"{source}{key}: {_line(error)}") from error
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{source}{place}: {_line(error)}") from error
-
-
-def _forget_other_arguments(filled: Any, addition: Mapping[Any, Any]) -> None:
-    """A class that replaces another does not inherit its `init_args`."""
-    if not OmegaConf.is_dict(filled):
-        return
-    if "class_path" in addition and filled.get("class_path") not in (None, addition["class_path"]):
-        OmegaConf.set_readonly(filled, False)
-        filled.init_args = {}
-    for key, value in addition.items():
-        # An argument may be called class_path itself.
-        if isinstance(value, Mapping) and key in filled and key != "init_args":
-            _forget_other_arguments(filled[key], value)
-
-
-def _validated(filled: Any, prefix: str) -> Any:
-    try:
-        with environment_unread():
-            missing = sorted(OmegaConf.missing_keys(filled))
-            config = None if missing else OmegaConf.to_object(filled)
-    except OmegaConfBaseException as error:
-        problem = _line(error).rpartition("raised while resolving interpolation: ")[2]
-        raise ConfigError(f"{prefix}{error.full_key}: {problem}") from error
-    problems = [f"{prefix}{key} is missing and must be given" for key in missing]
-    if problems := problems or list(_broken_rules(config, prefix)):
+def _validated(values: dict[str, Any], schema: type[Schema], prefix: str) -> Schema:
+    config = structured(schema, _resolved(values, prefix), prefix)
+    if problems := list(_broken_rules(config, prefix)):
         raise ConfigError("\n".join(problems))
     return config
+
+
+def _resolved(values: dict[str, Any], prefix: str) -> Any:
+    """`values` with `${a.b}` replaced by the value at a.b, and `\\${` by `${`."""
+    if not any(isinstance(value, str) and "${" in value for _, value in leaves(values)):
+        return values
+    container = OmegaConf.create(values)
+    with environment_unread():
+        try:
+            return OmegaConf.to_container(container, resolve=True)
+        except OmegaConfBaseException as error:
+            key = str(error.full_key or "")
+            text = dict(leaves(values)).get(key)
+            refused = re.search(r"\$\{oc\.env:.*is refused.*", str(error))
+            problem = (
+                refused[0]
+                if refused
+                else "the interpolation cannot be resolved; name a setting that exists, as "
+                r"${rollouts.steps}, or write \${ for the characters themselves"
+                + (f", got {shown(text)}" if text is not None else "")
+            )
+            raise ConfigError(f"{prefix}{key}: {problem}") from error
 
 
 @contextmanager
@@ -187,14 +281,13 @@ def _broken_rules(node: Any, place: str) -> Iterator[str]:
         )
         if is_dataclass(value):
             yield from _broken_rules(value, f"{path}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            yield f"{path} must be a finite number, got {value}"
+        elif isinstance(value, float) and not (math.isfinite(value) and abs(value) < MAX_NUMBER):
+            yield f"{path} must be a finite number, below {MAX_NUMBER:g} in size, got {value}"
         elif rule and value is not None and not rule.holds(value):
             or_null = ", or null" if type(None) in get_args(item.type) else ""
             yield f"{path} must be {rule.words}{or_null}, got {value!r}"
 
 
 def _line(error: BaseException) -> str:
-    """The message of OmegaConf or PyYAML on one line, without OmegaConf's account of types."""
-    text = str(error).partition("\n    full_key:")[0]
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+    """The message of PyYAML on one line."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())

@@ -5,12 +5,14 @@ python -m ceeh.config.reference > docs/configuration.md
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, NoReturn
 
 from ceeh.config.component import Component
 from ceeh.config.settings import Config
+from ceeh.config.typed import type_words
 from ceeh.errors import ConfigError
 
 HEAD = """# Configuration
@@ -18,7 +20,10 @@ HEAD = """# Configuration
 Every setting of `python -m ceeh.fit`. Set it in a YAML file (`--config FILE`) or on the command line
 (`optimizer.lr=1e-5`). Later files win over earlier ones, and the command line wins over files.
 `--help-config [PREFIX]` prints this list and `--print-config` the values of a run. A class is given by
-`class_path` (`package.module.Class` or `path/to/file.py:Class`) and its arguments, `init_args`.
+`class_path` (`package.module.Class` or `path/to/file.py:Class`) and its arguments, `init_args`. Null removes
+an entry of `callbacks` and `{}` all of them. YAML is read by its version 1.2, in which `no` is text.
+Top-level keys that start with `x-` are ignored; they may hold anchors. `${rollouts.steps}` stands for the
+value of another setting.
 "Paper" is [arXiv 2602.22642](https://arxiv.org/abs/2602.22642), "eq." one of its equations.
 """
 TABLE = "| setting | value | default | description |\n|---|---|---|---|"
@@ -42,18 +47,17 @@ def entries(schema: type, prefix: str = "") -> Iterator[Entry]:
             yield Entry(path, "", "", about)
             yield from entries(item.type, f"{path}.")  # type: ignore[arg-type]  # is_dataclass
         else:
-            value = type_words(item.type) + (f", {rule.words}" if rule else "")
+            value = _type(item.type) + (f", {rule.words}" if rule else "")
             yield Entry(path, value, default_words(item), about)
 
 
-def type_words(annotation: Any) -> str:
-    options, origin = get_args(annotation), get_origin(annotation)
-    if origin is Literal:
-        return "one of " + ", ".join(options)
-    if origin in (list, dict):
-        return ("list of " if origin is list else "by name: ") + type_words(options[-1])
-    names = {type(None): "null", Component: "class", Any: "any value"}
-    return " or ".join(str(names.get(each, each.__name__)) for each in options or [annotation])
+def _type(annotation: Any) -> str:
+    """`type_words` for a table: without articles, and a class is a class."""
+    if annotation is Component:
+        return "class"
+    if annotation == dict[str, Component]:
+        return "by name: class"
+    return re.sub(r"\ba (?=\w)", "", type_words(annotation))
 
 
 def default_words(item: Any) -> str:
@@ -88,6 +92,17 @@ def markdown() -> str:
         elif "." not in entry.path:
             sections += [f"\n## {entry.path}\n\n{entry.description}\n", TABLE]
     return "\n".join(top + sections) + "\n"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser that knows that settings have no dashes."""
+
+    def error(self, message: str) -> NoReturn:
+        name, _, words = message.partition(": ")
+        settings = [word.lstrip("-") for word in words.split() if word.startswith("--")]
+        if name == "unrecognized arguments" and settings and "=" in "".join(settings):
+            message += f"; settings are written without dashes: {' '.join(settings)}"
+        super().error(message)
 
 
 class HelpConfig(argparse.Action):

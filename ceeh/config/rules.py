@@ -1,6 +1,7 @@
 """`setting` declares a configuration field: default, description and rule in one place."""
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
@@ -35,10 +36,17 @@ def above(bound: float) -> Rule:
 POSITIVE = above(0)
 OPEN_UNIT = Rule("in (0, 1)", lambda value: 0 < value < 1)
 UNIT_BELOW_1 = Rule("in [0, 1)", lambda value: 0 <= value < 1)
+SEED = Rule("from 0 to 4294967295", lambda value: 0 <= value < 2**32)
+"""What NumPy's generators take."""
 TEXT = Rule("non-empty text", lambda value: bool(value.strip()))
 LOCATION = Rule(
     "non-empty text without control characters",
     lambda value: bool(value.strip()) and value.isprintable(),
+)
+SCHEMES = r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://.|https?://[^/]|databricks|azureml://.|arn:."
+TRACKING_URI = Rule(
+    "an address of MLflow: sqlite:///FILE or another database, http(s)://HOST, or databricks",
+    lambda value: value.isprintable() and re.match(SCHEMES, value) is not None,
 )
 
 MAX_NAME_BYTES = 100

@@ -18,7 +18,9 @@ from ceeh.config.rules import (
     LOCATION,
     OPEN_UNIT,
     POSITIVE,
+    SEED,
     TEXT,
+    TRACKING_URI,
     UNIT_BELOW_1,
     Rule,
     above,
@@ -75,7 +77,15 @@ class Prompts:
         512, "Tokens. Longer prompts are dropped and counted. Paper: 2048.", POSITIVE
     )
     chat_template: bool = setting(False, "Format prompts with the tokenizer's chat template.")
-    system_prompt: str | None = setting(None, "System message. Needs chat_template.")
+    chat_template_args: dict[str, Any] = setting(
+        {}, "Arguments of the chat template, e.g. {enable_thinking: false}."
+    )
+    date: str | None = setting(
+        None, "Day, as YYYY-MM-DD, in chat templates that write a date. Null: today."
+    )
+    system_prompt: str | None = setting(
+        None, "System message of questions without one. Needs chat_template."
+    )
     instruction: str | None = setting(None, "Paragraph added after each question.", TEXT)
 
 
@@ -193,7 +203,11 @@ class Objective:
 
 @dataclass(frozen=True)
 class Optimizer:
-    lr: float = setting(3e-5, "Learning rate of AdamW. Paper: 3e-5 with LoRA.", POSITIVE)
+    lr: float = setting(
+        3e-5,
+        "Learning rate of AdamW. Paper: 3e-5 with LoRA.",
+        Rule("greater than 0 and at most 1", lambda value: 0 < value <= 1),
+    )
     beta1: float = setting(0.9, "AdamW: decay of the mean gradient.", OPEN_UNIT)
     beta2: float = setting(0.999, "AdamW: decay of the mean squared gradient.", OPEN_UNIT)
     weight_decay: float = setting(0.0, "AdamW: decoupled weight decay.", at_least(0))
@@ -264,7 +278,7 @@ class Tracking:
     )
     mlflow: bool = setting(True, "Send metrics and reports to MLflow.")
     mlflow_uri: str = setting(
-        "sqlite:///mlflow.db", "MLflow tracking server or database.", LOCATION
+        "sqlite:///mlflow.db", "MLflow tracking server or database.", TRACKING_URI
     )
     experiment: str = setting("ceeh", "MLflow experiment.")
 
@@ -272,7 +286,7 @@ class Tracking:
 @dataclass(frozen=True)
 class Config:
     name: str = setting("ceeh", "Name of the run folder: NAME, then NAME-2, ...", FILE_NAME)
-    seed: int = setting(0, "Seed of prompt order, sampling and bootstrap.", at_least(0))
+    seed: int = setting(0, "Seed of prompt order, sampling and bootstrap.", SEED)
     output: str = setting("runs", "Parent of the run folders.", LOCATION)
     ckpt_path: str | None = setting(
         None,
@@ -356,10 +370,22 @@ def check_pairs(config: Config, processes: int) -> None:
                 f"{name} is over all processes and must be a multiple of their number "
                 f"({processes}), got {value}"
             )
-    if config.model.lora.base == "nf4" and not config.model.lora.rank:
+    step, minibatch = config.rollouts.prompts_per_step, config.optimizer.prompts_per_minibatch
+    if step > minibatch and step % minibatch:
+        raise ConfigError(
+            f"rollouts.prompts_per_step ({step}) must be a multiple of optimizer.prompts_per_minibatch, "
+            f"got {minibatch}: the last optimizer step would be smaller than the others"
+        )
+    lora, default = config.model.lora, LoRA()
+    if lora.rank == 0 and lora.base == "nf4":
         raise ConfigError(
             "model.lora.base=nf4 quantizes the frozen weights under an adapter and needs model.lora.rank "
             "above 0, got 0; set model.lora.rank=32, or model.lora.base=model"
+        )
+    if lora.rank == 0 and lora != default:
+        raise ConfigError(
+            f"model.lora.rank is 0, which trains all weights, but another setting of model.lora is "
+            f"given: {lora}; set model.lora.rank, or remove the others"
         )
     longest = config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens
     if config.optimizer.tokens_per_microbatch < longest:

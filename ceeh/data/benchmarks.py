@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import ceeh
 from ceeh.config.component import Component
@@ -33,7 +34,12 @@ class Benchmark:
     questions: Component = setting(MISSING, "Source of the questions.")
     verifier: Component = setting(MISSING, "Grades a response.")
     chat_template: bool = setting(True, "Format prompts with the tokenizer's chat template.")
-    system_prompt: str | None = setting(None, "System message. Needs chat_template.")
+    chat_template_args: dict[str, Any] = setting(
+        {}, "Arguments of the chat template, e.g. {enable_thinking: false}."
+    )
+    system_prompt: str | None = setting(
+        None, "System message of questions without one. Needs chat_template."
+    )
     instruction: str | None = setting(INSTRUCTION, "Paragraph added after each question.", TEXT)
     level: str | None = setting(None, "Metadata column that holds the difficulty.", TEXT)
     expected_questions: int | None = setting(

@@ -1,8 +1,8 @@
 """From questions to prompts, and the endless seeded stream of prompts that training draws from."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -17,9 +17,11 @@ from ceeh.types import Prompt, Question
 class PromptBuilder:
     """Encodes a question for the model, as plain text or through the tokenizer's chat template.
 
-    `instruction` is a separate paragraph after the question, in the user's message. `load_prompts`
-    applies `max_prompt_tokens`. Raises ConfigError when the tokenizer lacks the chat template asked
-    for, and for a system prompt without a chat template.
+    `instruction` is a separate paragraph after the question, in the user's last message.
+    `system_prompt` is for questions without a system message of their own. `chat_template_args` go to
+    the template, whose date is `date` (YYYY-MM-DD), or today's. `load_prompts` applies
+    `max_prompt_tokens`. Raises ConfigError when the tokenizer lacks the chat template asked for, for
+    a system prompt or template arguments without a chat template, and for an invalid date.
     """
 
     def __init__(
@@ -30,12 +32,17 @@ class PromptBuilder:
         chat_template: bool,
         system_prompt: str | None,
         instruction: str | None,
+        chat_template_args: Mapping[str, Any] | None = None,
+        date: str | None = None,
     ) -> None:
-        if system_prompt is not None and not chat_template:
-            raise ConfigError(
-                "prompts.system_prompt needs prompts.chat_template: true; set it, or"
-                " remove the system prompt"
-            )
+        for name, given in (
+            ("system_prompt", system_prompt),
+            ("chat_template_args", chat_template_args),
+        ):
+            if given and not chat_template:
+                raise ConfigError(
+                    f"prompts.{name} needs prompts.chat_template: true; set it, or remove {name}"
+                )
         if chat_template and not tokenizer.chat_template:
             raise ConfigError(
                 f"prompts.chat_template is true, but the tokenizer '{tokenizer.name_or_path}' has"
@@ -46,17 +53,37 @@ class PromptBuilder:
         self.chat_template = chat_template
         self.system_prompt = system_prompt
         self.instruction = instruction
+        self.chat_template_args = dict(chat_template_args or {})
+        if date is not None:
+            # Arguments of a template hide transformers' function of this name, which reads the clock.
+            self.chat_template_args["strftime_now"] = _day(date).strftime
 
     def __call__(self, question: Question) -> Prompt:
         """The prompt, of any length: `text` is the question's, `token_ids` what the engine reads."""
-        text = question.text
+        messages = list(question.messages or [("user", question.text)])
         if self.instruction is not None:
-            text = f"{text.rstrip()}\n\n{self.instruction}"
-        token_ids = self._chat(text) if self.chat_template else self.tokenizer(text).input_ids
+            role, content = messages[-1]
+            messages[-1] = (role, f"{content.rstrip()}\n\n{self.instruction}")
+        if self.chat_template:
+            token_ids = self._chat(messages)
+        elif len(messages) == 1:
+            token_ids = self.tokenizer(messages[0][1]).input_ids
+        else:
+            raise ConfigError(
+                f"the question '{question.uid}' has {len(messages)} messages, which only a chat"
+                " template can join; set prompts.chat_template: true"
+            )
         if not token_ids:
             raise ConfigError(
                 f"the question '{question.uid}' encodes to no token; remove it, or use a tokenizer"
                 " that knows its characters"
+            )
+        if token_ids[-1] == self.tokenizer.eos_token_id:
+            raise ConfigError(
+                f"the prompt of '{question.uid}' ends in the end token '{self.tokenizer.eos_token}',"
+                " after which a model does not answer; set add_eos_token to false in"
+                " tokenizer_config.json (or remove the token from tokenizer.json's post-processor),"
+                " or use a chat template with a generation prompt"
             )
         return Prompt(
             uid=question.uid,
@@ -64,20 +91,31 @@ class PromptBuilder:
             answer=question.answer,
             token_ids=tuple(token_ids),
             metadata=question.metadata,
+            messages=question.messages,
         )
 
-    def _chat(self, text: str) -> list[int]:
-        messages = [{"role": "user", "content": text}]
-        if self.system_prompt is not None:
+    def _chat(self, given: Sequence[tuple[str, str]]) -> list[int]:
+        messages = [{"role": role, "content": content} for role, content in given]
+        if self.system_prompt is not None and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": self.system_prompt})
         try:
             token_ids = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+                messages,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+                **self.chat_template_args,
             )
         except Exception as error:  # a template is a program that came with the model
+            system = messages[0]["role"] == "system"
+            cure = (
+                "a template without a system role needs prompts.system_prompt: null"
+                if system
+                else "change the messages, or prompts.chat_template_args"
+            )
             raise ConfigError(
                 f"the chat template of '{self.tokenizer.name_or_path}' rejects the messages"
-                f" ({error}); a template without a system role needs prompts.system_prompt: null"
+                f" ({error}); {cure}"
             ) from error
         return list(token_ids)  # type: ignore[arg-type]
 
@@ -87,6 +125,13 @@ class PromptBuilder:
         special = (tokenizer.eos_token_id, tokenizer.bos_token_id)
         replacements = (tokenizer.unk_token_id, tokenizer.pad_token_id)
         return any(token in prompt.token_ids and token not in special for token in replacements)
+
+
+def _day(date: str) -> datetime:
+    try:
+        return datetime.strptime(date, "%Y-%m-%d")
+    except ValueError as error:
+        raise ConfigError(f"prompts.date must be a day as YYYY-MM-DD, got '{date}'") from error
 
 
 def load_prompts(source: Iterable[Question], builder: PromptBuilder, place: str) -> list[Prompt]:
@@ -143,6 +188,8 @@ def _checked(source: Iterable[Question]) -> Iterator[Question]:
                     raise ConfigError(
                         f"the {name} of a question must be valid UTF-8 text, got {show(value)}"
                     )
+            if problem := faulty_messages(question.messages):
+                raise ConfigError(f"the messages of '{question.uid}' {problem}")
             uid = question.uid
             if not uid.strip() or escape(uid) != uid or "\n" in uid:
                 raise ConfigError(
@@ -150,6 +197,52 @@ def _checked(source: Iterable[Question]) -> Iterator[Question]:
                     " and written wherever a question is named"
                 )
             yield question
+
+
+def faulty_messages(messages: Any) -> str | None:
+    """What is wrong with the messages of a question; None for good ones, and for none at all."""
+    pairs = isinstance(messages, tuple) and all(
+        isinstance(each, tuple) and len(each) == 2 and all(isinstance(part, str) for part in each)
+        for each in messages
+    )
+    if not pairs or not all(encodable(content) for _, content in messages):
+        return f"must be (role, content) pairs of valid UTF-8 text, got {show(messages)}"
+    if messages and (messages[-1][0] != "user" or not messages[-1][1].strip()):
+        return f"must end in the user's question, got {show(messages[-1])}"
+    return None
+
+
+def digests(prompts: Iterable[Prompt]) -> dict[str, str]:
+    """What identifies a set of prompts, whatever their order.
+
+    digest: the questions. rendered: what the engine reads and the verifier compares with.
+    """
+    parts = sorted((p.uid, f"{p.uid}\0{p.answer}\0{p.token_ids}") for p in prompts)
+    uids, rendered = ("\0".join(column) for column in zip(*parts, strict=True))
+    return {"digest": stable_hash(uids).hex(), "rendered": stable_hash(rendered).hex()}
+
+
+def check_stream(state: Mapping[str, Any], prompts: Iterable[Prompt], seed: int) -> None:
+    """Raises ConfigError where a stream's `state` was saved with other prompts or another seed."""
+    own = digests(prompts)
+    if state["digest"] != own["digest"]:
+        raise ConfigError(
+            f"prompts.train is not the data set of the checkpoint (digest {own['digest']}, in the"
+            f" checkpoint {state['digest']}); resume with the same questions, or start a new run"
+            " without ckpt_path"
+        )
+    if state.get("rendered") != own["rendered"]:
+        raise ConfigError(
+            "the questions of prompts.train are those of the checkpoint, but their prompts or"
+            " answers are not; resume with its prompts.system_prompt, instruction, chat_template,"
+            " chat_template_args and tokenizer, set prompts.date to the day of its start if the"
+            " template writes today's date, or start a new run without ckpt_path"
+        )
+    if state["seed"] != seed:
+        raise ConfigError(
+            f"seed is {seed}, but the checkpoint's prompts were drawn with {state['seed']}; resume"
+            " with that seed, or start a new run without ckpt_path"
+        )
 
 
 class PromptStream:
@@ -235,22 +328,12 @@ class PromptStream:
             "position": self.position,
             "deferred": list(self.deferred),
             "seed": self.seed,
-            "digest": self.digest,
+            **digests(self.prompts.values()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the position of `state`. Raises ConfigError if the prompts or the seed changed."""
-        if state["digest"] != self.digest:
-            raise ConfigError(
-                f"prompts.train is not the data set of the checkpoint (digest {self.digest}, in the"
-                f" checkpoint {state['digest']}); resume with the same questions, or start a new run"
-                " without ckpt_path"
-            )
-        if state["seed"] != self.seed:
-            raise ConfigError(
-                f"seed is {self.seed}, but the checkpoint's prompts were drawn with"
-                f" {state['seed']}; resume with that seed, or start a new run without ckpt_path"
-            )
+        check_stream(state, self.prompts.values(), self.seed)
         if state["epoch"] != self.epoch:
             self._order = self._permutation(state["epoch"])
         self.epoch, self.position = state["epoch"], state["position"]
@@ -258,8 +341,3 @@ class PromptStream:
 
     def _permutation(self, epoch: int) -> list[str]:
         return sorted(self.prompts, key=lambda uid: stable_hash(f"{self.seed}/{epoch}/{uid}"))
-
-    @cached_property
-    def digest(self) -> str:
-        """Identifies the set of prompts, whatever their order."""
-        return stable_hash("\0".join(sorted(self.prompts))).hex()

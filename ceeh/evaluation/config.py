@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 from ceeh.config.component import Component
 from ceeh.config.loading import merged
-from ceeh.config.rules import FILE_NAME, POSITIVE, at_least, setting
+from ceeh.config.rules import FILE_NAME, POSITIVE, SEED, at_least, setting
 from ceeh.config.settings import Hardware, Tracking
 from ceeh.data.benchmarks import Benchmark, load_benchmark
 from ceeh.errors import ConfigError
@@ -19,7 +19,7 @@ from ceeh.errors import ConfigError
 class EvaluationConfig:
     """How benchmarks are run. `limit` takes the first questions of each, for a quick look."""
 
-    seed: int = setting(0, "Seed of sampling and bootstrap.", at_least(0))
+    seed: int = setting(0, "Seed of sampling and bootstrap.", SEED)
     limit: int | None = setting(None, "First questions of each benchmark only.", at_least(1))
     questions_per_batch: int = setting(64, "Questions sampled and saved together.", POSITIVE)
     bootstrap_draws: int = setting(2000, "Bootstrap draws per 95 % interval.", at_least(100))

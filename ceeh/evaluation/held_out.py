@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ceeh.config.settings import Config, load
 from ceeh.errors import ConfigError, first_line
+from ceeh.evaluation.metrics import hard_below
 from ceeh.evaluation.results import Results, build_record
 from ceeh.evaluation.samples import COLUMNS, SampleTable
 from ceeh.evaluation.store import BenchmarkSamples
@@ -50,12 +51,12 @@ def read_table(file: Path) -> tuple[tuple[str, ...], SampleTable]:
 def split_off_hard(base: SampleTable, split_samples: int) -> tuple[SampleTable, Bool[Tensor, " Q"]]:
     """The base's measured samples, and the questions that are hard by its other samples.
 
-    Hard is eq. 16 with the base in place of the history: accuracy below the mean. The samples that
+    Hard is eq. 16 with the base in place of the history: accuracy 0, or below the mean. The samples that
     select the hard questions are not measured: selected for failures, they would make every later
     policy look better.
     """
     accuracy = base.columns(0, split_samples).correct.float().mean(1)
-    return base.columns(split_samples), accuracy < accuracy.mean()
+    return base.columns(split_samples), accuracy < hard_below(float(accuracy.mean()))
 
 
 def held_out_file(place: str) -> Path | None:

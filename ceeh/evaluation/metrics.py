@@ -14,6 +14,17 @@ from ceeh.evaluation.samples import SampleTable
 
 MAX_SUBSETS = 512
 CHUNK_QUESTIONS = 64  # bounds the memory of counting votes: 64 x 512 x K numbers
+TIE = 1e-6
+"""Accuracies closer than this are equal: a mean of equal numbers can round up by an ulp, and different
+accuracies of a group differ by at least one response."""
+
+
+def hard_below(mean: float) -> float:
+    """The accuracy below which a question is hard, given the mean accuracy; NaN for NaN.
+
+    Questions at the mean are not hard, and a question that was never solved is, whatever the mean.
+    """
+    return max(mean - TIE, TIE)
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:

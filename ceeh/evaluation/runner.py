@@ -72,6 +72,7 @@ def build_task(
             chat_template=benchmark.chat_template,
             system_prompt=benchmark.system_prompt,
             instruction=benchmark.instruction,
+            chat_template_args=benchmark.chat_template_args,
         )
         prompts = load_prompts(questions, builder, "questions")
         verifier = build_verifier(benchmark.verifier)

@@ -246,4 +246,6 @@ def prompt_code(prompts: Prompts) -> str:
         return text
     system = f'{{"role": "system", "content": {prompts.system_prompt!r}}}, '
     messages = f'[{system if prompts.system_prompt else ""}{{"role": "user", "content": {text}}}]'
-    return f"tokenizer.apply_chat_template({messages}, tokenize=False, add_generation_prompt=True)"
+    options = {"tokenize": False, "add_generation_prompt": True} | prompts.chat_template_args
+    given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return f"tokenizer.apply_chat_template({messages}, {given})"

@@ -42,7 +42,8 @@ from ceeh.modules.schedule import (
     optimizer_steps,
     set_hyperparameters,
 )
-from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs, build_shaping
+from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs
+from ceeh.modules.shaping.checked import build_shaping
 from ceeh.modules.timing import UPDATE, StepClock
 from ceeh.modules.update import UpdateInputs, accumulate_gradients, tokens_of
 from ceeh.runtime import shutdown
@@ -175,10 +176,11 @@ class CEEHModule(LightningModule):
         if config.model.lora.rank and config.model.lora.dropout:
             if self.rollout_step > 0:
                 return
-            token_ids, mask = tokens_of(batch, cut)
-            old = inputs.old_logprobs[cut.rows, : cut.width][mask]
-            difference = float((self.policy(token_ids, mask)[0][mask] - old).abs().sum())
-            tokens = float(mask.sum())
+            (at,) = located([cut], batch)
+            new = self.policy(*tokens_of(batch, at), places=at.places)[0]
+            new = new.flatten().index_select(0, at.places)
+            old = inputs.old_logprobs.flatten().index_select(0, at.batch_places)
+            difference, tokens = float((new - old).abs().sum()), float(len(at.places))
         joined = self.total(torch.tensor([difference, tokens], device=self.device))
         check_first_ratio(
             float(joined[0] / joined[1]),

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from ceeh.errors import ConfigError, RunError
 from ceeh.runtime import shutdown
-from ceeh.runtime.distributed import adopt_slurm
+from ceeh.runtime.slurm import adopt_slurm
 from ceeh.runtime.text import escape, redact
 
 

@@ -1,49 +1,21 @@
 """The processes of a run, one per device as torchrun or srun starts them, and their collectives."""
 
 import os
-import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning import Trainer
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[reportPrivateImportUsage]
 
 from ceeh.errors import ConfigError, RunError, first_line
 from ceeh.runtime.text import escape
 
 T = TypeVar("T")
-
-
-def adopt_slurm() -> None:
-    """In a step of several tasks that `srun` started, sets the variables that torchrun sets.
-
-    So both ways of starting the processes look the same from here on, to Lightning and vLLM too.
-    """
-    if "RANK" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
-        return
-    node, job = int(os.environ["SLURM_NODEID"]), int(os.environ["SLURM_JOB_ID"])
-    first_node = SLURMEnvironment.resolve_root_node_address(os.environ["SLURM_NODELIST"])
-    os.environ |= {
-        "RANK": os.environ["SLURM_PROCID"],
-        "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
-        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
-        "LOCAL_WORLD_SIZE": str(tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])[node]),
-        "GROUP_RANK": str(node),
-        "MASTER_ADDR": first_node,
-        "MASTER_PORT": str(15000 + job % 10000),  # two jobs may share a node
-        "TORCHELASTIC_RUN_ID": str(job),
-    }
-
-
-def tasks_per_node(words: str) -> list[int]:
-    """SLURM's spelling: `8(x2),4` is eight tasks on each of two nodes and four on the third."""
-    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", words)
-    return [int(count) for count, times in found for _ in range(int(times or 1))]
 
 
 def world_size() -> int:
@@ -137,6 +109,24 @@ def from_rank_zero(decide: Callable[[], T]) -> T:
     if box[1] is not None:
         raise box[1]
     return box[0]
+
+
+@contextmanager
+def other_processes_watched() -> Iterator[None]:
+    """Inside, a collective that fails because another process is gone is a RunError.
+
+    That process says why it ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+        if world_size() == 1 or not lost:
+            raise
+        raise RunError(
+            f"process {rank()} of {world_size()} has lost another one, whose own error tells why "
+            f"({first_line(error)}); resume with ckpt_path=last"
+        ) from error
 
 
 def gather_objects(trainer: Trainer, value: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 import argparse
 import math
 import random
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
+from ceeh.runtime.cli import run_command
 from ceeh.starter.model import EOS, EOS_ID, MODEL_DIR, PAD, PAD_ID, build_model, build_tokenizer
 from ceeh.starter.task import LEVELS, STYLES, Style, sample_chain, trace
 
@@ -174,7 +176,7 @@ def sample(
     return [t.replace(PAD, "") for t in tokenizer.batch_decode(ids[:, prompt_length:])], lengths
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ceeh.starter", description=__doc__)
     parser.add_argument("--out", type=Path, default=MODEL_DIR)
     parser.add_argument("--steps", type=int, default=20_000)
@@ -194,19 +196,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--table", action="store_true", help="only print the table of the model in --out"
     )
     args = parser.parse_args(arguments)
-    torch.manual_seed(args.seed)
-    tokenizer = build_tokenizer()
-    if args.table:
-        trained = Qwen3ForCausalLM.from_pretrained(args.out)
-        style_table(trained, tokenizer, questions=args.questions, seed=11)
-        return
-    model = build_model(tokenizer, width=args.width, layers=args.layers, heads=args.heads)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    train(model, tokenizer, args)
-    model.save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
-    style_table(model, tokenizer, questions=args.questions, seed=11)
+
+    def command() -> int:
+        torch.manual_seed(args.seed)
+        tokenizer = build_tokenizer()
+        if args.table:
+            model = Qwen3ForCausalLM.from_pretrained(args.out)
+        else:
+            model = build_model(tokenizer, width=args.width, layers=args.layers, heads=args.heads)
+            print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+            train(model, tokenizer, args)
+            model.save_pretrained(args.out)
+            tokenizer.save_pretrained(args.out)
+        style_table(model, tokenizer, questions=args.questions, seed=11)
+        return 0
+
+    return run_command(
+        command, if_stopped="nothing was saved", last=arguments is None, at_once=True
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

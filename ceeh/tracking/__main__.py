@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ceeh.errors import ConfigError
-from ceeh.runtime.cli import complain
+from ceeh.runtime.cli import run_command
 from ceeh.runtime.text import HIDDEN, redact
 from ceeh.tracking.logger import STATE, GuardedMLFlowLogger, read_state
 
@@ -18,12 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--uri", help="deliver everything to this server instead of the run's")
     given = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    try:
-        complete = [deliver(run, given.uri) for run in given.run]
-    except ConfigError as error:
-        complain(error)
-        return 2
-    return 0 if all(complete) else 1
+
+    def command() -> int:
+        complete = [deliver(run, given.uri or read_state(run).get("uri")) for run in given.run]
+        return 0 if all(complete) else 1
+
+    return run_command(
+        command, if_stopped="run the same command again", last=arguments is None, at_once=True
+    )
 
 
 def deliver(run: Path, uri: str | None) -> bool:

@@ -136,7 +136,7 @@ CASES = {
 def test_an_invalid_command(case: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(place)
-    monkeypatch.setattr("ceeh.evaluate.open_engine", lambda *a: pytest.fail("engine started"))
+    monkeypatch.setattr("ceeh.evaluate.run.open_engine", lambda *a: pytest.fail("engine started"))
     before = contents(place)
     command, *arguments = shlex.split(case)
     assert_refused(said(MAINS[command], arguments), CASES[case])

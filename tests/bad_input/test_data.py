@@ -11,7 +11,7 @@ GOOD = b'{"question": "1+1?", "answer": "02"}\n'
 LONG = b'{"question": "' + b"x" * 10 * 2**20 + b'", "answer": "1"}\n'
 HUGE = b'{"question": "q", "answer": ' + b"9" * 5000 + b"}"
 TABLE = "prompts.train={class_path: ceeh.data.sources.Table, init_args: {path: %s}}"
-KINDS = "must be a .jsonl, .json, .parquet file"
+KINDS = "must be a .jsonl, .json, .parquet, .csv, .tsv file"
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ KINDS = "must be a .jsonl, .json, .parquet file"
         ("rows.jsonl", GOOD + b'{"question": "2+2?", "ans', "line 2 is not valid JSON"),
         ("rows.jsonl", b"7\n", "line 1 must be a JSON object ... got int 7"),
         ("rows.jsonl", GOOD.decode().encode("utf-16"), "line 1 is not UTF-8; convert"),
-        ("rows.jsonl", gzip.compress(GOOD), "not UTF-8; the file is compressed, unpack it"),
-        ("rows.jsonl.gz", gzip.compress(GOOD), KINDS),
+        ("rows.jsonl", gzip.compress(GOOD), "not UTF-8; it is compressed, name it .gz"),
+        ("rows.jsonl.gz", gzip.compress(GOOD)[:-9], "rows.jsonl.gz' cannot be read"),
         ("rows.txt", GOOD, KINDS),
         ("rows.jsonl", GOOD + LONG, "line 2 is longer than 8 MiB ... one JSON object per line"),
         ("rows.jsonl", b'{"question": "q", "answer": 1e999}', "finite number ... float inf"),
@@ -31,10 +31,7 @@ KINDS = "must be a .jsonl, .json, .parquet file"
         ("rows.jsonl", b'{"question": 3, "answer": "1"}', "must hold the question as text"),
         ("rows.jsonl", HUGE, "line 1 is not valid JSON"),
         ("rows.jsonl", b'{"question": "\x1b[2J", "answer": "1"}', "line 1 is not valid JSON"),
-        ("rows.jsonl", b'{"question": "q", "answer": NaN}', "finite number, got float nan"),
-        ("rows.json", b"[" * 100_000, "is not a JSON array in UTF-8"),
-        ("rows.json", b"[1]", "row 0 must be a JSON object with named columns, got int 1"),
-        ("rows.json", b"[]", "has no rows"),
+        ("rows.json", b"[" * 100_000, "is not JSON in UTF-8"),
         ("rows.parquet", b"PAR1 no more PAR1", "cannot read ... as parquet"),
         ("rows.parquet", GOOD, "cannot read ... as parquet"),
     ],

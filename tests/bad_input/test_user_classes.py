@@ -36,6 +36,8 @@ class Closed(ExactAnswer):
     def unreadable(self, prompts): raise ConnectionError("the grader is down")
 class Plain:
     pass
+class NoReads:
+    def __call__(self, inputs): return inputs.scores
 class Writes(SignalCallback):
     writes = ("hard",)
     state = ()
@@ -45,7 +47,7 @@ class Writes(SignalCallback):
 REWARD = "verifier ceeh.data.verify.RewardFunction"
 CASES = {
     "prompts.train mine.py:Nothing": "has no 'Nothing'; its classes are: Raises",
-    "prompts.train nowhere.py:A": "cannot import 'nowhere.py' (no file nowhere.py)",
+    "prompts.train nowhere.py:A": "cannot import 'nowhere.py' (no file nowhere.py; paths are relative to /",
     "prompts.train broken.py:A": "'broken.py' fails while it is loaded (SyntaxError",
     "prompts.train leaves.py:A": "fails while it is loaded (SystemExit: 7, leaves.py line 2",
     "prompts.train fails.py:A": "(ZeroDivisionError: division by zero, fails.py line 1",
@@ -61,6 +63,15 @@ CASES = {
     "prompts.train mine.py:Breaks": "fails while it is read (ZeroDivisionError: row 1, mine.py line 22",
     "prompts.train mine.py:Surrogates": "the text of a question must be valid UTF-8 text",
     "verifier mine.py:NoVerifier": "Verifier",
+    "verifier mine.py:function": "mine.py:function is a function ... give it to a verifier of "
+    "functions: verifier.class_path=ceeh.data.verify.RewardFunction "
+    "verifier.init_args.class_path=mine.py:function",
+    "engine ceeh.data.engine.VLLMEngine {kv_cache_gib: big}": "engine.init_args.kv_cache_gib must be "
+    "a number or null, got 'big'",
+    "objective.shaping ceeh.modules.shaping.OptimalLengthPenalty {beta: big}": "init_args.beta must be "
+    "a number, got 'big'",
+    "prompts.train ceeh.data.sources.StarterTask {questions: 1e9}": "init_args.questions must be a "
+    "whole number, got 1000000000.0; write 1000000000",
     "verifier mine.py:Closed": "Closed failed in unreadable ... the grader is down",
     f"{REWARD} {{class_path: 'mine.py:number'}}": "must be a function",
     f"{REWARD} {{class_path: 'gone.py:f'}}": "cannot import 'gone.py'",
@@ -69,6 +80,7 @@ CASES = {
     "callbacks.mine mine.py:Writes": "the signal 'hard' is written by RollingDifficulty and by Writes",
     "engine mine.py:Needs": "engine.init_args lacks size",
     "engine mine.py:Nothing": "engine.class_path: 'mine.py' has no 'Nothing'",
+    "objective.shaping mine.py:NoReads": "objective.shaping: mine.py:NoReads has reads = None",
     "objective.shaping mine.py:Raises": "fails while it is built (KeyError",
 }
 """Place, class path and init_args -> what the message says."""

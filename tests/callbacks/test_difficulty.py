@@ -32,6 +32,25 @@ def test_hard_is_strictly_below_the_mean_of_the_histories(outcome):
     assert metrics == {"hard_fraction": 1 / 3, "accuracy_history_mean": 0.5, "questions_seen": 3}
 
 
+@pytest.mark.parametrize("solved", [1, 7, 11, 12])
+def test_equal_histories_are_not_hard_although_their_mean_rounds_up(outcome, solved):
+    signal = RollingDifficulty()
+    for number in range(100):
+        signal.observe(outcome(f"q{number}", *[RIGHT] * solved, *[WRONG] * (12 - solved)))
+    assert signal.read("q0")["hard"] == 0
+    assert signal.metrics()["hard_fraction"] == 0
+
+
+def test_a_question_never_solved_is_hard_even_where_none_is(outcome, fit, batch):
+    signal = RollingDifficulty()
+    for uid in "ab":
+        signal.observe(outcome(uid, WRONG, WRONG))
+    assert signal.read("a")["hard"] == 1
+    assert signal.metrics()["hard_fraction"] == 1
+    _, module = fit([RollingDifficulty()], [batch(("a", [WRONG]), ("b", [WRONG]))])
+    assert module.seen[0]["hard"] == [1, 1]
+
+
 def test_the_threshold_moves_with_the_policy(outcome):
     signal = RollingDifficulty()
     signal.observe(outcome("a", RIGHT, WRONG))

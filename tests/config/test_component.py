@@ -49,6 +49,15 @@ def test_a_class_is_loaded_from_a_file(tmp_path: Path) -> None:
     ("class_path", "arguments", "message"),
     [
         ("", {}, r"engine\.class_path must be .*, got ''"),
+        ("no_such.module.Thing", {}, r"engine\.class_path: cannot import 'no_such\.module'"),
+        (
+            "nowhere.py:Thing",
+            {},
+            r"cannot import 'nowhere\.py' \(no file nowhere\.py; paths are relative to /",
+        ),
+        (f"{__name__}.Think", {}, r"has no 'Think'; its classes are: Thing"),
+        (HERE, {"size": 1, "sice": 2}, r"init_args\.sice is not an argument of .*size, color"),
+        (HERE, {}, r"engine\.init_args lacks size, which .* needs"),
         ("logging.LogRecord", {"name": "a"}, "engine.init_args lacks level, pathname, lineno"),
         (HERE, {"size": 0}, r"engine \(.*Thing\): size must be at least 1, got 0"),
     ],
@@ -61,7 +70,23 @@ def test_a_mistake_names_its_place_and_the_cure(
         Component(class_path, arguments).build("engine")
 
 
-def test_a_file_that_does_not_run_is_not_left_half_imported(tmp_path: Path) -> None:
+def test_an_argument_of_another_type_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^engine.init_args.size must be a whole number, got 'a'"
+    ):
+        Component(HERE, {"size": "a"}).build("engine")
+    file = tmp_path / "later.py"
+    file.write_text(
+        "from __future__ import annotations\n"
+        "class Known:\n    def __init__(self, n: int = 2): self.n = n\n"
+        "class Unknown:\n    def __init__(self, n: Nowhere = 2): self.n = n\n"
+    )
+    with pytest.raises(ConfigError, match=r"init_args.n must be a whole number, got 'x'"):
+        Component(f"{file}:Known", {"n": "x"}).build("engine")
+    assert Component(f"{file}:Unknown", {"n": "x"}).build("engine").n == "x"
+
+
+def test_a_file_that_does_not_run_is_reported_and_not_left_half_imported(tmp_path: Path) -> None:
     file = tmp_path / "broken.py"
     file.write_text("import math\nvalue = math.no_such_thing\n")
     with pytest.raises(ConfigError, match=r"AttributeError.*no_such_thing"):

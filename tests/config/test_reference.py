@@ -30,13 +30,13 @@ def test_help_config_prints_a_setting_with_type_rule_default_and_description() -
     answer = said(fit.main, ["--help-config", "optimizer.lr"])
     assert (answer.code, answer.out) == (
         0,
-        "optimizer.lr  (float, greater than 0; default 3e-05)\n"
+        "optimizer.lr  (number, greater than 0 and at most 1; default 3e-05)\n"
         "    Learning rate of AdamW. Paper: 3e-5 with LoRA.\n",
     )
     everything = said(fit.main, ["--help-config"]).out
     assert all(f"{entry.path}  (" in everything for entry in entries(Config) if entry.value)
     assert "one of request, step; default request" in everything
-    assert "int or null, at least 1; default null" in everything
+    assert "whole number or null, at least 1; default null" in everything
     assert 'OptimalLengthPenalty {"beta": 0.1, "gate": true, "floor": 0.9}' in everything
     # The required arguments of a command are not needed for its help.
     assert "gsm8k" not in said(evaluate.main, ["--help-config", "top_p"]).out

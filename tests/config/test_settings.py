@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from ceeh.config.reference import entries
 from ceeh.config.settings import Config, load, to_yaml
+from ceeh.config.typed import plain
 from ceeh.errors import ConfigError
 from ceeh.runtime.text import flatten
 
@@ -44,7 +45,7 @@ def test_the_shipped_configuration_sets_only_what_differs_from_the_defaults() ->
         container = OmegaConf.to_container(OmegaConf.create(values))  # type: ignore[call-overload]
         return flatten(container)  # type: ignore[arg-type]
 
-    defaults = leaves(OmegaConf.structured(Config))
+    defaults = leaves(plain(Config))
     repeated = [
         key for key, value in leaves(OmegaConf.load(SHIPPED)).items() if defaults.get(key) == value
     ]
@@ -74,6 +75,34 @@ def test_callbacks_can_be_added_and_changed_from_the_command_line() -> None:
     assert config.callbacks["difficulty"].init_args == {"rise": 0.5, "fall": 0.05}
 
 
+def test_an_overlay_removes_a_callback_or_all_of_them(tmp_path: Path) -> None:
+    overlay = written(tmp_path, "callbacks: {optimal_length: null}")
+    assert list(load([SHIPPED, overlay]).callbacks) == ["difficulty"]
+    assert load([SHIPPED], ["callbacks={}"]).callbacks == {}
+    assert list(load([SHIPPED], ["callbacks={}", "callbacks.a.class_path=b.C"]).callbacks) == ["a"]
+    assert load([SHIPPED], ["verifier.init_args={}"]).verifier.init_args == {}
+    assert load([SHIPPED], ["optimizer={}"]).optimizer == load([SHIPPED]).optimizer
+
+
+def test_yaml_is_read_by_its_version_1_2(tmp_path: Path) -> None:
+    file = written(
+        tmp_path, "name: no\noptimizer: {lr: 1e-5}\nengine: {init_args: {a: 12:30, b: 010}}"
+    )
+    config = load([SHIPPED, file])
+    assert (config.name, config.optimizer.lr) == ("no", 1e-5)
+    assert config.engine.init_args == {"a": "12:30", "b": "010"}
+    assert load([SHIPPED], ["name=2024_11_26"]).name == "2024_11_26"
+    assert load([SHIPPED], ["name=010"]).name == "010"
+    assert load([SHIPPED], ["name=7"]).name == "7"
+
+
+def test_extra_keys_may_hold_anchors_and_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    file = written(tmp_path, "x-rates: &rates {lr: 0.5}\noptimizer: {<<: *rates, beta1: 0.8}")
+    optimizer = load([SHIPPED, file]).optimizer
+    assert (optimizer.lr, optimizer.beta1) == (0.5, 0.8)
+    assert load([SHIPPED, Path("/dev/null")]) == load([SHIPPED])
+
+
 def test_an_argument_called_class_path_can_be_overridden() -> None:
     given = [
         "verifier.class_path=ceeh.data.verify.RewardFunction",
@@ -83,10 +112,87 @@ def test_an_argument_called_class_path_can_be_overridden() -> None:
     assert load([], given).verifier.init_args == {"class_path": "b.py:g"}
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("objective.clip_lo=0.1", "clip_low"),
+        ("objective.clip_low=3.0", r"objective.clip_low must be in \(0, 1\), got 3.0"),
+        ("objective.dual_clip=1", r"objective.dual_clip must be greater than 1, or null, got 1.0"),
+        ("optimizer.lr=.nan", "optimizer.lr must be a finite number, below 3e.38 in size, got nan"),
+        ("optimizer.weight_decay=1e300", "weight_decay must be a finite number"),
+        ("optimizer.lr=2", "optimizer.lr must be greater than 0 and at most 1, got 2.0"),
+        ("optimizer.lr=quick", "optimizer.lr must be a number, greater than 0 .*, got 'quick'"),
+        ("optimizer.lr='0.1'", "optimizer.lr must be a number, .* got '0.1'"),
+        ("optimizer.lr=???", r"optimizer.lr must be a number, .* got '\?\?\?'"),
+        ("rollouts.steps=010", "steps must be a whole number, .* got '010'; write 10"),
+        ("rollouts.steps=1_000", "got '1_000'; write 1000"),
+        (
+            "evaluation.questions=1e9",
+            "must be a whole number, .* got 1000000000.0; write 1000000000",
+        ),
+        ("seed=4294967296", "seed must be from 0 to 4294967295, got 4294967296"),
+        ("seed=9999999999999999999999", "seed must be a whole number, .*; it must fit 64 bits"),
+        ("seed=true", "seed must be a whole number, .* got true"),
+        ("name=1.50", "name must be letters, .* got 1.5; put it in quotes if it is text"),
+        ("model.trust_remote_code=no", "trust_remote_code must be true or false, got 'no'"),
+        ("model.lora.target_modules=[q,null]", r"target_modules\[1\] must be text, got null"),
+        ("optimizer=null", "optimizer must be a mapping of lr, .* got null"),
+        (
+            "prompts.train=null",
+            "prompts.train must be a mapping of class_path, init_args, got null",
+        ),
+        (
+            "callbacks.x=null",
+            "callbacks.x: null removes an entry, but 'x' is not there; there: diff",
+        ),
+        ("rollouts.top_p=0.9", "rollouts.top_p must be 1.0: .* temperature only, got 0.9"),
+        ("hardware.precision=bf16-true", "hardware.precision must be auto, 32-true or bf16-mixed"),
+        ("hardware.precision=16-true", "rounds small weight updates away"),
+        (
+            "objective.entropy.method=max",
+            "^objective.entropy.method must be one of me, ea, uniform, none, got 'max'",
+        ),
+        ("rollouts.completions_per_prompt=1", "completions_per_prompt must be at least 2, got 1"),
+        ("prompts.instruction=' '", "instruction must be non-empty text, or null, got ' '"),
+        ("name=../x", "name must be letters"),
+        ("output='a\tb'", "output must be non-empty text without control characters"),
+        ("+a=1", "is not an override; write key=value"),
+        ("a.b[0]=3", "is not an override; write key=value"),
+        ("seed", "is not an override; write key=value"),
+        ("optimizer.prompts_per_minibatch=0", "must be greater than 0, got 0"),
+    ],
+)
+def test_a_wrong_override_is_named_with_its_rule(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load([SHIPPED], [override])
+
+
 def test_all_broken_rules_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as error:
         load([SHIPPED], ["objective.clip_low=3.0", "optimizer.lr=-1"])
     assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "optimizer: {lrr: 1}",
+            r"overlay.yaml: optimizer.lrr is not a setting; did you mean optimizer.lr\?",
+        ),
+        (
+            "objective: {entropy: {anneal: x}}",
+            "overlay.yaml: objective.entropy.anneal must be one of cosine, none, got 'x'",
+        ),
+        ("optimizer: [", "is not valid YAML"),
+        ("optimizer: 3", "overlay.yaml: optimizer must be a mapping"),
+        ("- 1", "overlay.yaml must hold a mapping of keys, got a list"),
+        ("seed: !!python/object/apply:os.getcwd []", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_file_is_named_with_the_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load([SHIPPED, written(tmp_path, text)])
 
 
 def test_every_setting_is_read_by_something() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from ceeh.data.prompts import PromptBuilder, PromptStream, load_prompts
 from ceeh.errors import ConfigError
@@ -28,6 +29,7 @@ def builder(
     system_prompt=None,
     instruction=None,
     template=None,
+    **rest,
 ):
     tokenizer = build_tokenizer()
     tokenizer.chat_template = template
@@ -37,6 +39,7 @@ def builder(
         chat_template=chat_template,
         system_prompt=system_prompt,
         instruction=instruction,
+        **rest,
     )
 
 
@@ -72,6 +75,63 @@ def test_the_instruction_is_a_paragraph_after_the_question():
     )
     shown = "read 2+2;473+8?\n\n1+1?;so "
     assert list(with_system(question()).token_ids) == with_system.tokenizer(shown).input_ids
+
+
+CONVERSATION = (("system", "2+2"), ("user", "1+1?"), ("assistant", "2"), ("user", "473+8?"))
+
+
+def test_the_messages_of_a_question_are_its_prompt(recwarn):
+    make = builder(chat_template=True, template=TEMPLATE, system_prompt="9+9", instruction="6?")
+    prompt = make(replace(question(), messages=CONVERSATION))
+    # Its own system message comes before the configuration's; the instruction ends the last message.
+    shown = "read 2+2;1+1?;2;473+8?\n\n6?;so "
+    assert list(prompt.token_ids) == make.tokenizer(shown).input_ids
+    one = replace(question(), messages=(("user", "1+1?"),))
+    assert make(one).token_ids == make(question(text="1+1?")).token_ids
+    assert builder()(one).token_ids == builder()(question(text="1+1?")).token_ids
+    with pytest.raises(
+        ConfigError, match=r"'a' has 4 messages, .* set prompts.chat_template: true"
+    ):
+        builder()(replace(question(), messages=CONVERSATION))
+
+
+@pytest.mark.parametrize(
+    "messages", [(("user", "a"), ("assistant", "b")), (("user", " "),), (("user", "\ud83d"),)]
+)
+def test_messages_that_do_not_ask_are_refused(messages):
+    with pytest.raises(ConfigError, match=r"^prompts.train: the messages of 'a' must"):
+        load_prompts([replace(question(), messages=messages)], builder(), "prompts.train")
+
+
+def test_template_arguments_and_the_date_reach_the_template():
+    template = (
+        "{{ strftime_now('%d') }}{% if think %}7{% endif %}{{ messages[0].content }}"
+        "{% if add_generation_prompt %}so {% endif %}"
+    )
+
+    def shown(**given):
+        make = builder(chat_template=True, template=template, **given)
+        return make.tokenizer.decode(make(question()).token_ids)
+
+    assert shown(date="2026-11-03") == "03473+8?so "
+    assert shown(date="2026-11-03", chat_template_args={"think": True}) == "037473+8?so "
+    with pytest.raises(ConfigError, match=r"prompts.date must be a day as YYYY-MM-DD, got '3 Nov'"):
+        shown(date="3 Nov")
+    with pytest.raises(ConfigError, match=r"chat_template_args needs prompts.chat_template: true"):
+        builder(chat_template_args={"think": True})
+
+
+def test_a_prompt_that_ends_in_the_end_token_is_refused():
+    make = builder()
+    end = make.tokenizer.eos_token
+    make.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, make.tokenizer.eos_token_id)]
+    )
+    with pytest.raises(ConfigError, match=r"prompt of 'a' ends in the end token .* add_eos_token"):
+        make(question())
+    closed = builder(chat_template=True, template="{{ messages[0].content }}" + end)
+    with pytest.raises(ConfigError, match=r"ends in the end token .* generation prompt"):
+        closed(question())
 
 
 def test_incompatible_templates_and_system_prompts_are_refused():
@@ -247,6 +307,14 @@ def test_another_data_set_or_seed_is_refused_on_resume():
         stream(11).load_state_dict(state)
     with pytest.raises(ConfigError, match=r"seed is 1, but the checkpoint's .* drawn with 0"):
         stream(seed=1).load_state_dict(state)
+
+
+@pytest.mark.parametrize("change", [{"token_ids": (1, 2)}, {"answer": "2"}])
+def test_other_prompts_or_answers_to_the_same_questions_are_refused_on_resume(change):
+    state = stream().state_dict()
+    changed = [replace(prompt, **change) for prompt in prompts(10)]
+    with pytest.raises(ConfigError, match=r"their prompts or answers are not; resume with .* date"):
+        PromptStream(changed, seed=0, prompts_per_step=4).load_state_dict(state)
 
 
 def test_invalid_prompts_per_step_is_refused():

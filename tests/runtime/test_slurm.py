@@ -6,7 +6,8 @@ import socket
 import pytest
 
 from ceeh.errors import RunError
-from ceeh.runtime.distributed import adopt_slurm, join_processes, tasks_per_node
+from ceeh.runtime.distributed import join_processes
+from ceeh.runtime.slurm import adopt_slurm, tasks_per_node
 
 STEP = {
     "SLURM_STEP_NUM_TASKS": "12",

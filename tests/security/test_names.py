@@ -107,10 +107,9 @@ def test_a_resumed_run_does_not_write_through_a_link(
     (run / link).symlink_to(target)
     before = contents(tmp_path)
     for checkpoint in ("last", run / "checkpoints" / "step-000002.ckpt"):
-        arguments = fit_arguments("starter", tmp_path / "runs", f"ckpt_path={checkpoint}")
-        assert_refused(
-            said(fit.main, arguments), "ckpt_path", f"{run / link}' in the run folder is a link"
-        )
+        given = [f"output={tmp_path / 'runs'}", f"ckpt_path={checkpoint}"]
+        answer = said(fit.main, ["--config", str(run / "config.yaml"), *given])
+        assert_refused(answer, "ckpt_path", f"{run / link}' in the run folder is a link")
     assert contents(tmp_path) == before
 
 

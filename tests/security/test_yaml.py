@@ -40,7 +40,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("verifier: {init_args: {a: ['${oc.env:CEEH_CANARY}']}}", "is refused"),
         ("output: oc.env\nname: '${${output}:CEEH_CANARY}'", "is refused"),
         ("name: '${oc.decode:\"${oc.env:CEEH_CANARY}\"}'", "is refused"),
-        ("name: ${nothing}", "name: Interpolation key 'nothing' not found"),
+        ("name: ${nothing}", "name: the interpolation cannot be resolved; ... got '${nothing}'"),
         ("name: ${name}", "name"),
     ],
     ids=lambda value: value[:24].replace("\n", " ") if isinstance(value, str) else "",

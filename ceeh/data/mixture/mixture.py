@@ -13,7 +13,7 @@ from ceeh.config.loading import fill
 from ceeh.config.rules import UNIT_BELOW_1, Rule, at_least, setting
 from ceeh.data.benchmarks import Benchmark, benchmark_questions, load_benchmark
 from ceeh.data.mixture.decontamination import Decontaminator
-from ceeh.data.sources.table import Table
+from ceeh.data.sources.table import Table, local_files
 from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_write_text
 from ceeh.runtime.distributed import say
@@ -159,7 +159,10 @@ class Mixture:
         if self.draw.report is None:
             return
         self.write_report(folder)
-        rows = [asdict(question) for question in self.draw.questions]
+        rows = [
+            asdict(question) | {"messages": [list(message) for message in question.messages]}
+            for question in self.draw.questions
+        ]
         # A resumed run must see the same metadata. JSON changes or refuses some (dates, NaN, tuples as
         # keys): then it draws again.
         try:
@@ -193,7 +196,9 @@ class Mixture:
         try:
             # Not splitlines, which also splits at U+2028 within a text.
             head, *rows = map(json.loads, file.read_text(encoding="utf-8").split("\n")[:-1])
-            questions = tuple(Question(**row) for row in rows)
+            questions = tuple(
+                Question(**row | {"messages": tuple(map(tuple, row["messages"]))}) for row in rows
+            )
             unchanged = head["fingerprint"] == self._fingerprint()
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             say(f"mixture: cannot read {file} ({type(error).__name__}: {error}); drawing again")
@@ -208,7 +213,10 @@ class Mixture:
         """A hash of the settings and of size and date of each local file that a `path` leads to."""
         sources = [*self.parts.values(), *(each.questions for each in self.benchmarks.values())]
         paths = [
-            Path(str(s.init_args["path"])).expanduser() for s in sources if "path" in s.init_args
+            path
+            for source in sources
+            if (given := source.init_args.get("path"))
+            for path in local_files(str(given)) or [Path(str(given)).expanduser()]
         ]
         files = [file for path in paths for file in (path, *sorted(path.rglob("*")))]
         dates = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]

@@ -8,6 +8,8 @@ import re
 import warnings
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date, datetime, time
+from decimal import Decimal
 from typing import Any
 
 from ceeh.errors import ConfigError
@@ -82,21 +84,29 @@ class Columns:
             )
         return num_duplicates
 
-    def _question(self, place: str, row: Row) -> Question | None:
-        """The question of `row`, None where `where` leaves it out."""
+    def _question(self, place: str, given: Row) -> Question | None:
+        """The question of a row, None where `where` leaves it out."""
+        row = {}
         for name in self.names:
-            if name not in row:
+            try:
+                row[name] = cell(given, name)
+            except KeyError as error:
                 raise ConfigError(
-                    f"{place} has no column '{name}'; it has: {', '.join(map(str, row)) or 'none'};"
+                    f"{place} has no column '{name}'; it has: {', '.join(columns(given)) or 'none'};"
                     " map the columns with init_args question, answer, uid, metadata, where"
-                )
+                ) from error
         if any(row[name] not in values for name, values in self.where.items()):
             return None
-        text = row[self.question]
+        text, messages = row[self.question], ()
+        if isinstance(text, list) and text:
+            messages = self._messages(place, text)
+            text = "\n\n".join(content for role, content in messages if role != "system")
+            if len(messages) == 1:
+                messages = ()
         if not isinstance(text, str) or not text.strip():
             raise ConfigError(
-                f"{place}: column '{self.question}' must hold the question as text,"
-                f" got {show(text)}"
+                f"{place}: column '{self.question}' must hold the question as text or as messages"
+                f" with role and content, got {show(text)}"
             )
         answer = self._answer(place, row[self.answer])
         uid = None if self.uid is None else row[self.uid]
@@ -116,8 +126,39 @@ class Columns:
                     f"{place} has half a surrogate pair in its {what}; remove the character"
                 )
         if self.uid is None:
-            uid = stable_hash(f"{text}\0{answer}").hex()
-        return Question(uid=str(uid), text=text, answer=answer, metadata=metadata)
+            whole = f"{text}\0{answer}" + (f"\0{messages}" if messages else "")
+            uid = stable_hash(whole).hex()
+        return Question(
+            uid=str(uid), text=text, answer=answer, metadata=metadata, messages=messages
+        )
+
+    def _messages(self, place: str, given: list[Any]) -> tuple[tuple[str, str], ...]:
+        """(role, content) of messages as chat templates take them; content is text or parts of text."""
+        messages = []
+        for message in given:
+            role, content = (
+                (message.get("role"), message.get("content"))
+                if isinstance(message, Mapping)
+                else (None, None)
+            )
+            if isinstance(content, list):
+                parts = [
+                    part.get("text") if isinstance(part, Mapping) else None for part in content
+                ]
+                texts = [part for part in parts if isinstance(part, str)]
+                content = "".join(texts) if len(texts) == len(parts) else None
+            if not isinstance(role, str) or not isinstance(content, str):
+                raise ConfigError(
+                    f"{place}: column '{self.question}' must hold the question as text or as messages"
+                    f" with role and content, got {show(message)}"
+                )
+            messages.append((role, content))
+        if messages[-1][0] != "user":
+            raise ConfigError(
+                f"{place}: the messages in column '{self.question}' must end with the user's, got one of"
+                f" '{messages[-1][0]}'; name the column that holds the prompt alone"
+            )
+        return tuple(messages)
 
     def _answer(self, place: str, value: Any) -> str:
         """An answer cell as text: a text, a finite number, or a list of them."""
@@ -131,6 +172,12 @@ class Columns:
             return ", ".join(self._answer(place, item) for item in value)
         if isinstance(value, list) and value:
             value = value[0]
+        if isinstance(value, Decimal):
+            value = f"{value:f}"
+        elif isinstance(value, date):  # also a datetime, as which `datasets` reads a date in JSON
+            if isinstance(value, datetime) and value.time() == time():
+                value = value.date()
+            value = value.isoformat()
         if value is None or value == [] or (isinstance(value, str) and not value.strip()):
             raise ConfigError(f"{place} has no answer in {column}; fill it in or remove the row")
         if isinstance(value, str):
@@ -156,6 +203,29 @@ class Columns:
             )
         exact = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
         return str(int(value) if exact else value)
+
+
+def cell(row: Row, name: str) -> Any:
+    """The value of a column; `a.b` is also the value b within column a. Raises KeyError without one."""
+    if name in row:
+        return row[name]
+    first, dot, rest = name.partition(".")
+    if not dot or not isinstance(row.get(first), Mapping):
+        raise KeyError(name)
+    return cell(row[first], rest)
+
+
+def columns(row: Row) -> list[str]:
+    """The names that `cell` knows."""
+    return [
+        name
+        for key, value in row.items()
+        for name in (
+            [f"{key}.{inner}" for inner in columns(value)]
+            if isinstance(value, Mapping) and value
+            else [str(key)]
+        )
+    ]
 
 
 def encodable(text: str) -> bool:

@@ -6,33 +6,36 @@ instances yield them.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from glob import glob
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ceeh.data.sources.column_map import Columns
-from ceeh.data.sources.readers import dataset_rows, json_rows, parquet_rows
+from ceeh.data.sources.hub import dataset_rows
+from ceeh.data.sources.readers import COMPRESSIONS, SUFFIXES, Rows, file_rows, kind
 from ceeh.errors import ConfigError
 from ceeh.types import Question
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
-
 
 class Table:
-    """A table of questions: a file, a folder of files, or a Hugging Face data set, all read alike.
+    """A table of questions: files, a folder of files, or a Hugging Face data set, all read alike.
 
-    `path` is a `.jsonl`, `.json` or `.parquet` file, a folder of such files or laid out like a data
-    set, or an id on the hub. `split` and `name` (the configuration) choose within a folder or data
-    set; a single file ignores them.
+    `path` is a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file (the texts also as `.gz`, `.zst`,
+    `.bz2` or `.lz4`), a pattern of such files (`data/*.jsonl`), a folder of them or laid out like a data
+    set, a folder of `save_to_disk`, or an id on the hub. `split` and `name` (the configuration) choose
+    within a folder or data set; files ignore them.
 
-    `question`, `answer`, `uid` and `metadata` name columns; without `uid` the uid is a hash of question
-    and answer. `answer_pattern` is a regular expression whose group 1 (of the last match) is the
-    answer within its column. `join_answers` joins lists of several answers with commas. `where` maps
-    a column to the value, or list of values, of the rows to keep. `deduplicate` keeps the first of
-    equal question texts and warns with the count of the others (`num_duplicates` after a read).
+    `question`, `answer`, `uid` and `metadata` name columns, `a.b` what is under b in column a; without
+    `uid` the uid is a hash of question and answer. The question is text, or a list of messages with
+    role and content that ends with the user's. `answer_pattern` is a regular expression whose group 1
+    (of the last match) is the answer within its column. `join_answers` joins lists of several answers
+    with commas. `where` maps a column to the value, or list of values, of the rows to keep.
+    `deduplicate` keeps the first of equal question texts and warns with the count of the others
+    (`num_duplicates` after a read).
 
-    `limit` keeps the first rows of the table, before `where`. `streaming` fetches only those and
-    therefore needs `limit`: the order of training prompts is drawn over a finite set.
+    `limit` keeps the first rows of the table, before `where`. `streaming` fetches only those from the
+    hub, and keeps no copy on this machine.
     """
 
     def __init__(
@@ -53,11 +56,6 @@ class Table:
     ) -> None:
         if limit is not None and limit < 1:
             raise ConfigError(f"limit must be at least 1, got {limit}")
-        if streaming and limit is None:
-            raise ConfigError(
-                "streaming: true needs limit, the number of first rows to take, because training draws"
-                " without replacement from a finite set; set limit, or streaming: false"
-            )
         if isinstance(metadata, str):
             raise ConfigError(
                 f"metadata must be a list of columns, got '{metadata}'; write [{metadata}]"
@@ -77,35 +75,56 @@ class Table:
             },
             deduplicate=deduplicate,
         )
-        self.file = _file(path)
+        self.files = local_files(path)
         self.num_duplicates = 0
 
     def __iter__(self) -> Iterator[Question]:
-        table, names = str(self.file), self.columns.names
-        if self.file is None:
+        table, rows = ", ".join(map(str, self.files)), self._file_rows()
+        if not self.files:
             table = f"'{self.path}' (split {self.split})"
             rows = dataset_rows(
-                self.path, split=self.split, name=self.name, streaming=self.streaming, names=names
+                self.path,
+                split=self.split,
+                name=self.name,
+                streaming=self.streaming,
+                names=self.columns.names,
             )
-        elif self.file.suffix.lower() == ".parquet":
-            rows = parquet_rows(self.file, names)
-        else:
-            rows = json_rows(self.file)
+        elif len(self.files) > 1:
+            table = f"'{self.path}'"
         self.num_duplicates = yield from self.columns.questions(table, islice(rows, self.limit))
 
+    def _file_rows(self) -> Rows:
+        for file in self.files:
+            prefix = f"{file}, " if len(self.files) > 1 else ""
+            for place, row in file_rows(file, self.columns.names):
+                yield f"{prefix}{place}", row
 
-def _file(path: str) -> Path | None:
-    """The single file that `path` names; None for a folder or an id on the hub."""
+
+def local_files(path: str) -> list[Path]:
+    """The files that `path` names, one or those of a pattern; none for a folder or an id on the hub."""
     local = Path(path).expanduser()
-    readable = local.suffix.lower() in SUFFIXES
-    if local.is_file():
-        if not readable:
-            raise ConfigError(f"'{path}' must be a {', '.join(SUFFIXES)} file, or a folder of them")
-        return local
+    if local.is_dir():
+        return []
+    if local.exists() or not set("*?[") & set(path):
+        files = [local]
+    else:
+        files = sorted(map(Path, glob(str(local), recursive=True)))
+        files = [file for file in files if file.is_file()]
+        if not files:
+            raise ConfigError(f"no file matches '{path}'; patterns are relative to {Path.cwd()}")
+    for file in files:
+        if file.exists() and not (file.is_file() and kind(file)):
+            raise ConfigError(
+                f"'{file}' must be a {', '.join(SUFFIXES)} file, or a folder of them; the texts may be"
+                f" compressed ({', '.join(COMPRESSIONS)})"
+            )
+    if files[0].exists():
+        return files
     like_a_path = path.startswith((".", "/", "~")) or path.count("/") > 1
-    if not local.is_dir() and (like_a_path or readable):
-        raise ConfigError(f"no file or folder '{path}'; paths are relative to {Path.cwd()}")
-    return None
+    if like_a_path or kind(local):
+        place = local if path.startswith("~") else path
+        raise ConfigError(f"no file or folder '{place}'; paths are relative to {Path.cwd()}")
+    return []
 
 
 def _pattern(pattern: str | None) -> re.Pattern[str] | None:

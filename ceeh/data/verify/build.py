@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from inspect import isfunction
 from numbers import Real
 
 from ceeh.config.component import Component
@@ -20,6 +21,12 @@ CURE = (
 
 
 def build_verifier(component: Component) -> Verifier:
+    if isfunction(component.imported("verifier")):
+        raise ConfigError(
+            f"verifier.class_path: {component.class_path} is a function; give it to a verifier of"
+            " functions: verifier.class_path=ceeh.data.verify.RewardFunction"
+            f" verifier.init_args.class_path={component.class_path}"
+        )
     verifier = component.build("verifier")
     if not isinstance(verifier, Verifier):
         raise ConfigError(

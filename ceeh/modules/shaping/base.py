@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ceeh.config.settings import Config
 from ceeh.data.batch import RolloutBatch
 from ceeh.modules.advantages import group_mean
 
@@ -85,13 +84,6 @@ class MeasuredShaping(Shaping, Protocol):
     def metrics(self, inputs: ShapingInputs) -> Mapping[str, Float[Tensor, " R"]]:
         """Values per row by name, NaN for rows without; `reward/<name>` is their mean over ranks."""
         ...
-
-
-def build_shaping(config: Config) -> Shaping:
-    """The class of `objective.shaping`, given `max_response_tokens` if it asks for it."""
-    return config.objective.shaping.build(
-        "objective.shaping", max_response_tokens=config.rollouts.max_response_tokens
-    )
 
 
 def check_at_least_zero(**values: float) -> None:

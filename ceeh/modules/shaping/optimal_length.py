@@ -35,8 +35,8 @@ def not_worse_than_history(
 ) -> Bool[Tensor, " R"]:
     """The gate Acc(x) >= Acc_h(x); open where the history is NaN (the prompt is new).
 
-    With > a question solved at every visit, Acc = Acc_h = 1, would never be compressed, although it
-    has the most to give. CEEH eq. 14, https://arxiv.org/abs/2602.22642.
+    CEEH eq. 14, https://arxiv.org/abs/2602.22642, prints >; its released code has >=. With > a question
+    solved at every visit, Acc = Acc_h = 1, would never be compressed, although it has the most to give.
     """
     # A moving average of 7/12s is not exactly 7/12; accuracies that differ do so by one response.
     return history.isnan() | (accuracy >= history - 1e-6)

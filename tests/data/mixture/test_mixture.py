@@ -15,7 +15,7 @@ from ceeh.data.mixture.__main__ import main
 from ceeh.data.mixture.mixture import Mixture
 from ceeh.data.sources.table import Table
 from ceeh.errors import ConfigError
-from tests.data.tables import fixture
+from tests.data.tables import fixture, rows
 
 DATA = Path(__file__).parents[3] / "configs" / "data"
 BENCHMARKS = ("gsm8k", "math500", "aime24", "aime25", "amc23", "olympiad", "minerva")
@@ -90,6 +90,15 @@ def test_the_overlays_replace_the_training_source_alone(file):
     assert set(benchmarks) == {*BENCHMARKS} == {*benchmark_files()} - {"starter"}
     assert replace(after, prompts=before.prompts) == before
     assert after.prompts.held_out == before.prompts.held_out
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_wrong_column_names_those_there_are(name):
+    path = f"{PLACE}.parts.{name}.init_args.path={fixture(name)}"
+    mixed = mixture(name, *LOCAL, path, f"{PLACE}.parts.{name}.init_args.question=q")
+    there = next(iter(rows(name)[0]))
+    with pytest.raises(ConfigError, match=f"^parts.{name}: .* no column 'q'; it has: {there}"):
+        list(mixed)
 
 
 def test_the_papers_mixture_leaves_out_duplicates_and_benchmark_questions(capsys):
@@ -192,7 +201,7 @@ TABLE = {"class_path": "ceeh.data.sources.Table", "init_args": {"path": "a/b"}}
         ({"parts": {"a": 3}}, "parts.a must be a mapping, got 3"),
         (
             {"parts": {"a": TABLE | {"question": 3}}},
-            r"parts.a.question: .*Did you mean: 'questions'",
+            r"parts.a.question is not a setting; did you mean parts.a.questions\?",
         ),
         (
             {"parts": {"a": TABLE | {"questions": 0}}},

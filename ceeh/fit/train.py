@@ -1,12 +1,9 @@
-"""python -m ceeh.fit --config FILE [--config OVERLAY ...] [key=value ...]: trains, measures, reports.
+"""A run from its inputs to its report.
 
 The base model is measured on held-out questions, trained, and measured on the same questions again.
 The run ends with a table, a report and a model folder.
 """
 
-import argparse
-import sys
-from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -23,26 +20,18 @@ from ceeh.assembly import (
     quieten,
     write_model,
 )
-from ceeh.config.reference import HelpConfig
-from ceeh.config.settings import Config, load, to_public_yaml
+from ceeh.config.settings import Config
 from ceeh.data.datamodule import RolloutDataModule
-from ceeh.dry_run import dry_run
 from ceeh.held_out import measure_base, measure_tuned, write_results
-from ceeh.memory import parse_devices
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.runtime import shutdown
-from ceeh.runtime.cli import run_command
-from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, say
+from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, other_processes_watched, say
 
 
 @shutdown.signals_honored()
-def fit(config: Config) -> Path:
-    """Runs `config` from its inputs to its report; returns the run folder.
-
-    Raises ConfigError for bad input, before any engine starts where possible, and Stopped when a
-    termination signal ends the run, Ctrl-C included; `ckpt_path=last` resumes it.
-    """
+def train(config: Config) -> Path:
+    """See `ceeh.fit.fit`."""
     quieten()
     inputs = gather_inputs(config)
     shutdown.check()
@@ -59,6 +48,7 @@ def fit(config: Config) -> Path:
     module = CEEHModule(config, policy)
     shutdown.check()
     with ExitStack() as held:
+        held.enter_context(other_processes_watched())
         folder, checkpoint = from_rank_zero(
             lambda: open_folder(config, inputs, policy.checkpoint_bytes, held)
         )
@@ -95,50 +85,3 @@ def fit(config: Config) -> Path:
     if is_rank_zero():
         write_results(config, folder, base, tuned, inputs.held_out_prompts, mlflow)
     return folder.path
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m ceeh.fit", description="Train a model, measure it before and after, report."
-    )
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML file; later files win"
-    )
-    parser.add_argument("--help-config", action=HelpConfig, schemas=(Config,))
-    parser.add_argument(
-        "--print-config", action="store_true", help="print the resolved configuration and exit"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check the inputs, plan the memory and exit"
-    )
-    parser.add_argument(
-        "--devices", metavar="8x80GB", help="with --dry-run: plan for these devices, e.g. cpu:24GB"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimizer.lr=1e-5")
-    given = parser.parse_intermixed_args(arguments)
-    if not given.config:
-        parser.error("--config FILE is needed; configs/ceeh.yaml runs anywhere")
-    if given.devices and not given.dry_run:
-        parser.error("--devices goes with --dry-run")
-
-    def command() -> int:
-        config = load(given.config, given.overrides)
-        if given.print_config:
-            say(to_public_yaml(config).rstrip())
-        elif given.dry_run:
-            quieten()
-            return dry_run(config, parse_devices(given.devices) if given.devices else None)
-        else:
-            fit(config)
-        return 0
-
-    return run_command(
-        command,
-        if_stopped="resume with ckpt_path=last",
-        last=arguments is None,
-        at_once=given.dry_run,
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

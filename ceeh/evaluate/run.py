@@ -1,10 +1,5 @@
-"""python -m ceeh.evaluate MODEL --benchmarks NAME,... [--config FILE] [key=value ...]: evaluates a model.
+"""An evaluation: questions -> embedded engine -> verifier -> samples.parquet -> results, report, MLflow."""
 
-questions -> embedded engine -> verifier -> samples.parquet -> results.json, report, MLflow.
-"""
-
-import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
@@ -15,12 +10,11 @@ import yaml
 from ceeh.assembly import build_engine, quieten
 from ceeh.config.component import Component
 from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE, resolve_accelerator, resolve_precision
-from ceeh.config.reference import HelpConfig
 from ceeh.config.settings import Tracking
-from ceeh.data.benchmarks import Benchmark, benchmark_files
+from ceeh.data.benchmarks import Benchmark
 from ceeh.data.engine.base import RolloutEngine
 from ceeh.errors import RunError
-from ceeh.evaluation.config import EvaluationConfig, load_evaluation_config
+from ceeh.evaluation.config import EvaluationConfig
 from ceeh.evaluation.results import FILE, Results, flat_metrics, write_results
 from ceeh.evaluation.runner import Task, build_task, sample_task
 from ceeh.evaluation.store import SampleStore
@@ -30,7 +24,6 @@ from ceeh.modules.restore import load_policy
 from ceeh.pretrained.loading import load_tokenizer
 from ceeh.pretrained.locate import ModelSource, open_trained
 from ceeh.reporting.evaluation_page import results_grids, write_page
-from ceeh.runtime.cli import run_command
 from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, join_processes, say, wait_for_all
 from ceeh.runtime.text import HIDDEN
 from ceeh.runtime.versions import weights_digest
@@ -241,50 +234,17 @@ def default_output(source: ModelSource) -> Path:
     return Path("evaluations", source.name.replace("/", "--"))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m ceeh.evaluate",
-        description="Sample benchmarks with a model, grade the answers, report with intervals.",
-    )
-    parser.add_argument(
-        "model",
-        help="model folder, Hub id, adapter, run folder, .ckpt file, or 'starter', shipped with ceeh",
-    )
-    parser.add_argument(
-        "--benchmarks",
-        required=True,
-        metavar="NAME,...",
-        help=f"{', '.join(sorted(benchmark_files()))}, a file or folder of questions, or a benchmark's .yaml",
-    )
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML file; later files win"
-    )
-    parser.add_argument("--help-config", action=HelpConfig, schemas=(EvaluationConfig, Benchmark))
-    parser.add_argument(
-        "--output", metavar="FOLDER", help="default: evaluation/ in a run folder, else evaluations/"
-    )
-    parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own code")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="e.g. limit=50; samples=4 for all benchmarks, gsm8k.samples=4 for one",
-    )
-    given = parser.parse_intermixed_args(arguments)
-
-    def command() -> int:
-        names = [name for name in given.benchmarks.split(",") if name]
-        protocol, benchmarks = load_evaluation_config(names, given.config, given.overrides)
-        source = open_trained(given.model, trust_remote_code=given.trust_remote_code)
-        folder = Path(given.output) if given.output else default_output(source)
-        results = evaluate(source, benchmarks, protocol, folder)
-        if results is not None:
-            say("\n\n".join(grid.text() for grid in results_grids({results.name: results})))
-            say(f"\n{folder / FILE}; report: {folder / 'report.html'}")
-        return 0
-
-    return run_command(command, if_stopped="run the same command to resume", last=arguments is None)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def run(
+    model: str,
+    protocol: EvaluationConfig,
+    benchmarks: Mapping[str, Benchmark],
+    output: str | None,
+    trust_remote_code: bool,
+) -> None:
+    """Evaluates `model` and prints the tables."""
+    source = open_trained(model, trust_remote_code=trust_remote_code)
+    folder = Path(output) if output else default_output(source)
+    results = evaluate(source, benchmarks, protocol, folder)
+    if results is not None:
+        say("\n\n".join(grid.text() for grid in results_grids({results.name: results})))
+        say(f"\n{folder / FILE}; report: {folder / 'report.html'}")

@@ -1,0 +1,53 @@
+"""python -m ceeh.evaluate MODEL --benchmarks NAME,... [--config FILE] [key=value ...]: evaluates a model.
+
+As in `ceeh.fit`, the configuration is checked before torch is imported; `ceeh.evaluate.run` does the work.
+"""
+
+from collections.abc import Sequence
+
+from ceeh.config.reference import CommandParser, HelpConfig
+from ceeh.data.benchmarks import Benchmark, benchmark_files
+from ceeh.evaluation.config import EvaluationConfig, load_evaluation_config
+from ceeh.runtime.cli import run_command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = CommandParser(
+        prog="python -m ceeh.evaluate",
+        description="Sample benchmarks with a model, grade the answers, report with intervals.",
+    )
+    parser.add_argument(
+        "model",
+        help="model folder, Hub id, adapter, run folder, .ckpt file, or 'starter', shipped with ceeh",
+    )
+    parser.add_argument(
+        "--benchmarks",
+        required=True,
+        metavar="NAME,...",
+        help=f"{', '.join(sorted(benchmark_files()))}, a file or folder of questions, or a benchmark's .yaml",
+    )
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="YAML file; later files win"
+    )
+    parser.add_argument("--help-config", action=HelpConfig, schemas=(EvaluationConfig, Benchmark))
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="default: evaluation/ in a run folder, else evaluations/"
+    )
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own code")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="e.g. limit=50; samples=4 for all benchmarks, gsm8k.samples=4 for one",
+    )
+    given = parser.parse_intermixed_args(arguments)
+
+    def command() -> int:
+        names = [name for name in given.benchmarks.split(",") if name]
+        protocol, benchmarks = load_evaluation_config(names, given.config, given.overrides)
+        from ceeh.evaluate.run import run
+
+        run(given.model, protocol, benchmarks, given.output, given.trust_remote_code)
+        return 0
+
+    return run_command(command, if_stopped="run the same command to resume", last=arguments is None)
