@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 
 from ceeh.data.verify import expressions as ex
 from ceeh.data.verify.expressions import INFINITY, Expr
@@ -329,7 +330,7 @@ def _without_points(points: list[Expr], count: int) -> Expr | None:
     if len(numbers) != count:
         return None
     ends = [_MINUS_INFINITY, *map(ex.num, numbers), INFINITY]
-    pieces = zip(ends, ends[1:], strict=False)
+    pieces = pairwise(ends)
     return (
         "op",
         r"\cup",
@@ -353,7 +354,7 @@ def canonical(value: Expr) -> str:
     """One spelling of equal answers: no unit, percent sign, name or clause; lists sorted and once."""
     match value:
         case ("val", node, _, _):
-            return {"oo": "inf", "-1*oo": "-inf"}.get(text := ex.written(node), text)
+            return {INFINITY: "inf", _MINUS_INFINITY: "-inf"}.get(node) or ex.written(node)
         case ("named", _, inner) | ("qualified", _, inner) | ("choice", _, inner):
             return canonical(inner)
         case ("chain", sides):

@@ -28,7 +28,7 @@ def sym(name: str) -> Expr:
 
 
 ZERO, ONE, MINUS_ONE, HALF = num(0), num(1), num(-1), num(Fraction(1, 2))
-PI, E, I, INFINITY = (("const", name) for name in ("pi", "e", "i", "oo"))
+PI, EULER, IMAGINARY, INFINITY = (("const", name) for name in ("pi", "e", "i", "oo"))
 
 
 def is_expr(node: Expr) -> bool:
@@ -117,13 +117,11 @@ def _folded(head: str, neutral: Fraction, parts: tuple[Expr, ...]) -> Expr:
                 others.append(item)
     if constant == 0 and head == "*" and not any(map(has_matrix, others)):
         others = []
-    if constant != neutral or not others:
-        others.insert(0, num(constant, decimal=decimal))
-    if len(others) == 1:
-        return others[0]
     if not any(map(has_matrix, others)):
         others.sort(key=repr)
-    return (head, *others)
+    if constant != neutral or not others:
+        others.insert(0, num(constant, decimal=decimal))
+    return others[0] if len(others) == 1 else (head, *others)
 
 
 def has_matrix(node: Expr) -> bool:

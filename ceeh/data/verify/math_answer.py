@@ -12,7 +12,8 @@ from ceeh.data.verify.compare import UndecidedError, canonical, exactly, same
 from ceeh.data.verify.expressions import Expr, UnreadError, num
 from ceeh.data.verify.extract import boxed_answer, last_box
 from ceeh.data.verify.pool import WorkerPool, check_limits
-from ceeh.data.verify.syntax import MAX_DIGITS, read, value_of
+from ceeh.data.verify.syntax import read, value_of
+from ceeh.data.verify.terms import MAX_DIGITS
 from ceeh.data.verify.tokens import MAX_ANSWER_CHARACTERS, spelling, tokenize
 from ceeh.errors import ConfigError
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup, ScoredGroup, Verdict

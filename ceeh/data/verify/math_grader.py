@@ -21,16 +21,12 @@ DIGITS = 60
 MAX_BITS = 300_000
 """A power or factorial with more bits is not computed; the answer is incorrect."""
 
+_NAMES = """
+    sin cos tan cot sec csc sinh cosh tanh asin acos atan acot asec acsc log gcd lcm floor ceiling
+    binomial re im arg
+"""
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{
-        name: getattr(sympy, name)
-        for name in ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"]
-    },
-    **{name: getattr(sympy, name) for name in ["asin", "acos", "atan", "acot", "asec", "acsc"]},
-    **{
-        name: getattr(sympy, name)
-        for name in ["log", "gcd", "lcm", "floor", "ceiling", "binomial", "re", "im", "arg"]
-    },
+    **{name: getattr(sympy, name) for name in _NAMES.split()},
     **{"ln": sympy.log, "abs": sympy.Abs, "max": sympy.Max, "min": sympy.Min},
     "det": lambda matrix: matrix.det(),
 }

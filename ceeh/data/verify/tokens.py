@@ -56,61 +56,17 @@ _SPELLINGS = r"""
     \lgroup (  \rgroup )  \infin \infty  \lnot \neg  \Leftrightarrow \iff
 """
 _NAMES = dict(zip(_SPELLINGS.split()[::2], _SPELLINGS.split()[1::2], strict=True))
-_LAYOUT = frozenset(
-    [
-        r"\displaystyle",
-        r"\textstyle",
-        r"\limits",
-        r"\nolimits",
-        r"\big",
-        r"\Big",
-        r"\bigg",
-        r"\Bigg",
-        r"\bigl",
-        r"\bigr",
-        r"\Bigl",
-        r"\Bigr",
-        r"\biggl",
-        r"\biggr",
-        r"\quad",
-        r"\qquad",
-        r"\rm",
-        r"\bf",
-        r"\it",
-        r"\enspace",
-        r"\thinspace",
-        r"\hspace",
-    ]
-)
-_TEXT_FONTS = frozenset(
-    [
-        r"\text",
-        r"\textrm",
-        r"\textnormal",
-        r"\textsf",
-        r"\mathrm",
-        r"\mathsf",
-        r"\mbox",
-        r"\operatorname",
-    ]
-)
-_MATH_FONTS = frozenset(
-    [
-        r"\textbf",
-        r"\textit",
-        r"\texttt",
-        r"\emph",
-        r"\mathbf",
-        r"\mathit",
-        r"\mathcal",
-        r"\mathtt",
-        r"\mathscr",
-        r"\boldsymbol",
-        r"\bm",
-        r"\boxed",
-        r"\fbox",
-    ]
-)
+_LAYOUT_NAMES = r"""
+    \displaystyle \textstyle \limits \nolimits \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \biggl \biggr
+    \quad \qquad \rm \bf \it \enspace \thinspace
+"""
+_TEXT_NAMES = r"\text \textrm \textnormal \textsf \mathrm \mathsf \mbox \operatorname"
+_MATH_NAMES = r"""
+    \textbf \textit \texttt \emph \mathbf \mathit \mathcal \mathtt \mathscr \boldsymbol \bm \boxed \fbox
+"""
+_LAYOUT = frozenset(_LAYOUT_NAMES.split())
+_TEXT_FONTS = frozenset(_TEXT_NAMES.split())
+_MATH_FONTS = frozenset(_MATH_NAMES.split())
 _GROUPED = r"\d{1,3}(?:(?:,?\\[!,;]|\{[ ]?,[ ]?\})+[ ]?\d{3})+(?!\d)"
 _TOKEN = re.compile(
     rf"""
@@ -131,54 +87,14 @@ _TOKEN = re.compile(
 )
 _MARKDOWN = re.compile(r"(\*{1,3}|_{1,2}|`)(?!\1)(.*[^*_`])\1\.?", re.DOTALL)
 _BRACKET = re.compile(r"[\[\](){}]")
-SHORT_WORDS = frozenset(
-    [
-        "yes",
-        "no",
-        "odd",
-        "all",
-        "any",
-        "one",
-        "two",
-        "six",
-        "ten",
-        "red",
-        "mon",
-        "tue",
-        "wed",
-        "thu",
-        "fri",
-        "sat",
-        "sun",
-        "non",
-        "dne",
-        "per",
-        "am",
-        "pm",
-        "cm",
-    ]
-)
-GREEK = frozenset(
-    rf"\{name}"
-    for name in (
-        *("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"),
-        *(
-            "lambda",
-            "mu",
-            "nu",
-            "xi",
-            "rho",
-            "sigma",
-            "tau",
-            "upsilon",
-            "phi",
-            "chi",
-            "psi",
-            "omega",
-        ),
-        *("Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "Pi", "hbar"),
-    )
-)
+_SHORT = "yes no odd all any one two six ten red mon tue wed thu fri sat sun non dne per am pm cm"
+SHORT_WORDS = frozenset(_SHORT.split())
+"""Words of up to three letters that are no products of variables."""
+_GREEK_NAMES = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi
+    psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega Pi hbar
+"""
+GREEK = frozenset(rf"\{name}" for name in _GREEK_NAMES.split())
 
 
 def tokenize(text: str) -> list[Token] | None:

@@ -40,29 +40,8 @@ for _names in _NAMES.split(","):
             UNITS.setdefault(f"{_name}s", _unit)
 UNITS |= {"lbs": "lb", "hrs": "h", "yrs": "year", "secs": "s", "mins": "min", "sheep": "sheep"}
 _TEXT_ONLY = {f"{prefix}{unit}" for prefix in ("", *_PREFIXES) for unit in _SI.split()}
-_LETTERS_IN_MATH = frozenset(
-    [
-        "mg",
-        "gm",
-        "ms",
-        "mi",
-        "ml",
-        "mL",
-        "nm",
-        "Pa",
-        "pc",
-        "pt",
-        "qt",
-        "ha",
-        "hr",
-        "ly",
-        "AU",
-        "au",
-        "kn",
-        "sr",
-        "can",
-    ]
-)
+_AMBIGUOUS = "mg gm ms mi ml mL nm Pa pc pt qt ha hr ly AU au kn sr can"
+_LETTERS_IN_MATH = frozenset(_AMBIGUOUS.split())
 """Units that outside of text are read as products of variables."""
 POWERS_BEFORE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 POWERS_AFTER = {"squared": 2, "cubed": 3}
