@@ -140,7 +140,7 @@ def _parse_short(text: str) -> ParsedAnswer | None:
         return None
     try:
         value = read(tokens)
-    except UnreadError:
+    except (UnreadError, RecursionError):
         value = None
     return ParsedAnswer(spelling=spelling(tokens), value=value)
 

@@ -49,7 +49,11 @@ def read(tokens: list[Token]) -> Expr:
     if label.kind == "letter" and label.text in "ABCDEFGH" and closing.text in (")", "."[start:]):
         value = tokens[start + 2 :]
         if value and value[0].text not in LINKS and (label.font or value[0].spaced):
-            return ("choice", label.text, read(value))
+            return ("choice", label.text, _read_items(value))
+    return _read_items(tokens)
+
+
+def _read_items(tokens: list[Token]) -> Expr:
     reader = _AnswerReader(tokens)
     value = reader.items()
     if reader.peek is not END:
@@ -109,22 +113,20 @@ class _AnswerReader(TermReader):
         if self.accept("..."):
             return ("dots",)
         start = self.at
-        sides, signs, names = [self.operand()], [], [self._name(start)]
+        sides, signs = [self.operand()], []
+        name = self._name(start, sides[0]) if self.peek is not END else ""
         while sign := self.accept(*_RELATIONS):
             signs.append(sign)
-            start = self.at
             sides.append(self.operand())
-            names.append(self._name(start))
         if self.peek.text == "(" and self.ahead().text == "mod":
             self.take()
-            return self.congruence(sides, signs, names, closing=")")
+            return self.congruence(sides, signs, name, closing=")")
         if self.peek.text in ("mod", r"\mod", r"\pmod"):
-            return self.congruence(sides, signs, names)
+            return self.congruence(sides, signs, name)
         if not signs:
             return self.ratio(sides[0]) if self.peek.text in (":", "am", "pm") else sides[0]
         if r"\equiv" in signs or r"\approx" in signs:
             raise UnreadError
-        name = names[0]
         if signs == [r"\in"] and name:
             return ("named", name, sides[1])
         if r"\in" in signs:
@@ -142,8 +144,8 @@ class _AnswerReader(TermReader):
                 return chain
         return ("rel", tuple(signs), tuple(self.plain(side) for side in sides))
 
-    def _name(self, start: int) -> str:
-        """What the operand since `start` may name: x, x_1, f(x), AB, Area, (x, y), AB/CD; or ""."""
+    def _name(self, start: int, value: Expr) -> str:
+        """What the operand `value` since `start` may name: x, x_1, f(x), AB, Area, (x, y), AB/CD; or ""."""
         tokens = self.tokens[start : self.at]
         if len(tokens) == 1 and tokens[0].kind == "letter":
             return tokens[0].text
@@ -158,20 +160,17 @@ class _AnswerReader(TermReader):
         simple = not set("([+-*/") & set("".join(called[1:]))
         if simple and tokens[0].kind == "letter" and called[0] == "(" and called[-1] == ")":
             return spelling(tokens)  # y(t), x(0)
-        try:
-            node = _AnswerReader(tokens).operand()
-        except UnreadError:
-            return ""
-        if node[0] == "words":
-            return node[1]
-        if node[0] == "val" and node[1][0] in ("sym", "app") and not node[2]:
-            return ex.written(node[1])
-        if node[:2] == ("seq", "()") and all(i[0] == "val" and i[1][0] == "sym" for i in node[2]):
-            return ",".join(i[1][1] for i in node[2])
+        match value:
+            case ("words", text):
+                return text
+            case ("val", (("sym" | "app"), *_) as node, "", False):
+                return ex.written(node)
+            case ("seq", "()", items) if all(i[0] == "val" and i[1][0] == "sym" for i in items):
+                return ",".join(i[1][1] for i in items)
         return ""
 
     def congruence(
-        self, sides: list[Expr], signs: list[str], names: list[str], closing: str = ""
+        self, sides: list[Expr], signs: list[str], name: str, closing: str = ""
     ) -> Expr:
         self.take()
         modulus = self.script() if self.peek.text == "{" else self.scalar(self.sum())
@@ -181,7 +180,7 @@ class _AnswerReader(TermReader):
         if not signs:
             return ("mod", "", sides[0], modulus)
         if len(signs) == 1 and signs[0] in ("=", r"\equiv"):
-            return ("mod", names[0] or ex.written(sides[0]), sides[1], modulus)
+            return ("mod", name or ex.written(sides[0]), sides[1], modulus)
         raise UnreadError
 
     def ratio(self, first: Expr) -> Expr:
@@ -215,7 +214,8 @@ class _AnswerReader(TermReader):
             raise UnreadError
         return ("op", signs.pop(), tuple(sets))
 
-    def quantity(self) -> Expr:
+    def quantity(self, *, more: bool = False) -> Expr:
+        """An expression with its sign of percent or unit, or words; `more` follows another one."""
         sign = ex.MINUS_ONE if self.peek.text == "-" and self.ahead().text == r"\$" else ex.ONE
         if sign == ex.MINUS_ONE:
             self.take()
@@ -240,9 +240,8 @@ class _AnswerReader(TermReader):
                 raise UnreadError
             unit = "$"
         value = _both_signs(("val", node, unit, percent))
-        if unit and self.peek.kind == "number" and value[0] == "val":  # 5 ft 6 in
-            rest = self.quantity()
-            return ("seq", "&&", (value, *(rest[2] if rest[:2] == ("seq", "&&") else (rest,))))
+        if not more and unit and self.peek.kind == "number" and value[0] == "val":  # 5 ft 6 in
+            return ("seq", "&&", (value, self.quantity(more=True)))
         return value
 
     def plain(self, value: Expr) -> Expr:

@@ -17,7 +17,7 @@ from ceeh.data.verify.words import (
     is_mathematical,
 )
 
-MAX_DEPTH = 100
+MAX_DEPTH = 50
 MAX_DIGITS = 100
 PLUS_MINUS = r"\pm"
 
@@ -145,13 +145,10 @@ class TermReader(MacroReader):
 
     def power(self) -> Expr:
         node = self.primary()
-        while True:
-            if self.accept("!"):
-                node = ("fn", "factorial", self.scalar(node))
-            elif self.accept(r"^\circ"):
-                node = ("deg", self.scalar(node))
-            else:
-                break
+        if self.accept("!"):
+            node = ("fn", "factorial", self.scalar(node))
+        if self.accept(r"^\circ"):
+            node = ("deg", self.scalar(node))
         if not self.accept("^"):
             return node
         if node[0] == "set":
@@ -159,7 +156,7 @@ class TermReader(MacroReader):
         node = ex.power(self.scalar(node), self.script())
         if self.peek.text in ("^", "_"):
             raise UnreadError
-        while self.accept("!"):
+        if self.accept("!"):
             node = ("fn", "factorial", node)
         return ("deg", node) if self.accept(r"^\circ") else node
 
