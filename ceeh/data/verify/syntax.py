@@ -22,6 +22,7 @@ MAX_ITEMS = 64
 _RELATIONS = ("=", "<", ">", "<=", ">=", "!=", r"\in", r"\equiv", r"\approx")
 _SET_SIGNS = (r"\cup", r"\cap", r"\setminus")
 _REALS = r"\mathbb R"
+_MAX_CLAUSE = 12
 _SCALES_OF_DEGREES = ("C", "F", "Celsius", "Fahrenheit", "celsius", "fahrenheit")
 
 
@@ -63,6 +64,8 @@ def _read_items(tokens: list[Token]) -> Expr:
 
 def _is_clause(tokens: list[Token]) -> bool:
     """Whether these are words such as "for all real x", which restrict nothing."""
+    if len(tokens) > _MAX_CLAUSE:
+        return False
     words = [t.text for t in tokens if t.kind == "word"]
     letters = [t for t in tokens if t.kind == "letter"]
     others = [t.text for t in tokens if t.kind not in ("word", "letter")]
@@ -169,9 +172,7 @@ class _AnswerReader(TermReader):
                 return ",".join(i[1][1] for i in items)
         return ""
 
-    def congruence(
-        self, sides: list[Expr], signs: list[str], name: str, closing: str = ""
-    ) -> Expr:
+    def congruence(self, sides: list[Expr], signs: list[str], name: str, closing: str = "") -> Expr:
         self.take()
         modulus = self.script() if self.peek.text == "{" else self.scalar(self.sum())
         if closing:

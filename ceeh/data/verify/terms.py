@@ -72,24 +72,23 @@ class TermReader(MacroReader):
     def product(self) -> Expr:
         whole = self.peek if self.peek.kind == "number" and self.peek.text.isdigit() else None
         start = self.at
-        node = self.power()
+        factors = [self.power()]
         if whole is not None and self.at == start + 1 and (part := self.mixed_part()) is not None:
-            node = ex.add(node, part)
+            factors = [ex.add(factors[0], part)]
         while True:
             token = self.peek
-            if token.text == "*" and not self.unit_at(1):
+            if token.text in ("*", "/") and not self.unit_at(1):
                 self.take()
-                node = ex.mul(self.scalar(node), self.signed_power())
-            elif token.text == "/" and not self.unit_at(1):
-                self.take()
-                node = ex.divide(self.scalar(node), self.signed_power())
+                factor = self.signed_power()
+                factors.append(factor if token.text == "*" else ex.power(factor, ex.MINUS_ONE))
             elif self._is_times_sign():
                 self.take()
-                node = ex.mul(self.scalar(node), self.power())
+                factors.append(self.power())
             elif self._begins_factor(token):
-                node = ex.mul(self.scalar(node), self.scalar(self.power()))
+                factors.append(self.power())
             else:
-                return node
+                break
+        return factors[0] if len(factors) == 1 else ex.mul(*map(self.scalar, factors))
 
     def signed_power(self) -> Expr:
         sign = self.signs()
@@ -100,13 +99,16 @@ class TermReader(MacroReader):
         start = self.at
         if self.peek.text == r"\frac":
             part = self.power()
-            if part[0] == "num" and part[1] > 0 and not part[2]:
+            if part[0] == "num" and 0 < part[1] < 1 and not part[2]:
                 return part
+            if part[0] == "num":
+                raise UnreadError
             self.at = start
         elif self.peek.kind == "number" and self.ahead().text == "/":
             above, _, below = self.take(), self.take(), self.take()
-            if above.text.isdigit() and below.text.isdigit() and above.text[0] != "0":
-                return ex.divide(ex.num(int(above.text)), ex.num(int(below.text)))
+            whole = above.text.isdigit() and below.text.isdigit() and above.text[0] != "0"
+            if whole and int(above.text) < int(below.text):
+                return ex.num(Fraction(int(above.text), int(below.text)))
             raise UnreadError
         return None
 

@@ -39,7 +39,10 @@ def test_the_last_box_after_a_closed_thinking_block_is_the_answer(answer, respon
 @pytest.mark.parametrize(
     ("texts", "spelled"),
     [
-        ([r"$\dfrac{1}{2}$.", r"\displaystyle \frac{1}{2}", r"\\dfrac{1}{2}"], r"\frac { 1 } { 2 }"),
+        (
+            [r"$\dfrac{1}{2}$.", r"\displaystyle \frac{1}{2}", r"\\dfrac{1}{2}"],
+            r"\frac { 1 } { 2 }",
+        ),
         ([r"10,\!000", r"10\,000", "10{,}000", "10\u2009000", "10,000", "10 000"], "10000"),
         ([r"21,\! 345"], "21345"),
         ([r"\left( 1,\; 2 \right)"], "( 1 , 2 )"),

@@ -3,8 +3,8 @@
 import json
 import random
 import re
-from string import ascii_lowercase, ascii_uppercase
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 
 import pytest
 

@@ -49,9 +49,25 @@ def test_numbers_are_read_as_fractions(expected, texts):
 @pytest.mark.parametrize(
     "text",
     [
-        *("-", "1 2", "1..2", "\u0667", "1_", "1/0", r"\frac{1}{0}", r"\frac{0}{0}", r"0.\overline{}"),
+        *(
+            "-",
+            "1 2",
+            "1..2",
+            "\u0667",
+            "1_",
+            "1/0",
+            r"\frac{1}{0}",
+            r"\frac{0}{0}",
+            r"0.\overline{}",
+        ),
         *("9" * 101, "2 )", "2+", r"\foo{1}", r"x^2^3", r"\frac{1}{2", "5 5", r"\sqrt12", "x_"),
-        *(r"5\text{ qwerts}", r"5\text{ cm}+1", r"5\text{ cm}^0", r"5\text{ m/m}", r"5\text{ at most}"),
+        *(
+            r"5\text{ qwerts}",
+            r"5\text{ cm}+1",
+            r"5\text{ cm}^0",
+            r"5\text{ m/m}",
+            r"5\text{ at most}",
+        ),
         *(r"\text{about }5", r"\approx 5", r"5\ldots", "5'", "5 m/"),
     ],
 )
@@ -65,13 +81,28 @@ def test_what_has_a_token_without_meaning_is_unread(text):
     [
         ("cm", [r"5\text{ cm}", "5 cm", "5cm", r"5\,\mathrm{cm}", r"5\text{ centimetres}"]),
         ("cm2", [r"5\text{ cm}^2", r"5\text{ square centimeters}", "5 sq cm", "5 cm^{2}"]),
-        ("m s-1", [r"5 \text{ m/s}", r"5\text{ meters per second}", r"5\text{ m}\cdot\text{s}^{-1}"]),
+        (
+            "m s-1",
+            [r"5 \text{ m/s}", r"5\text{ meters per second}", r"5\text{ m}\cdot\text{s}^{-1}"],
+        ),
         ("h-1 mi", ["60 miles per hour", "60 mph"]),
         ("deg", [r"45^\circ", r"45^{\circ}", r"45 \text{ degrees}", r"(90-x)^\circ"]),
         ("degC", [r"45^\circ\text{C}", r"45\text{ degrees Celsius}", r"45^\circ C"]),
         ("$", [r"\$5", "5 dollars", r"-\$5"]),
         ("apple", ["5 apples", r"5 \text{ apple}"]),
-        ("", ["5", "5 m", "2mg", "5x", r"3\mathrm{i}", r"4\mathrm{e}", r"7\mathit{m}", r"\sin 30^\circ"]),
+        (
+            "",
+            [
+                "5",
+                "5 m",
+                "2mg",
+                "5x",
+                r"3\mathrm{i}",
+                r"4\mathrm{e}",
+                r"7\mathit{m}",
+                r"\sin 30^\circ",
+            ],
+        ),
     ],
 )
 def test_a_unit_of_the_list_follows_a_value(unit, texts):
