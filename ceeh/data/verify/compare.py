@@ -13,6 +13,7 @@ Equal = Callable[[Expr, Expr, str], bool]
 
 _FLIPPED = {">": "<", ">=": "<="}
 _MINUS_INFINITY = ex.negative(INFINITY)
+_INFINITE = {INFINITY: "inf", _MINUS_INFINITY: "-inf"}
 REALS = ("seq", "()", (("val", _MINUS_INFINITY, "", False), ("val", INFINITY, "", False)))
 
 
@@ -61,9 +62,9 @@ def same(reference: Expr, answer: Expr, equal: Equal) -> bool:
             return swapped and equal(_difference(name, value), _difference(other, given), "any")
         case ("named", *_), ("named", *_):
             return False
-        case ("named", name, ("seq", *_) as value), ("rel", *_):
+        case ("named", name, value), ("rel", *_) if value[0] == "seq":
             return _symbols(answer) == {name} and same(value, answer, equal)
-        case ("rel", *_), ("named", name, ("seq", *_) as given):
+        case ("rel", *_), ("named", name, given) if given[0] == "seq":
             return _symbols(reference) == {name} and same(reference, given, equal)
         case ("named", name, value), ("seq", _, items) if any(item[0] == "named" for item in items):
             return name == _names(items) and same(value, _values(items), equal)
@@ -232,8 +233,8 @@ def _same_relation(
         return False
     if len(signs) > 1:
         return all(equal(r, a, "") for r, a in zip(sides, given, strict=True))
-    differences = [ex.subtract(left, right) for left, right in (sides, given)]
-    return equal(*differences, "positive" if signs[0] in ("<", "<=") else "any")
+    factor = "positive" if signs[0] in ("<", "<=") else "any"
+    return equal(ex.subtract(*sides), ex.subtract(*given), factor)
 
 
 def _ascending(
@@ -313,10 +314,10 @@ def _isolated(sides: tuple[Expr, ...]) -> tuple[Fraction, Expr, Expr] | None:
     terms = difference[1:] if difference[0] == "+" else (difference,)
     constant = sum((term[1] for term in terms if term[0] == "num"), Fraction(0))
     match [term for term in terms if term[0] != "num"]:
-        case [("*", ("num", factor, _), (("sym", _) as variable))]:
-            return factor, ex.num(-constant / factor), variable
-        case [("sym", _) as variable]:
-            return Fraction(1), ex.num(-constant), variable
+        case [("*", ("num", factor, _), ("sym", name))]:
+            return factor, ex.num(-constant / factor), ex.sym(name)
+        case [("sym", name)]:
+            return Fraction(1), ex.num(-constant), ex.sym(name)
     return None
 
 
@@ -354,7 +355,7 @@ def canonical(value: Expr) -> str:
     """One spelling of equal answers: no unit, percent sign, name or clause; lists sorted and once."""
     match value:
         case ("val", node, _, _):
-            return {INFINITY: "inf", _MINUS_INFINITY: "-inf"}.get(node) or ex.written(node)
+            return _INFINITE.get(node) or ex.written(node)
         case ("named", _, inner) | ("qualified", _, inner) | ("choice", _, inner):
             return canonical(inner)
         case ("chain", sides):

@@ -127,8 +127,7 @@ def _sympy(node: Any, *, real: bool) -> Any:
             return sympy.Symbol(_name(parts[0]), real=real or None)
         case "matrix":
             return sympy.Matrix([[_sympy(cell, real=real) for cell in row] for row in parts])
-    if head in ("fn", "app"):
-        name, *parts = parts
+    name, *parts = parts if head in ("fn", "app") else ("", *parts)
     values = [_sympy(part, real=real) for part in parts]
     match head:
         case "+":

@@ -127,7 +127,11 @@ class _AnswerReader(TermReader):
         if self.peek.text in ("mod", r"\mod", r"\pmod"):
             return self.congruence(sides, signs, name)
         if not signs:
-            return self.ratio(sides[0]) if self.peek.text in (":", "am", "pm") else sides[0]
+            return (
+                self.ratio(sides[0])
+                if self.peek.text in (":", "am", "pm", "AM", "PM")
+                else sides[0]
+            )
         if r"\equiv" in signs or r"\approx" in signs:
             raise UnreadError
         if signs == [r"\in"] and name:
@@ -138,7 +142,7 @@ class _AnswerReader(TermReader):
             if name and self.peek.text == ":":
                 raise UnreadError
             rest = sides[1:] if name else sides
-            chain = rest[0] if len(rest) == 1 else ("chain", tuple(rest))
+            chain: Expr = rest[0] if len(rest) == 1 else ("chain", tuple(rest))
             if chain[:2] == ("seq", "±"):
                 chain = ("seq", "{}", chain[2])
             if name:

@@ -297,6 +297,9 @@ class TermReader(MacroReader):
                 self.take()
             if value >= 20 and NUMBERS.get(self.peek.text.lower(), 10) < 10:
                 value += NUMBERS[self.take().text.lower()]
+            if self.peek.text == "-" and self.ahead().text.lower() in FRACTIONS:  # two-thirds
+                self.take()
+                return ex.num(value * FRACTIONS[self.take().text.lower()])
             return ex.num(value)
         if token.font == "text" or len(text) > 3:
             raise UnreadError

@@ -55,7 +55,7 @@ _SPELLINGS = r"""
     \wedge and  \land and  \vee or  \lor or  \to \rightarrow  \% %  \prime '  \smallsetminus \setminus
     \lgroup (  \rgroup )  \infin \infty  \lnot \neg  \Leftrightarrow \iff
 """
-_NAMES = dict(zip(_SPELLINGS.split()[::2], _SPELLINGS.split()[1::2], strict=True))
+_NAMES: dict[str, str] = dict(zip(_SPELLINGS.split()[::2], _SPELLINGS.split()[1::2], strict=True))
 _LAYOUT_NAMES = r"""
     \displaystyle \textstyle \limits \nolimits \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \biggl \biggr
     \quad \qquad \rm \bf \it \enspace \thinspace
