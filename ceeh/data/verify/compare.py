@@ -233,7 +233,7 @@ def _same_relation(
         return False
     if len(signs) > 1:
         return all(equal(r, a, "") for r, a in zip(sides, given, strict=True))
-    factor = "positive" if signs[0] in ("<", "<=") else "any"
+    factor = "positive" if {"<", "<="} & set(signs) else "any"
     return equal(ex.subtract(*sides), ex.subtract(*given), factor)
 
 

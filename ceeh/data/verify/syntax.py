@@ -170,8 +170,8 @@ class _AnswerReader(TermReader):
         match value:
             case ("words", text):
                 return text
-            case ("val", (("sym" | "app"), *_) as node, "", False):
-                return ex.written(node)
+            case ("val", ("sym" | "app", *_), "", False):
+                return ex.written(value[1])
             case ("seq", "()", items) if all(i[0] == "val" and i[1][0] == "sym" for i in items):
                 return ",".join(i[1][1] for i in items)
         return ""
