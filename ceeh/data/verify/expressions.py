@@ -27,7 +27,7 @@ def sym(name: str) -> Expr:
     return ("sym", name)
 
 
-ZERO, ONE, MINUS_ONE, HALF = num(0), num(1), num(-1), num(Fraction(1, 2))
+ONE, MINUS_ONE = num(1), num(-1)
 PI, EULER, IMAGINARY, INFINITY = (("const", name) for name in ("pi", "e", "i", "oo"))
 
 

@@ -18,6 +18,7 @@ from ceeh.data.verify.tokens import MAX_ANSWER_CHARACTERS, spelling, tokenize
 from ceeh.errors import ConfigError
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup, ScoredGroup, Verdict
 
+MAX_TEXT_CHARACTERS = 200
 MATH_GRADER = Path(__file__).with_name("math_grader.py")
 
 
@@ -80,7 +81,10 @@ class MathAnswer:
         return None if given is None else given.canonical
 
     def unreadable(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """Those without a reference: empty, too long, or with characters that cannot be seen."""
+        """Those whose reference is empty, too long, or with characters that cannot be seen.
+
+        So is a text of more than 200 characters that is not read: no answer would equal a solution.
+        """
         return [prompt for prompt in prompts if parse_reference(prompt) is None]
 
     def close(self) -> None:
@@ -114,6 +118,10 @@ class ParsedAnswer:
 
     spelling: str
     value: Expr | None
+
+    @property
+    def is_text(self) -> bool:
+        return self.value is None or self.value[0] == "words"
 
     @property
     def canonical(self) -> str:
@@ -150,4 +158,8 @@ def final_box(completion: Completion) -> str | None:
 
 
 def parse_reference(prompt: Prompt) -> ParsedAnswer | None:
-    return parse_answer(last_box(prompt.answer) or prompt.answer)
+    """None if it cannot be an answer, or is text so long that it is a solution, not an answer."""
+    reference = parse_answer(last_box(prompt.answer) or prompt.answer)
+    if reference is None or (reference.is_text and len(reference.spelling) > MAX_TEXT_CHARACTERS):
+        return None
+    return reference

@@ -100,7 +100,7 @@ GREEK = frozenset(rf"\{name}" for name in _GREEK_NAMES.split())
 def tokenize(text: str) -> list[Token] | None:
     """The tokens of an answer.
 
-    None when it cannot be an answer: empty, longer than MAX_ANSWER_CHARACTERS or nested deeper than
+    None when it cannot be an answer: without letter, digit, command or relation, longer than MAX_ANSWER_CHARACTERS or nested deeper than
     MAX_NESTING brackets, or with control, format, combining or unassigned characters or lone
     surrogates, which look different from what they are.
     """
@@ -119,7 +119,8 @@ def tokenize(text: str) -> list[Token] | None:
         tokens.pop()
     if tokens and tokens[-1].kind == "number":
         tokens[-1] = tokens[-1]._replace(text=tokens[-1].text.removesuffix("."))
-    return tokens or None
+    said = any(t.text[-1].isalnum() or t.text[0] in "\\<>=" for t in tokens)
+    return tokens if said else None
 
 
 def spelling(tokens: list[Token]) -> str:

@@ -38,6 +38,7 @@ from tests.data.verify.scoring import (
         (r"\boxed{7}", r"\boxed{7}", CORRECT),  # a solution as reference
         ("", r"\boxed{7}", UNREADABLE),
         ("$ $", r"\boxed{7}", UNREADABLE),
+        ("???", r"\boxed{???}", UNREADABLE),
         (r"a \mid b", r"\boxed{a\mid b}", CORRECT),  # equal text
         (r"a \mid b", r"\boxed{b\mid a}", INCORRECT),
         ("5", r"\boxed{5\text{ qwerts}}", INCORRECT),  # not on the list of units
@@ -143,7 +144,7 @@ def test_unreadable_references_are_found_in_order_without_a_worker(monkeypatch):
     verifier = MathAnswer()
     monkeypatch.setattr("ceeh.data.verify.pool.Worker", None)
     good = ["7", r"\frac12", r"\text{yes}", r"\sqrt2", r"\frac{0}{0}", "9^{9^{9^9}}", r"a \mid b"]
-    bad = ["", "$", "x" * 2001, "7\u200b", "\ud800", " ", "(" * 41]
+    bad = ["", "???", "x" * 2001, "7\u200b", "\ud800", "She sells 3 eggs. " * 12, "(" * 41]
     prompts = [prompt(text) for pair in zip(good, bad, strict=True) for text in pair]
     assert verifier.unreadable(prompts) == [prompt(text) for text in bad]
 
