@@ -100,9 +100,9 @@ GREEK = frozenset(rf"\{name}" for name in _GREEK_NAMES.split())
 def tokenize(text: str) -> list[Token] | None:
     """The tokens of an answer.
 
-    None when it cannot be an answer: without letter, digit, command or relation, longer than MAX_ANSWER_CHARACTERS or nested deeper than
-    MAX_NESTING brackets, or with control, format, combining or unassigned characters or lone
-    surrogates, which look different from what they are.
+    None when it cannot be an answer: without letter, digit, command or relation, longer than
+    MAX_ANSWER_CHARACTERS or nested deeper than MAX_NESTING brackets, or with control, format,
+    combining or unassigned characters or lone surrogates, which look different from what they are.
     """
     if len(text) > MAX_ANSWER_CHARACTERS or _nesting(text) > MAX_NESTING:
         return None

@@ -50,7 +50,6 @@ def test_numbers_are_read_as_fractions(expected, texts):
     "text",
     [
         *(
-            "-",
             "1 2",
             "1..2",
             "\u0667",
