@@ -102,7 +102,7 @@ def counted(verdicts: Iterable[Verdict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--integers", type=int, default=20_000, help="integer answers")
-    parser.add_argument("--pairs", type=int, default=400, help="pairs for math-verify, one worker")
+    parser.add_argument("--pairs", type=int, default=400, help="pairs of expressions, one worker")
     parser.add_argument("--workers", type=int, default=2, help="workers for the hostile set")
     parser.add_argument("--timeout-seconds", type=float, default=5)
     parser.add_argument("--memory-mib", type=int, default=1024)
@@ -125,14 +125,14 @@ def main() -> None:
     show("the same per second of CPU time", f"{given.integers / spent:,.0f}")
 
     single = MathAnswer(timeout_seconds=given.timeout_seconds, workers=1)
-    single.pool.grade([("x", "x")])
-    pairs = distinct_pairs(given.pairs)
+    single([group("x", ["y"])])
+    pairs = [group(one, [other]) for one, other in distinct_pairs(given.pairs)]
     (worker,) = single.pool.workers
     begin, before = time.perf_counter(), cpu_seconds(worker.process.pid)
-    single.pool.grade(pairs)
+    single(pairs)
     taken, spent = time.perf_counter() - begin, cpu_seconds(worker.process.pid) - before
     single.close()
-    show("math-verify pairs per second, one worker", f"{len(pairs) / taken:,.0f}")
+    show("mathematical pairs per second, one worker", f"{len(pairs) / taken:,.0f}")
     show("the same per second of its CPU time", f"{len(pairs) / spent:,.0f}")
 
     hostile: list[Verdict] = []

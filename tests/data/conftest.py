@@ -11,6 +11,6 @@ from tests.data.verify.scoring import verdict
 @pytest.fixture(scope="module")
 def mathematics() -> Iterator[MathAnswer]:
     verifier = MathAnswer(timeout_seconds=2, workers=2)
-    verdict(verifier, "x+1", r"\boxed{1+x}")
+    verdict(verifier, "x^2-1", r"\boxed{(x+1)(x-1)}")
     yield verifier
     verifier.close()

@@ -1,48 +1,41 @@
 """MathAnswer: grades the boxed answer by value, in worker processes."""
 
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from ceeh.data.verify.base import CORRECT, INCORRECT, NO_ANSWER, UNREADABLE, with_verdicts
-from ceeh.data.verify.extract import boxed_answer, last_box, squeezed
-from ceeh.data.verify.parse import ParsedAnswer, canonical, parse_answer, same
+from ceeh.data.verify.compare import UndecidedError, canonical, exactly, same
+from ceeh.data.verify.expressions import Expr, UnreadError, num
+from ceeh.data.verify.extract import boxed_answer, last_box
 from ceeh.data.verify.pool import WorkerPool, check_limits
-from ceeh.data.verify.units import same_unit
+from ceeh.data.verify.syntax import read, value_of
+from ceeh.data.verify.terms import MAX_DIGITS
+from ceeh.data.verify.tokens import MAX_ANSWER_CHARACTERS, spelling, tokenize
 from ceeh.errors import ConfigError
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup, ScoredGroup, Verdict
 
+MAX_TEXT_CHARACTERS = 200
 MATH_GRADER = Path(__file__).with_name("math_grader.py")
 
 
 class MathAnswer:
     r"""Compares the last \boxed{} of the response with the reference as mathematics.
 
-    Numbers, words, lists and tuples are compared here, exactly (`ceeh.data.verify.parse`). Everything
-    else goes to math-verify, in `workers` processes of `memory_mib` each. The rules:
+    Each token of an answer is read as mathematics or as a unit of a closed list, or the answer is
+    unread: nothing else is dropped. An unread answer is correct only if its text equals the reference
+    (but for space, layout, fonts and the case of words), and so is any answer to an unread reference.
+    `docs/verifier.md` lists what equals what.
 
-    - The last box wins, also after `\boxed{3}, \boxed{5}`: a list belongs in one box. A closed thinking
-      block is ignored. An empty or open box and an unfinished response are no answer. A box of more
-      than 2,000 characters or 40 nested brackets, or with invisible or combining characters, is
-      incorrect.
-    - Decimals and fractions are compared exactly: 0.333 is not 1/3, 10001 is not 10000. For an
-      irrational reference a decimal must agree to six decimals and to one part in a million.
-      1,000 = 1000, 1 1/2 = 1.5, 0.\overline{3} = 1/3, 1.2 \times 10^3 = 1.2e3 = 1200, 7 million.
-    - 9\% is correct for 9 (the sign is a unit) and for 0.09 (its value); 9 is incorrect for 0.09.
-    - A unit, and a base as in 12_8, may be left out. Two units of the table (`ceeh.data.verify.units`)
-      must be the same and are not converted: 5 cm is neither 5 m nor 0.05 m. Degrees are a unit except
-      inside trigonometric functions: 90^\circ is 90, not \pi/2.
-    - x = 5 is correct for 5, and 5 for x = 5; y = 5 is correct for neither x = 5 nor x = 6.
-    - Several values are a list, with or without braces, in any order, each counted once; \pm 3 is
-      3, -3. Fewer or more values are incorrect. Tuples keep their order, which a list without brackets
-      must match; intervals keep their brackets. An inequality is the interval of its variable.
-    - Words, in \text{} or not, are compared without case: with four letters or more as words, with
-      fewer as a product of variables if neither side is in \text{}. Single letters, (A) or A, keep
-      their case.
-    - Matrices are compared by entry; a column vector is not a tuple. \log is the decimal logarithm.
+    Numbers, words, lists, tuples, intervals and sets are compared here, exactly. Where expressions
+    need computer algebra, math-verify compares them in `workers` processes of `memory_mib` each.
 
-    Known errors, left to math-verify: `2x > 6` is not `x > 3`, two inequalities joined by "or" are not
-    a union, AB = BA, f' = f, 11:30 = 11/30.
+    The last box wins, also after `\boxed{3}, \boxed{5}`: a list belongs in one box. A closed thinking
+    block is ignored. An empty or open box and an unfinished response are no answer. A box of more than
+    2,000 characters or 40 nested brackets, or with invisible or combining characters, is incorrect.
 
     An answer that takes more than `timeout_seconds` of CPU time ends with its process. A call lasts at
     most `stall_seconds` and one time limit longer than its distinct answers would at a tenth of the
@@ -64,7 +57,7 @@ class MathAnswer:
         self.stall_seconds = stall_seconds
         self.pool = WorkerPool(
             grader=MATH_GRADER,
-            arguments={},
+            arguments={"sys_path": sys.path},
             size=workers,
             timeout_seconds=timeout_seconds,
             memory_mib=memory_mib,
@@ -81,37 +74,24 @@ class MathAnswer:
     def answer(self, completion: Completion) -> str | None:
         r"""The last box: 1/2 for 0.5 and \frac12, {1,2} for 2, 1; no unit, percent sign or name.
 
-        Expressions lose their layout only; math-verify does not compare them.
+        Sums and products are sorted; computer algebra does not compare them.
         """
         box = final_box(completion)
         given = None if box is None else parse_answer(box)
-        if given is None:
-            return None
-        return squeezed(given.latex) if given.plain is None else canonical(given.plain)
+        return None if given is None else given.canonical
 
     def unreadable(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """Those whose reference is not plain and that math-verify does not find equal to itself.
+        """Those whose reference is empty, too long, or with characters that cannot be seen.
 
-        The workers are needed for such references only. They end afterwards: the model loads next.
+        So is a text of more than 200 characters that is not read: no answer would equal a solution.
         """
-        references = [parse_reference(prompt) for prompt in prompts]
-        doubtful = list(dict.fromkeys(r.latex for r in references if r and r.plain is None))
-        try:
-            verdicts = self.pool.grade([(latex, latex) for latex in doubtful])
-        finally:
-            self.pool.close()
-        bad = {latex for latex, v in zip(doubtful, verdicts, strict=True) if v != CORRECT}
-        return [
-            prompt
-            for prompt, r in zip(prompts, references, strict=True)
-            if r is None or (r.plain is None and r.latex in bad)
-        ]
+        return [prompt for prompt in prompts if parse_reference(prompt) is None]
 
     def close(self) -> None:
         self.pool.close()
 
-    def _decide(self, prompt: Prompt, completion: Completion) -> Verdict | tuple[str, str]:
-        """The verdict, or the pair (reference, answer) that only math-verify can grade."""
+    def _decide(self, prompt: Prompt, completion: Completion) -> Verdict | tuple[Expr, Expr]:
+        """The verdict, or the two values that only computer algebra can compare."""
         box = final_box(completion)
         if box is None:
             return NO_ANSWER
@@ -120,10 +100,57 @@ class MathAnswer:
             return UNREADABLE
         if given is None:
             return INCORRECT
-        equal = same(reference.plain, given.plain)
-        if equal is None and same_unit(reference.unit, given.unit):
-            return reference.latex, given.latex
-        return CORRECT if equal else INCORRECT
+        if reference.spelling == given.spelling:
+            return CORRECT
+        if reference.value is None or given.value is None:
+            return INCORRECT
+        try:
+            return CORRECT if same(reference.value, given.value, exactly) else INCORRECT
+        except UndecidedError:
+            return reference.value, given.value
+        except UnreadError:
+            return INCORRECT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedAnswer:
+    """`value` is None if the answer cannot be read as mathematics."""
+
+    spelling: str
+    value: Expr | None
+
+    @property
+    def is_text(self) -> bool:
+        return self.value is None or self.value[0] == "words"
+
+    @property
+    def canonical(self) -> str:
+        if self.value is None:
+            return self.spelling
+        try:
+            return canonical(self.value)
+        except UnreadError:
+            return self.spelling
+
+
+def parse_answer(text: str) -> ParsedAnswer | None:
+    """None if it cannot be an answer: empty, too long, or with characters that cannot be seen."""
+    # The cache holds the texts, so they must be short.
+    return _parse_short(text) if len(text) <= MAX_ANSWER_CHARACTERS else None
+
+
+@lru_cache(maxsize=4096)
+def _parse_short(text: str) -> ParsedAnswer | None:
+    if text.isdigit() and text.isascii() and len(text) <= MAX_DIGITS:  # the same, faster
+        return ParsedAnswer(spelling=text, value=value_of(num(int(text))))
+    tokens = tokenize(text)
+    if tokens is None:
+        return None
+    try:
+        value = read(tokens)
+    except (UnreadError, RecursionError):
+        value = None
+    return ParsedAnswer(spelling=spelling(tokens), value=value)
 
 
 def final_box(completion: Completion) -> str | None:
@@ -131,4 +158,8 @@ def final_box(completion: Completion) -> str | None:
 
 
 def parse_reference(prompt: Prompt) -> ParsedAnswer | None:
-    return parse_answer(last_box(prompt.answer) or prompt.answer)
+    """None if it cannot be an answer, or is text so long that it is a solution, not an answer."""
+    reference = parse_answer(last_box(prompt.answer) or prompt.answer)
+    if reference is None or (reference.is_text and len(reference.spelling) > MAX_TEXT_CHARACTERS):
+        return None
+    return reference

@@ -1,97 +1,68 @@
-"""Units at the end of an answer: splits them off and compares them."""
+"""The closed list of units. What is not listed here is never dropped from an answer."""
 
-import re
+from collections.abc import Iterable
 
+_SI = "m g s L N J W V A C K F H T Pa Hz eV mol Wb cal bar l Ohm"
+_PREFIXES = "pnumcdkMG"
 _NAMES = """
-    mm millimeter millimetre, cm centimeter centimetre, m meter metre, km kilometer kilometre,
-    in inch inche, ft foot feet, yd yard, mi mile, mg milligram, g gram, kg kilogram, lb pound, oz ounce,
-    ms millisecond, s sec second, min minute, h hr hour, day, week, month, year yr,
-    ml milliliter millilitre, l liter litre, N newton, J joule, W watt, V volt, K kelvin, Hz hertz, eV,
-    mi/h mph, deg degree, rad radian, $ dollar usd, cent, / per
+    m meter metre, cm centimeter centimetre, mm millimeter millimetre, km kilometer kilometre,
+    nm nanometer nanometre, in inch inche, ft foot feet, yd yard, mi mile, g gram gm, kg kilogram,
+    mg milligram, lb pound, oz ounce, ton tonne, s sec second, ms millisecond, min minute, h hr hour,
+    day, week, month, year yr, decade, century centurie, L liter litre l, mL ml milliliter millilitre,
+    gal gallon, qt quart, pt pint, cup, tbsp tablespoon, tsp teaspoon, N newton, J joule, kJ kilojoule,
+    W watt, kW kilowatt, V volt, A amp ampere, C coulomb, K kelvin, Hz hertz, Pa pascal, mol mole,
+    atm atmosphere, Ohm ohm, eV, cal calorie, rpm, mi/h mph, km/h kmh kph, mi/gal mpg, acre, hectare ha,
+    deg degree, degC celsius, degF fahrenheit, rad radian, sr, $ dollar usd buck, cent, penny pennie,
+    nickel, dime, euro, yen, rupee, yuan, AU au, ly lightyear, pc parsec, erg, dyn dyne, T tesla, kn knot,
+    unit, person people, student, child children, boy, girl, man men, woman women, adult, player, team,
+    member, friend, worker, customer, passenger, guest, voter vote, teacher, kid, way, arrangement,
+    permutation, combination, outfit, committee, path, route, step, move, turn, trip, lap, round, game,
+    match matche, point, goal, run, book, page, chapter, word, letter, digit, number, integer, value,
+    solution, root, term, factor, divisor, multiple, coefficient, subset, set, element, function, line,
+    plane, circle, triangle, square, rectangle, quadrilateral, polygon, diagonal, side, edge, face,
+    vertex vertice vertices, angle, region, cube, block, tile, box boxe, bag, pack, package, bottle, can,
+    jar, glass glasse, piece, slice, pizza, cake, cookie, candy candie, apple, orange, banana, pear, egg,
+    lemon, peach peache, grape, strawberry strawberrie, potato potatoe, tomato tomatoe, muffin, donut,
+    sandwich sandwiche, meal, ticket, stamp, card, coin, marble, ball, toy, pencil, pen, crayon, sticker,
+    flower, rose, tree, plant, bird, dog, cat, fish, cow, horse, chicken, sheep, rabbit, animal, car, bus
+    buse, truck, bike, bicycle, train, seat, room, house, window, door, table, chair, shirt, shoe, sock,
+    hat, dress dresse, question, problem, test, class classe, lesson, photo, picture, song, call, message,
+    brick, bale, crate, basket, row, column, shelf shelve, bead, ribbon, rope, stick, balloon, light,
+    bulb, phone, computer, stone, rock, cell, bacteria, atom, molecule, photon, electron, byte, bit, pixel
 """
-"""A unit and its other names. Plurals with s are added."""
-_UNITS = {
-    word: unit
-    for unit, *names in map(str.split, _NAMES.split(","))
-    for name in (unit, *names)
-    for word in ((name, f"{name}s") if len(name) > 1 else (name,))
-}
-_POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
-SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-"""Words that multiply, as powers of ten."""
-_NEVER = {
-    *("and", "or", "not", "no", "is", "if", "for", "to", "mod", "half", "squared", "cubed"),
-    *("plus", "minus", "times", "over", "choose", "factorial", *SCALES),
-}
-
-_PIECE = re.compile(
-    r"(?:\\text ?\{(?P<text>[^{}\\]{1,40})\}|\\?(?P<dollar>\$)|\^ ?\{? ?(?P<circle>\\circ) ?\}?"
-    r"|(?<![A-Za-z\\_^{])(?P<word>[A-Za-z]{2,20}))"
-    r"(?: ?\^ ?\{? ?(?P<power>-?[1-9]) ?\}?)?$",
-    re.ASCII,
-)
-_WORD = re.compile(r"[A-Za-z]+|/|\$|\^?-?[1-9]", re.ASCII)
-_AFTER_NUMBER = re.compile(r"\d[}.]?(?: [A-Za-z]{2,20}){0,3}$", re.ASCII)
-_ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
-_OPERATOR = ("+", "-", "=", "^", "_", "*", "(", ",", "<", ">", "\\times", "\\cdot", "\\pm")
+UNITS: dict[str, str] = {}
+"""Each spelling of a unit, with plurals in s, and the unit."""
+for _names in _NAMES.split(","):
+    _unit, *_others = _names.split()
+    for _name in (_unit, *_others):
+        UNITS[_name] = _unit
+        if len(_name) > 2:
+            UNITS.setdefault(f"{_name}s", _unit)
+UNITS |= {"lbs": "lb", "hrs": "h", "yrs": "year", "secs": "s", "mins": "min", "sheep": "sheep"}
+_TEXT_ONLY = {f"{prefix}{unit}" for prefix in ("", *_PREFIXES) for unit in _SI.split()}
+_AMBIGUOUS = "mg gm ms mi ml mL nm Pa pc pt qt ha hr ly AU au kn sr can"
+_LETTERS_IN_MATH = frozenset(_AMBIGUOUS.split())
+"""Units that outside of text are read as products of variables."""
+POWERS_BEFORE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+POWERS_AFTER = {"squared": 2, "cubed": 3}
 
 
-def split_unit(text: str) -> tuple[str, str]:
-    r"""The text before the unit at the end, and the unit: "" if there is none, "?" if unknown.
-
-    A unit is a final \text{...} of words; a dollar sign; a degree sign, except in the argument of a
-    trigonometric function; a word of the table or, after a number, any word of four letters or more.
-    A single letter outside \text is a variable.
-    """
-    rest, unit = text, ""
-    while match := _PIECE.search(rest[-64:]):
-        head = rest[: -len(match[0])].rstrip()
-        link = "/" if head.endswith("/") else " "
-        head = head.removesuffix("/").rstrip()
-        if not head or not _is_unit(match, head):
-            break
-        words = match["text"] or match["word"] or match["dollar"] or "deg"
-        unit = f"{link}{words}{match['power'] or ''}{unit}"
-        rest = head
-    if rest.endswith(_OPERATOR):
-        return text, ""
-    if rest.startswith("\\$"):
-        rest, unit = rest[2:].lstrip(), f"{unit} $"
-    return rest, _in_symbols(unit) if unit else ""
+def unit_named(name: str, *, in_text: bool) -> str | None:
+    r"""The unit of a word; None if it is not listed. Outside of \text{} a single letter is a variable."""
+    if not in_text and (len(name) == 1 or name in _LETTERS_IN_MATH):
+        return None
+    if name in UNITS:
+        return UNITS[name]
+    if len(name) > 2 and name.lower() in UNITS:
+        return UNITS[name.lower()]
+    return name if in_text and name in _TEXT_ONLY else None
 
 
-def same_unit(one: str, other: str) -> bool:
-    """Only two known units can differ; a missing or unknown unit equals any."""
-    return one == other or "" in (one, other) or "?" in (one, other)
-
-
-def _is_unit(match: re.Match[str], head: str) -> bool:
-    words = match["text"] if match["text"] is not None else match["word"]
-    if match["circle"]:
-        return _ANGLE_OF.search(head) is None
-    if words is None:
-        return True
-    if any(character.isdigit() or character in "()%=<>,+" for character in words):
-        return False
-    names = words.replace("/", " ").split()
-    if not names or any(name.lower() in _NEVER for name in names):
-        return False
-    if match["text"] is not None or words in _UNITS:
-        return True
-    return (len(words) > 3 or words in _POWERS) and _AFTER_NUMBER.search(head[-80:]) is not None
-
-
-def _in_symbols(words: str) -> str:
-    """cm2 for "square centimeters" and "cm^2"; "?" if a word is not in the table."""
-    written, power = "", ""
-    for name in _WORD.findall(words):
-        if name in _POWERS:
-            power = _POWERS[name]
-        elif name[-1].isdigit():
-            written += name.removeprefix("^")
-        elif (unit := _UNITS.get(name) or _UNITS.get(name.lower())) is not None:
-            written += unit + power
-            power = ""
-        else:
-            return "?"
-    return written or "?"
+def unit_text(powers: Iterable[tuple[str, int]]) -> str:
+    """One spelling of a product of powers of units: "kg m s-2"."""
+    total: dict[str, int] = {}
+    for units, power in powers:
+        above, *below = units.split("/")
+        for unit, sign in ((above, 1), *((unit, -1) for unit in below)):
+            total[unit] = total.get(unit, 0) + sign * power
+    return " ".join(u if p == 1 else f"{u}{p}" for u, p in sorted(total.items()) if p)

@@ -1,11 +1,11 @@
 r"""Box contents that a model may write to hang, crash, inflate or fool a verifier; all are incorrect.
 
-`REFERENCE` is their reference, an expression, so that no number is graded early. `CANARY` is the
-folder that injected code would create in the working directory.
+`REFERENCE` is their reference, an expression, so that no number is graded early; `HONEST` equals it
+and needs a worker. `CANARY` is the folder that injected code would create in the working directory.
 """
 
 REFERENCE = r"\sqrt{2}+x"
-HONEST = r"x+\sqrt{2}"
+HONEST = r"x+\frac{2}{\sqrt{2}}"
 CANARY = "canary"
 
 MEBI = 2**20

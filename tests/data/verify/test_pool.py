@@ -13,10 +13,15 @@ from ceeh.data.verify.math_answer import MATH_GRADER
 from ceeh.data.verify.pool import TaskQueue, WorkerPool
 from ceeh.errors import RunError
 from ceeh.types import Outcome
+from tests.data.verify.hostile import CALCULUS, response
 from tests.data.verify.scoring import CORRECT, DIED, INCORRECT, group, verdict
 
 OK, TIMEOUT, MEMORY = Outcome.OK, Outcome.TIMEOUT, Outcome.MEMORY
-TOWER = (r"\sqrt2", "9^{9^9}")
+COMPARING = """
+def build():
+    return lambda one, other: ["ok", float(one == other)] if other != "tower" else 9**9**9
+"""
+TOWER = ("x", "tower")
 
 
 @pytest.fixture
@@ -31,7 +36,8 @@ def make_pool(tmp_path, monkeypatch):
             monkeypatch.setattr("ceeh.data.verify.pool.SCRIPT", tmp_path / "script.py")
         path = tmp_path / "grader.py" if grader else MATH_GRADER
         limits = {"size": size, "timeout_seconds": timeout_seconds, "memory_mib": 512}
-        pools.append(WorkerPool(grader=path, arguments={}, **limits))
+        arguments = {} if grader else {"sys_path": sys.path}
+        pools.append(WorkerPool(grader=path, arguments=arguments, **limits))
         return pools[-1]
 
     yield make
@@ -44,7 +50,7 @@ def outcomes(verdicts):
 
 
 def test_a_killed_worker_costs_one_answer_and_none_if_it_was_idle(make_pool):
-    pool = make_pool()
+    pool = make_pool(COMPARING)
     assert pool.grade([("x", "x")])[0].score == 1
     (worker,) = pool.workers
     send = worker.send
@@ -64,20 +70,20 @@ def test_a_killed_worker_costs_one_answer_and_none_if_it_was_idle(make_pool):
 
 
 def test_close_ends_the_workers_and_a_later_call_starts_new_ones(mathematics):
-    assert verdict(mathematics, "x+1", r"\boxed{1+x}") == CORRECT
+    assert verdict(mathematics, "x^2-1", r"\boxed{(x+1)(x-1)}") == CORRECT
     processes = [worker.process for worker in mathematics.pool.workers]
     mathematics.close()
     mathematics.close()
     assert processes
     assert all(process.poll() == -signal.SIGKILL for process in processes)
-    assert verdict(mathematics, "x+1", r"\boxed{1+x}") == CORRECT
+    assert verdict(mathematics, "x^2-1", r"\boxed{(x+1)(x-1)}") == CORRECT
 
 
 @pytest.mark.parametrize(
     ("content", "status"), [(b"", 0), (pickle.dumps([TOWER]), -signal.SIGPROF)]
 )
 def test_a_worker_ends_with_its_tasks_and_in_c_code(make_pool, content, status):
-    command = make_pool(timeout_seconds=0.5).command
+    command = make_pool(COMPARING, timeout_seconds=0.5).command
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         assert worker.stdin is not None
         assert worker.stdout is not None
@@ -104,7 +110,7 @@ def test_workers_that_cannot_start_are_an_error_that_says_how_to_look(make_pool)
 
 
 def test_an_interrupted_call_leaves_no_busy_worker(make_pool, monkeypatch):
-    pool = make_pool()
+    pool = make_pool(COMPARING)
     monkeypatch.setattr(pool, "_receive", lambda *_: sys.exit())
     with pytest.raises(SystemExit):
         pool.grade([TOWER])
@@ -113,7 +119,7 @@ def test_an_interrupted_call_leaves_no_busy_worker(make_pool, monkeypatch):
 
 def test_a_slow_answer_stalls_no_other(mathematics):
     groups = [
-        group(r"\sqrt2", r"\boxed{9^{9^9}}"),
+        group(r"\sqrt2", response(CALCULUS["determinant"])),
         *(group("x+1", f"\\boxed{{{n}+x}}") for n in range(9)),
     ]
     scored = mathematics(groups)
@@ -131,9 +137,10 @@ def test_equal_answers_are_graded_once(mathematics, monkeypatch):
         "grade",
         lambda pairs, *limit: graded.extend(pairs) or grade(pairs, *limit),
     )
-    scored = mathematics([group("x+1", *[r"\boxed{1+x}"] * 9), group("x+1", r"\boxed{1+x}")])
+    answer = r"\boxed{(x+1)(x-1)}"
+    scored = mathematics([group("x^2-1", *[answer] * 9), group("x^2-1", answer)])
     assert [v.score for s in scored for v in s.verdicts] == [1.0] * 10
-    assert graded == [("x+1", "1+x")]
+    assert len(graded) == 1
 
 
 def test_questions_alternate_and_those_with_a_slow_answer_come_last():

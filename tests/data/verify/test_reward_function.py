@@ -152,7 +152,9 @@ from tests.data.verify.scoring import group
 reward = RewardFunction("fault_injection.faults.reward", workers=1, timeout_seconds=600)
 idle = RewardFunction("fault_injection.faults.reward", workers=1)
 idle([group("7", "7")])
-mathematics = WorkerPool(grader=MATH_GRADER, arguments={}, size=1, timeout_seconds=600, memory_mib=512)
+mathematics = WorkerPool(
+    grader=MATH_GRADER, arguments={"sys_path": sys.path}, size=1, timeout_seconds=600, memory_mib=512
+)
 mathematics.grade([("x", "x")])
 send = reward.pool._send
 def telling(worker, queue):
