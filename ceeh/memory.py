@@ -234,12 +234,8 @@ def update_activations(
 def forward_activations(
     shapes: ModelShapes, settings: Model, tokens: int, *, compute: int, cuda: bool = False
 ) -> int:
-    """Without gradient: the larger of one layer's MLP, 4 c I + 20 D a token, and the head.
-
-    LoRA dropout makes the MLP's numbers fp32.
-    """
-    number = FP32 if settings.lora.rank and settings.lora.dropout else compute
-    layer = tokens * (4 * number * shapes.layer["down_proj"][0] + 20 * shapes.width)
+    """Without gradient: the larger of one layer's MLP, 4 c I + 20 D a token, and the head."""
+    layer = tokens * (4 * compute * shapes.layer["down_proj"][0] + 20 * shapes.width)
     head = head_logits(shapes, settings, tokens, compute=compute, gradient=False, cuda=cuda)
     return max(layer, head + 2 * FP32 * shapes.width * tokens)
 

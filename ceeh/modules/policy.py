@@ -114,7 +114,8 @@ class Policy(nn.Module):
         for layer in model.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.register_forward_pre_hook(enter)
-                layer.register_forward_hook(leave)
+                # Also when a recomputation stops early, which torch does by an exception.
+                layer.register_forward_hook(leave, always_call=True)
 
     @staticmethod
     def _with_adapter(model: PreTrainedModel, settings: Model, adapter: Path | None):

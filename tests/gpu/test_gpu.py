@@ -94,7 +94,9 @@ def policy_of(folder: Path, *, rank: int = 0, precision: str = "32-true") -> Pol
 
 
 def gradient(policy: Policy, device: str, *, bf16: bool) -> Tensor:
-    batch, settings = ragged(), Objective(kl_coefficient=0.0)
+    # Without clipping: bf16 would put tokens on the other side of a bound.
+    settings = Objective(kl_coefficient=0.0, clip_low=0.999, clip_high=1e9, dual_clip=None)
+    batch = ragged()
     micro = microbatches(batch.totals, torch.arange(5), 24)
     given, policy = inputs(batch, settings), policy.to(device)
     moved = replace(
@@ -262,7 +264,7 @@ def test_a_run_of_the_default_precision_trains(
     tiny_model_dir: Path, tmp_path: Path, overrides: tuple[str, ...]
 ) -> None:
     folder = fit(small(tiny_model_dir, tmp_path, *RUN, "rollouts.steps=3", *overrides))
-    lines = rows(folder)
+    lines = [line for line in rows(folder) if "engine/canary_difference" in line]
     assert len(lines) == 3
     assert all(line["engine/canary_difference"] < 0.1 for line in lines)
 
@@ -278,7 +280,8 @@ def test_a_resumed_run_has_the_numbers_of_a_whole_one(tiny_model_dir: Path, tmp_
         assert one.keys() == other.keys()
         for name, value in one.items():
             if not name.startswith(("engine/canary", "engine/mismatch", "optimizer/mfu")):
-                assert other[name] == pytest.approx(value, rel=1e-3, abs=1e-5, nan_ok=True), name
+                close = value and pytest.approx(value, rel=1e-3, abs=1e-5, nan_ok=True)
+                assert other[name] == close, name
 
 
 @pytest.mark.skipif(not CUDA, reason="fills a GPU's memory")
@@ -302,4 +305,5 @@ def test_a_run_with_a_4_bit_base_and_8_bit_moments_trains(
     pytest.importorskip("bitsandbytes")
     quantized = ("model.lora.rank=4", "model.lora.base=nf4", "optimizer.moments=8bit")
     folder = fit(small(tiny_model_dir, tmp_path, *RUN, "rollouts.steps=3", *quantized))
-    assert all(line["engine/canary_difference"] < 0.2 for line in rows(folder))
+    lines = [line for line in rows(folder) if "engine/canary_difference" in line]
+    assert all(line["engine/canary_difference"] < 0.2 for line in lines)

@@ -341,8 +341,7 @@ def test_the_fused_work_compiles_without_a_break() -> None:
 def test_bf16_operands_cost_thousandths_of_a_nat_and_fp32_none() -> None:
     """Against float64, at the width of a 1.5B model and the spread of its logits, 0.8.
 
-    Measured: 5e-3 nats in the mean and 2e-2 at most, 4e-3 relative in the gradients; logits rounded to bf16
-    would cost as much again at 1 nat and ten times that at the logits of a trained model.
+    Measured: 1.3e-3 nats in the mean and 3.5e-3 at most, 1.8e-3 relative in both gradients.
     """
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(64, 1536, generator=generator)
@@ -363,7 +362,7 @@ def test_bf16_operands_cost_thousandths_of_a_nat_and_fp32_none() -> None:
         assert w.grad is not None
         found[name] = [x.detach().double() for x in (logprobs, entropy, h.grad, w.grad)]
     exact = found.pop("exact")
-    for name, mean, largest, relative in (("fp32", 1e-6, 1e-5, 1e-5), ("bf16", 8e-3, 4e-2, 1e-2)):
+    for name, mean, largest, relative in (("fp32", 1e-6, 1e-5, 2e-6), ("bf16", 3e-3, 1e-2, 4e-3)):
         error = (found[name][0] - exact[0]).abs()
         assert error.mean() < mean
         assert error.max() < largest
