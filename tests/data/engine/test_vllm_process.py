@@ -8,8 +8,14 @@ from types import ModuleType
 
 import pytest
 import torch
+from pydantic import BaseModel, ValidationError, field_validator
 
-from ceeh.data.engine.vllm_engine import check_options, default_options, merge_options
+from ceeh.data.engine.vllm_engine import (
+    check_options,
+    default_options,
+    merge_options,
+    refusal,
+)
 from ceeh.data.engine.vllm_process import (
     class_states,
     collected_once,
@@ -199,3 +205,19 @@ def test_tensor_parallelism_is_refused():
     ):
         check_options({"tensor_parallel_size": 2})
     assert check_options({"tensor_parallel_size": 1}) == {"tensor_parallel_size": 1}
+
+
+def test_a_refusal_of_vllm_is_one_line():
+    class Settings(BaseModel):
+        size: int
+
+        @field_validator("size")
+        @classmethod
+        def small(cls, value: int) -> int:
+            assert value < 5, "chunked prefill is required"
+            return value
+
+    with pytest.raises(ValidationError) as raised:
+        Settings(size=7)
+    assert refusal(raised.value) == "Assertion failed, chunked prefill is required"
+    assert refusal(ValueError("no such architecture\nmore")) == "no such architecture"
