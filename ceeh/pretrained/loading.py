@@ -119,9 +119,13 @@ def num_positions(config: Any) -> int | None:
 def load_model(path: str, *, trust_remote_code: bool, attention: str) -> PreTrainedModel:
     """A causal language model in fp32, with every weight read from safetensors and finite.
 
+    Where its attention scores have a soft cap (Gemma 2), which sdpa silently leaves out, sdpa becomes eager.
     Raises ConfigError for anything else. Pickles are never opened: torch's safe unpickler has had holes.
     """
     check_weight_files(path)
+    config = load_config(path, trust_remote_code).get_text_config()
+    if attention == "sdpa" and getattr(config, "attn_logit_softcapping", None):
+        attention = "eager"
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
