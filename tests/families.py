@@ -180,7 +180,9 @@ def exported_difference(run: Path, folder: Path) -> float:
     """Nats between trainer, transformers and vLLM on the exported model."""
     export(str(run), folder, dtype=torch.float32)
     policy = load_policy(open_trained(str(max(run.glob("checkpoints/*.ckpt")))))
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     with VLLMEngine(str(folder), max_model_len=64, accelerator="cpu", kv_cache_gib=0.25) as engine:
         prompt, completion = engine.canary(temperature=1.0)
     ids = torch.tensor([[*prompt, *completion.token_ids]])

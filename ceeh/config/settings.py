@@ -56,7 +56,8 @@ class Model:
     )
     trust_remote_code: bool = setting(False, "Run Python code that comes with the model.")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = setting(
-        "sdpa", "Attention implementation in transformers."
+        "sdpa",
+        "Attention implementation in transformers. sdpa becomes eager for capped scores (Gemma 2).",
     )
     gradient_checkpointing: bool = setting(
         False, "Recompute activations in the backward pass: less memory, about a third more time."

@@ -128,9 +128,13 @@ def load_model(
     """A causal language model in `dtype`, with every weight read from safetensors and finite.
 
     `quantization` packs the matrices of the decoder layers.
+    Where its attention scores have a soft cap (Gemma 2), which sdpa silently leaves out, sdpa becomes eager.
     Raises ConfigError for anything else. Pickles are never opened: torch's safe unpickler has had holes.
     """
     check_weight_files(path)
+    config = load_config(path, trust_remote_code).get_text_config()
+    if attention == "sdpa" and getattr(config, "attn_logit_softcapping", None):
+        attention = "eager"
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,

@@ -28,7 +28,9 @@ def reference(
     model_dir: Path, temperature: float, dtype: torch.dtype = torch.float64
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Full logits, by default in float64, one position at a time."""
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        model_dir, dtype=dtype, attn_implementation="eager"
+    )
     logits = model(input_ids=IDS).logits.detach() / temperature
     logprobs, entropy = torch.zeros(2, IDS.shape[1]), torch.zeros(2, IDS.shape[1])
     for row, position in MASK.nonzero().tolist():
@@ -110,7 +112,14 @@ def test_a_saved_policy_loads_in_transformers(tiny_model_dir: Path, tmp_path: Pa
 
 
 FAMILIES = {
-    "Gemma 2": (T.Gemma2Config, {"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 16}),
+    "Gemma 2": (
+        T.Gemma2Config,
+        {
+            "final_logit_softcapping": 2.0,
+            "attn_logit_softcapping": 0.1,  # left out by sdpa
+            "query_pre_attn_scalar": 16,
+        },
+    ),
     "Cohere": (T.CohereConfig, {"logit_scale": 0.5}),
     "Granite": (T.GraniteConfig, {"logits_scaling": 8.0}),
     "Phi": (T.PhiConfig, {}),
@@ -148,7 +157,9 @@ def test_caps_scales_and_head_biases_equal_the_models_own_logits(
     folder = tiny(config, tmp_path, **settings)
     policy = make(folder, Model())
     torch.testing.assert_close(policy(IDS, MASK), reference(folder, 0.7), rtol=1e-4, atol=1e-5)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
     logprobs = (model(input_ids=IDS).logits[:, :-1] / 0.7).log_softmax(-1)
     (logprobs.gather(-1, IDS[:, 1:, None])[..., 0] * MASK[:, 1:]).sum().backward()
     policy.loss(IDS, MASK, lambda found, entropy, _: found.sum()).backward()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from ceeh.data.engine.base import Sampling
@@ -32,7 +33,7 @@ from ceeh.data.engine.vllm_weights import (
     skeleton,
     weight_shapes,
 )
-from ceeh.errors import ConfigError, RunError
+from ceeh.errors import ConfigError, RunError, first_line
 from ceeh.runtime import shutdown
 from ceeh.runtime.rng import derived_seed, rng_preserved
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup
@@ -122,8 +123,13 @@ class VLLMEngine:
                     **merge_options(default_options(cpu=cpu), options),
                 )
                 self._llm.apply_model(partial(keep_changed_classes, classes))
-            except BaseException:
+            except BaseException as error:
                 release_process_groups(keep_default=not self._own_group)
+                if isinstance(error, ValueError):  # from its checks, before it reads weights
+                    raise ConfigError(
+                        f"vLLM cannot serve '{model_path}' with these settings ({refusal(error)}); "
+                        "docs/models.md lists the families that were tried"
+                    ) from error
                 raise
             finally:
                 restore_classes(classes)
@@ -309,6 +315,11 @@ class VLLMEngine:
                 output.finish_reason, Finish.ABORT
             ),
         )
+
+
+def refusal(error: ValueError) -> str:
+    """What vLLM refuses, in a line; pydantic's first line only counts the errors."""
+    return error.errors()[0]["msg"] if isinstance(error, ValidationError) else first_line(error)
 
 
 def close_at_exit(engine: "weakref.ref[VLLMEngine]") -> None:

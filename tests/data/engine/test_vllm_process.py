@@ -10,8 +10,14 @@ from types import ModuleType
 
 import pytest
 import torch
+from pydantic import BaseModel, ValidationError, field_validator
 
-from ceeh.data.engine.vllm_engine import check_options, default_options, merge_options
+from ceeh.data.engine.vllm_engine import (
+    check_options,
+    default_options,
+    merge_options,
+    refusal,
+)
 from ceeh.data.engine.vllm_process import (
     class_states,
     collected_once,
@@ -200,3 +206,18 @@ def test_options_that_would_break_training_are_refused_with_the_place_to_set_the
     with pytest.raises(ConfigError, match=message):
         check_options(options)
     assert check_options({"tensor_parallel_size": 1}) == {"tensor_parallel_size": 1}
+
+
+def test_a_refusal_of_vllm_is_one_line():
+    class Settings(BaseModel):
+        size: int
+
+        @field_validator("size")
+        @classmethod
+        def small(cls, value: int) -> int:
+            raise ValueError("chunked prefill is required")
+
+    with pytest.raises(ValidationError) as raised:
+        Settings(size=7)
+    assert refusal(raised.value) == "Value error, chunked prefill is required"
+    assert refusal(ValueError("no such architecture\nmore")) == "no such architecture"
