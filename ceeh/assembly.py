@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -21,7 +22,8 @@ from ceeh.callbacks.signal import SignalCallback, check_signals
 from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.config.component import Component
 from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE, resolve_accelerator, resolve_precision
-from ceeh.config.settings import Config, check_not_redacted, check_pairs, to_public_yaml
+from ceeh.config.settings import Config, Hardware, check_not_redacted, check_pairs, to_public_yaml
+from ceeh.config.sft import SFTConfig
 from ceeh.data.engine.base import RolloutEngine
 from ceeh.data.engine.restartable import RestartableEngine
 from ceeh.data.mixture.mixture import Mixture
@@ -31,7 +33,7 @@ from ceeh.data.verify.build import build_verifier, drop_unverifiable
 from ceeh.errors import ConfigError, RunError
 from ceeh.modules.policy import Policy
 from ceeh.modules.shaping.base import build_shaping
-from ceeh.pretrained.loading import load_tokenizer, resolve_model
+from ceeh.pretrained.loading import load_tokenizer, pad_token_id, resolve_model
 from ceeh.run.atomic import atomic_folder, atomic_write_text
 from ceeh.run.checkpoint import read_checkpoint, rollout_step_of
 from ceeh.run.disk_space import check_space, format_bytes, free_bytes
@@ -40,7 +42,7 @@ from ceeh.run.metrics_file import JSONLLogger
 from ceeh.runtime.distributed import join_processes, processes_here, world_size
 from ceeh.runtime.lightning_private import disable_signal_handlers
 from ceeh.tracking.logger import GuardedMLFlowLogger
-from ceeh.types import Prompt, Question
+from ceeh.types import Prompt, Question, WorkedPrompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +61,24 @@ class Inputs:
 
     @property
     def pad_token_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)  # type: ignore[arg-type]
+        return pad_token_id(self.tokenizer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """What supervised training reads, checked. `held_out` may be empty."""
+
+    model_path: str
+    tokenizer: PreTrainedTokenizerBase
+    train_source: Iterable[Question]
+    train: Sequence[WorkedPrompt]
+    held_out: Sequence[WorkedPrompt]
+    precision: str
+    accelerator: str
+
+
+RunConfig = Config | SFTConfig
+RunInputs = Inputs | Examples
 
 
 def gather_inputs(config: Config) -> Inputs:
@@ -71,14 +89,7 @@ def gather_inputs(config: Config) -> Inputs:
     signals = build_signals(config)
     path = resolve_model(config.model.path)
     tokenizer = load_tokenizer(path, config.model.trust_remote_code)
-    prompts = config.prompts
-    builder = PromptBuilder(
-        tokenizer,
-        max_prompt_tokens=prompts.max_prompt_tokens,
-        chat_template=prompts.chat_template,
-        system_prompt=prompts.system_prompt,
-        instruction=prompts.instruction,
-    )
+    prompts, builder = config.prompts, PromptBuilder.of(tokenizer, config.prompts)
     train_source = build_source(prompts.train, "prompts.train")
     if isinstance(train_source, Mixture) and config.ckpt_path:
         train_source.run = run_to_resume(config.output, config.name, config.ckpt_path)
@@ -160,7 +171,7 @@ def engine_context(config: Config, inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def write_model(policy: Policy, folder: RunFolder, inputs: Inputs) -> None:
+def write_model(policy: Policy, folder: RunFolder, inputs: RunInputs) -> None:
     """Writes the trained model into the run folder. Raises RunError when the disk is full."""
     try:
         with atomic_folder(folder.model) as model:
@@ -171,6 +182,14 @@ def write_model(policy: Policy, folder: RunFolder, inputs: Inputs) -> None:
             f"{format_bytes(free_bytes(folder.path))} are free there; free space and resume with "
             "ckpt_path=last"
         ) from error
+
+
+def set_math(hardware: Hardware, accelerator: str, precision: str) -> None:
+    """Threads of torch, and TF32 for the fp32 products of the head."""
+    if hardware.threads:
+        torch.set_num_threads(hardware.threads)
+    if accelerator == "cuda" and precision != "32-true":
+        torch.set_float32_matmul_precision("high")
 
 
 def quieten() -> None:
@@ -185,7 +204,7 @@ def quieten() -> None:
 
 
 def open_folder(
-    config: Config, inputs: Inputs, checkpoint_size: int, held: ExitStack
+    config: RunConfig, inputs: RunInputs, checkpoint_size: int, held: ExitStack
 ) -> tuple[RunFolder, Path | None]:
     """A new run folder, or the one to resume and its checkpoint, claimed until `held` closes.
 
@@ -208,7 +227,7 @@ def open_folder(
 
 
 def build_loggers(
-    config: Config, folder: RunFolder, checkpoint: Path | None
+    config: RunConfig, folder: RunFolder, checkpoint: Path | None
 ) -> tuple[JSONLLogger, GuardedMLFlowLogger | None]:
     """The loggers; metrics.jsonl continues from the checkpoint's step."""
     jsonl = JSONLLogger(folder.path)
@@ -231,7 +250,6 @@ def build_trainer(
 ) -> Trainer:
     """Lightning's Trainer with the callbacks of the configuration and those of every run."""
     rollouts = config.rollouts
-    checkpoint = RunCheckpoint(folder.checkpoints, config.checkpoints, loggers[0])
     callbacks: list[Callback] = [
         *inputs.signals.values(),
         WeightSync(
@@ -247,7 +265,23 @@ def build_trainer(
     ]
     if config.profile:
         callbacks.append(Profiler(folder.path, steps=rollouts.steps))
-    callbacks.append(checkpoint)
+    evaluate_every = config.evaluation.every_n_steps or rollouts.steps + 1
+    return make_trainer(
+        config, inputs, folder, loggers, callbacks, evaluate_every_n_steps=evaluate_every
+    )
+
+
+def make_trainer(
+    config: RunConfig,
+    inputs: RunInputs,
+    folder: RunFolder,
+    loggers: list,
+    callbacks: list[Callback],
+    *,
+    evaluate_every_n_steps: int,
+) -> Trainer:
+    """Lightning's Trainer with `callbacks` and, last, the checkpoints."""
+    checkpoint = RunCheckpoint(folder.checkpoints, config.checkpoints, loggers[0])
     trainer = Trainer(
         accelerator=inputs.accelerator,
         devices=processes_here(),
@@ -256,11 +290,11 @@ def build_trainer(
         precision=inputs.precision,  # type: ignore[arg-type]  # checked against Lightning's names
         max_epochs=1,
         check_val_every_n_epoch=None,
-        val_check_interval=config.evaluation.every_n_steps or rollouts.steps + 1,
+        val_check_interval=evaluate_every_n_steps,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         logger=loggers,
-        callbacks=callbacks,
+        callbacks=[*callbacks, checkpoint],
         plugins=[checkpoint.io],
         enable_progress_bar=False,
         enable_model_summary=False,

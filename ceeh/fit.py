@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import torch
 from lightning import seed_everything
 
 from ceeh.assembly import (
@@ -21,6 +20,7 @@ from ceeh.assembly import (
     gather_inputs,
     open_folder,
     quieten,
+    set_math,
     write_model,
 )
 from ceeh.config.reference import HelpConfig
@@ -47,11 +47,7 @@ def fit(config: Config) -> Path:
     inputs = gather_inputs(config)
     shutdown.check()
     seed_everything(config.seed, verbose=False)
-    if config.hardware.threads:
-        torch.set_num_threads(config.hardware.threads)
-    if inputs.accelerator == "cuda" and inputs.precision != "32-true":
-        # The fp32 products of the head run as TF32 on tensor cores.
-        torch.set_float32_matmul_precision("high")
+    set_math(config.hardware, inputs.accelerator, inputs.precision)
     policy = Policy(
         config.model,
         inputs.model_path,

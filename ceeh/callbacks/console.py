@@ -2,32 +2,45 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ceeh.data.batch import RolloutBatch
 from ceeh.runtime.text import escape
 
 PHASES = ("generate", "score", "update", "push")
+HELD_OUT = (("accuracy", "eval/accuracy", "{:.1%}"), ("tokens", "eval/tokens", "{:.1f}"))
+"""Word, metric and form of what an evaluation's line shows."""
+SFT_HELD_OUT = (("nats/token", "eval/nats_per_token", "{:.4f}"),)
+StepLine = Callable[[int, int, Mapping[str, float], float, float], str]
 
 
 class Console(Callback):
     """Prints the model and device, then one line per step; replaces Lightning's progress bar.
 
-    `steps` is the run's number of rollout steps. A metric that has not been logged yet in the step is '-', so
-    this callback comes after those that log. Rank 0 only.
+    `steps` is the run's number of steps, `line` what a step prints, `held_out` what an evaluation prints. A
+    metric that has not been logged yet in the step is '-', so this callback comes after those that log. Rank 0
+    only.
     """
 
-    def __init__(self, steps: int, title: str, terminal: Terminal | None = None) -> None:
+    def __init__(
+        self,
+        steps: int,
+        title: str,
+        terminal: Terminal | None = None,
+        line: StepLine | None = None,
+        held_out: Sequence[tuple[str, str, str]] = HELD_OUT,
+    ) -> None:
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         self.steps = steps
         self.title = title
         self.terminal = terminal or Terminal()
+        self.line = line or step_line
+        self.held_out = held_out
         self.progress: Progress | None = None
         self.tasks: dict[str, Any] = {}
         self.began = self.step_ended = 0.0
@@ -46,7 +59,7 @@ class Console(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: RolloutBatch,
+        batch: Any,
         batch_idx: int,
     ) -> None:
         now = time.perf_counter()
@@ -57,7 +70,7 @@ class Console(Callback):
         done = batch_idx + 1
         remaining = (now - self.began) / self.steps_here * (self.steps - done)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.say(step_line(done, self.steps, metrics, seconds, remaining))
+        self.say(self.line(done, self.steps, metrics, seconds, remaining))
         self.advance("training", done, self.steps)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -68,7 +81,7 @@ class Console(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: RolloutBatch,
+        batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -88,10 +101,8 @@ class Console(Callback):
         # The next validation has a new bar, with its own elapsed time.
         if self.progress is not None and (task := self.tasks.pop("held-out", None)) is not None:
             self.progress.remove_task(task)
-        self.say(
-            f"held-out  accuracy {shown(metrics, 'eval/accuracy', '{:.1%}')}  "
-            f"tokens {shown(metrics, 'eval/tokens', '{:.1f}')}  {seconds:.1f} s"
-        )
+        found = [f"{word} {shown(metrics, name, form)}" for word, name, form in self.held_out]
+        self.say("  ".join(["held-out", *found, f"{seconds:.1f} s"]))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.close()
@@ -144,6 +155,20 @@ def step_line(
         f"hard {shown(metrics, 'signal/hard_fraction', '{:.0%}')}",
         f"{shown(metrics, 'rollout/tokens_per_second', '{:.0f}')} tokens/s",
         *(f"{phase} {shown(metrics, f'time/{phase}', '{:.1f}')}" for phase in PHASES),
+        f"step {seconds:.1f} s",
+        f"ETA {clock(remaining)}",
+    ]
+    return "  ".join(parts)
+
+
+def sft_line(
+    done: int, steps: int, metrics: Mapping[str, float], seconds: float, remaining: float
+) -> str:
+    """One step of supervised training."""
+    parts = [
+        f"step {done:>{len(str(steps))}}/{steps}",
+        f"nats/token {shown(metrics, 'loss/nats_per_token', '{:.4f}')}",
+        f"{shown(metrics, 'optimizer/tokens_per_second', '{:.0f}')} tokens/s",
         f"step {seconds:.1f} s",
         f"ETA {clock(remaining)}",
     ]

@@ -3,10 +3,11 @@
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from transformers import PreTrainedTokenizerBase
 
+from ceeh.config.settings import Prompts
 from ceeh.data.sources.column_map import encodable
 from ceeh.errors import ConfigError, user_code
 from ceeh.runtime.rng import stable_hash
@@ -46,6 +47,17 @@ class PromptBuilder:
         self.chat_template = chat_template
         self.system_prompt = system_prompt
         self.instruction = instruction
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, settings: Prompts) -> Self:
+        """The builder that the `prompts` settings of a run describe."""
+        return cls(
+            tokenizer,
+            max_prompt_tokens=settings.max_prompt_tokens,
+            chat_template=settings.chat_template,
+            system_prompt=settings.system_prompt,
+            instruction=settings.instruction,
+        )
 
     def __call__(self, question: Question) -> Prompt:
         """The prompt, of any length: `text` is the question's, `token_ids` what the engine reads."""

@@ -13,7 +13,7 @@ from typing import Any
 from ceeh.errors import ConfigError
 from ceeh.runtime.rng import stable_hash
 from ceeh.runtime.text import show
-from ceeh.types import Question
+from ceeh.types import Piece, Question, WorkedQuestion
 
 Row = Mapping[str, Any]
 
@@ -25,6 +25,7 @@ class Columns:
     question: str
     answer: str
     uid: str | None = None
+    response: str | None = None
     metadata: tuple[str, ...] = ()
     answer_pattern: re.Pattern[str] | None = None
     join_answers: bool = False
@@ -33,8 +34,10 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        uid = () if self.uid is None else (self.uid,)
-        return list(dict.fromkeys((self.question, self.answer, *uid, *self.metadata, *self.where)))
+        named = (name for name in (self.uid, self.response) if name is not None)
+        return list(
+            dict.fromkeys((self.question, self.answer, *named, *self.metadata, *self.where))
+        )
 
     def questions(
         self, table: str, rows: Iterable[tuple[str, Row]]
@@ -117,7 +120,16 @@ class Columns:
                 )
         if self.uid is None:
             uid = stable_hash(f"{text}\0{answer}").hex()
-        return Question(uid=str(uid), text=text, answer=answer, metadata=metadata)
+        fields: dict[str, Any] = {"text": text, "answer": answer, "metadata": metadata}
+        if self.response is None:
+            return Question(uid=str(uid), **fields)
+        response = row[self.response]
+        if not isinstance(response, str) or not response.strip() or not encodable(response):
+            raise ConfigError(
+                f"{place}: column '{self.response}' must hold the worked response as text, got "
+                f"{show(response)}"
+            )
+        return WorkedQuestion(uid=str(uid), **fields, response=(Piece(response),))
 
     def _answer(self, place: str, value: Any) -> str:
         """An answer cell as text: a text, a finite number, or a list of them."""
