@@ -27,7 +27,7 @@ from ceeh.config.hardware import resolve_accelerator, resolve_precision
 from ceeh.config.reference import HelpConfig
 from ceeh.config.settings import check_not_redacted, to_public_yaml
 from ceeh.config.sft import SFTConfig, check_sft_pairs, load_sft
-from ceeh.data.examples import ExampleBuilder, ExampleLoader, held_out_batches, load_examples
+from ceeh.data.examples import ExampleBuilder, ExampleLoader, HeldOutExamples, load_examples
 from ceeh.data.prompts import PromptStream
 from ceeh.modules.policy import Policy
 from ceeh.modules.sft import SFTModule
@@ -112,7 +112,7 @@ def sft(config: SFTConfig) -> Path:
             world_size=world_size(),
         )
         loader = ExampleLoader(stream, steps=config.steps, pad_token_id=pad)
-        unseen = held_out_batches(
+        unseen = HeldOutExamples(
             inputs.held_out, size=size, pad_token_id=pad, rank=rank(), world_size=world_size()
         )
         if unseen and checkpoint is None:

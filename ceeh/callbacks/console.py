@@ -168,7 +168,7 @@ def sft_line(
     parts = [
         f"step {done:>{len(str(steps))}}/{steps}",
         f"nats/token {shown(metrics, 'loss/nats_per_token', '{:.4f}')}",
-        f"{shown(metrics, 'optimizer/tokens_per_second', '{:.0f}')} tokens/s",
+        f"{shown(metrics, 'loss/tokens', '{:.0f}')} tokens",
         f"step {seconds:.1f} s",
         f"ETA {clock(remaining)}",
     ]

@@ -132,12 +132,26 @@ class ExampleLoader:
         self.stream.load_state_dict(state["stream"])
 
 
-def held_out_batches(
-    examples: Sequence[WorkedPrompt], *, size: int, pad_token_id: int, rank: int, world_size: int
-) -> list[ExampleBatch]:
-    """This rank's held-out examples, `size` at a time, similar lengths together."""
-    own = sorted(examples[rank::world_size], key=lambda each: len(each.response_ids))
-    return [
-        collate_examples(own[start : start + size], pad_token_id=pad_token_id)
-        for start in range(0, len(own), size)
-    ]
+class HeldOutExamples:
+    """This rank's share of the held-out examples, `size` at a time, similar lengths together."""
+
+    def __init__(
+        self,
+        examples: Sequence[WorkedPrompt],
+        *,
+        size: int,
+        pad_token_id: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.examples = sorted(examples[rank::world_size], key=lambda each: len(each.response_ids))
+        self.size = size
+        self.pad_token_id = pad_token_id
+
+    def __len__(self) -> int:
+        return -(-len(self.examples) // self.size)
+
+    def __iter__(self) -> Iterator[ExampleBatch]:
+        for start in range(0, len(self.examples), self.size):
+            rows = self.examples[start : start + self.size]
+            yield collate_examples(rows, pad_token_id=self.pad_token_id)
