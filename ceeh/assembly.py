@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ceeh.callbacks.checkpoint import METRICS, RunCheckpoint
 from ceeh.callbacks.console import Console
+from ceeh.callbacks.contrast import ContrastGuard
 from ceeh.callbacks.profiler import Profiler
 from ceeh.callbacks.rollout_log import RolloutLog
 from ceeh.callbacks.signal import SignalCallback, check_signals
@@ -262,6 +263,7 @@ def build_trainer(
             title=f"{folder.path.name}: {config.model.path} on {inputs.accelerator}",
         ),
         RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps),
+        ContrastGuard(rollouts.max_flat_steps),
     ]
     if config.profile:
         callbacks.append(Profiler(folder.path, steps=rollouts.steps))

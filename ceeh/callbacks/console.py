@@ -21,9 +21,9 @@ StepLine = Callable[[int, int, Mapping[str, float], float, float], str]
 class Console(Callback):
     """Prints the model and device, then one line per step; replaces Lightning's progress bar.
 
-    `steps` is the run's number of steps, `line` what a step prints, `held_out` what an evaluation prints. A
-    metric that has not been logged yet in the step is '-', so this callback comes after those that log. Rank 0
-    only.
+    `steps` is the run's number of steps, `line` what a step prints, `held_out` what an evaluation prints.
+    A metric that has not been logged yet in the step is '-', so this callback comes after those that log.
+    Rank 0 only.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """RollingDifficulty: which questions are hard for the current policy, by their history."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,11 @@ class RollingDifficulty(SignalCallback):
                 self._mean = sum(first) / len(first) if first else float("nan")
         return self._mean
 
+    @property
+    def hard_below(self) -> float:
+        """`threshold`; where nothing was ever solved, which makes it 0, every question is hard."""
+        return self.threshold or sys.float_info.min
+
     def before_step(self, outcomes: Sequence[GroupOutcome]) -> None:
         self.first = {
             outcome.uid: outcome.accuracy for outcome in outcomes if outcome.uid not in self.history
@@ -55,7 +61,7 @@ class RollingDifficulty(SignalCallback):
         accuracy = self.history[uid]
         if math.isnan(accuracy):
             accuracy = self.first.get(uid, math.nan)
-        return {"accuracy_history": accuracy, "hard": float(accuracy < self.threshold)}
+        return {"accuracy_history": accuracy, "hard": float(accuracy < self.hard_below)}
 
     def observe(self, outcome: GroupOutcome) -> None:
         accuracy, history = outcome.accuracy, self.history[outcome.uid]
@@ -67,7 +73,7 @@ class RollingDifficulty(SignalCallback):
 
     def metrics(self) -> Mapping[str, float]:
         return {
-            "hard_fraction": self.history.fraction_below(self.threshold),
+            "hard_fraction": self.history.fraction_below(self.hard_below),
             "accuracy_history_mean": self.threshold,
             "questions_seen": float(len(self.history)),
         }

@@ -108,6 +108,11 @@ class Rollouts:
     dynamic_sampling: DynamicSampling = setting(
         DynamicSampling, "Filter of groups. Off by default."
     )
+    max_flat_steps: int = setting(
+        10,
+        "Rollout steps in a row, in none of which a group had two different rewards, that stop the run.",
+        at_least(1),
+    )
     canary_tolerance: float | None = setting(
         None,
         "Nats. Mean log-prob difference between engine and trainer that stops the run. Null: 0.001 "

