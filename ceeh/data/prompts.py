@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,6 +13,8 @@ from ceeh.errors import ConfigError, user_code
 from ceeh.runtime.rng import stable_hash
 from ceeh.runtime.text import escape, show
 from ceeh.types import Prompt, Question
+
+Builder = TypeVar("Builder", bound="PromptBuilder")
 
 
 class PromptBuilder:
@@ -49,7 +51,7 @@ class PromptBuilder:
         self.instruction = instruction
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, settings: Prompts) -> Self:
+    def of(cls: type[Builder], tokenizer: PreTrainedTokenizerBase, settings: Prompts) -> Builder:
         """The builder that the `prompts` settings of a run describe."""
         return cls(
             tokenizer,

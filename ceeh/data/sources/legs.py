@@ -5,11 +5,18 @@ sum. The level is the number of kinds. A worked response is in one of four style
 are the easier to get right: `direct`, `short`, `medium` and `long`.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ceeh.data.sources.splits import parse_levels, parse_split, split_of
+from ceeh.data.sources.splits import (
+    HELD_OUT_ONE_IN,
+    Split,
+    parse_levels,
+    parse_split,
+    split_of,
+)
 from ceeh.errors import ConfigError
 from ceeh.types import Piece, Question, WorkedQuestion
 
@@ -39,6 +46,10 @@ def counted(animal: str, count: int) -> str:
 def listed(herd: Herd) -> str:
     *first, last = [counted(*each) for each in herd.items()]
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def question_text(herd: Herd) -> str:
+    return f"How many legs do {listed(herd)} have in total?"
 
 
 def total(herd: Herd) -> int:
@@ -129,15 +140,13 @@ class LegCounting:
             )
         self.num_questions, self.seed, self.split = questions, seed, parse_split(split)
         self.levels, self.max_count, self.styles = parse_levels(levels, LEVELS), max_count, styles
-        single = (
-            len(range(self.levels.index(1), questions, len(self.levels))) if 1 in self.levels else 0
-        )
-        available = int((0.15 if self.split == "held_out" else 0.7) * len(LEGS) * max_count)
-        if single > available:
-            raise ConfigError(
-                f"questions: {questions} asks for {single} of level 1, which has about {available} in the"
-                f" split '{self.split}'; lower questions, or raise max_count or levels"
-            )
+        for index, level in enumerate(self.levels):
+            wanted = len(range(index, questions, len(self.levels)))
+            if wanted > (available := num_herds(level, max_count, self.split)):
+                raise ConfigError(
+                    f"questions: {questions} asks for {wanted} of level {level}, which has about {available}"
+                    f" in the split '{split}'; lower questions, or raise max_count or levels"
+                )
 
     def __len__(self) -> int:
         return self.num_questions
@@ -148,7 +157,7 @@ class LegCounting:
         while len(seen) < self.num_questions:
             level = self.levels[len(seen) % len(self.levels)]
             herd = {a: rng.randint(1, self.max_count) for a in rng.sample(list(LEGS), level)}
-            text = f"How many legs do {listed(herd)} have in total?"
+            text = question_text(herd)
             if text in seen or split_of(text) != self.split:
                 continue
             seen.add(text)
@@ -163,3 +172,12 @@ class LegCounting:
             else:
                 style = rng.choices(list(self.styles), list(self.styles.values()))[0]
                 yield WorkedQuestion(**fields, response=(Piece(STYLES[style](herd)),))
+
+
+def num_herds(level: int, max_count: int, split: Split) -> int:
+    """Questions of a level in a split; from level 2 on a lower estimate, as the last are slow to draw."""
+    if level == 1:
+        single = ({animal: count} for animal in LEGS for count in range(1, max_count + 1))
+        return sum(split_of(question_text(herd)) == split for herd in single)
+    fraction = 1 / HELD_OUT_ONE_IN if split == "held_out" else 1 - 1 / HELD_OUT_ONE_IN
+    return int(0.8 * fraction * math.perm(len(LEGS), level) * max_count**level)
