@@ -29,6 +29,7 @@ from ceeh.config.settings import check_not_redacted, to_public_yaml
 from ceeh.config.sft import SFTConfig, check_sft_pairs, load_sft
 from ceeh.data.examples import ExampleBuilder, ExampleLoader, HeldOutExamples, load_examples
 from ceeh.data.prompts import PromptStream
+from ceeh.export.card import write_supervised_card
 from ceeh.modules.policy import Policy
 from ceeh.modules.sft import SFTModule
 from ceeh.pretrained.loading import load_tokenizer, pad_token_id, resolve_model
@@ -36,6 +37,7 @@ from ceeh.runtime import shutdown
 from ceeh.runtime.cli import run_command
 from ceeh.runtime.distributed import (
     from_rank_zero,
+    is_rank_zero,
     join_processes,
     rank,
     say,
@@ -128,6 +130,13 @@ def sft(config: SFTConfig) -> Path:
         if unseen:
             trainer.validate(module, dataloaders=unseen, verbose=False)
         from_rank_zero(lambda: write_model(policy, folder, inputs))
+        if is_rank_zero():
+            write_supervised_card(
+                folder.model,
+                base=config.model.path,
+                source=config.prompts.train,
+                steps=config.steps,
+            )
     if mlflow is not None:
         mlflow.log_folder(folder.model, "model")
         mlflow.finish()

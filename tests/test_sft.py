@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from ceeh.config.sft import SFTConfig, load_sft
 from ceeh.errors import ConfigError
+from ceeh.export.card import base_card, base_license
 from ceeh.modules.policy_module import PolicyModule
 from ceeh.pretrained.locate import open_trained
 from ceeh.sft import main, sft
@@ -88,6 +90,19 @@ def test_the_run_folder_is_a_model_for_fit_and_for_evaluate(whole: Path, tmp_pat
     assert (source.model_path, source.run) == (str(whole / "model"), None)
     folder = fit(small(whole, tmp_path, "rollouts.steps=1"))
     assert (folder / "model" / "config.json").is_file()
+
+
+def test_the_license_and_origin_go_from_card_to_card(
+    config_file: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """From the start model over the supervised run to what is exported of a run on it."""
+    base = Path(shutil.copytree(tiny_model_dir, tmp_path / "base"))
+    (base / "README.md").write_text("---\nlicense: apache-2.0\nbase_model: org/tiny\n---\n")
+    folder = sft(config(config_file, tmp_path, f"model.path={base}", "steps=1"))
+    card = base_card(str(folder))
+    assert (card["license"], card["base_model"]) == ("apache-2.0", "org/tiny")
+    assert base_license(str(folder)) == {"license": "apache-2.0"}
+    assert "after 1 steps" in (folder / "model" / "README.md").read_text()
 
 
 def test_a_lora_run_merges_its_adapter_into_the_model_folder(

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from ceeh.config.component import Component
 from ceeh.config.settings import Config
+from ceeh.config.sft import SFTConfig
 from ceeh.errors import ConfigError
 
 HEAD = """# Configuration
@@ -20,6 +21,11 @@ Every setting of `python -m ceeh.fit`. Set it in a YAML file (`--config FILE`) o
 `--help-config [PREFIX]` prints this list and `--print-config` the values of a run. A class is given by
 `class_path` (`package.module.Class` or `path/to/file.py:Class`) and its arguments, `init_args`.
 "Paper" is [arXiv 2602.22642](https://arxiv.org/abs/2602.22642), "eq." one of its equations.
+"""
+SFT_HEAD = """
+# Supervised training
+
+The settings of `python -m ceeh.sft`. It shares the sections {} with a run.
 """
 TABLE = "| setting | value | default | description |\n|---|---|---|---|"
 
@@ -79,15 +85,23 @@ def help_text(schemas: Sequence[type], prefix: str = "") -> str:
 
 
 def markdown() -> str:
-    """docs/configuration.md: a table of the top-level settings, then one per section."""
+    """docs/configuration.md: the top-level settings, a table per section, those of supervised training."""
     top, sections = [HEAD, TABLE], []
     for entry in entries(Config):
         if entry.value:
-            row = f"| `{entry.path}` | {entry.value} | `{entry.default}` | {entry.description} |"
-            (sections if "." in entry.path else top).append(row)
+            (sections if "." in entry.path else top).append(row(entry))
         elif "." not in entry.path:
             sections += [f"\n## {entry.path}\n\n{entry.description}\n", TABLE]
+    shared = [item.name for item in fields(SFTConfig) if is_dataclass(item.type)]
+    sections += [SFT_HEAD.format(", ".join(f"`{name}`" for name in shared)), TABLE]
+    sections += [
+        row(entry) for entry in entries(SFTConfig) if "." not in entry.path and entry.value
+    ]
     return "\n".join(top + sections) + "\n"
+
+
+def row(entry: Entry) -> str:
+    return f"| `{entry.path}` | {entry.value} | `{entry.default}` | {entry.description} |"
 
 
 class HelpConfig(argparse.Action):
