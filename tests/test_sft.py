@@ -102,7 +102,7 @@ def test_the_license_and_origin_go_from_card_to_card(
     card = base_card(str(folder))
     assert (card["license"], card["base_model"]) == ("apache-2.0", "org/tiny")
     assert base_license(str(folder)) == {"license": "apache-2.0"}
-    assert "after 1 steps" in (folder / "model" / "README.md").read_text()
+    assert "Steps: 1." in (folder / "model" / "README.md").read_text()
 
 
 def test_a_lora_run_merges_its_adapter_into_the_model_folder(

@@ -115,11 +115,9 @@ def write_supervised_card(folder: Path, *, base: str, source: Component, steps: 
     data = ModelCardData(
         base_model=origin, library_name="transformers", tags=["ceeh", "sft"], **base_license(base)
     )
-    text = (
-        f"# {PurePath(base).name}, trained on worked responses\n\n{describe_base(base)}, after {steps} steps of "
-        f"`python -m ceeh.sft` on {describe(source)}.\n"
-    )
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
+    title = f"# {PurePath(base).name}, trained on worked responses"
+    text = f"{describe_base(base)}, by `python -m ceeh.sft` on {describe(source)}. Steps: {steps}."
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{title}\n\n{text}\n").save(folder / "README.md")
 
 
 def method(config: Config) -> str:

@@ -14,6 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from ceeh.assembly import gather_inputs
 from ceeh.config.settings import load
 from ceeh.config.sft import load_sft
+from ceeh.data.sources.legs import STYLES
+from ceeh.fit import main as fit
+from tests.commands import said
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE, CONFIGS = ROOT / "examples" / "smollm2", ROOT / "configs"
@@ -22,15 +25,19 @@ fetched = pytest.mark.skipif(not MODEL.is_dir(), reason="`make smollm2` fetches 
 HEADS, KV_HEADS, LAYERS, WIDTH = 4, 2, 2, 32
 
 
-@pytest.fixture(scope="module")
-def convert() -> ModuleType:
-    pytest.importorskip("gguf")
-    spec = importlib.util.spec_from_file_location("smollm2_convert", EXAMPLE / "convert.py")
+def load_example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"smollm2_{name}", EXAMPLE / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def convert() -> ModuleType:
+    pytest.importorskip("gguf")
+    return load_example("convert")
 
 
 def interleaved(weight: Tensor, heads: int) -> Tensor:
@@ -198,6 +205,28 @@ def test_the_runs_inputs_are_valid_with_any_chat_model(
     assert len(inputs.train_prompts) == config.prompts.train.init_args["questions"]
 
 
+def test_the_gpu_run_fits_one_gpu_of_80_gb(tmp_path: Path) -> None:
+    """Also the plan of a head of 49,152 tokens that is trained and tied."""
+    config = LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+        dtype="bfloat16",
+    )
+    config.save_pretrained(tmp_path)
+    files = ["ceeh.yaml", "examples/smollm2_cpu.yaml", "examples/smollm2_gpu.yaml"]
+    given = [word for file in files for word in ("--config", str(CONFIGS / file))]
+    answer = said(fit, [*given, f"model.path={tmp_path}", "--dry-run", "--devices", "1x80GB"])
+    assert answer.code == 0, answer
+    assert "134.52 M parameters; 60 steps of 64 prompts x 16 responses" in answer.out
+    assert re.search(r"^yes: [\d.]+ GiB at most, of 76.0 usable", answer.out, re.M)
+
+
 @pytest.fixture(scope="module")
 def chat_model(converted: Path) -> Path:
     template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
@@ -222,3 +251,27 @@ def test_warm_up_and_run_prompt_the_model_alike(overlays: list[str]) -> None:
     run = load([CONFIGS / "ceeh.yaml", CONFIGS / "examples" / "smollm2_cpu.yaml"]).prompts
     for name in ("chat_template", "system_prompt", "instruction"):
         assert getattr(warm, name) == getattr(run, name)
+
+
+def test_the_table_knows_the_styles_by_their_openings() -> None:
+    styles = load_example("styles")
+    herds = [{"ant": 2}, {"cow": 1, "eagle": 3}]
+    for name, worked in STYLES.items():
+        assert [styles.style_of(worked(herd)) for herd in herds] == [name, name]
+    assert styles.style_of("1. First, the legs") == "other"
+
+
+def test_the_table_counts_shares_accuracy_and_tokens_by_level() -> None:
+    styles = load_example("styles")
+    samples = [
+        {"response": r"\boxed{4}", "level": "1", "correct": True, "tokens": 8},
+        {"response": r"\boxed{5}", "level": "1", "correct": False, "tokens": 10},
+        {"response": "Hm", "level": "2", "correct": False, "tokens": 3},
+    ]
+    assert styles.style_table(samples).splitlines() == [
+        "| style | all | 1 | 2 |",
+        "|---|---|---|---|",
+        "| all | 100 %: 33 / 7 | 100 %: 50 / 9 | 100 %: 0 / 3 |",
+        "| direct | 67 %: 50 / 9 | 100 %: 50 / 9 | - |",
+        "| other | 33 %: 0 / 3 | - | 100 %: 0 / 3 |",
+    ]
