@@ -285,17 +285,17 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
     return merged(files, overrides, Config)
 
 
-def to_yaml(config: Config) -> str:
+def to_yaml(config: Any) -> str:
     """The resolved configuration as YAML that `load` reads back to the same."""
     return OmegaConf.to_yaml(OmegaConf.create(_escaped(asdict(config))))
 
 
-def to_public_yaml(config: Config) -> str:
+def to_public_yaml(config: Any) -> str:
     """`to_yaml` with secrets redacted, for files and servers; `check_not_redacted` guards readers."""
     return OmegaConf.to_yaml(OmegaConf.create(redact(_escaped(asdict(config)))))
 
 
-def check_not_redacted(config: Config) -> None:
+def check_not_redacted(config: Any) -> None:
     """Raises ConfigError for a setting whose value was redacted when this configuration was written."""
     for key, value in flatten(asdict(config)).items():
         if HIDDEN in str(value):
