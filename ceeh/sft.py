@@ -29,6 +29,7 @@ from ceeh.config.settings import check_not_redacted, to_public_yaml
 from ceeh.config.sft import SFTConfig, check_sft_pairs, load_sft
 from ceeh.data.examples import ExampleBuilder, ExampleLoader, HeldOutExamples, load_examples
 from ceeh.data.prompts import PromptStream
+from ceeh.errors import ConfigError
 from ceeh.export.card import write_supervised_card
 from ceeh.modules.policy import Policy
 from ceeh.modules.sft import SFTModule
@@ -59,6 +60,12 @@ def gather_examples(config: SFTConfig) -> Examples:
         return load_examples(source, builder, place, max_response_tokens=config.max_response_tokens)
 
     train_source = build_source(config.prompts.train, "prompts.train")
+    train = examples(train_source, "prompts.train")
+    if len(train) < config.optimizer.prompts_per_minibatch:
+        raise ConfigError(
+            f"optimizer.prompts_per_minibatch is {config.optimizer.prompts_per_minibatch}, but prompts.train "
+            f"has only {len(train)} examples; lower it or add examples"
+        )
     held_out: list[WorkedPrompt] = []
     if config.prompts.held_out.class_path:
         source = build_source(config.prompts.held_out, "prompts.held_out")
@@ -68,7 +75,7 @@ def gather_examples(config: SFTConfig) -> Examples:
         model_path=path,
         tokenizer=tokenizer,
         train_source=train_source,
-        train=examples(train_source, "prompts.train"),
+        train=train,
         held_out=held_out,
         accelerator=accelerator,
         precision=resolve_precision(config.hardware, accelerator),

@@ -151,7 +151,7 @@ def test_an_unfinished_run_is_not_taken_for_a_model(
             "optimizer.tokens_per_microbatch=40",
             "prompts.max_prompt_tokens + max_response_tokens = 48",
         ),
-        ("optimizer.prompts_per_minibatch=99", "prompts.train has only 24 prompts"),
+        ("optimizer.prompts_per_minibatch=99", "prompts.train has only 24 examples"),
         (
             "prompts.train.init_args.response=null",
             "prompts.train: ... has no response to learn from",
