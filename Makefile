@@ -37,10 +37,10 @@ smollm2: env
 	$(BIN)/python examples/smollm2/convert.py
 	$(BIN)/python -m ceeh.sft --config configs/examples/smollm2_sft.yaml ckpt_path=last
 	$(BIN)/python -m ceeh.fit --config configs/ceeh.yaml --config configs/examples/smollm2_cpu.yaml ckpt_path=last
-	for model in smollm2-warm smollm2; do $(BIN)/python -m ceeh.evaluate runs/$$model \
-	  --benchmarks configs/examples/legs.yaml tracking.mlflow=false || exit 1; done
-	$(BIN)/python -m ceeh.compare warm=evaluations/smollm2-warm ceeh=runs/smollm2
-	$(BIN)/python -m ceeh.export runs/smollm2 exported/smollm2 --force
+	for model in smollm2-warm smollm2_cpu; do $(BIN)/python -m ceeh.evaluate runs/$$model \
+	  --benchmarks legs tracking.mlflow=false || exit 1; done
+	$(BIN)/python -m ceeh.compare warm=evaluations/smollm2-warm ceeh=runs/smollm2_cpu
+	$(BIN)/python -m ceeh.export runs/smollm2_cpu exported/smollm2 --force
 
 # The reference of `python -m benchmarks.update` and `.step`: TRL in an environment of its own. The same
 # torch as ours comes first, so that no dependency asks for the CUDA build.
