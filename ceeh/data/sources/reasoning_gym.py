@@ -8,6 +8,7 @@ from typing import Any
 
 from ceeh.data.sources.splits import parse_split, split_of
 from ceeh.errors import ConfigError
+from ceeh.runtime.rng import stable_hash
 from ceeh.types import Question
 
 TRIES = 20
@@ -60,8 +61,7 @@ class ReasoningGym:
                     "take another one"
                 )
             seen.add(text)
-            uid = f"{self.generator}-{row['metadata'].get('source_index', len(seen))}"
-            yield Question(uid=uid, text=text, answer=answer)
+            yield Question(uid=stable_hash(text).hex(), text=text, answer=answer)
             if len(seen) == self.num_questions:
                 return
         raise ConfigError(
