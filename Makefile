@@ -11,7 +11,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
 
-.PHONY: env fit test slow audit lint lock clean bench bench-env bench-check faults
+.PHONY: env fit smollm2 test slow audit lint lock clean bench bench-env bench-check faults
 
 env: $(VENV)/.ready-$(DEVICE)
 
@@ -31,6 +31,16 @@ $(VENV)/.ready-cuda: pyproject.toml
 
 fit: env
 	$(BIN)/python -m ceeh.fit --config configs/ceeh.yaml
+
+# A real language model on word problems, from the wheel to the export: examples/smollm2/README.md.
+smollm2: env
+	$(BIN)/python examples/smollm2/convert.py
+	$(BIN)/python -m ceeh.sft --config configs/examples/smollm2_sft.yaml ckpt_path=last
+	$(BIN)/python -m ceeh.fit --config configs/ceeh.yaml --config configs/examples/smollm2_cpu.yaml ckpt_path=last
+	for model in smollm2-warm smollm2_cpu; do $(BIN)/python -m ceeh.evaluate runs/$$model \
+	  --benchmarks legs tracking.mlflow=false || exit 1; done
+	$(BIN)/python -m ceeh.compare warm=evaluations/smollm2-warm ceeh=runs/smollm2_cpu
+	$(BIN)/python -m ceeh.export runs/smollm2_cpu exported/smollm2 --force
 
 # The reference of `python -m benchmarks.update` and `.step`: TRL in an environment of its own. The same
 # torch as ours comes first, so that no dependency asks for the CUDA build.

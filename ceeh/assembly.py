@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
@@ -17,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ceeh.callbacks.checkpoint import METRICS, RunCheckpoint
 from ceeh.callbacks.console import Console
+from ceeh.callbacks.contrast import ContrastGuard
 from ceeh.callbacks.profiler import Profiler
 from ceeh.callbacks.rollout_log import RolloutLog
 from ceeh.callbacks.signal import check_signals
@@ -29,7 +31,8 @@ from ceeh.config.hardware import (
     resolve_accelerator,
     resolve_precision,
 )
-from ceeh.config.settings import Config, check_not_redacted, check_pairs, to_public_yaml
+from ceeh.config.settings import Config, Hardware, check_not_redacted, check_pairs, to_public_yaml
+from ceeh.config.sft import SFTConfig
 from ceeh.config.trainer import check_trainer_arguments
 from ceeh.data.engine.base import RolloutEngine
 from ceeh.data.engine.restartable import RestartableEngine
@@ -41,7 +44,13 @@ from ceeh.errors import ConfigError, RunError, first_line, user_code
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import optimizer_steps
 from ceeh.modules.shaping.checked import build_shaping
-from ceeh.pretrained.loading import check_length, load_config, load_tokenizer, resolve_model
+from ceeh.pretrained.loading import (
+    check_length,
+    load_config,
+    load_tokenizer,
+    pad_token_id,
+    resolve_model,
+)
 from ceeh.run.atomic import atomic_folder
 from ceeh.run.checkpoint import read_checkpoint, rollout_step_of
 from ceeh.run.disk_space import check_space, format_bytes, free_bytes
@@ -52,7 +61,7 @@ from ceeh.runtime.distributed import join_processes, processes_here, world_size
 from ceeh.runtime.lightning_private import disable_signal_handlers
 from ceeh.runtime.text import redact
 from ceeh.tracking.logger import GuardedMLFlowLogger
-from ceeh.types import Prompt, Question
+from ceeh.types import Prompt, Question, WorkedPrompt
 
 T = TypeVar("T")
 
@@ -74,8 +83,24 @@ class Inputs:
 
     @property
     def pad_token_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)  # type: ignore[arg-type]
+        return pad_token_id(self.tokenizer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """What supervised training reads, checked. `held_out` may be empty."""
+
+    model_path: str
+    tokenizer: PreTrainedTokenizerBase
+    train_source: Iterable[Question]
+    train: Sequence[WorkedPrompt]
+    held_out: Sequence[WorkedPrompt]
+    precision: str
+    accelerator: str
+
+
+RunConfig = Config | SFTConfig
+RunInputs = Inputs | Examples
 
 
 def gather_inputs(config: Config) -> Inputs:
@@ -92,18 +117,9 @@ def gather_inputs(config: Config) -> Inputs:
         check_resumed(run, config)
     path = resolve_model(config.model.path)
     tokenizer = load_tokenizer(path, config.model.trust_remote_code)
-    prompts = config.prompts
+    prompts, builder = config.prompts, PromptBuilder.of(tokenizer, config.prompts)
     longest = prompts.max_prompt_tokens + config.rollouts.max_response_tokens
     check_length(load_config(path, config.model.trust_remote_code), path, longest)
-    builder = PromptBuilder(
-        tokenizer,
-        max_prompt_tokens=prompts.max_prompt_tokens,
-        chat_template=prompts.chat_template,
-        system_prompt=prompts.system_prompt,
-        instruction=prompts.instruction,
-        chat_template_args=prompts.chat_template_args,
-        date=prompts.date,
-    )
     train_source = build_source(prompts.train, "prompts.train")
     if isinstance(train_source, Mixture):
         train_source.run = run
@@ -229,7 +245,7 @@ def engine_context(config: Config, inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def write_model(policy: Policy, folder: RunFolder, inputs: Inputs) -> None:
+def write_model(policy: Policy, folder: RunFolder, inputs: RunInputs) -> None:
     """Writes the trained model into the run folder. Raises RunError when the disk is full."""
     try:
         with atomic_folder(folder.model) as model:
@@ -240,6 +256,12 @@ def write_model(policy: Policy, folder: RunFolder, inputs: Inputs) -> None:
             f"{format_bytes(free_bytes(folder.path))} are free there; free space and resume with "
             "ckpt_path=last"
         ) from error
+
+
+def set_math(hardware: Hardware) -> None:
+    """Threads of torch."""
+    if hardware.threads:
+        torch.set_num_threads(hardware.threads)
 
 
 def quieten() -> None:
@@ -258,7 +280,7 @@ def quieten() -> None:
 
 
 def open_folder(
-    config: Config, inputs: Inputs, checkpoint_size: int, held: ExitStack
+    config: RunConfig, inputs: RunInputs, checkpoint_size: int, held: ExitStack
 ) -> tuple[RunFolder, Path | None]:
     """A new run folder, or the one to resume and its checkpoint, claimed until `held` closes.
 
@@ -281,7 +303,7 @@ def open_folder(
 
 
 def build_loggers(
-    config: Config, folder: RunFolder, checkpoint: Path | None
+    config: RunConfig, folder: RunFolder, checkpoint: Path | None
 ) -> tuple[JSONLLogger, GuardedMLFlowLogger | None]:
     """The loggers; metrics.jsonl continues from the checkpoint's step."""
     jsonl = JSONLLogger(folder.path)
@@ -304,7 +326,6 @@ def build_trainer(
 ) -> Trainer:
     """Lightning's Trainer with the callbacks of the configuration and those of every run."""
     rollouts = config.rollouts
-    checkpoint = RunCheckpoint(folder.checkpoints, config.checkpoints, loggers[0])
     callbacks: list[Callback] = [
         *inputs.callbacks,
         WeightSync(
@@ -316,16 +337,41 @@ def build_trainer(
             title=f"{folder.path.name}: {config.model.path} on {inputs.accelerator}",
         ),
         RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps),
+        ContrastGuard(rollouts.max_flat_steps),
     ]
     if config.profile:
         callbacks.append(Profiler(folder.path))
-    callbacks.append(checkpoint)
-    # What the user gives comes last but cannot collide: see ceeh.config.trainer.
-    arguments: dict[str, Any] = {
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
+    trainer = make_trainer(
+        config,
+        inputs,
+        folder,
+        [*loggers, *inputs.loggers],
+        callbacks,
+        evaluate_every_n_steps=config.evaluation.every_n_steps or rollouts.steps + 1,
         **config.trainer,
-    }
+    )
+    for logger in inputs.loggers:
+        with user_code(type(logger), f"loggers: {type(logger).__name__} fails to start"):
+            logger.log_hyperparams(redact(asdict(config)))
+    return trainer
+
+
+def make_trainer(
+    config: RunConfig,
+    inputs: RunInputs,
+    folder: RunFolder,
+    loggers: list,
+    callbacks: list[Callback],
+    *,
+    evaluate_every_n_steps: int,
+    **arguments: Any,
+) -> Trainer:
+    """Lightning's Trainer with `callbacks` and, last, the checkpoints.
+
+    The `arguments` of the configuration cannot collide with those here: see `ceeh.config.trainer`.
+    """
+    checkpoint = RunCheckpoint(folder.checkpoints, config.checkpoints, loggers[0])
+    arguments = {"enable_progress_bar": False, "enable_model_summary": False} | arguments
     trainer = Trainer(
         accelerator=inputs.accelerator,
         devices=processes_here(),
@@ -334,18 +380,15 @@ def build_trainer(
         precision=inputs.precision,  # type: ignore[arg-type]  # checked against Lightning's names
         max_epochs=1,
         check_val_every_n_epoch=None,
-        val_check_interval=config.evaluation.every_n_steps or rollouts.steps + 1,
+        val_check_interval=evaluate_every_n_steps,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
-        logger=[*loggers, *inputs.loggers],
-        callbacks=callbacks,
+        logger=loggers,
+        callbacks=[*callbacks, checkpoint],
         plugins=[checkpoint.io],
         use_distributed_sampler=False,
         default_root_dir=folder.path,
         **arguments,
     )
     disable_signal_handlers(trainer)
-    for logger in inputs.loggers:
-        with user_code(type(logger), f"loggers: {type(logger).__name__} fails to start"):
-            logger.log_hyperparams(redact(asdict(config)))
     return trainer

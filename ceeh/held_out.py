@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import Trainer
 
+from ceeh.callbacks.contrast import cure
 from ceeh.config.settings import Config
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.errors import ConfigError
@@ -21,6 +22,9 @@ from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, rank, say, wo
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt
 
+NEARLY_NONE = 0.02
+"""Share of solved, or unsolved, responses below which the base is said to have little to learn from."""
+
 
 def measure_base(
     trainer: Trainer, module: CEEHModule, datamodule: RolloutDataModule, folder: RunFolder
@@ -30,7 +34,14 @@ def measure_base(
     file = folder.path / "held_out" / "base.npz"
     samples = evaluation.samples + evaluation.split_samples
     table = from_rank_zero(lambda: kept_table(file, prompts, samples))
-    return table or measure(trainer, module, datamodule, samples=samples, file=file)
+    table = table or measure(trainer, module, datamodule, samples=samples, file=file)
+    accuracy = float(table.correct.float().mean())
+    if not NEARLY_NONE <= accuracy <= 1 - NEARLY_NONE:
+        say(
+            f"warning: the base solves {accuracy:.1%} of the held-out questions, and groups with one reward "
+            f"teach nothing. {cure(accuracy)}"
+        )
+    return table
 
 
 def measure_tuned(

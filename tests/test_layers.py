@@ -22,7 +22,10 @@ LAYERS = [
     {"ceeh.export"},
     {"ceeh.assembly"},
     {"ceeh.dry_run", "ceeh.held_out"},
-    {"ceeh.__main__", "ceeh.compare", "ceeh.evaluate", "ceeh.fit", "ceeh.init", "ceeh.rollouts"},
+    {
+        *("ceeh.__main__", "ceeh.compare", "ceeh.evaluate", "ceeh.fit", "ceeh.init"),
+        *("ceeh.rollouts", "ceeh.sft"),
+    },
 ]
 """From the ground up. A unit imports those below it, and its own files; not its neighbors."""
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
@@ -116,7 +119,10 @@ def test_a_planted_upward_import_and_a_planted_circle_are_found() -> None:
         ("mlflow", ("ceeh.tracking.",)),
         ("peft", ("ceeh.modules.policy",)),
         ("matplotlib", ("ceeh.reporting.",)),
-        ("ceeh.assembly", ("ceeh.dry_run", "ceeh.evaluate", "ceeh.fit", "ceeh.held_out")),
+        (
+            "ceeh.assembly",
+            ("ceeh.dry_run", "ceeh.evaluate", "ceeh.fit", "ceeh.held_out", "ceeh.sft"),
+        ),
     ],
 )
 def test_a_library_is_imported_in_its_room_alone(library: str, rooms: tuple[str, ...]) -> None:

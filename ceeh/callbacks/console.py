@@ -2,28 +2,39 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from ceeh.data.batch import RolloutBatch
 from ceeh.runtime.distributed import say
 
 PHASES = ("generate", "score", "update", "push")
+HELD_OUT = (("accuracy", "eval/accuracy", "{:.1%}"), ("tokens", "eval/tokens", "{:.1f}"))
+"""Word, metric and form of what an evaluation's line shows."""
+SFT_HELD_OUT = (("nats/token", "eval/nats_per_token", "{:.4f}"),)
+StepLine = Callable[[int, int, Mapping[str, float], float, float], str]
 
 
 class Console(Callback):
     """Prints the model and device, then one line per step, on rank 0; replaces Lightning's progress bar.
 
-    `steps` is the run's number of rollout steps. A metric that has not been logged yet in the step is
-    '-', so this callback comes after those that log.
+    `steps` is the run's number of steps, `line` what a step prints, `held_out` what an evaluation prints.
+    A metric that has not been logged yet in the step is '-', so this callback comes after those that log.
     """
 
-    def __init__(self, steps: int, title: str) -> None:
+    def __init__(
+        self,
+        steps: int,
+        title: str,
+        line: StepLine | None = None,
+        held_out: Sequence[tuple[str, str, str]] = HELD_OUT,
+    ) -> None:
         self.steps = steps
         self.title = title
+        self.line = line or step_line
+        self.held_out = held_out
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.began = self.step_ended = time.perf_counter()
@@ -36,7 +47,7 @@ class Console(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: RolloutBatch,
+        batch: Any,
         batch_idx: int,
     ) -> None:
         now = time.perf_counter()
@@ -44,7 +55,7 @@ class Console(Callback):
         self.steps_here += 1
         done = batch_idx + 1
         remaining = (now - self.began) / self.steps_here * (self.steps - done)
-        say(step_line(done, self.steps, logged(trainer), seconds, remaining))
+        say(self.line(done, self.steps, logged(trainer), seconds, remaining))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validation_began = time.perf_counter()
@@ -54,7 +65,7 @@ class Console(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: RolloutBatch,
+        batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -64,11 +75,8 @@ class Console(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = logged(trainer)
-        say(
-            f"held-out  accuracy {shown(metrics, 'eval/accuracy', '{:.1%}')}  "
-            f"tokens {shown(metrics, 'eval/tokens', '{:.1f}')}  "
-            f"{time.perf_counter() - self.validation_began:.1f} s"
-        )
+        found = [f"{word} {shown(metrics, name, form)}" for word, name, form in self.held_out]
+        say("  ".join(["held-out", *found, f"{time.perf_counter() - self.validation_began:.1f} s"]))
 
 
 def logged(trainer: Trainer) -> dict[str, float]:
@@ -90,6 +98,20 @@ def step_line(
         f"hard {shown(metrics, 'signal/hard_fraction', '{:.0%}')}",
         f"{shown(metrics, 'rollout/tokens_per_second', '{:.0f}')} tokens/s",
         *(f"{phase} {shown(metrics, f'time/{phase}', '{:.1f}')}" for phase in PHASES),
+        f"step {seconds:.1f} s",
+        f"ETA {timedelta(seconds=round(remaining))}",
+    ]
+    return "  ".join(parts)
+
+
+def sft_line(
+    done: int, steps: int, metrics: Mapping[str, float], seconds: float, remaining: float
+) -> str:
+    """One step of supervised training."""
+    parts = [
+        f"step {done:>{len(str(steps))}}/{steps}",
+        f"nats/token {shown(metrics, 'loss/nats_per_token', '{:.4f}')}",
+        f"{shown(metrics, 'loss/tokens', '{:.0f}')} tokens",
         f"step {seconds:.1f} s",
         f"ETA {timedelta(seconds=round(remaining))}",
     ]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from ceeh.config.component import Component
 from ceeh.config.settings import Config
+from ceeh.config.sft import SFTConfig
 from ceeh.config.typed import type_words
 from ceeh.errors import ConfigError
 
@@ -25,6 +26,11 @@ an entry of `callbacks` and `{}` all of them. YAML is read by its version 1.2, i
 Top-level keys that start with `x-` are ignored; they may hold anchors. `${rollouts.steps}` stands for the
 value of another setting.
 "Paper" is [arXiv 2602.22642](https://arxiv.org/abs/2602.22642), "eq." one of its equations.
+"""
+SFT_HEAD = """
+# Supervised training
+
+The settings of `python -m ceeh.sft`. It shares the sections {} with a run.
 """
 TABLE = "| setting | value | default | description |\n|---|---|---|---|"
 
@@ -83,14 +89,18 @@ def help_text(schemas: Sequence[type], prefix: str = "") -> str:
 
 
 def markdown() -> str:
-    """docs/configuration.md: a table of the top-level settings, then one per section."""
+    """docs/configuration.md: the top-level settings, a table per section, those of supervised training."""
     top, sections = [HEAD, TABLE], []
     for entry in entries(Config):
         if entry.value:
-            row = f"| `{entry.path}` | {entry.value} | `{entry.default}` | {entry.description} |"
-            (sections if "." in entry.path else top).append(row)
+            (sections if "." in entry.path else top).append(row(entry))
         elif "." not in entry.path:
             sections += [f"\n## {entry.path}\n\n{entry.description}\n", TABLE]
+    shared = [item.name for item in fields(SFTConfig) if is_dataclass(item.type)]
+    sections += [SFT_HEAD.format(", ".join(f"`{name}`" for name in shared)), TABLE]
+    sections += [
+        row(entry) for entry in entries(SFTConfig) if "." not in entry.path and entry.value
+    ]
     return "\n".join(top + sections) + "\n"
 
 
@@ -103,6 +113,10 @@ class CommandParser(argparse.ArgumentParser):
         if name == "unrecognized arguments" and settings and "=" in "".join(settings):
             message += f"; settings are written without dashes: {' '.join(settings)}"
         super().error(message)
+
+
+def row(entry: Entry) -> str:
+    return f"| `{entry.path}` | {entry.value} | `{entry.default}` | {entry.description} |"
 
 
 class HelpConfig(argparse.Action):

@@ -129,6 +129,11 @@ class Rollouts:
     dynamic_sampling: DynamicSampling = setting(
         DynamicSampling, "Filter of groups. Off by default."
     )
+    max_flat_steps: int = setting(
+        10,
+        "Rollout steps in a row, in none of which a group had two different rewards, that stop the run.",
+        at_least(1),
+    )
     canary_tolerance: float | None = setting(
         None,
         "Nats. Mean log-prob difference between engine and trainer that stops the run. Null: 0.001 "
@@ -323,17 +328,17 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
     return merged(files, overrides, Config)
 
 
-def to_yaml(config: Config) -> str:
+def to_yaml(config: Any) -> str:
     """The resolved configuration as YAML that `load` reads back to the same."""
     return OmegaConf.to_yaml(OmegaConf.create(_escaped(asdict(config))))
 
 
-def to_public_yaml(config: Config) -> str:
+def to_public_yaml(config: Any) -> str:
     """`to_yaml` with secrets redacted, for files and servers; `check_not_redacted` guards readers."""
     return OmegaConf.to_yaml(OmegaConf.create(redact(_escaped(asdict(config)))))
 
 
-def check_not_redacted(config: Config) -> None:
+def check_not_redacted(config: Any) -> None:
     """Raises ConfigError for a setting whose value was redacted when this configuration was written."""
     for key, value in flatten(asdict(config)).items():
         if HIDDEN in str(value):

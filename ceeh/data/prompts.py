@@ -3,15 +3,18 @@
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from ceeh.config.settings import Prompts
 from ceeh.data.sources.column_map import encodable
 from ceeh.errors import ConfigError, user_code
 from ceeh.runtime.rng import stable_hash
 from ceeh.runtime.text import escape, show
 from ceeh.types import Prompt, Question
+
+Builder = TypeVar("Builder", bound="PromptBuilder")
 
 
 class PromptBuilder:
@@ -57,6 +60,19 @@ class PromptBuilder:
         if date is not None:
             # Arguments of a template hide transformers' function of this name, which reads the clock.
             self.chat_template_args["strftime_now"] = _day(date).strftime
+
+    @classmethod
+    def of(cls: type[Builder], tokenizer: PreTrainedTokenizerBase, settings: Prompts) -> Builder:
+        """The builder that the `prompts` settings of a run describe."""
+        return cls(
+            tokenizer,
+            max_prompt_tokens=settings.max_prompt_tokens,
+            chat_template=settings.chat_template,
+            system_prompt=settings.system_prompt,
+            instruction=settings.instruction,
+            chat_template_args=settings.chat_template_args,
+            date=settings.date,
+        )
 
     def __call__(self, question: Question) -> Prompt:
         """The prompt, of any length: `text` is the question's, `token_ids` what the engine reads."""

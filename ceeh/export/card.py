@@ -95,15 +95,29 @@ def base_license(base: str) -> dict[str, str]:
     """The license in the base's own card if that is local or cached; never asks the hub."""
     if base == "starter":
         return {"license": "apache-2.0"}
-    card = Path(base).expanduser() / "README.md"
-    if not card.is_file():
-        cached = try_to_load_from_cache(base, "README.md") if hub_id(base) else None
-        if not isinstance(cached, str):
-            return {}
-        card = Path(cached)
-    stated = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
+    stated = base_card(base)
     names = ("license", "license_name", "license_link")
     return {name: stated[name] for name in names if isinstance(stated.get(name), str)}
+
+
+def base_card(base: str) -> dict[str, Any]:
+    """The metadata of the base's own card, of a run's model/ too; empty where there is none."""
+    folder = Path(base).expanduser()
+    own = [*folder.glob("README.md"), *folder.glob("model/README.md")]
+    if not own:
+        cached = try_to_load_from_cache(base, "README.md") if hub_id(base) else None
+        own = [Path(cached)] if isinstance(cached, str) else []
+    return ModelCard.load(own[0], ignore_metadata_errors=True).data.to_dict() if own else {}
+
+
+def write_supervised_card(folder: Path, *, base: str, source: Component, steps: int) -> None:
+    """README.md of a model that supervised training made: base, license, and what it learned from."""
+    origin = hub_id(base) or base_card(base).get("base_model")
+    facts: dict[str, Any] = {"base_model": origin} | base_license(base)
+    data = ModelCardData(library_name="transformers", tags=["ceeh", "sft"], **facts)
+    title = f"# {PurePath(base).name}, trained on worked responses"
+    text = f"{describe_base(base)}, by `python -m ceeh.sft` on {describe(source)}. Steps: {steps}."
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{title}\n\n{text}\n").save(folder / "README.md")
 
 
 def method(config: Config) -> str:

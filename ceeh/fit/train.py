@@ -7,7 +7,6 @@ The run ends with a table, a report and a model folder.
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import torch
 from lightning import seed_everything
 
 from ceeh.assembly import (
@@ -18,6 +17,7 @@ from ceeh.assembly import (
     gather_inputs,
     open_folder,
     quieten,
+    set_math,
     write_model,
 )
 from ceeh.config.settings import Config
@@ -36,8 +36,7 @@ def train(config: Config) -> Path:
     inputs = gather_inputs(config)
     shutdown.check()
     seed_everything(config.seed, verbose=False)
-    if config.hardware.threads:
-        torch.set_num_threads(config.hardware.threads)
+    set_math(config.hardware)
     policy = Policy(
         config.model,
         inputs.model_path,

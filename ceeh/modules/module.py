@@ -4,22 +4,15 @@ Axes: P prompts, R rollout rows, T tokens. Manual optimization; the split into m
 number.
 """
 
-import math
-from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Bool, Float
-from lightning import LightningModule
-from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
 from ceeh.config.hardware import CANARY_TOLERANCE
 from ceeh.config.settings import Config
 from ceeh.data.batch import RolloutBatch
-from ceeh.errors import RunError
 from ceeh.evaluation.metrics import table_metrics
 from ceeh.evaluation.samples import NO_ANSWER, SampleTable, join_tables
 from ceeh.modules.advantages import group_advantages
@@ -32,41 +25,39 @@ from ceeh.modules.batching import (
     padding_fraction,
 )
 from ceeh.modules.canary import check_first_ratio
-from ceeh.modules.flops import utilization
 from ceeh.modules.metrics import RankMetrics, add_to, join_ranks
 from ceeh.modules.objective import entropy_anneal
 from ceeh.modules.policy import Policy
-from ceeh.modules.schedule import (
-    build_optimizer,
-    learning_rate_scale,
-    optimizer_steps,
-    set_hyperparameters,
-)
+from ceeh.modules.policy_module import PolicyModule
+from ceeh.modules.schedule import optimizer_steps
 from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs
 from ceeh.modules.shaping.checked import build_shaping
-from ceeh.modules.timing import UPDATE, StepClock
 from ceeh.modules.update import UpdateInputs, accumulate_gradients, tokens_of
 from ceeh.runtime import shutdown
 from ceeh.runtime.distributed import gather_objects
-from ceeh.runtime.lightning_private import set_last_step
 
 EVAL_METRICS = ("accuracy", "tokens", "truncated_fraction", "entropy")
 
 
-class CEEHModule(LightningModule):
+class CEEHModule(PolicyModule):
     """Clipped policy loss with selective entropy; rewards shaped by `config.objective.shaping`."""
 
+    if_not_finite = (
+        "Their rows are in rollouts/skipped-*.parquet; lower optimizer.lr or "
+        "objective.entropy.coefficient"
+    )
+
     def __init__(self, config: Config, policy: Policy) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.strict_loading = False  # with LoRA a checkpoint holds the adapter alone
+        super().__init__(
+            policy,
+            config.optimizer,
+            steps=config.rollouts.steps,
+            updates=config.rollouts.steps * optimizer_steps(config),
+            reference=config.objective.kl_coefficient > 0,
+        )
         self.config = config
-        self.policy = policy
         self.shaping = build_shaping(config)
         self.held_out: list[SampleTable] = []
-        self.bad_updates = 0
-        self.rollout_step = 0
-        self.clock = StepClock()
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Any]:
         """One rollout step: rewards [R], advantages [R], then one or more optimizer steps.
@@ -146,19 +137,13 @@ class CEEHModule(LightningModule):
         )
         if not changed:
             self.check_first_step(batch, micro[0], inputs, found.sums)
-        with self.clock.phase("optimizer"):
-            norm = torch.nn.utils.clip_grad_norm_(
-                self.policy.trainable, self.config.optimizer.max_grad_norm
-            )
-            loss = self.total(torch.tensor(found.loss, device=self.device))
-            finite = math.isfinite(float(norm)) and math.isfinite(float(loss))
-            self.apply_update(finite)
+        norm, finite = self.take_step(found.loss)
         bad = torch.zeros_like(batch.correct)
         if not finite:
             own = bad.index_fill(0, rows.to(bad.device), True)
             blamed = own & (found.not_finite | ~torch.isfinite(inputs.advantages))
             bad = blamed if blamed.any() else own
-        return found.sums | {"grad_norm": float(norm)}, bad
+        return found.sums | {"grad_norm": norm}, bad
 
     def check_first_step(
         self, batch: RolloutBatch, cut: Microbatch, inputs: UpdateInputs, sums: dict[str, float]
@@ -189,25 +174,6 @@ class CEEHModule(LightningModule):
             old=config.objective.old_logprobs,
         )
 
-    def apply_update(self, finite: bool) -> None:
-        """The optimizer's step; without gradients it only advances the counters, as it must."""
-        if not finite:
-            self.optimizers().zero_grad()  # type: ignore[union-attr]
-        self.optimizers().step()  # type: ignore[union-attr]
-        self.lr_schedulers().step()  # type: ignore[union-attr]
-        self.bad_updates = 0 if finite else self.bad_updates + 1
-
-    def backward_of(self, loss: Tensor, last: bool) -> None:
-        """A micro-batch's backward pass; the last one's joins the gradients over ranks."""
-        world_size = self.trainer.world_size
-        hold = (
-            nullcontext()
-            if last or world_size == 1
-            else cast(ParallelStrategy, self.trainer.strategy).block_backward_sync()
-        )
-        with hold:
-            self.manual_backward(loss * world_size)  # DDP averages over ranks
-
     def old_logprobs(self, batch: RolloutBatch) -> Float[Tensor, "R T"]:
         """The ratio's denominator: the engine's log-probs, or the trainer's before any update."""
         if self.config.objective.old_logprobs == "engine":
@@ -237,13 +203,6 @@ class CEEHModule(LightningModule):
                 values[:, : cut.width].index_copy_(0, cut.rows, of_cut.float())
         return filled[0], filled[1]
 
-    def total(self, value: Tensor) -> Tensor:
-        """`value` summed over ranks."""
-        value = value.clone().float()
-        if self.trainer.world_size > 1:
-            dist.all_reduce(value)
-        return value
-
     def step_metrics(
         self,
         batch: RolloutBatch,
@@ -260,27 +219,6 @@ class CEEHModule(LightningModule):
             "optimizer/lr": self.lr_schedulers().get_last_lr()[0],  # type: ignore[union-attr]
             "optimizer/skipped_in_a_row": float(self.bad_updates),
         }
-
-    def on_train_start(self) -> None:
-        self.clock.start()
-        # A checkpoint restores its optimizer's settings; those of the configuration apply.
-        schedule = cast(LambdaLR, self.lr_schedulers())
-        set_hyperparameters(self.optimizers(), self.config.optimizer, schedule)
-
-    def on_train_batch_end(self, outputs: Any, batch: RolloutBatch, batch_idx: int) -> None:
-        """Logs the step's times. Raises RunError after too many updates in a row were not finite."""
-        metrics = self.clock.step_ends(batch, outputs["tokens"])
-        seconds = sum(metrics[f"time/{phase}"] for phase in UPDATE)
-        reference = self.config.objective.kl_coefficient > 0
-        used = utilization(self.policy, batch.totals, seconds, reference=reference)
-        self.log_dict(metrics | used, batch_size=1)
-        if self.bad_updates >= self.config.optimizer.max_skipped_updates:
-            raise RunError(
-                f"loss or gradient was not finite in {self.bad_updates} updates in a row, the limit of "
-                "optimizer.max_skipped_updates; all were skipped. Their rows are in "
-                "rollouts/skipped-*.parquet; lower optimizer.lr or objective.entropy.coefficient "
-                "and resume with ckpt_path=last"
-            )
 
     def on_validation_epoch_start(self) -> None:
         self.held_out = []
@@ -313,32 +251,3 @@ class CEEHModule(LightningModule):
 
     def on_validation_end(self) -> None:
         self.clock.start()  # an evaluation is not part of the next step
-
-    def configure_optimizers(self) -> Any:
-        settings = self.config.optimizer
-        updates = self.config.rollouts.steps * optimizer_steps(self.config)
-        optimizer = build_optimizer(settings, self.policy.trainable, self.device)
-        scale = learning_rate_scale(settings.schedule, warmup=settings.warmup_steps, total=updates)
-        return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, scale)}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """With LoRA the frozen base weights stay out: they come from `model.path` again."""
-        if self.policy.lora:
-            state, trained = checkpoint["state_dict"], self.trained_names
-            checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
-        checkpoint["bad_updates"] = self.bad_updates
-        checkpoint["rollout_step"] = self.rollout_step
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.bad_updates = checkpoint["bad_updates"]
-        self.rollout_step = checkpoint["rollout_step"]
-        set_last_step(checkpoint, self.rollout_step >= self.config.rollouts.steps)
-        if missing := self.trained_names - checkpoint["state_dict"].keys():
-            raise ValueError(
-                f"the checkpoint lacks {len(missing)} trained weights, e.g. '{min(missing)}'; "
-                "resume with the model.path and model.lora it was written with"
-            )
-
-    @property
-    def trained_names(self) -> set[str]:
-        return {name for name, value in self.named_parameters() if value.requires_grad}

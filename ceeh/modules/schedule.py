@@ -22,7 +22,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW; its moments are fp32, or 8 bits with bitsandbytes."""
     if settings.moments == "8bit":
-        from bitsandbytes.optim import AdamW8bit  # an extra, which needs CUDA
+        from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found]  # an extra
 
         optimizer = AdamW8bit(parameters)
     else:

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 import torch
 
 from ceeh.data.batch import RolloutBatch
+from ceeh.data.examples import ExampleBatch
 
+TimedBatch = RolloutBatch | ExampleBatch
 UPDATE = ("forward", "backward", "optimizer")
 
 
@@ -68,7 +70,7 @@ class StepClock:
         self.updated_at = time.perf_counter()
         return self.updated_at - self.update_at
 
-    def step_ends(self, batch: RolloutBatch, response_tokens: float) -> dict[str, float]:
+    def step_ends(self, batch: TimedBatch, response_tokens: float) -> dict[str, float]:
         """The step's `time/` metrics in seconds, and tokens per second; the next step starts.
 
         `time/tokens_per_second` counts the response tokens of all ranks over the whole step;

@@ -30,10 +30,12 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def resolve_model(path: str) -> str:
-    """A local folder, a hub id, or `starter` for the model that ships with ceeh."""
+    """A local folder, a hub id, `starter` for the model that ships with ceeh, or a run for its model."""
     if path == "starter":
         path = str(MODEL_DIR)
     folder = Path(path)
+    if (folder / "config.yaml").is_file() and (folder / "model" / "config.json").is_file():
+        return str(folder / "model")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(
             f"model.path: '{path}' has no config.json; give a folder written by save_pretrained"
@@ -69,6 +71,12 @@ def load_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBas
             f"has {rows} rows; use the tokenizer of the model, or model.resize_token_embeddings"
         )
     return tokenizer
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The padding token, or the end token of a tokenizer without one: padding is masked everywhere."""
+    pad = tokenizer.pad_token_id
+    return int(tokenizer.eos_token_id if pad is None else pad)  # type: ignore[arg-type]
 
 
 def load_config(path: str, trust_remote_code: bool) -> Any:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ceeh.config.loading import read_yaml
 from ceeh.config.settings import Config, load
 from ceeh.errors import ConfigError
 from ceeh.pretrained.adapter import check_over, read_settings
@@ -69,8 +70,15 @@ def _open_base(path: Path, place: str) -> ModelSource:
 
 
 def _open_run(run: RunFolder) -> ModelSource:
-    config = load([run.path / "config.yaml"])
     name = run.path.resolve().name
+    if "rollouts" not in read_yaml(run.path / "config.yaml"):  # supervised training: ceeh.sft
+        if not (run.model / "config.json").is_file():
+            raise ConfigError(
+                f"the supervised run '{run.path}' has no model/ yet; finish it with python -m ceeh.sft and "
+                "ckpt_path=last"
+            )
+        return ModelSource(name=name, model_path=str(run.model))
+    config = load([run.path / "config.yaml"])
     steps, last = config.rollouts.steps, run.last_rollout_step()
     if (run.model / "config.json").is_file() and last in (None, steps):
         return ModelSource(name=name, model_path=str(run.model), run=run, config=config)

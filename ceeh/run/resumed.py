@@ -7,6 +7,7 @@ from typing import Any
 
 from ceeh.config.loading import parse, read_yaml
 from ceeh.config.settings import Config, to_public_yaml
+from ceeh.config.sft import SFTConfig
 from ceeh.config.typed import plain, shown
 from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_write_text
@@ -22,7 +23,7 @@ UNTOUCHED = ("workers", "timeout_seconds", "memory_mib", "stall_seconds", "start
 """Arguments of a verifier that change no grade."""
 
 
-def check_resumed(run: Path, config: Config) -> None:
+def check_resumed(run: Path, config: Config | SFTConfig) -> None:
     """Prints the settings of `config` that differ from those `run` was started with, in one line.
 
     A data set may have moved: whether it is the same is seen from its questions. Raises ConfigError
@@ -30,7 +31,7 @@ def check_resumed(run: Path, config: Config) -> None:
     """
     file = run / "config.yaml"
     before, now = flatten(read_yaml(file)), flatten(parse(to_public_yaml(config)))
-    defaults = flatten(plain(Config))
+    defaults = flatten(plain(type(config)))
     changed = {
         key: (before.get(key, defaults.get(key)), now.get(key, defaults.get(key)))
         for key in {**before, **now}
@@ -76,7 +77,7 @@ def is_kept(key: str) -> bool:
     return any(f"{key}.".startswith(f"{kept}.") for kept in KEPT)
 
 
-def write_config(run: Path, config: Config) -> None:
+def write_config(run: Path, config: Config | SFTConfig) -> None:
     """Writes config.yaml, or config.resumed-N.yaml where a resumed run differs from what is there."""
     files = [run / "config.yaml"]
     while files[-1].is_file():

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ceeh.types import Piece
+
 Style = Literal["so", "leap", "step", "test", "read"]
 STYLES: tuple[Style, ...] = get_args(Style)
 LEVELS = range(1, 9)
@@ -80,14 +82,6 @@ def sample_chain(rng: random.Random, level: int, two_digits: Sequence[int] = TWO
         operations.append(("+" if rng.choice("+-") == "+" else "-", rng.randint(1, 9)))
     rng.shuffle(operations)
     return Chain(rng.randrange(MODULUS), tuple(operations))
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of a trace; `learn` is False for a mistake that must not be imitated."""
-
-    text: str
-    learn: bool = True
 
 
 def trace(chain: Chain, style: Style, rng: random.Random) -> list[Piece]:

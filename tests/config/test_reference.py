@@ -7,6 +7,7 @@ import pytest
 from ceeh import evaluate, fit
 from ceeh.config.reference import entries, markdown
 from ceeh.config.settings import Config
+from ceeh.config.sft import SFTConfig
 from ceeh.data.benchmarks import Benchmark
 from ceeh.evaluation.config import EvaluationConfig
 from tests.commands import said
@@ -14,7 +15,7 @@ from tests.commands import said
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
-@pytest.mark.parametrize("schema", [Config, EvaluationConfig, Benchmark])
+@pytest.mark.parametrize("schema", [Config, SFTConfig, EvaluationConfig, Benchmark])
 def test_every_setting_is_described_in_a_sentence(schema: type) -> None:
     bad = [e.path for e in entries(schema) if not e.description or e.description[-1] not in ".)"]
     assert bad == []

@@ -56,7 +56,7 @@ def local(name, *overrides):
 
 
 def test_every_shipped_benchmark_is_tested_here():
-    assert set(benchmark_files()) == {*READ, "starter"}
+    assert set(benchmark_files()) == {*READ, "starter", "legs"}
 
 
 @pytest.mark.parametrize("name", READ)
@@ -106,6 +106,24 @@ def test_the_starter_benchmark_matches_the_shipped_configuration():
     verifier = starter.verifier.build("verifier")
     assert verdict(verifier, questions[0].answer, f"so {questions[0].answer}") == CORRECT
     assert (starter.instruction, starter.chat_template, starter.top_p) == (None, False, 1.0)
+
+
+def test_the_legs_benchmark_samples_as_the_example_trains_on_other_questions():
+    configs = Path(__file__).parents[2] / "configs"
+    run = load([configs / "ceeh.yaml", configs / "examples" / "smollm2_cpu.yaml"])
+    legs = load_benchmark("legs")
+    questions = benchmark_questions(legs)
+    assert {question.metadata["level"] for question in questions} == {1, 2, 3}
+    trained = {question.text for question in run.prompts.train.build("prompts.train")}
+    assert trained & {question.text for question in questions} == set()
+    assert legs.verifier == run.verifier
+    assert (legs.system_prompt, legs.chat_template) == (run.prompts.system_prompt, True)
+    assert legs.max_response_tokens == run.rollouts.max_response_tokens
+    (first,) = {question.answer for question in questions[:1]}
+    verifier = legs.verifier.build("verifier")
+    for response in (rf"\boxed{{{first}}}", rf"So the answer is \boxed{{{first}}}."):
+        assert verdict(verifier, first, response) == CORRECT
+    assert verdict(verifier, first, rf"\boxed{{{first}0}}") == INCORRECT
 
 
 def test_metadata_carries_the_difficulty():

@@ -15,7 +15,7 @@ from typing import Any
 from ceeh.errors import ConfigError
 from ceeh.runtime.rng import stable_hash
 from ceeh.runtime.text import show
-from ceeh.types import Question
+from ceeh.types import Piece, Question, WorkedQuestion
 
 Row = Mapping[str, Any]
 
@@ -27,6 +27,7 @@ class Columns:
     question: str
     answer: str
     uid: str | None = None
+    response: str | None = None
     metadata: tuple[str, ...] = ()
     answer_pattern: re.Pattern[str] | None = None
     join_answers: bool = False
@@ -35,8 +36,10 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        uid = () if self.uid is None else (self.uid,)
-        return list(dict.fromkeys((self.question, self.answer, *uid, *self.metadata, *self.where)))
+        named = (name for name in (self.uid, self.response) if name is not None)
+        return list(
+            dict.fromkeys((self.question, self.answer, *named, *self.metadata, *self.where))
+        )
 
     def questions(
         self, table: str, rows: Iterable[tuple[str, Row]]
@@ -128,9 +131,22 @@ class Columns:
         if self.uid is None:
             whole = f"{text}\0{answer}" + (f"\0{messages}" if messages else "")
             uid = stable_hash(whole).hex()
-        return Question(
-            uid=str(uid), text=text, answer=answer, metadata=metadata, messages=messages
-        )
+        fields: dict[str, Any] = {
+            "uid": str(uid),
+            "text": text,
+            "answer": answer,
+            "metadata": metadata,
+            "messages": messages,
+        }
+        if self.response is None:
+            return Question(**fields)
+        response = row[self.response]
+        if not isinstance(response, str) or not response.strip() or not encodable(response):
+            raise ConfigError(
+                f"{place}: column '{self.response}' must hold the worked response as text, got "
+                f"{show(response)}"
+            )
+        return WorkedQuestion(**fields, response=(Piece(response),))
 
     def _messages(self, place: str, given: list[Any]) -> tuple[tuple[str, str], ...]:
         """(role, content) of messages as chat templates take them; content is text or parts of text."""

@@ -2,25 +2,19 @@
 
 import math
 import random
-import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args
 
+from ceeh.data.sources.splits import HELD_OUT_ONE_IN, parse_levels, parse_split, split_of
 from ceeh.errors import ConfigError
-from ceeh.runtime.rng import stable_hash
 from ceeh.starter.task import (
     LEVELS,
     MODULUS,
     MULTIPLICATIONS,
     ONE_DIGIT,
     TWO_DIGITS,
-    Chain,
     sample_chain,
 )
 from ceeh.types import Question
-
-Split = Literal["train", "held_out"]
-HELD_OUT_ONE_IN = 5
 
 
 class StarterTask:
@@ -39,10 +33,8 @@ class StarterTask:
     ) -> None:
         if questions < 1:
             raise ConfigError(f"questions must be at least 1, got {questions}")
-        if split not in get_args(Split):
-            raise ConfigError(f"split must be one of {', '.join(get_args(Split))}, got '{split}'")
-        self.num_questions, self.seed, self.split = questions, seed, split
-        self.levels = _levels(levels)
+        self.num_questions, self.seed, self.split = questions, seed, parse_split(split)
+        self.levels = parse_levels(levels, LEVELS)
         held_out = 1 / HELD_OUT_ONE_IN
         fraction = held_out if split == "held_out" else 1 - held_out
         for index, level in enumerate(self.levels):
@@ -64,7 +56,7 @@ class StarterTask:
         while len(seen) < self.num_questions:
             level = self.levels[len(seen) % len(self.levels)]
             chain = sample_chain(rng, level)
-            if chain.text in seen or starter_split(chain) != self.split:
+            if chain.text in seen or split_of(chain.text) != self.split:
                 continue
             seen.add(chain.text)
             yield Question(
@@ -75,30 +67,9 @@ class StarterTask:
             )
 
 
-def starter_split(chain: Chain) -> Split:
-    """The split of a chain: a hash of its text alone."""
-    number = int.from_bytes(stable_hash(chain.text), "big")
-    return "held_out" if number % HELD_OUT_ONE_IN == 0 else "train"
-
-
 def num_chains(level: int) -> int:
     """Distinct chains of a level: starts, places of the multiplications, operands, 18 per other operation."""
     by_one, by_two = MULTIPLICATIONS[level]
     places = math.comb(level, by_one) * math.comb(level - by_one, by_two)
     operands = len(ONE_DIGIT) ** by_one * len(TWO_DIGITS) ** by_two
     return MODULUS * places * operands * 18 ** (level - by_one - by_two)
-
-
-def _levels(levels: str | int | Sequence[int]) -> list[int]:
-    wanted: list[Any]
-    if isinstance(levels, str):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", levels, re.ASCII)
-        wanted = list(range(int(match[1]), int(match[2] or match[1]) + 1)) if match else []
-    else:
-        wanted = [levels] if isinstance(levels, int) else list(levels)
-    if not wanted or len(set(wanted)) < len(wanted) or any(level not in LEVELS for level in wanted):
-        raise ConfigError(
-            f"levels must be distinct levels from {LEVELS[0]} to {LEVELS[-1]}, such as '1-8' or [1, 2],"
-            f" got {levels!r}"
-        )
-    return wanted

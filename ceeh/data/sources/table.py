@@ -28,8 +28,9 @@ class Table:
 
     `question`, `answer`, `uid` and `metadata` name columns, `a.b` what is under b in column a; without
     `uid` the uid is a hash of question and answer. The question is text, or a list of messages with
-    role and content that ends with the user's. `answer_pattern` is a regular expression whose group 1
-    (of the last match) is the answer within its column. `join_answers` joins lists of several answers
+    role and content that ends with the user's. `response` names the column of worked responses, which
+    supervised training (ceeh.sft) learns. `answer_pattern` is a regular expression whose group 1 (of
+    the last match) is the answer within its column. `join_answers` joins lists of several answers
     with commas. `where` maps a column to the value, or list of values, of the rows to keep.
     `deduplicate` keeps the first of equal question texts and warns with the count of the others
     (`num_duplicates` after a read).
@@ -46,6 +47,7 @@ class Table:
         question: str = "question",
         answer: str = "answer",
         uid: str | None = None,
+        response: str | None = None,
         metadata: Sequence[str] = (),
         limit: int | None = None,
         streaming: bool = False,
@@ -66,6 +68,7 @@ class Table:
             question=question,
             answer=answer,
             uid=uid,
+            response=response,
             metadata=tuple(metadata),
             answer_pattern=_pattern(answer_pattern),
             join_answers=join_answers,

@@ -171,7 +171,7 @@ class _AnswerReader(TermReader):
             case ("words", text):
                 return text
             case ("val", ("sym" | "app", *_), "", False):
-                return ex.written(value[1])
+                return ex.written(value[1])  # type: ignore[arg-type]
             case ("seq", "()", items) if all(i[0] == "val" and i[1][0] == "sym" for i in items):
                 return ",".join(i[1][1] for i in items)
         return ""

@@ -1,0 +1,157 @@
+"""Worked questions as training batches for supervised training.
+
+Axes: R rows, one example each, T tokens.
+"""
+
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ceeh.data.prompts import PromptBuilder, PromptStream, load_prompts
+from ceeh.errors import ConfigError
+from ceeh.types import Question, WorkedPrompt, WorkedQuestion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleBatch:
+    """Prompt tokens, then response tokens, then padding.
+
+    learned: True on the response tokens that carry loss. totals: prompt plus response tokens of each row.
+    timings: seconds per phase of its making. ready_at: the time after them, by `time.perf_counter`.
+    """
+
+    token_ids: Int[Tensor, "R T"]
+    learned: Bool[Tensor, "R T"]
+    totals: Int[Tensor, " R"]
+    timings: Mapping[str, float]
+    ready_at: float
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> "ExampleBatch":
+        return replace(
+            self,
+            token_ids=self.token_ids.to(device, **kwargs),
+            learned=self.learned.to(device, **kwargs),
+            totals=self.totals.to(device, **kwargs),
+        )
+
+
+class ExampleBuilder(PromptBuilder):
+    """Encodes a worked question: the prompt as `PromptBuilder` does, and the response with its end token."""
+
+    def __call__(self, question: Question) -> WorkedPrompt:
+        if not isinstance(question, WorkedQuestion):
+            raise ConfigError(
+                f"the question '{question.uid}' has no response to learn from; name the column of worked "
+                "responses, init_args.response=COLUMN, or the styles of a procedural source"
+            )
+        response_ids: list[int] = []
+        learned: list[bool] = []
+        for piece in question.response:
+            tokens = self.tokenizer(piece.text, add_special_tokens=False).input_ids
+            response_ids += tokens
+            learned += [piece.learn] * len(tokens)
+        prompt = super().__call__(question)
+        return WorkedPrompt(
+            **{each.name: getattr(prompt, each.name) for each in fields(prompt)},
+            response_ids=(*response_ids, int(self.tokenizer.eos_token_id)),  # type: ignore[arg-type]
+            learned=(*learned, True),
+        )
+
+
+def load_examples(
+    source: Iterable[Question], builder: ExampleBuilder, place: str, *, max_response_tokens: int
+) -> list[WorkedPrompt]:
+    """The worked prompts of `source`, in its order; `place` is its config path, for messages.
+
+    Examples whose response is longer than `max_response_tokens` are dropped with one warning that counts
+    them: cut short, they would teach not to end. Raises ConfigError as `load_prompts` does, and when none
+    is left.
+    """
+    examples: list[Any] = load_prompts(source, builder, place)
+    kept = [each for each in examples if len(each.response_ids) <= max_response_tokens]
+    if dropped := len(examples) - len(kept):
+        longest = max(len(each.response_ids) for each in examples)
+        words = (
+            f"{place}: {dropped} of {len(examples)} worked responses are longer than max_response_tokens "
+            f"({max_response_tokens}); the longest has {longest} tokens"
+        )
+        if not kept:
+            raise ConfigError(f"{words}; raise it")
+        warnings.warn(f"{words}; they are dropped", stacklevel=2)
+    return kept
+
+
+def collate_examples(examples: Sequence[WorkedPrompt], *, pad_token_id: int) -> ExampleBatch:
+    """One row per example, right-padded to the longest."""
+    begin = time.perf_counter()
+    totals = [len(each.token_ids) + len(each.response_ids) for each in examples]
+    token_ids = torch.full((len(examples), max(totals)), pad_token_id)
+    learned = torch.zeros(len(examples), max(totals), dtype=torch.bool)
+    for row, (each, total) in enumerate(zip(examples, totals, strict=True)):
+        token_ids[row, :total] = torch.tensor(each.token_ids + each.response_ids)
+        learned[row, len(each.token_ids) : total] = torch.tensor(each.learned)
+    now = time.perf_counter()
+    return ExampleBatch(
+        token_ids=token_ids,
+        learned=learned,
+        totals=torch.tensor(totals),
+        timings={"collate": now - begin},
+        ready_at=now,
+    )
+
+
+class ExampleLoader:
+    """`steps` batches, each of the next examples of the stream; its position is saved in checkpoints."""
+
+    def __init__(self, stream: PromptStream, *, steps: int, pad_token_id: int) -> None:
+        self.stream = stream
+        self.steps = steps
+        self.pad_token_id = pad_token_id
+        self.step = 0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[ExampleBatch]:
+        while self.step < self.steps:
+            examples: list[Any] = self.stream.next_step()
+            self.step += 1
+            yield collate_examples(examples, pad_token_id=self.pad_token_id)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "stream": self.stream.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.stream.load_state_dict(state["stream"])
+
+
+class HeldOutExamples:
+    """This rank's share of the held-out examples, `size` at a time, similar lengths together."""
+
+    def __init__(
+        self,
+        examples: Sequence[WorkedPrompt],
+        *,
+        size: int,
+        pad_token_id: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.examples = sorted(examples[rank::world_size], key=lambda each: len(each.response_ids))
+        self.size = size
+        self.pad_token_id = pad_token_id
+
+    def __len__(self) -> int:
+        return -(-len(self.examples) // self.size)
+
+    def __iter__(self) -> Iterator[ExampleBatch]:
+        for start in range(0, len(self.examples), self.size):
+            rows = self.examples[start : start + self.size]
+            yield collate_examples(rows, pad_token_id=self.pad_token_id)

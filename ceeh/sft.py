@@ -1,0 +1,191 @@
+"""python -m ceeh.sft --config FILE [--config OVERLAY ...] [key=value ...]: supervised training.
+
+A model that does not know a task's format solves nothing, and reinforcement learning has nothing to learn
+from. A brief training on worked responses cures that; its run folder is the `model.path` of ceeh.fit.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from lightning import seed_everything
+
+from ceeh.assembly import (
+    Examples,
+    build_loggers,
+    build_source,
+    make_trainer,
+    open_folder,
+    quieten,
+    set_math,
+    write_model,
+)
+from ceeh.callbacks.console import SFT_HELD_OUT, Console, sft_line
+from ceeh.config.hardware import resolve_accelerator, resolve_precision
+from ceeh.config.reference import HelpConfig
+from ceeh.config.settings import check_not_redacted, to_public_yaml
+from ceeh.config.sft import SFTConfig, check_sft_pairs, load_sft
+from ceeh.data.examples import ExampleBuilder, ExampleLoader, HeldOutExamples, load_examples
+from ceeh.data.prompts import PromptStream
+from ceeh.errors import ConfigError
+from ceeh.export.card import write_supervised_card
+from ceeh.modules.policy import Policy
+from ceeh.modules.sft import SFTModule
+from ceeh.pretrained.loading import load_tokenizer, pad_token_id, resolve_model
+from ceeh.run.folder import run_to_resume
+from ceeh.run.resumed import check_resumed
+from ceeh.runtime import shutdown
+from ceeh.runtime.cli import run_command
+from ceeh.runtime.distributed import (
+    from_rank_zero,
+    is_rank_zero,
+    join_processes,
+    rank,
+    say,
+    world_size,
+)
+from ceeh.types import Question, WorkedPrompt
+
+
+def gather_examples(config: SFTConfig) -> Examples:
+    """Reads model files and data. Raises ConfigError with the cure for bad input."""
+    accelerator = resolve_accelerator(config.hardware)
+    check_not_redacted(config)
+    check_sft_pairs(config, world_size())
+    run = run_to_resume(config.output, config.name, config.ckpt_path) if config.ckpt_path else None
+    if run is not None and (run / "config.yaml").is_file():
+        check_resumed(run, config)
+    path = resolve_model(config.model.path)
+    tokenizer = load_tokenizer(path, config.model.trust_remote_code)
+    builder = ExampleBuilder.of(tokenizer, config.prompts)
+
+    def examples(source: Iterable[Question], place: str) -> list[WorkedPrompt]:
+        return load_examples(source, builder, place, max_response_tokens=config.max_response_tokens)
+
+    train_source = build_source(config.prompts.train, "prompts.train")
+    train = examples(train_source, "prompts.train")
+    if len(train) < config.optimizer.prompts_per_minibatch:
+        raise ConfigError(
+            f"optimizer.prompts_per_minibatch is {config.optimizer.prompts_per_minibatch}, but prompts.train "
+            f"has only {len(train)} examples; lower it or add examples"
+        )
+    held_out: list[WorkedPrompt] = []
+    if config.prompts.held_out.class_path:
+        source = build_source(config.prompts.held_out, "prompts.held_out")
+        held_out = examples(source, "prompts.held_out")
+    join_processes(
+        accelerator,
+        join_minutes=config.hardware.join_minutes,
+        collective_minutes=config.hardware.collective_minutes,
+    )
+    return Examples(
+        model_path=path,
+        tokenizer=tokenizer,
+        train_source=train_source,
+        train=train,
+        held_out=held_out,
+        accelerator=accelerator,
+        precision=resolve_precision(config.hardware, accelerator),
+    )
+
+
+@shutdown.signals_honored()
+def sft(config: SFTConfig) -> Path:
+    """Trains `config` from its examples to its model folder; returns the run folder.
+
+    Raises ConfigError for bad input, and Stopped when a termination signal ends the run;
+    `ckpt_path=last` resumes it.
+    """
+    quieten()
+    inputs = gather_examples(config)
+    shutdown.check()
+    seed_everything(config.seed, verbose=False)
+    set_math(config.hardware)
+    policy = Policy(config.model, inputs.model_path, temperature=1.0, keep_reference=False)
+    module = SFTModule(config, policy)
+    pad, size = pad_token_id(inputs.tokenizer), config.optimizer.prompts_per_minibatch
+    with ExitStack() as held:
+        folder, checkpoint = from_rank_zero(
+            lambda: open_folder(config, inputs, policy.checkpoint_bytes, held)
+        )
+        jsonl, mlflow = build_loggers(config, folder, checkpoint)
+        say(f"run folder {folder.path}")
+        title = f"{folder.path.name}: {config.model.path} on {inputs.accelerator}"
+        console = Console(config.steps, title, line=sft_line, held_out=SFT_HELD_OUT)
+        trainer = make_trainer(
+            config,
+            inputs,
+            folder,
+            [jsonl, *([mlflow] if mlflow else [])],
+            [console],
+            evaluate_every_n_steps=config.evaluate_every_n_steps or config.steps + 1,
+        )
+        stream = PromptStream(
+            inputs.train,
+            seed=config.seed,
+            prompts_per_step=size,
+            rank=rank(),
+            world_size=world_size(),
+        )
+        loader = ExampleLoader(stream, steps=config.steps, pad_token_id=pad)
+        unseen = HeldOutExamples(
+            inputs.held_out, size=size, pad_token_id=pad, rank=rank(), world_size=world_size()
+        )
+        if unseen and checkpoint is None:
+            trainer.validate(module, dataloaders=unseen, verbose=False)
+        trainer.fit(
+            module,
+            train_dataloaders=loader,
+            val_dataloaders=unseen or None,
+            ckpt_path=checkpoint,
+            weights_only=True if checkpoint else None,
+        )
+        shutdown.check()
+        if unseen:
+            trainer.validate(module, dataloaders=unseen, verbose=False)
+        from_rank_zero(lambda: write_model(policy, folder, inputs))
+        if is_rank_zero():
+            write_supervised_card(
+                folder.model,
+                base=config.model.path,
+                source=config.prompts.train,
+                steps=config.steps,
+            )
+    if mlflow is not None:
+        mlflow.log_folder(folder.model, "model")
+        mlflow.finish()
+    say(f"model: {folder.model}; train it with python -m ceeh.fit ... model.path={folder.path}")
+    return folder.path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m ceeh.sft", description="Train a model on worked responses."
+    )
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="YAML file; later files win"
+    )
+    parser.add_argument("--help-config", action=HelpConfig, schemas=(SFTConfig,))
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved configuration and exit"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimizer.lr=1e-5")
+    given = parser.parse_intermixed_args(arguments)
+    if not given.config:
+        parser.error("--config FILE is needed, e.g. configs/examples/smollm2_sft.yaml")
+
+    def command() -> int:
+        config = load_sft(given.config, given.overrides)
+        if given.print_config:
+            say(to_public_yaml(config).rstrip())
+        else:
+            sft(config)
+        return 0
+
+    return run_command(command, if_stopped="resume with ckpt_path=last", last=arguments is None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
