@@ -139,6 +139,12 @@ def gather_inputs(config: Config) -> Inputs:
             f"rollouts.prompts_per_step is {config.rollouts.prompts_per_step}, but prompts.train has only "
             f"{len(train)} prompts; lower prompts_per_step or add prompts"
         )
+    used = held_out[: config.evaluation.questions]
+    if len(used) < world_size():
+        raise ConfigError(
+            f"prompts.held_out: {len(used)} questions are fewer than the {world_size()} processes, each of "
+            "which evaluates its share; add questions, or raise evaluation.questions"
+        )
     if run is not None and (state := stream_state(run, config.ckpt_path or "")):
         check_stream(state, train, config.seed)
     warn_of_doubts(config, train, held_out)
@@ -147,7 +153,7 @@ def gather_inputs(config: Config) -> Inputs:
         tokenizer=tokenizer,
         train_source=train_source,
         train_prompts=train,
-        held_out_prompts=held_out[: config.evaluation.questions],
+        held_out_prompts=used,
         verifier=verifier,
         callbacks=callbacks,
         loggers=loggers,
@@ -268,9 +274,6 @@ def quieten() -> None:
     """Silences log lines and warnings of Lightning and transformers that do not apply here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     disable_progress_bar()
-    # Held-out metrics are reduced over ranks before they are logged, but the engine opens a process
-    # group of one, and Lightning asks for a reduction over it.
-    warnings.filterwarnings("ignore", message="It is recommended to use .self.log.'eval/")
     # On a node with SLURM installed, for a run that torchrun or nobody started.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     # The base model is always in evaluation mode: its own dropout would make the ratio random.

@@ -143,8 +143,8 @@ class RolloutLoader:
 class HeldOutLoader:
     """Every held-out prompt of this rank once, in order, `prompts_per_batch` at a time.
 
-    Rank r of w has every w-th prompt, starting with the r-th; a rank without any repeats the first,
-    since Lightning would skip its validation and the others' collectives would wait for it. A batch's
+    Rank r of w has every w-th prompt, starting with the r-th, and at least one: Lightning would skip the
+    validation of a rank without any, and the others' collectives would wait for it. A batch's
     `question_indices` are its prompts' places in `prompts`.
     """
 
@@ -163,7 +163,8 @@ class HeldOutLoader:
         self.engine = engine
         self.verifier = verifier
         self.prompts = prompts
-        own = range(rank, len(prompts), world_size) or range(1)
+        assert len(prompts) >= world_size, "each rank needs a held-out question"
+        own = range(rank, len(prompts), world_size)
         starts = range(0, len(own), prompts_per_batch)
         self.chunks = [tuple(own[start : start + prompts_per_batch]) for start in starts]
         self.sampling = sampling

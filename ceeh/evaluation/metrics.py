@@ -151,6 +151,16 @@ def question_values(table: SampleTable) -> dict[str, np.ndarray]:
     return values
 
 
+def logged_values(table: SampleTable) -> dict[str, np.ndarray]:
+    """Values by name, of which an evaluation during training logs the means: [Q], or [Q, K] where equal.
+
+    pass_at_k is there for each k up to K, so that evaluations of several K share one.
+    """
+    ratios = sample_ratios(table)
+    names = ("accuracy", "tokens", "truncated_fraction")
+    return {name: ratios[name][0] for name in names} | question_values(table)
+
+
 def table_metrics(table: SampleTable) -> dict[str, float]:
     """Every metric by name; NaN for a mean over nothing. Fractions in [0, 1]."""
     found = {

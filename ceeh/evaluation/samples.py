@@ -51,7 +51,7 @@ COLUMNS = tuple(column.name for column in fields(SampleTable))
 def join_tables(tables: Sequence[SampleTable]) -> SampleTable:
     """The questions of all `tables`, sorted by index.
 
-    A question that occurs again counts once, as first seen: ranks repeat some to have equally many.
+    A question that occurs again counts once, as first seen.
     """
     columns = {name: torch.cat([getattr(table, name) for table in tables]) for name in COLUMNS}
     _, first = np.unique(columns["index"].numpy(), return_index=True)

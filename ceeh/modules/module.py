@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torchmetrics import MeanMetric, MetricCollection
 
 from ceeh.config.hardware import CANARY_TOLERANCE
 from ceeh.config.settings import Config
 from ceeh.data.batch import RolloutBatch
-from ceeh.evaluation.metrics import table_metrics
+from ceeh.evaluation.metrics import logged_values
 from ceeh.evaluation.samples import NO_ANSWER, SampleTable, join_tables
 from ceeh.modules.advantages import group_advantages
 from ceeh.modules.aggregation import denominator_shares
@@ -58,6 +59,10 @@ class CEEHModule(PolicyModule):
         self.config = config
         self.shaping = build_shaping(config)
         self.held_out: list[SampleTable] = []
+        names = (*EVAL_METRICS, f"pass_at_{config.evaluation.samples}")
+        self.held_out_means = MetricCollection(
+            {name: MeanMetric() for name in names}, prefix="eval/"
+        )
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Any]:
         """One rollout step: rewards [R], advantages [R], then one or more optimizer steps.
@@ -227,16 +232,18 @@ class CEEHModule(PolicyModule):
         """Held-out questions: correctness and lengths as sampled, entropy by the policy's own forward."""
         entropy = self.forward_rows(batch)[1].sum(1) / batch.lengths
         lengths = batch.lengths.view(batch.num_prompts, -1).cpu()
-        self.held_out.append(
-            SampleTable(
-                index=torch.tensor(batch.question_indices),
-                correct=batch.correct.view_as(lengths).cpu(),
-                lengths=lengths,
-                finished=torch.tensor([outcome.finished for outcome in batch.outcomes]),
-                answers=torch.full_like(lengths, NO_ANSWER),
-                entropy=entropy.view_as(lengths).cpu(),
-            )
+        table = SampleTable(
+            index=torch.tensor(batch.question_indices),
+            correct=batch.correct.view_as(lengths).cpu(),
+            lengths=lengths,
+            finished=torch.tensor([outcome.finished for outcome in batch.outcomes]),
+            answers=torch.full_like(lengths, NO_ANSWER),
+            entropy=entropy.view_as(lengths).cpu(),
         )
+        self.held_out.append(table)
+        values = logged_values(table)
+        for name, mean in self.held_out_means.items(keep_base=True):
+            mean.update(values[name])
 
     def held_out_table(self) -> SampleTable:
         """The samples of the last validation, of all ranks. Collective."""
@@ -244,10 +251,7 @@ class CEEHModule(PolicyModule):
         return join_tables([table for rank in ranks for table in rank])
 
     def on_validation_epoch_end(self) -> None:
-        table = self.held_out_table()
-        found = table_metrics(table)
-        names = (*EVAL_METRICS, f"pass_at_{table.samples}")
-        self.log_dict({f"eval/{name}": found[name] for name in names})
+        self.log_dict(self.held_out_means)  # joined over ranks, and reset
 
     def on_validation_end(self) -> None:
         self.clock.start()  # an evaluation is not part of the next step

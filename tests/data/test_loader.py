@@ -261,7 +261,6 @@ def test_ranks_do_the_same_rounds_and_keep_the_same_stream() -> None:
     [
         (0, 1, [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]),
         (1, 2, [(1, 3, 5, 7), (9,)]),
-        (10, 11, [(0,)]),  # no question is left for this rank
     ],
 )
 def test_held_out_questions_come_once_each_in_order_with_their_places(
