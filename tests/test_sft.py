@@ -15,9 +15,9 @@ from ceeh.modules.policy_module import PolicyModule
 from ceeh.pretrained.locate import open_trained
 from ceeh.sft import main, sft
 from tests.commands import assert_refused, said
-from tests.endings import Killed
+from tests.endings import Killed, at_call, die
 from tests.test_fit import rows, small, weights
-from tests.test_resume import differing, killing
+from tests.test_resume import differing
 
 EXAMPLES = [
     {"question": f"{n:02d}+1?", "answer": f"{n + 1:02d}", "how": f"so {n + 1:02d}"}
@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_to_the_numbers_of_one_that_never_stopped(
 ) -> None:
     resumed = config(config_file, tmp_path, "ckpt_path=last")
     with monkeypatch.context() as patch:
-        killing(patch, PolicyModule, "take_step", call)
+        at_call(patch, PolicyModule, "take_step", call, die)
         with pytest.raises(Killed):
             sft(resumed)
     assert differing(sft(resumed), whole) == []
@@ -136,7 +136,7 @@ def test_a_lora_run_merges_its_adapter_into_the_model_folder(
 def test_an_unfinished_run_is_not_taken_for_a_model(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killing(monkeypatch, PolicyModule, "take_step", 2)
+    at_call(monkeypatch, PolicyModule, "take_step", 2, die)
     with pytest.raises(Killed):
         sft(config(config_file, tmp_path))
     with pytest.raises(ConfigError, match=r"has no model/ yet; finish it with python -m ceeh.sft"):

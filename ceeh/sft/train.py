@@ -1,12 +1,6 @@
-"""python -m ceeh.sft --config FILE [--config OVERLAY ...] [key=value ...]: supervised training.
+"""Supervised training: worked examples -> policy -> a run folder with a model."""
 
-A model that does not know a task's format solves nothing, and reinforcement learning has nothing to learn
-from. A brief training on worked responses cures that; its run folder is the `model.path` of ceeh.fit.
-"""
-
-import argparse
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,9 +18,8 @@ from ceeh.assembly import (
 )
 from ceeh.callbacks.console import SFT_HELD_OUT, Console, sft_line
 from ceeh.config.hardware import resolve_accelerator, resolve_precision
-from ceeh.config.reference import HelpConfig
-from ceeh.config.settings import check_not_redacted, to_public_yaml
-from ceeh.config.sft import SFTConfig, check_sft_pairs, load_sft
+from ceeh.config.settings import check_not_redacted
+from ceeh.config.sft import SFTConfig, check_sft_pairs
 from ceeh.data.examples import ExampleBuilder, ExampleLoader, HeldOutExamples, load_examples
 from ceeh.data.prompts import PromptStream
 from ceeh.errors import ConfigError
@@ -37,7 +30,6 @@ from ceeh.pretrained.loading import load_tokenizer, pad_token_id, resolve_model
 from ceeh.run.folder import run_to_resume
 from ceeh.run.resumed import check_resumed
 from ceeh.runtime import shutdown
-from ceeh.runtime.cli import run_command
 from ceeh.runtime.distributed import (
     from_rank_zero,
     is_rank_zero,
@@ -92,7 +84,7 @@ def gather_examples(config: SFTConfig) -> Examples:
 
 
 @shutdown.signals_honored()
-def sft(config: SFTConfig) -> Path:
+def train(config: SFTConfig) -> Path:
     """Trains `config` from its examples to its model folder; returns the run folder.
 
     Raises ConfigError for bad input, and Stopped when a termination signal ends the run;
@@ -158,34 +150,3 @@ def sft(config: SFTConfig) -> Path:
         mlflow.finish()
     say(f"model: {folder.model}; train it with python -m ceeh.fit ... model.path={folder.path}")
     return folder.path
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m ceeh.sft", description="Train a model on worked responses."
-    )
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML file; later files win"
-    )
-    parser.add_argument("--help-config", action=HelpConfig, schemas=(SFTConfig,))
-    parser.add_argument(
-        "--print-config", action="store_true", help="print the resolved configuration and exit"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimizer.lr=1e-5")
-    given = parser.parse_intermixed_args(arguments)
-    if not given.config:
-        parser.error("--config FILE is needed, e.g. configs/examples/smollm2_sft.yaml")
-
-    def command() -> int:
-        config = load_sft(given.config, given.overrides)
-        if given.print_config:
-            say(to_public_yaml(config).rstrip())
-        else:
-            sft(config)
-        return 0
-
-    return run_command(command, if_stopped="resume with ckpt_path=last", last=arguments is None)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

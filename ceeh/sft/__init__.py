@@ -1,0 +1,53 @@
+"""python -m ceeh.sft --config FILE [--config OVERLAY ...] [key=value ...]: supervised training.
+
+A model that does not know a task's format solves nothing, and reinforcement learning has nothing to learn
+from. A brief training on worked responses cures that; its run folder is the `model.path` of ceeh.fit.
+As in `ceeh.fit`, the configuration is checked before torch is imported; `ceeh.sft.train` has the run.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ceeh.config.reference import CommandParser, HelpConfig
+from ceeh.config.settings import to_public_yaml
+from ceeh.config.sft import SFTConfig, load_sft
+from ceeh.runtime.cli import run_command
+from ceeh.runtime.text import escape
+
+
+def sft(config: SFTConfig) -> Path:
+    """Trains `config` from its examples to its model folder; returns the run folder.
+
+    Raises ConfigError for bad input, and Stopped when a termination signal ends the run;
+    `ckpt_path=last` resumes it.
+    """
+    from ceeh.sft.train import train
+
+    return train(config)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = CommandParser(
+        prog="python -m ceeh.sft", description="Train a model on worked responses."
+    )
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="YAML file; later files win"
+    )
+    parser.add_argument("--help-config", action=HelpConfig, schemas=(SFTConfig,))
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved configuration and exit"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimizer.lr=1e-5")
+    given = parser.parse_intermixed_args(arguments)
+    if not given.config:
+        parser.error("--config FILE is needed, e.g. configs/examples/smollm2_sft.yaml")
+
+    def command() -> int:
+        config = load_sft(given.config, given.overrides)
+        if given.print_config:
+            print(escape(to_public_yaml(config).rstrip()))
+        else:
+            sft(config)
+        return 0
+
+    return run_command(command, if_stopped="resume with ckpt_path=last", last=arguments is None)
