@@ -23,6 +23,7 @@ from ceeh.config.component import Component
 from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE, resolve_accelerator, resolve_precision
 from ceeh.config.settings import Config, check_not_redacted, check_pairs, to_public_yaml
 from ceeh.data.engine.base import RolloutEngine
+from ceeh.data.engine.families import check_family
 from ceeh.data.engine.restartable import RestartableEngine
 from ceeh.data.mixture.mixture import Mixture
 from ceeh.data.prompts import PromptBuilder, load_prompts
@@ -73,7 +74,11 @@ def gather_inputs(config: Config) -> Inputs:
     tokenizer = load_tokenizer(path, config.model.trust_remote_code)
     prompts = config.prompts
     longest = prompts.max_prompt_tokens + config.rollouts.max_response_tokens
-    check_length(load_config(path, config.model.trust_remote_code), path, longest)
+    model_config = load_config(path, config.model.trust_remote_code)
+    check_length(model_config, path, longest)
+    precision = resolve_precision(config.hardware, accelerator)
+    if config.engine.class_path == Config().engine.class_path:
+        check_family(model_config, accelerator=accelerator, dtype=DTYPE[precision])
     builder = PromptBuilder(
         tokenizer,
         max_prompt_tokens=prompts.max_prompt_tokens,
@@ -105,7 +110,7 @@ def gather_inputs(config: Config) -> Inputs:
         verifier=verifier,
         signals=signals,
         accelerator=accelerator,
-        precision=resolve_precision(config.hardware, accelerator),
+        precision=precision,
     )
     config.engine.fitted("engine", **engine_context(config, inputs))
     return inputs
