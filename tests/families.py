@@ -212,7 +212,8 @@ def row(name: str) -> str:
             try:
                 cells.append(f"{largest_difference(name, kind, Path(folder)):.1e}")
             except (ConfigError, RunError) as error:
-                cells.append(str(error).replace(f"{folder}/", "").replace("|", "/"))
+                reason = str(error).removeprefix("model.path: ").partition(";")[0]
+                cells.append(reason.replace(f"{folder}/", "").replace("|", "/"))
     if cells[0] == cells[1]:
         cells[1] = "the same"
     with tempfile.TemporaryDirectory() as folder:
