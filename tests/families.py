@@ -213,8 +213,9 @@ def row(name: str) -> str:
                 cells.append(f"{largest_difference(name, kind, Path(folder)):.1e}")
             except (ConfigError, RunError) as error:
                 reason = str(error).removeprefix("model.path: ").partition(";")[0]
-                cells.append(reason.replace(f"{folder}/", "").replace("|", "/"))
-    if cells[0] == cells[1]:
+                reason = reason.replace(f"{folder}/", "").replace("|", "/")
+                cells.append(f"refused: {reason}")
+    if cells[0] == cells[1] and "refused" in cells[0]:
         cells[1] = "the same"
     with tempfile.TemporaryDirectory() as folder:
         return f"| {name} | {save_model(name, Path(folder))} | {' | '.join(cells)} |"
