@@ -35,6 +35,7 @@ from ceeh.config.settings import Config, Hardware, check_not_redacted, check_pai
 from ceeh.config.sft import SFTConfig
 from ceeh.config.trainer import check_trainer_arguments
 from ceeh.data.engine.base import RolloutEngine
+from ceeh.data.engine.families import check_family
 from ceeh.data.engine.restartable import RestartableEngine
 from ceeh.data.mixture.mixture import Mixture
 from ceeh.data.prompts import PromptBuilder, check_stream, load_prompts
@@ -119,7 +120,11 @@ def gather_inputs(config: Config) -> Inputs:
     tokenizer = load_tokenizer(path, config.model.trust_remote_code)
     prompts, builder = config.prompts, PromptBuilder.of(tokenizer, config.prompts)
     longest = prompts.max_prompt_tokens + config.rollouts.max_response_tokens
-    check_length(load_config(path, config.model.trust_remote_code), path, longest)
+    model_config = load_config(path, config.model.trust_remote_code)
+    check_length(model_config, path, longest)
+    precision = resolve_precision(config.hardware, accelerator)
+    if config.engine.class_path == Config().engine.class_path:
+        check_family(model_config, accelerator=accelerator, dtype=DTYPE[precision])
     train_source = build_source(prompts.train, "prompts.train")
     if isinstance(train_source, Mixture):
         train_source.run = run
@@ -158,7 +163,7 @@ def gather_inputs(config: Config) -> Inputs:
         callbacks=callbacks,
         loggers=loggers,
         accelerator=accelerator,
-        precision=resolve_precision(config.hardware, accelerator),
+        precision=precision,
     )
     config.engine.fitted("engine", **engine_context(config, inputs))
     return inputs

@@ -127,7 +127,9 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
     "qwen2_moe": lambda: of(T.Qwen2MoeConfig, "head_dim", **SHARED_EXPERTS),
     "qwen3": lambda: of(T.Qwen3Config, tie_word_embeddings=False),
     "qwen3, tied": lambda: of(T.Qwen3Config, tie_word_embeddings=True),
-    "qwen3_moe": lambda: of(T.Qwen3MoeConfig, **SHARED_EXPERTS, decoder_sparse_step=1),
+    "qwen3_moe": lambda: of(
+        T.Qwen3MoeConfig, **EXPERTS, moe_intermediate_size=64, decoder_sparse_step=1
+    ),
     "qwen3_5": lambda: of(T.Qwen3_5TextConfig, **LINEAR),
     "qwen3_next": lambda: of(T.Qwen3NextConfig, **LINEAR, **SHARED_EXPERTS),
     "seed_oss": lambda: of(T.SeedOssConfig),
@@ -212,8 +214,12 @@ def row(name: str) -> str:
             try:
                 cells.append(f"{largest_difference(name, kind, Path(folder)):.1e}")
             except (ConfigError, RunError) as error:
-                cells.append(str(error).replace(f"{folder}/", "").replace("|", "/"))
-    if cells[0] == cells[1]:
+                reason = str(error).removeprefix("model.path: ").partition(";")[0]
+                reason = reason.replace(f"{folder}/", "").replace("|", "/")
+                cells.append(
+                    f"{'refused' if isinstance(error, ConfigError) else 'stops'}: {reason}"
+                )
+    if cells[0] == cells[1] and ":" in cells[0]:
         cells[1] = "the same"
     with tempfile.TemporaryDirectory() as folder:
         return f"| {name} | {save_model(name, Path(folder))} | {' | '.join(cells)} |"

@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ceeh.data.engine.families import check_family
 from ceeh.pretrained.loading import num_positions
 from tests.bad_input.conftest import Refused
 from tests.evil import change
+from tests.families import save_model
 
 Spoil = Callable[[Path], object]
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
@@ -139,3 +141,26 @@ def test_scaled_positions_count_as_the_engine_counts_them(rope: dict, expected: 
     assert num_positions(config) == expected
     assert num_positions(SimpleNamespace(n_positions=64)) == 64
     assert num_positions(SimpleNamespace()) is None
+
+
+@pytest.mark.parametrize(
+    ("family", "parts"),
+    [
+        ("gpt_oss", "the family gpt_oss cannot be trained: vLLM loads its experts past"),
+        ("lfm2", "lfm2 cannot be trained in float32 on the CPU: its convolutions"),
+        ("qwen3_5", "qwen3_5_text cannot be trained in float32 on the CPU: vLLM's CPU kernel"),
+    ],
+)
+def test_a_family_that_cannot_be_trained(
+    family: str, parts: str, refused: Refused, tmp_path: Path
+) -> None:
+    save_model(family, tmp_path / "model")
+    engine = "engine.class_path=ceeh.data.engine.VLLMEngine"
+    refused([f"model.path={tmp_path / 'model'}", engine], parts, "docs/models.md")
+
+
+@pytest.mark.parametrize("given", [("cuda", "float32"), ("cpu", "bfloat16")])
+def test_what_float32_on_the_cpu_lacks_is_no_reason_elsewhere(given: tuple[str, str]) -> None:
+    accelerator, dtype = given
+    check_family(SimpleNamespace(model_type="qwen3_next"), accelerator=accelerator, dtype=dtype)
+    check_family(SimpleNamespace(model_type="qwen3"), accelerator="cpu", dtype="float32")

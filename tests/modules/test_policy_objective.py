@@ -16,7 +16,7 @@ ANNEAL = 0.7
 METHODS = ["me", "ea", "uniform", "none"]
 SUMS = {
     "tokens", "tokens_hard", "tokens_easy", "policy_loss", "kl", "entropy", "entropy_hard",
-    "entropy_easy", "entropy_bonus", "ratio", "mismatch_kl", "clipped_high", "clipped_low",
+    "entropy_easy", "entropy_bonus", "ratio", "abs_log_ratio", "mismatch_kl", "clipped_high", "clipped_low",
     "dual_clipped", "importance_truncated",
 }  # fmt: skip
 Given = tuple[Tensor, Tensor, SampledTokens]
@@ -89,6 +89,7 @@ def reference_objective(given: Given, chosen: Objective) -> tuple[float, dict]:
             "entropy_easy": (1 - hard) * entropy,
             "entropy_bonus": coefficient * entropy + added,
             "ratio": ratio,
+            "abs_log_ratio": abs(math.log(ratio)),
             "mismatch_kl": math.exp(trainer - engine) - (trainer - engine) - 1,
             "clipped_high": advantage > 0 and ratio > 1.28,
             "clipped_low": advantage < 0 and ratio < 0.8,
