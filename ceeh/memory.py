@@ -223,7 +223,7 @@ def update_activations(
     kept = layer = layer_activations(shapes, settings.lora, tokens, compute=compute)
     head_gradient = FP32 * shapes.vocabulary * shapes.width if full else 0
     head = head_logits(shapes, settings, tokens, compute=compute, gradient=True, cuda=cuda)
-    head += 5 * stream + head_gradient
+    head += 5 * stream + head_gradient + 8 * tokens  # and the positions of the response tokens
     backward = 3 * stream + (head_gradient if shapes.tied else 0)
     backward += mlp * (2 * compute if full else 3 * FP32 if settings.lora.dropout else 2 * FP32)
     if settings.gradient_checkpointing:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ceeh.config.component import Component
-from ceeh.evaluate import main, tolerance_of
+from ceeh.evaluate import main
+from ceeh.evaluate.run import tolerance_of
 from ceeh.evaluation.config import EvaluationConfig
 from ceeh.export.__main__ import main as export
 from tests.conftest import FinishedRun

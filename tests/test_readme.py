@@ -26,11 +26,13 @@ from tests.test_fit import SMALL
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [README, *(file.read_text() for file in sorted((ROOT / "docs").glob("*.md")))]
-BLOCKS = [
-    found
-    for page in PAGES
-    for found in re.findall(r"^```(\w+)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
-]
+
+
+def blocks_of(page: str) -> list[tuple[str, str]]:
+    return re.findall(r"^```(\w+)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = [found for page in PAGES for found in blocks_of(page)]
 
 
 def block(kind: str, holding: str) -> str:
@@ -38,9 +40,9 @@ def block(kind: str, holding: str) -> str:
     return found
 
 
-def commands() -> list[str]:
+def commands(blocks: list[tuple[str, str]] = BLOCKS) -> list[str]:
     """Lines of the shell blocks, continuations joined."""
-    shell = "".join(text for language, text in BLOCKS if language == "bash")
+    shell = "".join(text for language, text in blocks if language == "bash")
     joined = shell.replace("\\\n", " ")
     return [
         line.split("#")[0].strip() for line in joined.splitlines() if line.split("#")[0].strip()
@@ -176,7 +178,11 @@ def test_the_run_is_evaluated_compared_and_exported_by_the_commands_as_they_stan
 ) -> None:
     monkeypatch.chdir(steered_run)
     small = {"evaluate": ["limit=8", "samples=2", "bootstrap_draws=100", "tracking.mlflow=false"]}
-    shown = [c.split() for c in commands() if re.search(r"-m ceeh\.(evaluate|compare|export)\b", c)]
+    shown = [
+        command.split()
+        for command in commands(blocks_of(README))
+        if re.search(r"-m ceeh\.(evaluate|compare|export)\b", command)
+    ]
     names = [words[words.index("-m") + 1].removeprefix("ceeh.") for words in shown]
     assert names == ["evaluate", "evaluate", "compare", "export"]
     mains = {"evaluate": evaluate, "compare": compare, "export": export}

@@ -9,7 +9,8 @@ import pytest
 
 from ceeh.config.settings import load
 from ceeh.data.benchmarks import Benchmark, benchmark_files, load_benchmark
-from ceeh.evaluate import default_output, main
+from ceeh.evaluate import main
+from ceeh.evaluate.run import default_output
 from ceeh.fit import main as fit
 from ceeh.memory import GIB, PHASES
 from ceeh.pretrained.locate import ModelSource
@@ -47,11 +48,11 @@ def test_each_evaluation_has_the_papers_protocol(
 ) -> None:
     asked: dict[str, Benchmark] = {}
     monkeypatch.setattr(
-        "ceeh.evaluate.open_trained",
+        "ceeh.evaluate.run.open_trained",
         lambda place, **_: ModelSource(name=place, model_path=place),
     )
     monkeypatch.setattr(
-        "ceeh.evaluate.evaluate", lambda _, benchmarks, *__: asked.update(benchmarks)
+        "ceeh.evaluate.run.evaluate", lambda _, benchmarks, *__: asked.update(benchmarks)
     )
     assert main(arguments) == 0
     assert set(asked) == {"gsm8k", "math500", "aime24", "amc23", "olympiad", "aime25"}

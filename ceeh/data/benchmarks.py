@@ -8,9 +8,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import ceeh
 from ceeh.config.component import Component
 from ceeh.config.loading import merged
+from ceeh.config.packaged import CONFIGS
 from ceeh.config.rules import POSITIVE, TEXT, Rule, at_least, setting
 from ceeh.errors import ConfigError
 from ceeh.types import Question
@@ -103,8 +103,7 @@ def benchmark_name(given: str) -> str:
 
 def benchmark_files() -> dict[str, Path]:
     """Name -> file; files in the working folder override those shipped with the package."""
-    shipped = Path(ceeh.__file__).parent.parent / FOLDER
-    files = [*shipped.glob("*.yaml"), *FOLDER.glob("*.yaml")]
+    files = [*(CONFIGS / "benchmarks").glob("*.yaml"), *FOLDER.glob("*.yaml")]
     return {file.stem: file for file in files}
 
 

@@ -11,7 +11,7 @@ from ceeh.config.component import Component
 from ceeh.config.loading import merged
 from ceeh.config.rules import FILE_NAME, POSITIVE, SEED, at_least, setting
 from ceeh.config.settings import Hardware, Tracking
-from ceeh.data.benchmarks import Benchmark, load_benchmark
+from ceeh.data.benchmarks import Benchmark, benchmark_name, load_benchmark
 from ceeh.errors import ConfigError
 
 
@@ -47,8 +47,7 @@ def load_evaluation_config(
         raise ConfigError("--benchmarks is empty; name at least one, e.g. gsm8k,math500")
     given: dict[str, str] = {}
     for benchmark in benchmarks:
-        # `gsm8k` of gsm8k and of path/to/gsm8k.yaml.
-        name = benchmark.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
+        name = benchmark_name(benchmark)
         if not FILE_NAME.holds(name):
             raise ConfigError(
                 f"--benchmarks: a benchmark's name is also a folder of samples and must be "

@@ -13,6 +13,7 @@ from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_write_text
 from ceeh.run.checkpoint import checkpoint_files, read_checkpoint
 from ceeh.runtime.distributed import say
+from ceeh.runtime.lightning_private import loader_states
 from ceeh.runtime.text import flatten
 
 FREE = {"name", "output", "ckpt_path"}
@@ -62,9 +63,7 @@ def stream_state(run: Path, ckpt_path: str) -> Mapping[str, Any] | None:
     last = checkpoint_files(run / "checkpoints").values()
     for file in last if ckpt_path == "last" else [Path(ckpt_path)]:
         with suppress(ConfigError):
-            loops = read_checkpoint(file).get("loops", {})
-            loaders = loops.get("fit_loop", {}).get("state_dict", {}).get("combined_loader", ())
-            return next((each["stream"] for each in loaders), None)
+            return next((each["stream"] for each in loader_states(read_checkpoint(file))), None)
     return None
 
 

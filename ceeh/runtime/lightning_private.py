@@ -1,6 +1,7 @@
 """What ceeh needs of Lightning's private parts and loop states; its tests fail when Lightning moves them."""
 
 import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning import Trainer
@@ -51,6 +52,12 @@ def set_loop_state(checkpoint: dict[str, Any], state: dict[str, Any]) -> None:
 def set_last_step(checkpoint: dict[str, Any], last: bool) -> None:
     """Whether the checkpoint's step is the last; not so if the run is to be longer than before."""
     checkpoint["loops"]["fit_loop"][PROGRESS]["is_last_batch"] = last
+
+
+def loader_states(checkpoint: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The states of the training loaders; none in a checkpoint of before the first step."""
+    loop = checkpoint.get("loops", {}).get("fit_loop", {})
+    return loop.get("state_dict", {}).get("combined_loader", ())
 
 
 def forget_interrupted_evaluation(trainer: Trainer) -> None:

@@ -84,7 +84,7 @@ CASES = {
     f"evaluate starter {ON} samples=0": "samples must be at least 1, got 0",
     f"evaluate starter {ON} limit=0": "limit must be at least 1, or null, got 0",
     f"evaluate starter {ON} top_p=2": "top_p must be in (0, 1], got 2",
-    f"evaluate starter {ON} temperature=nan": "temperature must be a finite",
+    f"evaluate starter {ON} temperature=nan": "temperature must be a number",
     f"evaluate starter {ON} nope=2": "'nope=2' is not a setting of an evaluation",
     f"evaluate starter {ON} gsm8k.samples=2": "NAME from --benchmarks",
     f"evaluate starter {ON} chat_template=true": "has no chat template",

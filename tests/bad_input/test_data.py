@@ -1,6 +1,7 @@
 """Invalid data files end with file, line, value and cure; see tests/data/sources for each rule."""
 
 import gzip
+import itertools
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ KINDS = "must be a .jsonl, .json, .parquet, .csv, .tsv file"
         ("rows.parquet", b"PAR1 no more PAR1", "cannot read ... as parquet"),
         ("rows.parquet", GOOD, "cannot read ... as parquet"),
     ],
-    ids=range(20),
+    ids=itertools.count(),
 )
 def test_an_invalid_file_of_questions(
     name: str, content: bytes, parts: str, refused: Refused, tmp_path: Path

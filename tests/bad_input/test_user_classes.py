@@ -76,7 +76,7 @@ CASES = {
     f"{REWARD} {{class_path: 'mine.py:number'}}": "must be a function",
     f"{REWARD} {{class_path: 'gone.py:f'}}": "cannot import 'gone.py'",
     "verifier ceeh.data.verify.ExactAnswer {pattern: '('}": "pattern '(' is not a regular expression",
-    "callbacks.mine mine.py:Plain": "is not a SignalCallback",
+    "callbacks.mine mine.py:Plain": "is not a Callback of Lightning",
     "callbacks.mine mine.py:Writes": "the signal 'hard' is written by RollingDifficulty and by Writes",
     "engine mine.py:Needs": "engine.init_args lacks size",
     "engine mine.py:Nothing": "engine.class_path: 'mine.py' has no 'Nothing'",

@@ -80,6 +80,6 @@ def test_a_command_ends_with_the_status_of_its_module(tmp_path: Path) -> None:
 
 def test_an_unknown_command_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main(["fitt"]) == 2
-    assert "no command 'fitt'; give one of init, fit, evaluate" in capsys.readouterr().err
+    assert "no command 'fitt'; give one of init, sft, fit, evaluate" in capsys.readouterr().err
     assert entry.main([]) == 0
     assert "export     write a run's model" in capsys.readouterr().out

@@ -155,7 +155,7 @@ def test_a_custom_file_and_one_in_the_working_folder_are_found(tmp_path, monkeyp
     [
         ("zzz", [], r"no benchmark 'zzz'; known: aime24.*; add configs/benchmarks/zzz.yaml"),
         ("none.jsonl", [], r"--benchmarks: no file 'none.jsonl'; paths are relative to /"),
-        ("none.yaml", [], r"no file 'none.yaml': it is not there; paths are relative to /"),
+        ("none.yaml", [], r"no file 'none.yaml': it is not in /"),
         ("gsm8k", ["samples=0"], "samples must be at least 1, got 0"),
         ("gsm8k", ["top_p=1.5"], r"top_p must be in \(0, 1\], got 1.5"),
         ("gsm8k", ["temperature=0"], r"temperature must be greater than 0, got 0"),

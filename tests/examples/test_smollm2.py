@@ -62,7 +62,7 @@ def original() -> LlamaForCausalLM:
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         num_key_value_heads=KV_HEADS,
-        max_position_embeddings=64,
+        max_position_embeddings=1024,
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
     )
@@ -89,7 +89,7 @@ def gguf_file(
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_rope_dimension_count(WIDTH // HEADS)
-    writer.add_context_length(64)
+    writer.add_context_length(1024)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(10_000.0)
     bytes_ = sorted(ByteLevel.alphabet())
