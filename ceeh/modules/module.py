@@ -227,6 +227,8 @@ class CEEHModule(PolicyModule):
 
     def on_validation_epoch_start(self) -> None:
         self.held_out = []
+        # `trainer.validate` leaves inference tensors, which a validation within training must not change.
+        self.held_out_means.reset()
 
     def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
         """Held-out questions: correctness and lengths as sampled, entropy by the policy's own forward."""
@@ -251,7 +253,7 @@ class CEEHModule(PolicyModule):
         return join_tables([table for rank in ranks for table in rank])
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.held_out_means)  # joined over ranks, and reset
+        self.log_dict(self.held_out_means)  # joined over ranks
 
     def on_validation_end(self) -> None:
         self.clock.start()  # an evaluation is not part of the next step

@@ -125,6 +125,8 @@ class Policy(nn.Module):
             # fused experts, which peft gives its own names.
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
             warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys")
+            # peft then sets it itself (GPT-2).
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             try:
                 if adapter is not None:
                     return PeftModel.from_pretrained(model, adapter, is_trainable=True)
