@@ -109,7 +109,6 @@ def gather_inputs(config: Config) -> Inputs:
     accelerator = resolve_accelerator(config.hardware)
     check_not_redacted(config)
     check_pairs(config, world_size())
-    check_quantization(config, accelerator)
     check_trainer(config.trainer)
     callbacks = build_callbacks(config)
     loggers = built_as(config.loggers, "loggers", Logger)
@@ -120,11 +119,7 @@ def gather_inputs(config: Config) -> Inputs:
     tokenizer = load_tokenizer(path, config.model.trust_remote_code)
     prompts, builder = config.prompts, PromptBuilder.of(tokenizer, config.prompts)
     longest = prompts.max_prompt_tokens + config.rollouts.max_response_tokens
-    model_config = load_config(path, config.model.trust_remote_code)
-    check_length(model_config, path, longest)
-    precision = resolve_precision(config.hardware, accelerator)
-    if config.engine.class_path == Config().engine.class_path:
-        check_family(model_config, accelerator=accelerator, dtype=DTYPE[precision])
+    check_length(load_config(path, config.model.trust_remote_code), path, longest)
     train_source = build_source(prompts.train, "prompts.train")
     if isinstance(train_source, Mixture):
         train_source.run = run
@@ -145,11 +140,7 @@ def gather_inputs(config: Config) -> Inputs:
             f"{len(train)} prompts; lower prompts_per_step or add prompts"
         )
     used = held_out[: config.evaluation.questions]
-    if len(used) < world_size():
-        raise ConfigError(
-            f"prompts.held_out: {len(used)} questions are fewer than the {world_size()} processes, each of "
-            "which evaluates its share; add questions, or raise evaluation.questions"
-        )
+    check_share(used)
     if run is not None and (state := stream_state(run, config.ckpt_path or "")):
         check_stream(state, train, config.seed)
     warn_of_doubts(config, train, held_out)
@@ -163,10 +154,31 @@ def gather_inputs(config: Config) -> Inputs:
         callbacks=callbacks,
         loggers=loggers,
         accelerator=accelerator,
-        precision=precision,
+        precision=resolve_precision(config.hardware, accelerator),
     )
     config.engine.fitted("engine", **engine_context(config, inputs))
     return inputs
+
+
+def check_share(held_out: Sequence[Any]) -> None:
+    """Raises ConfigError where a process would have no held-out question."""
+    if len(held_out) < world_size():
+        raise ConfigError(
+            f"prompts.held_out: {len(held_out)} questions are fewer than the {world_size()} processes, each "
+            "of which evaluates its share; add questions, or raise evaluation.questions"
+        )
+
+
+def check_device(config: Config, accelerator: str) -> None:
+    """Raises ConfigError for what the `accelerator` cannot do: quantized weights, families of models."""
+    check_quantization(config, accelerator)
+    path = resolve_model(config.model.path)
+    if config.engine.class_path == Config().engine.class_path:
+        check_family(
+            load_config(path, config.model.trust_remote_code),
+            accelerator=accelerator,
+            dtype=DTYPE[resolve_precision(config.hardware, accelerator)],
+        )
 
 
 def warn_of_doubts(config: Config, train: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:
@@ -269,8 +281,8 @@ def write_model(policy: Policy, folder: RunFolder, inputs: RunInputs) -> None:
         ) from error
 
 
-def set_math(hardware: Hardware) -> None:
-    """Threads of torch."""
+def set_threads(hardware: Hardware) -> None:
+    """Sets torch's number of CPU threads where `hardware.threads` is given."""
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
 

@@ -8,8 +8,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ceeh.assembly import Inputs, build_callbacks, gather_inputs, quieten, resolve_model
-from ceeh.config.hardware import check_quantization, resolve_accelerator
+from ceeh.assembly import (
+    Inputs,
+    build_callbacks,
+    check_device,
+    gather_inputs,
+    quieten,
+    resolve_model,
+)
+from ceeh.config.hardware import resolve_accelerator
 from ceeh.config.settings import Config, check_pairs
 from ceeh.errors import ConfigError
 from ceeh.memory import (
@@ -56,7 +63,7 @@ def dry_run(config: Config, given: str | None) -> int:
         )
     check_pairs(config, devices.count)
     check_output(config)
-    check_quantization(config, devices.kind)
+    check_device(config, devices.kind)
     build_callbacks(config)
     path = resolve_model(config.model.path)
     shapes = read_shapes(config.model, path)
@@ -128,7 +135,7 @@ def input_lines(config: Config, path: str) -> Iterator[str]:
         files = list(Path(path).glob("*.safetensors"))
         size = sum(file.stat().st_size for file in files) / GIB
         yield f"weights: {len(files)} file{'s' if len(files) > 1 else ''}, {size:.2f} GiB"
-    # Inputs do not depend on the accelerator, and this machine may lack the configured one.
+    # This machine may lack the configured accelerator, on which inputs do not depend.
     hardware = replace(config.hardware, accelerator="auto")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

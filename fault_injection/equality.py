@@ -61,7 +61,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def file_names(folder: Path) -> set[str]:
-    """Without the configurations of resumed runs, which say what a drill had changed."""
+    """Without the configurations of resumed runs, which say what a experiment had changed."""
     return {
         str(file.relative_to(folder))
         for file in folder.rglob("*")

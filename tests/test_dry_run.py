@@ -68,6 +68,17 @@ def test_a_config_json_alone_is_enough_for_a_plan_of_other_devices(
     assert "has no weights (*.safetensors)" in printed.err
 
 
+def test_what_needs_cuda_is_planned_for_cuda_and_refused_here(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The inputs are read on this machine; its accelerator must not decide for the other's."""
+    given = [*FEW, "model.lora.rank=4", "model.lora.base=nf4", "optimizer.moments=8bit"]
+    assert main([*SHIPPED, *given, "--dry-run", "--devices", "1x24GB"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("yes: ")
+    assert main([*SHIPPED, *given, "--dry-run", "--devices", "cpu:24GB"]) == 2
+    assert "model.lora.base is nf4, which needs CUDA" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("devices", [[], ["--devices", "1x24GB"]], ids=["here", "elsewhere"])
 def test_missing_data_is_an_error_after_the_plan(
     devices: list[str], capsys: pytest.CaptureFixture[str]

@@ -6,6 +6,7 @@ import warnings
 import torch
 
 from ceeh.config.settings import Config, Hardware
+from ceeh.config.sft import SFTConfig
 from ceeh.errors import ConfigError
 
 CANARY_TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1}
@@ -61,7 +62,7 @@ def resolve_precision(hardware: Hardware, accelerator: str) -> str:
     return precision
 
 
-def check_quantization(config: Config, accelerator: str) -> None:
+def check_quantization(config: Config | SFTConfig, accelerator: str) -> None:
     """Raises ConfigError for quantized weights or moments without CUDA or without bitsandbytes."""
     for key, value, default in (
         ("model.lora.base", config.model.lora.base, "model"),

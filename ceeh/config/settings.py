@@ -359,6 +359,20 @@ def _escaped(node: Any) -> Any:
     return node
 
 
+def check_lora(lora: LoRA) -> None:
+    """Raises ConfigError for settings of an adapter that there is not."""
+    if lora.rank == 0 and lora.base == "nf4":
+        raise ConfigError(
+            "model.lora.base=nf4 quantizes the frozen weights under an adapter and needs model.lora.rank "
+            "above 0, got 0; set model.lora.rank=32, or model.lora.base=model"
+        )
+    if lora.rank == 0 and lora != LoRA():
+        raise ConfigError(
+            f"model.lora.rank is 0, which trains all weights, but another setting of model.lora is "
+            f"given: {lora}; set model.lora.rank, or remove the others"
+        )
+
+
 def check_pairs(config: Config, processes: int) -> None:
     """Raises ConfigError for settings that contradict each other or the number of `processes`."""
     objective = config.objective
@@ -382,17 +396,7 @@ def check_pairs(config: Config, processes: int) -> None:
             f"rollouts.prompts_per_step ({step}) must be a multiple of optimizer.prompts_per_minibatch, "
             f"got {minibatch}: the last optimizer step would be smaller than the others"
         )
-    lora, default = config.model.lora, LoRA()
-    if lora.rank == 0 and lora.base == "nf4":
-        raise ConfigError(
-            "model.lora.base=nf4 quantizes the frozen weights under an adapter and needs model.lora.rank "
-            "above 0, got 0; set model.lora.rank=32, or model.lora.base=model"
-        )
-    if lora.rank == 0 and lora != default:
-        raise ConfigError(
-            f"model.lora.rank is 0, which trains all weights, but another setting of model.lora is "
-            f"given: {lora}; set model.lora.rank, or remove the others"
-        )
+    check_lora(config.model.lora)
     longest = config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens
     if config.optimizer.tokens_per_microbatch < longest:
         raise ConfigError(

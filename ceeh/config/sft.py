@@ -5,15 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ceeh.config.loading import merged
-from ceeh.config.rules import FILE_NAME, LOCATION, POSITIVE, at_least, setting
-from ceeh.config.settings import Checkpoints, Hardware, Model, Optimizer, Prompts, Tracking
+from ceeh.config.rules import FILE_NAME, LOCATION, POSITIVE, SEED, at_least, setting
+from ceeh.config.settings import (
+    Checkpoints,
+    Hardware,
+    Model,
+    Optimizer,
+    Prompts,
+    Tracking,
+    check_lora,
+)
 from ceeh.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class SFTConfig:
     name: str = setting("sft", "Name of the run folder: NAME, then NAME-2, ...", FILE_NAME)
-    seed: int = setting(0, "Seed of the order of the examples and of the adapter.", at_least(0))
+    seed: int = setting(0, "Seed of the order of the examples and of the adapter.", SEED)
     output: str = setting("runs", "Parent of the run folders.", LOCATION)
     ckpt_path: str | None = setting(
         None,
@@ -51,6 +59,7 @@ def check_sft_pairs(config: SFTConfig, processes: int) -> None:
             "optimizer.prompts_per_minibatch is over all processes and must be a multiple of their number "
             f"({processes}), got {examples}"
         )
+    check_lora(config.model.lora)
     longest = config.prompts.max_prompt_tokens + config.max_response_tokens
     if config.optimizer.tokens_per_microbatch < longest:
         raise ConfigError(

@@ -13,13 +13,11 @@ from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE, resolve_accelerator, r
 from ceeh.config.settings import Tracking
 from ceeh.data.benchmarks import Benchmark
 from ceeh.data.engine.base import RolloutEngine
-from ceeh.errors import RunError
 from ceeh.evaluation.config import EvaluationConfig
 from ceeh.evaluation.results import FILE, Results, flat_metrics, write_results
 from ceeh.evaluation.runner import Task, build_task, sample_task
 from ceeh.evaluation.store import SampleStore
-from ceeh.modules.canary import canary_difference
-from ceeh.modules.policy import Policy
+from ceeh.modules.canary import canary_difference, check_canary
 from ceeh.modules.restore import load_policy
 from ceeh.pretrained.loading import load_tokenizer
 from ceeh.pretrained.locate import ModelSource, open_trained
@@ -152,7 +150,13 @@ def open_engine(
     with closing(build_engine(component, context, weights)) as engine:
         if over_it:
             engine.load_weights(policy.engine_weights(), policy_version=0)
-        check_canary(source, engine, policy, tolerance_of(protocol, component, dtype))
+        check_canary(
+            canary_difference(engine, policy, temperature=policy.temperature),
+            policy,
+            tolerance=tolerance_of(protocol, component, dtype),
+            when=f"'{source.name}' was not evaluated:",
+            setting="canary_tolerance",
+        )
         del policy
         yield engine
 
@@ -163,20 +167,6 @@ def tolerance_of(protocol: EvaluationConfig, component: Component, dtype: str) -
         return protocol.canary_tolerance
     exact = component.init_args.get("dtype", dtype) in ("float32", "auto") and dtype == "float32"
     return CANARY_TOLERANCE["32-true" if exact else "bf16-mixed"]
-
-
-def check_canary(
-    source: ModelSource, engine: RolloutEngine, policy: Policy, tolerance: float
-) -> None:
-    """Raises RunError when the engine has another model than the trainer would."""
-    difference = canary_difference(engine, policy, temperature=policy.temperature)
-    if difference.exceeds(tolerance):
-        raise RunError(
-            f"'{source.name}' was not evaluated: engine and trainer differ by {difference.mean:.3g} nats on "
-            f"the canary (at most {difference.max:.3g}), so the engine holds another model than was trained; "
-            f"export or merge it and evaluate that folder, or raise canary_tolerance, now {tolerance:g}, for "
-            "a lossy engine dtype"
-        )
 
 
 def engine_alone(component: Component, accelerator: str) -> Component:

@@ -13,13 +13,15 @@ from ceeh.assembly import (
     build_engine,
     build_loggers,
     build_trainer,
+    check_device,
     engine_context,
     gather_inputs,
     open_folder,
     quieten,
-    set_math,
+    set_threads,
     write_model,
 )
+from ceeh.config.hardware import resolve_accelerator
 from ceeh.config.settings import Config
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.held_out import measure_base, measure_tuned, write_results
@@ -33,10 +35,11 @@ from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, other_process
 def train(config: Config) -> Path:
     """See `ceeh.fit.fit`."""
     quieten()
+    check_device(config, resolve_accelerator(config.hardware))
     inputs = gather_inputs(config)
     shutdown.check()
     seed_everything(config.seed, verbose=False)
-    set_math(config.hardware)
+    set_threads(config.hardware)
     policy = Policy(
         config.model,
         inputs.model_path,

@@ -46,17 +46,24 @@ def canary_difference(
     return Difference(float(difference.mean()), float(difference.max()))
 
 
-def check_canary(difference: Difference, policy: Policy, *, tolerance: float, when: str) -> None:
+def check_canary(
+    difference: Difference,
+    policy: Policy,
+    *,
+    tolerance: float,
+    when: str,
+    setting: str = "rollouts.canary_tolerance",
+) -> None:
     """Raises RunError, with likely causes, for a difference above the tolerance, or NaN.
 
-    `when` starts the message, such as "after the push of policy version 3".
+    `when` starts the message, such as "after the push of policy version 3"; `setting` is the tolerance's.
     """
     if difference.exceeds(tolerance):
         raise RunError(
             f"{when} engine and trainer differ by {difference.mean:.3g} nats on the canary (at most "
             f"{difference.max:.3g}), more than the tolerance of {tolerance:g} "
             f"({MAX_OVER_MEAN * tolerance:g} for one token). "
-            f"{likely_causes(policy)}"
+            f"{likely_causes(policy, setting)}"
         )
 
 
@@ -74,7 +81,7 @@ def check_first_ratio(difference: float, policy: Policy, *, tolerance: float, ol
         )
 
 
-def likely_causes(policy: Policy) -> str:
+def likely_causes(policy: Policy, setting: str = "rollouts.canary_tolerance") -> str:
     """What makes engine and trainer differ, the most frequent first, with the facts of this policy."""
     model, config = policy.causal_lm, policy.causal_lm.config
     causes = [
@@ -89,6 +96,6 @@ def likely_causes(policy: Policy) -> str:
     dtype = str(policy.dtype).removeprefix("torch.")
     causes.append(
         f"an engine dtype below the trainer's (the files hold {dtype}): set engine.init_args.dtype, or for a "
-        "lossy engine raise rollouts.canary_tolerance"
+        f"lossy engine raise {setting}"
     )
     return "Likely causes, in this order: " + "; ".join(causes)

@@ -1,6 +1,7 @@
 """From a run, checkpoint or model folder to a policy with its weights."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor
@@ -31,6 +32,11 @@ def load_policy(
         # A finished run's model has its adapter merged.
         lora=settings.lora if trained.checkpoint else replace(settings.lora, rank=0),
     )
+    if settings.lora.base == "nf4" and find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"'{trained.name}' was trained over weights of 4 bits, which bitsandbytes reads; install it with "
+            'pip install ".[quantized]"'
+        )
     weights = trained.checkpoint and policy_weights(read_checkpoint(trained.checkpoint))
     policy = Policy(
         settings,

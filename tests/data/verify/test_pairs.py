@@ -1,4 +1,4 @@
-"""Labelled pairs are graded as labelled, and no small change of a reference stays correct."""
+"""Labeled pairs are graded as labeled, and no small change of a reference stays correct."""
 
 import json
 import random
@@ -39,7 +39,7 @@ def verifier():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_pair_is_graded_as_labelled(verifier, name):
+def test_every_pair_is_graded_as_labeled(verifier, name):
     rows = pairs(name)
     found = graded(verifier, [(row["reference"], row["response"]) for row in rows])
     wrong = [row for row, score in zip(rows, found, strict=True) if score != row["correct"]]
@@ -62,7 +62,7 @@ def test_a_reference_is_correct_for_itself_and_however_it_is_laid_out(verifier):
 
 
 def references():
-    """The distinct references of all files, and what is labelled correct for them."""
+    """The distinct references of all files, and what is labeled correct for them."""
     texts = [
         row[side] for name in FILES for row in pairs(name) for side in ("reference", "response")
     ]
