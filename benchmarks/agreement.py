@@ -18,50 +18,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
+from benchmarks.workload import SIZES, random_model
 from ceeh.config.settings import Model
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.modules.policy import Policy
-from ceeh.starter.model import MODEL_DIR
 
-SHAPES = {  # hidden size, MLP size, heads, key-value heads, layers
-    "tiny": (64, 192, 2, 2, 2),
-    "grouped": (384, 768, 6, 2, 2),
-    "qwen2-1.5b": (1536, 8960, 12, 2, 28),
-    "qwen2-7b": (3584, 18944, 28, 4, 28),
-}
 FUSED = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
 """Matrices that vLLM keeps as one."""
-
-
-def random_config(shape: str, *, layers: int | None = None, vocabulary: int = 151_936) -> Any:
-    hidden, mlp, heads, kv_heads, own_layers = SHAPES[shape]
-    return Qwen2Config(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=mlp,
-        num_hidden_layers=layers or own_layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        tie_word_embeddings=True,
-        eos_token_id=1,
-        pad_token_id=0,
-        bos_token_id=None,
-        dtype=torch.bfloat16,
-    )
-
-
-def write_model(folder: Path, config: Any) -> None:
-    """Random bf16 weights, made on the GPU if there is one, and the starter's tokenizer."""
-    torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(str(MODEL_DIR)).save_pretrained(folder)
 
 
 class Agreement(NamedTuple):
@@ -130,7 +97,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["tiny", "grouped"])
+    parser.add_argument("--shapes", nargs="+", choices=SIZES, default=["tiny", "grouped"])
     parser.add_argument("--layers", type=int, help="the shape's own if not given")
     parser.add_argument("--vocabulary", type=int, default=2000)
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
@@ -145,8 +112,13 @@ def main() -> None:
     print(f"{'shape':12}{'dtype':10}{'from':6}{columns}")
     for shape in given.shapes:
         with tempfile.TemporaryDirectory() as folder:
-            config = random_config(shape, layers=given.layers, vocabulary=given.vocabulary)
-            write_model(Path(folder), config)
+            random_model(
+                Path(folder),
+                shape,
+                layers=given.layers,
+                vocabulary=given.vocabulary,
+                dtype=torch.bfloat16,
+            )
             policy = Policy(Model(), folder, temperature=1.0, keep_reference=False)
             policy = policy.to(device).eval()
             for dtype in given.dtypes:

@@ -26,8 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.agreement import agreement, random_config, write_model
+from benchmarks.agreement import agreement
 from benchmarks.harness import RESULTS, machine
+from benchmarks.workload import random_config, random_model
 from ceeh.config.settings import LoRA, Model, Objective, Optimizer
 from ceeh.data.batch import RolloutBatch
 from ceeh.data.engine.base import Sampling
@@ -77,7 +78,7 @@ def measure_agreement(tiny: bool) -> Iterator[Row]:
     shape, vocabulary = ("tiny", 2000) if tiny else ("qwen2-1.5b", 151_936)
     steps: tuple[dict[str, bool], ...] = ({}, {"graphs": True}, {"graphs": True, "sleep": True})
     with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder), random_config(shape, vocabulary=vocabulary))
+        random_model(Path(folder), shape, vocabulary=vocabulary, dtype=torch.bfloat16)
         policy = Policy(Model(), folder, temperature=1.0, keep_reference=False)
         policy = policy.to(DEVICE).eval()
         for step in steps if CUDA else steps[:1]:
@@ -171,7 +172,9 @@ def made_on_the_device(path: str, *, dtype: torch.dtype, **_: Any) -> Any:
 
 def measure_update(shape: str, tiny: bool, *, ranks: tuple[int, ...]) -> Iterator[Row]:
     policy_module.load_model = made_on_the_device
-    config = random_config("tiny" if tiny else shape, vocabulary=2000 if tiny else 151_936)
+    config = random_config(
+        "tiny" if tiny else shape, vocabulary=2000 if tiny else 151_936, dtype=torch.bfloat16
+    )
     rows, longest, budget = (8, 32, 128) if tiny else (24, 4096, 16_384)
     for rank in ranks:
         with tempfile.TemporaryDirectory() as folder:
@@ -237,7 +240,7 @@ def measure_engine(tiny: bool) -> Iterator[Row]:
     prompts, completions, tokens = (2, 2, 8) if tiny else (32, 8, 512)
     settings = Model(lora=LoRA(rank=0))
     with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder), random_config(shape, vocabulary=vocabulary))
+        random_model(Path(folder), shape, vocabulary=vocabulary, dtype=torch.bfloat16)
         policy = Policy(settings, folder, temperature=1.0, keep_reference=False).to(DEVICE)
         begin = time.perf_counter()
         engine = VLLMEngine(

@@ -26,6 +26,30 @@ SIZES = {
 }
 
 
+def random_config(
+    size: str,
+    *,
+    layers: int | None = None,
+    vocabulary: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Qwen2Config:
+    """A Qwen2; `layers` and `vocabulary` replace the size's own."""
+    width, own_layers, heads, kv_heads, inner, own_vocabulary = SIZES[size]
+    return Qwen2Config(
+        vocab_size=vocabulary or own_vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers or own_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        tie_word_embeddings=True,
+        eos_token_id=1,
+        pad_token_id=0,
+        bos_token_id=None,
+        dtype=dtype,
+    )
+
+
 def random_model(
     folder: Path,
     size: str,
@@ -34,26 +58,13 @@ def random_model(
     vocabulary: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """A Qwen2 of random weights in `folder`, with the starter's tokenizer.
+    """`random_config` with random weights in `folder`, and the starter's tokenizer.
 
-    `layers` and `vocabulary` replace the size's own.
+    The weights are made on the GPU if there is one: 7B on a CPU take minutes.
     """
-    width, own_layers, heads, kv_heads, inner, own_vocabulary = SIZES[size]
-    config = Qwen2Config(
-        vocab_size=vocabulary or own_vocabulary,
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=layers or own_layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        eos_token_id=1,
-        pad_token_id=0,
-        bos_token_id=None,
-    )
+    config = random_config(size, layers=layers, vocabulary=vocabulary, dtype=dtype)
     transformers_logging.disable_progress_bar()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(), torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         torch.manual_seed(0)
         model = Qwen2ForCausalLM(config).to(dtype)
     model.save_pretrained(folder)

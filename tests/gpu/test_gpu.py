@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.agreement import agreement, random_config, write_model
+from benchmarks.agreement import agreement
+from benchmarks.workload import random_model
 from ceeh.config.settings import LoRA, Model, Objective
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
@@ -241,7 +242,7 @@ def test_memory_is_given_back_while_asleep_and_the_pushed_weights_are_used_after
 def test_a_model_of_qwen2s_shapes_agrees(tmp_path: Path, sleep: bool) -> None:
     """Head size 128, grouped heads, biases, a vocabulary of 151,936, graphs: docs/gpu.md, open fault."""
     shape, vocabulary = ("qwen2-1.5b", 151_936) if CUDA else ("tiny", 2000)
-    write_model(tmp_path, random_config(shape, layers=4, vocabulary=vocabulary))
+    random_model(tmp_path, shape, layers=4, vocabulary=vocabulary, dtype=torch.bfloat16)
     with paired(tmp_path, bf16=True, graphs=True, sleep=sleep) as pair:
         for _ in range(2):
             pair.engine.load_weights(pair.policy.engine_weights(), policy_version=0)
