@@ -1,13 +1,18 @@
 """A place in the tokens of an answer, with what all readers share."""
 
+from abc import ABC, abstractmethod
+
 from ceeh.data.verify.expressions import Expr, UnreadError, is_expr
 from ceeh.data.verify.tokens import Token, spelling
 
 END = Token("end", "")
 
 
-class Cursor:
-    """Readers move `at`; they raise UnreadError at a token that has no meaning there."""
+class Cursor(ABC):
+    """Readers move `at`; they raise UnreadError at a token that has no meaning there.
+
+    The abstract methods are those that readers of units and macros need of the grammar above them.
+    """
 
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens = tokens
@@ -56,17 +61,17 @@ class Cursor:
             raise UnreadError
         return node
 
-    def sum(self) -> Expr:
-        raise NotImplementedError
+    @abstractmethod
+    def sum(self) -> Expr: ...
 
-    def power(self) -> Expr:
-        raise NotImplementedError
+    @abstractmethod
+    def power(self) -> Expr: ...
 
-    def primary(self, *, script: bool = False) -> Expr:
-        raise NotImplementedError
+    @abstractmethod
+    def primary(self, *, script: bool = False) -> Expr: ...
 
-    def script(self) -> Expr:
-        raise NotImplementedError
+    @abstractmethod
+    def script(self) -> Expr: ...
 
-    def items(self, *, brackets: str = "") -> Expr:
-        raise NotImplementedError
+    @abstractmethod
+    def items(self, *, brackets: str = "") -> Expr: ...
