@@ -105,7 +105,19 @@ def markdown() -> str:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser that knows that settings have no dashes."""
+    """The parser of a command with settings: they come from files and as key=value, without dashes."""
+
+    def add_settings(self, *schemas: type, example: str) -> None:
+        """--config, --help-config and key=value; call it after the command's other positional arguments."""
+        self.add_argument(
+            "--config",
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="YAML file; later files win",
+        )
+        self.add_argument("--help-config", action=HelpConfig, schemas=schemas)
+        self.add_argument("overrides", nargs="*", metavar="key=value", help=f"e.g. {example}")
 
     def error(self, message: str) -> NoReturn:
         name, _, words = message.partition(": ")

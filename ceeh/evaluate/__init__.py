@@ -5,7 +5,7 @@ As in `ceeh.fit`, the configuration is checked before torch is imported; `ceeh.e
 
 from collections.abc import Sequence
 
-from ceeh.config.reference import CommandParser, HelpConfig
+from ceeh.config.reference import CommandParser
 from ceeh.data.benchmarks import Benchmark, benchmark_files
 from ceeh.evaluation.config import EvaluationConfig, load_evaluation_config
 from ceeh.runtime.cli import run_command
@@ -26,20 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME,...",
         help=f"{', '.join(sorted(benchmark_files()))}, a file or folder of questions, or a benchmark's .yaml",
     )
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML file; later files win"
+    parser.add_settings(
+        EvaluationConfig,
+        Benchmark,
+        example="limit=50; samples=4 for all benchmarks, gsm8k.samples=4 for one",
     )
-    parser.add_argument("--help-config", action=HelpConfig, schemas=(EvaluationConfig, Benchmark))
     parser.add_argument(
         "--output", metavar="FOLDER", help="default: evaluation/ in a run folder, else evaluations/"
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own code")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="e.g. limit=50; samples=4 for all benchmarks, gsm8k.samples=4 for one",
-    )
     given = parser.parse_intermixed_args(arguments)
 
     def command() -> int:

@@ -7,7 +7,7 @@ seconds: `--help`, `--print-config` and a typo answer at once. `ceeh.fit.train` 
 from collections.abc import Sequence
 from pathlib import Path
 
-from ceeh.config.reference import CommandParser, HelpConfig
+from ceeh.config.reference import CommandParser
 from ceeh.config.settings import Config, load, to_public_yaml
 from ceeh.runtime.cli import run_command
 from ceeh.runtime.text import escape
@@ -28,10 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = CommandParser(
         prog="python -m ceeh.fit", description="Train a model, measure it before and after, report."
     )
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML file; later files win"
-    )
-    parser.add_argument("--help-config", action=HelpConfig, schemas=(Config,))
+    parser.add_settings(Config, example="optimizer.lr=1e-5")
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and exit"
     )
@@ -41,7 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--devices", metavar="8x80GB", help="with --dry-run: plan for these devices, e.g. cpu:24GB"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimizer.lr=1e-5")
     given = parser.parse_intermixed_args(arguments)
     if not given.config:
         parser.error("--config FILE is needed; configs/ceeh.yaml runs anywhere")

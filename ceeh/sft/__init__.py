@@ -8,7 +8,7 @@ As in `ceeh.fit`, the configuration is checked before torch is imported; `ceeh.s
 from collections.abc import Sequence
 from pathlib import Path
 
-from ceeh.config.reference import CommandParser, HelpConfig
+from ceeh.config.reference import CommandParser
 from ceeh.config.settings import to_public_yaml
 from ceeh.config.sft import SFTConfig, load_sft
 from ceeh.runtime.cli import run_command
@@ -30,14 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = CommandParser(
         prog="python -m ceeh.sft", description="Train a model on worked responses."
     )
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="YAML file; later files win"
-    )
-    parser.add_argument("--help-config", action=HelpConfig, schemas=(SFTConfig,))
+    parser.add_settings(SFTConfig, example="optimizer.lr=1e-5")
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and exit"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimizer.lr=1e-5")
     given = parser.parse_intermixed_args(arguments)
     if not given.config:
         parser.error("--config FILE is needed, e.g. configs/examples/smollm2_sft.yaml")
