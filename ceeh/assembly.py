@@ -12,6 +12,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -45,6 +46,7 @@ from ceeh.errors import ConfigError, RunError, first_line, user_code
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import optimizer_steps
 from ceeh.modules.shaping.checked import build_shaping
+from ceeh.modules.sharding import sharded
 from ceeh.pretrained.loading import (
     check_length,
     load_config,
@@ -58,7 +60,14 @@ from ceeh.run.disk_space import check_space, format_bytes, free_bytes
 from ceeh.run.folder import RunFolder, parent_folder, run_to_resume
 from ceeh.run.metrics_file import JSONLLogger
 from ceeh.run.resumed import check_resumed, stream_state, write_config
-from ceeh.runtime.distributed import join_processes, processes_here, world_size
+from ceeh.run.sharded_strategy import ShardedStrategy
+from ceeh.runtime.distributed import (
+    from_rank_zero,
+    is_rank_zero,
+    join_processes,
+    processes_here,
+    world_size,
+)
 from ceeh.runtime.lightning_private import disable_signal_handlers
 from ceeh.runtime.text import redact
 from ceeh.tracking.logger import GuardedMLFlowLogger
@@ -269,16 +278,26 @@ def engine_context(config: Config, inputs: Inputs) -> dict[str, Any]:
 
 
 def write_model(policy: Policy, folder: RunFolder, inputs: RunInputs) -> None:
-    """Writes the trained model into the run folder. Raises RunError when the disk is full."""
-    try:
-        with atomic_folder(folder.model) as model:
-            policy.save(model, inputs.tokenizer)
-    except OSError as error:
-        raise RunError(
-            f"the model cannot be written to '{folder.model}' ({error.strerror or error}), "
-            f"{format_bytes(free_bytes(folder.path))} are free there; free space and resume with "
-            "ckpt_path=last"
-        ) from error
+    """Rank 0 writes the trained model into the run folder. Collective.
+
+    Raises RunError, on all ranks, when the disk is full.
+    """
+
+    def write() -> None:
+        try:
+            with atomic_folder(folder.model) as model:
+                policy.save(model, inputs.tokenizer)
+        except OSError as error:
+            raise RunError(
+                f"the model cannot be written to '{folder.model}' ({error.strerror or error}), "
+                f"{format_bytes(free_bytes(folder.path))} are free there; free space and resume with "
+                "ckpt_path=last"
+            ) from error
+
+    if sharded(policy) and not is_rank_zero():
+        for _ in policy.engine_weights():  # `save` gathers the same weights in the same order
+            pass
+    from_rank_zero(write)
 
 
 def set_threads(hardware: Hardware) -> None:
@@ -327,7 +346,7 @@ def build_loggers(
 ) -> tuple[JSONLLogger, GuardedMLFlowLogger | None]:
     """The loggers; metrics.jsonl continues from the checkpoint's step."""
     jsonl = JSONLLogger(folder.path)
-    kept = read_checkpoint(checkpoint) if checkpoint else {}
+    kept = read_checkpoint(checkpoint, weights=False) if checkpoint else {}
     jsonl.resume_from_step(kept.get("rollout_step", 0), kept.get(METRICS))
     if not config.tracking.mlflow:
         return jsonl, None
@@ -376,6 +395,13 @@ def build_trainer(
     return trainer
 
 
+def build_strategy(config: RunConfig) -> Strategy | str:
+    """How the processes share the weights. FSDP over one process is FSDP, too: a test of a machine."""
+    if config.hardware.strategy == "fsdp":
+        return ShardedStrategy(distributed=config.checkpoints.format != "full")
+    return "ddp" if world_size() > 1 else "auto"
+
+
 def make_trainer(
     config: RunConfig,
     inputs: RunInputs,
@@ -396,7 +422,7 @@ def make_trainer(
         accelerator=inputs.accelerator,
         devices=processes_here(),
         num_nodes=world_size() // processes_here(),
-        strategy="ddp" if world_size() > 1 else "auto",
+        strategy=build_strategy(config),
         precision=inputs.precision,  # type: ignore[arg-type]  # checked against Lightning's names
         max_epochs=1,
         check_val_every_n_epoch=None,

@@ -248,6 +248,11 @@ class Hardware:
             lambda value: value in ("auto", "32-true", "bf16-mixed"),
         ),
     )
+    strategy: Literal["auto", "ddp", "fsdp"] = setting(
+        "auto",
+        "Several processes. ddp: each holds all weights. fsdp: each holds a share of weights, gradients and "
+        "moments (FSDP2). auto: ddp.",
+    )
     join_minutes: float = setting(
         10.0, "Longest wait at the start for the other processes of a run.", POSITIVE
     )
@@ -275,6 +280,11 @@ class Checkpoints:
     every_n_steps: int = setting(10, "Rollout steps between checkpoints.", POSITIVE)
     keep: int = setting(2, "Newest checkpoints kept; older ones are deleted.", at_least(2))
     max_failures: int = setting(3, "Failed saves in a row that stop the run.", POSITIVE)
+    format: Literal["auto", "full", "distributed"] = setting(
+        "auto",
+        "full: one file. distributed: a folder to which each process writes its share. auto: distributed "
+        "under hardware.strategy=fsdp, else full. A run resumes from either, with any number of processes.",
+    )
 
 
 @dataclass(frozen=True)
@@ -373,6 +383,28 @@ def check_lora(lora: LoRA) -> None:
         )
 
 
+def check_sharding(
+    hardware: Hardware, model: Model, optimizer: Optimizer, checkpoints: Checkpoints
+) -> None:
+    """Raises ConfigError for what sharded weights exclude, and for what needs them."""
+    if hardware.strategy != "fsdp":
+        if checkpoints.format == "distributed":
+            raise ConfigError(
+                "checkpoints.format=distributed saves the share of weights that each process holds and needs "
+                f"hardware.strategy=fsdp, got {hardware.strategy}; set checkpoints.format=full"
+            )
+        return
+    for key, value, only in (
+        ("model.lora.base", model.lora.base, "model"),
+        ("optimizer.moments", optimizer.moments, "fp32"),
+    ):
+        if value != only:
+            raise ConfigError(
+                f"hardware.strategy=fsdp splits weights and moments by rows, which the blocks of "
+                f"{key}={value} do not allow; set {key}={only} or hardware.strategy=ddp"
+            )
+
+
 def check_pairs(config: Config, processes: int) -> None:
     """Raises ConfigError for settings that contradict each other or the number of `processes`."""
     objective = config.objective
@@ -397,6 +429,7 @@ def check_pairs(config: Config, processes: int) -> None:
             f"got {minibatch}: the last optimizer step would be smaller than the others"
         )
     check_lora(config.model.lora)
+    check_sharding(config.hardware, config.model, config.optimizer, config.checkpoints)
     longest = config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens
     if config.optimizer.tokens_per_microbatch < longest:
         raise ConfigError(

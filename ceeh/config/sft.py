@@ -14,6 +14,7 @@ from ceeh.config.settings import (
     Prompts,
     Tracking,
     check_lora,
+    check_sharding,
 )
 from ceeh.errors import ConfigError
 
@@ -60,6 +61,7 @@ def check_sft_pairs(config: SFTConfig, processes: int) -> None:
             f"({processes}), got {examples}"
         )
     check_lora(config.model.lora)
+    check_sharding(config.hardware, config.model, config.optimizer, config.checkpoints)
     longest = config.prompts.max_prompt_tokens + config.max_response_tokens
     if config.optimizer.tokens_per_microbatch < longest:
         raise ConfigError(

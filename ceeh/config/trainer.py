@@ -21,7 +21,7 @@ SET_ELSEWHERE = {
     "precision": "hardware.precision",
     "devices": "torchrun --nproc-per-node",
     "num_nodes": "torchrun --nnodes",
-    "strategy": "torchrun, which starts one process per device",
+    "strategy": "hardware.strategy",
     "logger": "loggers",
     "callbacks": "callbacks",
     "default_root_dir": "output",

@@ -3,13 +3,16 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ceeh.types import GroupOutcome, ScoredGroup
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,3 +113,14 @@ def collate(
         timings=dict(timings or {}) | {"collate": now - begin},
         ready_at=now,
     )
+
+
+def even_batches(own: Sequence[T], total: int, *, size: int, world_size: int) -> list[Sequence[T]]:
+    """A rank's share of `total` items in batches of at most `size`, of as many batches on every rank.
+
+    The shares differ by one item. No batch is empty: of several ranks `size` is at least 2.
+    """
+    largest_share = -(-total // world_size)
+    number = -(-largest_share // size)
+    ends = [len(own) * batch // number for batch in range(number + 1)] if total else []
+    return [own[start:stop] for start, stop in pairwise(ends)]

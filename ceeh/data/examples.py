@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ceeh.data.batch import even_batches
 from ceeh.data.prompts import PromptBuilder, PromptStream, load_prompts
 from ceeh.errors import ConfigError
 from ceeh.types import Question, WorkedPrompt, WorkedQuestion
@@ -133,7 +134,10 @@ class ExampleLoader:
 
 
 class HeldOutExamples:
-    """This rank's share of the held-out examples, `size` at a time, similar lengths together."""
+    """This rank's share of the held-out examples, at most `size` at a time, similar lengths together.
+
+    All ranks have the same number of batches, because forward passes of sharded weights are collective.
+    """
 
     def __init__(
         self,
@@ -144,14 +148,13 @@ class HeldOutExamples:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.examples = sorted(examples[rank::world_size], key=lambda each: len(each.response_ids))
-        self.size = size
+        own = sorted(examples[rank::world_size], key=lambda each: len(each.response_ids))
+        self.batches = even_batches(own, len(examples), size=size, world_size=world_size)
         self.pad_token_id = pad_token_id
 
     def __len__(self) -> int:
-        return -(-len(self.examples) // self.size)
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[ExampleBatch]:
-        for start in range(0, len(self.examples), self.size):
-            rows = self.examples[start : start + self.size]
+        for rows in self.batches:
             yield collate_examples(rows, pad_token_id=self.pad_token_id)

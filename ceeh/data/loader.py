@@ -13,7 +13,7 @@ from typing import Any
 from torch.profiler import record_function
 
 from ceeh.config.settings import DynamicSampling
-from ceeh.data.batch import RolloutBatch, collate
+from ceeh.data.batch import RolloutBatch, collate, even_batches
 from ceeh.data.engine.base import RolloutEngine, Sampling
 from ceeh.data.prompts import PromptStream
 from ceeh.data.verify.base import Verifier
@@ -141,10 +141,11 @@ class RolloutLoader:
 
 
 class HeldOutLoader:
-    """Every held-out prompt of this rank once, in order, `prompts_per_batch` at a time.
+    """Every held-out prompt of this rank once, in order, at most `prompts_per_batch` at a time.
 
     Rank r of w has every w-th prompt, starting with the r-th, and at least one: Lightning would skip the
-    validation of a rank without any, and the others' collectives would wait for it. A batch's
+    validation of a rank without any, and the others' collectives would wait for it. All ranks have the same
+    number of batches, because forward passes of sharded weights are collective. A batch's
     `question_indices` are its prompts' places in `prompts`.
     """
 
@@ -165,8 +166,8 @@ class HeldOutLoader:
         self.prompts = prompts
         assert len(prompts) >= world_size, "each rank needs a held-out question"
         own = range(rank, len(prompts), world_size)
-        starts = range(0, len(own), prompts_per_batch)
-        self.chunks = [tuple(own[start : start + prompts_per_batch]) for start in starts]
+        chunks = even_batches(own, len(prompts), size=prompts_per_batch, world_size=world_size)
+        self.chunks = [tuple(chunk) for chunk in chunks]
         self.sampling = sampling
         self.pad_token_id = pad_token_id
 

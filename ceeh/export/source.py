@@ -33,8 +33,8 @@ def open_run(place: str, checkpoint: Path | None, trust_remote_code: bool) -> Mo
             )
         return source
     run = RunFolder(path)
-    file = checkpoint if checkpoint.is_file() else run.checkpoints / checkpoint
-    if not file.is_file():
+    file = checkpoint if checkpoint.exists() else run.checkpoints / checkpoint
+    if not file.exists():
         there = ", ".join(sorted(found.name for found in run.checkpoints.glob("*.ckpt"))) or "none"
         raise ConfigError(
             f"--checkpoint {checkpoint}: no such file; checkpoints of '{run.path}': {there}"
@@ -80,7 +80,7 @@ def rollout_step(source: ModelSource, config: Config) -> int:
     """The last rollout step that the weights were trained on."""
     if source.checkpoint is None:
         return config.rollouts.steps
-    return read_checkpoint(source.checkpoint)["rollout_step"]
+    return read_checkpoint(source.checkpoint, weights=False)["rollout_step"]
 
 
 def evaluation_of(source: ModelSource) -> dict[str, Any] | None:

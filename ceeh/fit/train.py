@@ -81,7 +81,7 @@ def train(config: Config) -> Path:
             weights_only=True if checkpoint else None,
         )
         shutdown.check()
-        from_rank_zero(lambda: write_model(policy, folder, inputs))
+        write_model(policy, folder, inputs)
         tuned = measure_tuned(trainer, module, datamodule, folder)
     shutdown.check()
     if is_rank_zero():

@@ -22,6 +22,10 @@ class Microbatch:
     width: int
 
 
+EMPTY = Microbatch(rows=torch.tensor([0]), width=1)
+"""The first token of a row: nothing of a response, because no row begins with one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
     """Index tensors of a micro-batch on the batch's device.

@@ -133,7 +133,7 @@ class CEEHModule(PolicyModule):
         found = accumulate_gradients(
             self.policy,
             batch,
-            micro,
+            self.equalized(micro),
             inputs,
             denominator=self.total(shares.sum()),
             backward=self.backward_of,
@@ -201,7 +201,8 @@ class CEEHModule(PolicyModule):
         filled = [torch.zeros_like(batch.engine_logprobs) for _ in range(2)]
         totals = batch.totals.cpu()
         limit = self.config.optimizer.tokens_per_microbatch
-        for cut in located(microbatches(totals, torch.arange(len(totals)), limit), batch):
+        micro = self.equalized(microbatches(totals, torch.arange(len(totals)), limit))
+        for cut in located(micro, batch):
             shutdown.check()
             found = self.policy(*tokens_of(batch, cut), places=cut.places)
             for values, of_cut in zip(filled, found, strict=True):

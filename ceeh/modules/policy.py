@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -74,13 +76,14 @@ class Policy(nn.Module):
         )
         self.transform = logit_transform(model)
         check_head(model, self.transform)
-        self.reference: list[PreTrainedModel] = []
+        self.model: nn.Module = model
+        self.reference: list[Policy] = []
         if self.lora:
             model = self._with_adapter(model, settings, adapter)
             check_targets(model)
         elif keep_reference:
-            # In a list, so that it is neither trained, checkpointed nor sharded with the policy.
-            self.reference.append(copy.deepcopy(model).eval().requires_grad_(False))
+            # In a list, so that it is neither trained nor checkpointed with the policy.
+            self.reference.append(copy.deepcopy(self).requires_grad_(False))
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()
@@ -170,7 +173,7 @@ class Policy(nn.Module):
         are padded on the right, so causal attention alone keeps padding out. `places` are the flat
         positions of the mask's tokens; finding them here makes the host wait for a GPU.
         """
-        return self._evaluate(self.causal_lm, token_ids, flat_places(response_mask, places))
+        return self._evaluate(token_ids, flat_places(response_mask, places))
 
     def loss(
         self,
@@ -181,7 +184,7 @@ class Policy(nn.Module):
     ) -> Float[Tensor, ""]:
         """The sum of `objective` over all response tokens, chunk by chunk in the mask's order."""
         places = flat_places(response_mask, places)
-        hidden, targets = self._predicting(self.causal_lm, token_ids, places)
+        hidden, targets = self._predicting(token_ids, places)
         head: Any = self.causal_lm.get_output_embeddings()
         return chunked_objective(
             hidden,
@@ -207,18 +210,14 @@ class Policy(nn.Module):
         if self.lora:
             wrapped: Any = self.model
             with wrapped.disable_adapter():
-                return self._evaluate(self.causal_lm, token_ids, places)[0]
-        model: Any = self.reference[0]
-        model.to(token_ids.device)
-        return self._evaluate(model, token_ids, places)[0]
+                return self._evaluate(token_ids, places)[0]
+        return self.reference[0].to(token_ids.device)(token_ids, response_mask, places)[0]
 
-    def _evaluate(
-        self, model: PreTrainedModel, token_ids: Tensor, places: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        head: Any = model.get_output_embeddings()
+    def _evaluate(self, token_ids: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        head: Any = self.causal_lm.get_output_embeddings()
         training = self.training
         self.eval()
-        hidden, targets = self._predicting(model, token_ids, places)
+        hidden, targets = self._predicting(token_ids, places)
         self.train(training)
         logprobs, entropy = chunked_logprobs_and_entropy(
             hidden,
@@ -235,17 +234,17 @@ class Policy(nn.Module):
             zeros.index_copy(0, places, each).view(token_ids.shape) for each in (logprobs, entropy)
         )
 
-    @staticmethod
-    def _predicting(
-        model: PreTrainedModel, token_ids: Tensor, places: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _predicting(self, token_ids: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states that predict the N response tokens [N D], and the tokens [N]."""
-        hidden = model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+        hidden = self.causal_lm.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
         predicting = hidden.flatten(0, 1).index_select(0, places - 1)
         return predicting, token_ids.flatten().index_select(0, places)
 
     def engine_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """What the model's files hold, named as there, with the adapter added in fp32."""
+        """What the model's files hold, named as there, with the adapter added in fp32.
+
+        Sharded weights are gathered one at a time, by all ranks together.
+        """
         return as_in_files(self.causal_lm, chain(self._merged(), self._saved_buffers()))
 
     @torch.no_grad()
@@ -258,12 +257,13 @@ class Policy(nn.Module):
         for name, weight in self.causal_lm.named_parameters():
             if ".lora_" in name:
                 continue
-            value = weight.detach()
+            value = whole(weight)
             if value.dtype == torch.uint8:
                 packed = self.causal_lm.get_submodule(name.removesuffix(".weight"))
                 value = dequantize_module_weight(packed).detach()
             if layer := adapted.get(id(weight)):
-                value = value.float() + layer.get_delta_weight("default").float()
+                with whole_factors(layer):
+                    value = value.float() + layer.get_delta_weight("default").float()
             yield name.replace(".base_layer", ""), value
 
     def save(
@@ -277,9 +277,22 @@ class Policy(nn.Module):
         """Writes a Hugging Face folder, an adapter merged; `dtype` is by default that of the start model.
 
         Its generation settings are those of the rollouts (`generation_settings`). Returns the bytes of
-        the weights; raises ConfigError for NaN or infinity in one.
+        the weights; raises ConfigError for NaN or infinity in one. Of sharded weights one rank writes the
+        folder, while the others iterate over `engine_weights`.
         """
         dtype = dtype or self.dtype
+        weights = ((name, value.to(dtype)) for name, value in self._merged())
+        stored = as_in_files(self.causal_lm, chain(weights, self._saved_buffers()))
+        try:
+            self._save_settings(folder, tokenizer, dtype)
+            return write_shards(folder, stored, max_shard_bytes=max_shard_bytes)
+        finally:
+            for _ in stored:  # after an error: the other ranks must not wait for this one
+                pass
+
+    def _save_settings(
+        self, folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Training is in fp32; the folder's config names the dtype of its files.
         config = copy.deepcopy(self.causal_lm.config)
@@ -291,9 +304,6 @@ class Policy(nn.Module):
         )
         generation.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        weights = ((name, value.to(dtype)) for name, value in self._merged())
-        stored = as_in_files(self.causal_lm, chain(weights, self._saved_buffers()))
-        return write_shards(folder, stored, max_shard_bytes=max_shard_bytes)
 
     def _saved_buffers(self) -> Iterator[tuple[str, Tensor]]:
         """Persistent buffers: not trained, but part of the model's files."""
@@ -345,6 +355,32 @@ def flat_places(
 ) -> Int[Tensor, " N"]:
     """`places`, or where the mask is True in the flattened rows. No row begins with a response token."""
     return response_mask.flatten().nonzero()[:, 0] if places is None else places
+
+
+def whole(weight: Tensor) -> Tensor:
+    """The weight without gradient; a sharded one is gathered, which is collective."""
+    weight = weight.detach()
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+@contextmanager
+def whole_factors(layer: Any) -> Iterator[None]:
+    """Inside, the factors of a LoRA layer are whole. Collective where they are sharded."""
+    factors = (layer.lora_A, layer.lora_B, layer.lora_embedding_A, layer.lora_embedding_B)
+    kept = [
+        (module, name, value)
+        for factor in factors
+        for module in factor.modules()
+        for name, value in module.named_parameters(recurse=False)
+        if isinstance(value, DTensor)
+    ]
+    for module, name, value in kept:
+        setattr(module, name, nn.Parameter(whole(value), requires_grad=False))
+    try:
+        yield
+    finally:
+        for module, name, value in kept:
+            setattr(module, name, value)
 
 
 def lora_layers(model: nn.Module) -> Iterator[Any]:

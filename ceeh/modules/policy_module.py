@@ -12,14 +12,19 @@ import torch.distributed as dist
 from lightning import LightningModule
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from ceeh.config.settings import Optimizer
 from ceeh.errors import RunError
+from ceeh.modules.batching import EMPTY, Microbatch
 from ceeh.modules.flops import utilization
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import build_optimizer, learning_rate_scale, set_hyperparameters
+from ceeh.modules.sharding import shard, sharded
 from ceeh.modules.timing import UPDATE, StepClock, TimedBatch
+from ceeh.run.sharded_strategy import ShardedStrategy
 from ceeh.runtime.lightning_private import set_last_step
 
 
@@ -48,6 +53,19 @@ class PolicyModule(LightningModule):
         self.rollout_step = 0
         self.clock = StepClock()
 
+    def configure_model(self) -> None:
+        """Lightning calls this before each training and each validation."""
+        if isinstance(self.trainer.strategy, ShardedStrategy) and not sharded(self.policy):
+            shard(self.policy, self.trainer.strategy.device_mesh["data_parallel"])
+
+    def equalized(self, micro: list[Microbatch]) -> list[Microbatch]:
+        """`micro`; with sharded weights, whose forward passes are collective, as many on every rank."""
+        if not sharded(self.policy):
+            return micro
+        most = torch.tensor(len(micro), device=self.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return micro + [EMPTY] * (int(most) - len(micro))
+
     def take_step(self, loss: float) -> tuple[float, bool]:
         """The optimizer step of the gradients that were added up; skipped where they are not finite.
 
@@ -57,6 +75,8 @@ class PolicyModule(LightningModule):
             norm = torch.nn.utils.clip_grad_norm_(
                 self.policy.trainable, self.settings.max_grad_norm
             )
+            if isinstance(norm, DTensor):
+                norm = norm.full_tensor()  # over the shards of all ranks
             total = self.total(torch.tensor(loss, device=self.device))
             finite = math.isfinite(float(norm)) and math.isfinite(float(total))
             self.apply_update(finite)
@@ -72,14 +92,13 @@ class PolicyModule(LightningModule):
 
     def backward_of(self, loss: Tensor, last: bool) -> None:
         """A micro-batch's backward pass; the last one's joins the gradients over ranks."""
-        world_size = self.trainer.world_size
-        hold = (
-            nullcontext()
-            if last or world_size == 1
-            else cast(ParallelStrategy, self.trainer.strategy).block_backward_sync()
-        )
+        world_size, hold = self.trainer.world_size, nullcontext()
+        if isinstance(self.policy, FSDPModule):
+            self.policy.set_requires_gradient_sync(last)
+        elif world_size > 1 and not last:
+            hold = cast(ParallelStrategy, self.trainer.strategy).block_backward_sync()
         with hold:
-            self.manual_backward(loss * world_size)  # DDP averages over ranks
+            self.manual_backward(loss * world_size)  # DDP and FSDP average over ranks
 
     def total(self, value: Tensor) -> Tensor:
         """`value` summed over ranks."""

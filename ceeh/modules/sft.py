@@ -35,7 +35,8 @@ class SFTModule(PolicyModule):
     def training_step(self, batch: ExampleBatch, batch_idx: int) -> dict[str, Any]:
         """Returns "tokens", the learned tokens of all ranks."""
         self.clock.update_begins()
-        micro = self.cut(batch)
+        cuts = self.cut(batch)
+        micro = self.equalized(cuts)
         tokens = self.total(batch.learned.sum())
         self.optimizers().zero_grad()  # type: ignore[union-attr]
         loss = 0.0
@@ -56,7 +57,7 @@ class SFTModule(PolicyModule):
             "loss/tokens": float(tokens),
             "optimizer/grad_norm": norm,
             "optimizer/lr": self.lr_schedulers().get_last_lr()[0],  # type: ignore[union-attr]
-            "optimizer/padding_fraction": padding_fraction(batch.totals.cpu(), micro),
+            "optimizer/padding_fraction": padding_fraction(batch.totals.cpu(), cuts),
             "optimizer/skipped_in_a_row": float(self.bad_updates),
             "time/update": self.clock.update_ends(),
         }
@@ -71,7 +72,7 @@ class SFTModule(PolicyModule):
         self.held_out = torch.zeros(2, dtype=torch.float64)
 
     def validation_step(self, batch: ExampleBatch, batch_idx: int) -> None:
-        for cut in self.cut(batch):
+        for cut in self.equalized(self.cut(batch)):
             shutdown.check()
             ids, learned = tokens_of(batch, cut)
             logprobs, _ = self.policy(ids, learned)

@@ -14,7 +14,7 @@ from ceeh.runtime.distributed import say
 
 KINDS = (
     "'starter', a hub id, a model folder (config.json), a PEFT adapter folder (adapter_config.json), "
-    "a run folder (config.yaml), or a .ckpt file inside one"
+    "a run folder (config.yaml), or a .ckpt inside one"
 )
 
 
@@ -96,7 +96,7 @@ def _open_run(run: RunFolder) -> ModelSource:
 
 
 def _open_checkpoint(file: Path) -> ModelSource:
-    if not file.is_file():
+    if not file.exists():
         raise ConfigError(f"the checkpoint '{file}' does not exist; give {KINDS}")
     run = RunFolder(file.resolve().parent.parent)
     settings = run.path / "config.yaml"

@@ -17,7 +17,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
     A kill leaves `.<name>.partial` in the folder; `remove_partial` removes it.
     """
-    partial = _partial(path)
+    partial = partial_of(path)
     try:
         with partial.open("wb") as file:
             yield file
@@ -37,7 +37,7 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 def atomic_link(path: Path, target: str) -> None:
     """Points the link at `path` to `target`; readers never find it missing."""
-    partial = _partial(path)
+    partial = partial_of(path)
     partial.unlink(missing_ok=True)
     partial.symlink_to(target)
     os.replace(partial, path)
@@ -49,7 +49,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
     A kill leaves `.<name>.partial`, which the next writer of the same folder removes.
     """
-    partial = _partial(folder)
+    partial = partial_of(folder)
     previous = folder.with_name(f".{folder.name}.previous")
     for leftover in (partial, previous):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -72,10 +72,12 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes the files that killed writers left anywhere in `folder`."""
-    for leftover in folder.rglob(".*.partial"):
+    """Removes the files and checkpoints that killed writers left anywhere in `folder`."""
+    for leftover in list(folder.rglob(".*.partial")):
         if leftover.is_file():
             leftover.unlink()
+        elif ".ckpt." in leftover.name:
+            shutil.rmtree(leftover)
 
 
 def check_folder(path: Path, place: str) -> None:
@@ -94,5 +96,6 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _partial(path: Path) -> Path:
+def partial_of(path: Path) -> Path:
+    """The name of what is being written to `path`."""
     return path.with_name(f".{path.name}.partial")

@@ -3,14 +3,13 @@
 import math
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ceeh.errors import ConfigError, first_line
+from ceeh.run.shards import COMMON, SHARDED, Rows, damage, joined, read_archive, tensors
 from ceeh.runtime.distributed import say
 
 RNG_STATES = "rng_states"
@@ -19,6 +18,8 @@ RESUMED = {
     RNG_STATES,
 }
 """Entries, besides the weights, without which a run cannot resume."""
+ROWS = "rows"
+"""Entry for the rows of sharded tensors, while a distributed checkpoint is checked."""
 PREFIX = "policy."
 """Of the policy's weights among those of the LightningModule."""
 
@@ -28,7 +29,7 @@ def checkpoint_file(folder: Path, rollout_step: int) -> Path:
 
 
 def checkpoint_files(folder: Path) -> dict[int, Path]:
-    """Rollout step -> file, newest first."""
+    """Rollout step -> file, or folder of a distributed checkpoint, newest first."""
     found = {
         int(match[1]): file
         for file in folder.glob("step-*.ckpt")
@@ -60,12 +61,18 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def fault(file: Path) -> str | None:
     """Why a run cannot resume from a checkpoint; None for a good one. Reads all of it.
 
-    The checksums are those of torch's archives, a CRC-32 of each record.
+    The checksums are those of torch's archives, a CRC-32 of each record, or of a folder's manifest.
     """
     try:
-        state = read_checkpoint(file)
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
+        if file.is_dir():
+            if words := damage(file):
+                return words
+            rows = Rows(file).files
+            state, damaged = read_checkpoint(file, weights=False) | {ROWS: rows}, None
+        else:
+            state = read_checkpoint(file)
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
     except ConfigError as error:
         return str(error)
     # zipfile raises all of these for an archive with wrong bytes in its directory.
@@ -83,9 +90,9 @@ def not_finite(state: dict[str, Any]) -> str | None:
 
     Callback tables may have NaN: it means that nothing is known of a question.
     """
-    for part in ("state_dict", "optimizer_states"):
+    for part in (*SHARDED, ROWS):
         for name, value in tensors(state.get(part), part):
-            if value.is_floating_point() and value.numel():
+            if value.is_floating_point() and value.numel() and not value.is_meta:
                 # Propagates NaN, and makes no copy as isfinite would.
                 low, high = value.aminmax()
                 if not (math.isfinite(float(low)) and math.isfinite(float(high))):
@@ -93,41 +100,23 @@ def not_finite(state: dict[str, Any]) -> str | None:
     return None
 
 
-def tensors(node: Any, place: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in nested containers, with their places."""
-    if isinstance(node, Tensor):
-        yield place, node
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            yield from tensors(value, f"{place}.{key}")
-    elif isinstance(node, list | tuple):
-        for index, value in enumerate(node):
-            yield from tensors(value, f"{place}[{index}]")
+def read_checkpoint(file: Path, *, mmap: bool = True, weights: bool = True) -> dict[str, Any]:
+    """A checkpoint's content; with `mmap` the tensors of a file stay on disk until they are used.
 
-
-def read_checkpoint(file: Path, *, mmap: bool = True) -> dict[str, Any]:
-    """A checkpoint's content; with `mmap` tensors stay on disk until they are used.
-
-    Raises ConfigError for a file that is damaged, or that cannot be read without running code.
+    Without `weights` sharded tensors are meta tensors, and their files are not opened. Raises ConfigError for
+    what is damaged, not whole, or cannot be read without running code.
     """
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-    # Any kind: on wrong bytes torch's unpickler raises whatever it meets.
-    except Exception as error:
-        raise ConfigError(
-            f"'{file}' cannot be read as a checkpoint: it is damaged, or it would run code when loaded; "
-            f"nothing in it was run ({first_line(error)}); give another file of checkpoints/"
-        ) from error
+    state = read_archive(file / COMMON if file.is_dir() else file, mmap=mmap)
     if not isinstance(state, dict) or not {"state_dict", "rollout_step"} <= state.keys():
         raise ConfigError(
             f"'{file}' does not contain the weights of a run; give a .ckpt that ceeh.fit wrote"
         )
-    return state
+    return joined(file, state) if file.is_dir() and weights else state
 
 
 def rollout_step_of(file: Path) -> int:
     """The rollout step of a checkpoint. Raises ConfigError for one that a run cannot resume from."""
-    state = read_checkpoint(file)
+    state = read_checkpoint(file, weights=False)
     if missing := RESUMED - state.keys():
         raise ConfigError(
             f"ckpt_path: a run cannot resume from '{file}', it lacks {', '.join(sorted(missing))}; give "

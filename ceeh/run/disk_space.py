@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ceeh.errors import RunError
 from ceeh.run.checkpoint import checkpoint_files
+from ceeh.run.shards import size_of
 
 
 def free_bytes(place: Path) -> int:
@@ -31,7 +32,7 @@ def check_space(checkpoints: Path, one: int, keep: int) -> None:
     Raises RunError when not even one fits.
     """
     free = free_bytes(checkpoints)
-    present = sum(file.stat().st_size for file in checkpoint_files(checkpoints).values())
+    present = sum(map(size_of, checkpoint_files(checkpoints).values()))
     needed = (keep + 1) * one - present
     sizes = (
         f"a checkpoint takes about {format_bytes(one)}, and {format_bytes(free)} are free in "

@@ -92,7 +92,7 @@ class RunFolder:
 
     @classmethod
     def _of_file(cls, file: Path) -> tuple["RunFolder", Path]:
-        if not file.is_file():
+        if not file.exists():
             raise ConfigError(f"ckpt_path: no checkpoint '{file}'; give a .ckpt file or 'last'")
         if words := fault(file):
             raise ConfigError(

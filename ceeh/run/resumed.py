@@ -63,7 +63,8 @@ def stream_state(run: Path, ckpt_path: str) -> Mapping[str, Any] | None:
     last = checkpoint_files(run / "checkpoints").values()
     for file in last if ckpt_path == "last" else [Path(ckpt_path)]:
         with suppress(ConfigError):
-            return next((each["stream"] for each in loader_states(read_checkpoint(file))), None)
+            state = read_checkpoint(file, weights=False)
+            return next((each["stream"] for each in loader_states(state)), None)
     return None
 
 

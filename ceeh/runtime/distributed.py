@@ -131,8 +131,13 @@ def other_processes_watched() -> Iterator[None]:
 
 def gather_objects(trainer: Trainer, value: Any) -> list[Any]:
     """`value` of every rank, in rank order. Collective."""
-    if trainer.world_size == 1:
+    return [value] if trainer.world_size == 1 else of_all_ranks(value)
+
+
+def of_all_ranks(value: T) -> list[T]:
+    """`value` of every process of the run, in rank order. Collective."""
+    if world_size() == 1:
         return [value]
-    gathered: list[Any] = [None] * trainer.world_size
+    gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered

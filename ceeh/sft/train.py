@@ -160,7 +160,7 @@ def train(config: SFTConfig) -> Path:
         shutdown.check()
         if unseen:
             trainer.validate(module, dataloaders=unseen, verbose=False)
-        from_rank_zero(lambda: write_model(policy, folder, inputs))
+        write_model(policy, folder, inputs)
         if is_rank_zero():
             write_supervised_card(
                 folder.model,
