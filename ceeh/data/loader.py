@@ -4,6 +4,7 @@ Both loaders have a length. Without one Lightning would fetch a batch ahead, and
 policy version stale.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,10 @@ from ceeh.types import GroupOutcome, Prompt, ScoredGroup
 def rollout(
     engine: RolloutEngine, verifier: Verifier, prompts: Sequence[Prompt], sampling: Sampling
 ) -> tuple[Sequence[ScoredGroup], dict[str, float]]:
-    """Generates and scores; returns the groups and the seconds of each phase. A stop comes in between."""
+    """Generates and scores; returns the groups and the seconds of each phase. A stop comes in between.
+
+    Every rank must call it, one without prompts too: its engine may be shared.
+    """
     shutdown.check()
     begin = time.perf_counter()
     with record_function("ceeh/generate"):
@@ -33,7 +37,7 @@ def rollout(
     shutdown.check()
     generated = time.perf_counter()
     with record_function("ceeh/score"):
-        scored = verifier(groups)
+        scored = verifier(groups) if groups else []
     return scored, {"generate": generated - begin, "score": time.perf_counter() - generated}
 
 
@@ -101,12 +105,9 @@ class RolloutLoader:
         drawn: list[ScoredGroup] = []
         while True:
             rounds += 1
-            if prompts:  # a rank whose share is full waits for the others
-                groups, seconds = rollout(
-                    self.engine, self.verifier, prompts, self.sampling_of(rounds)
-                )
-                drawn += groups
-                timings.update(seconds)
+            groups, seconds = rollout(self.engine, self.verifier, prompts, self.sampling_of(rounds))
+            drawn += groups
+            timings.update(seconds)
             if rounds == self.dynamic.max_rounds:
                 break
             missing = self.gather(wanted - sum(map(self.has_contrast, drawn)))
@@ -144,8 +145,8 @@ class HeldOutLoader:
     """Every held-out prompt of this rank once, in order, `prompts_per_batch` at a time.
 
     Rank r of w has every w-th prompt, starting with the r-th, and at least one: Lightning would skip the
-    validation of a rank without any, and the others' collectives would wait for it. A batch's
-    `question_indices` are its prompts' places in `prompts`.
+    validation of a rank without any, and the others' collectives would wait for it. For the same reason every
+    rank has as many batches. A batch's `question_indices` are its prompts' places in `prompts`.
     """
 
     def __init__(
@@ -167,6 +168,10 @@ class HeldOutLoader:
         own = range(rank, len(prompts), world_size)
         starts = range(0, len(own), prompts_per_batch)
         self.chunks = [tuple(own[start : start + prompts_per_batch]) for start in starts]
+        if len(self.chunks) < math.ceil(math.ceil(len(prompts) / world_size) / prompts_per_batch):
+            # One prompt fewer than rank 0 has, and so all batches are full.
+            *full, last = self.chunks
+            self.chunks = [*full, last[:-1], last[-1:]]
         self.sampling = sampling
         self.pad_token_id = pad_token_id
 
