@@ -38,6 +38,7 @@ from ceeh.config.trainer import check_trainer_arguments
 from ceeh.data.engine.base import RolloutEngine
 from ceeh.data.engine.families import check_family
 from ceeh.data.engine.restartable import RestartableEngine
+from ceeh.data.engine.vllm_engine import check_init_args
 from ceeh.data.mixture.mixture import Mixture
 from ceeh.data.prompts import PromptBuilder, check_stream, load_prompts
 from ceeh.data.verify.base import Verifier
@@ -178,16 +179,18 @@ def check_share(held_out: Sequence[Any]) -> None:
         )
 
 
-def check_device(config: Config, accelerator: str) -> None:
-    """Raises ConfigError for what the `accelerator` cannot do: quantized weights, families of models."""
+def check_device(config: Config, accelerator: str, *, processes: int, here: int) -> None:
+    """Raises ConfigError for what the devices cannot do: quantized weights, families of models, sharing.
+
+    There are as many devices as `processes`, `here` of them on each machine.
+    """
     check_quantization(config, accelerator)
     path = resolve_model(config.model.path)
     if config.engine.class_path == Config().engine.class_path:
-        check_family(
-            load_config(path, config.model.trust_remote_code),
-            accelerator=accelerator,
-            dtype=DTYPE[resolve_precision(config.hardware, accelerator)],
-        )
+        model = load_config(path, config.model.trust_remote_code)
+        dtype = DTYPE[resolve_precision(config.hardware, accelerator)]
+        check_family(model, accelerator=accelerator, dtype=dtype)
+        check_init_args(config.engine.init_args, model, processes=processes, here=here)
 
 
 def warn_of_doubts(config: Config, train: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:

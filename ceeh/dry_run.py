@@ -35,7 +35,7 @@ from ceeh.memory import (
 from ceeh.modules.schedule import optimizer_steps
 from ceeh.pretrained.loading import check_weight_files
 from ceeh.run.folder import RunFolder, run_to_resume, writing
-from ceeh.runtime.distributed import say
+from ceeh.runtime.distributed import processes_here, say
 from ceeh.runtime.text import flatten, redact
 from ceeh.types import FAILURES, Completion, Finish, RolloutGroup
 
@@ -63,7 +63,8 @@ def dry_run(config: Config, given: str | None) -> int:
         )
     check_pairs(config, devices.count)
     check_output(config)
-    check_device(config, devices.kind)
+    of_machine = processes_here() if here else devices.count
+    check_device(config, devices.kind, processes=devices.count, here=of_machine)
     build_callbacks(config)
     path = resolve_model(config.model.path)
     shapes = read_shapes(config.model, path)

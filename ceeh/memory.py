@@ -102,6 +102,7 @@ class ModelShapes:
     norm_width: int
     layer: dict[str, tuple[int, int]]
     stored: int = FP32
+    kv_heads: int = 1
 
     def frozen(self, lora: LoRA, compute: int) -> int:
         """Bytes of a weight that LoRA does not train, and of a number of the residual stream."""
@@ -170,6 +171,7 @@ def read_shapes(settings: Model, path: str) -> ModelShapes:
         norm_width=sum(normed.get(name.rpartition(".")[2], width) for name in norms),
         layer=named,
         stored=2 if config.dtype == torch.bfloat16 else FP32,
+        kv_heads=getattr(config.get_text_config(), "num_key_value_heads", 1),
     )
 
 
@@ -271,7 +273,8 @@ def engine_memory(
     """None for another engine, of which nothing is known.
 
     Work: the MLP on a full batch; sampling with fp32 logits, log-probs, probabilities and noise; a push
-    of the embedding or of two MLP matrices, which LoRA sums in fp32. The CPU packs a second head.
+    of the embedding or of two MLP matrices, which LoRA sums in fp32. The CPU packs a second head. Devices
+    that share an engine split its weights, key-value heads and sequences; its work counts whole.
     """
     if config.engine.class_path != VLLM_ENGINE:
         return None
@@ -294,8 +297,10 @@ def engine_memory(
     lora, block = config.model.lora.rank > 0, KV_BLOCK_TOKENS[devices.kind]
     default_gib = vllm.DEFAULT_KV_CACHE_GIB[devices.kind]
     base = shapes.parameters - (shapes.trained if lora else 0)
+    shared_by = given.get("tensor_parallel", 1)
+    kv_width = shapes.layer["k_proj"][1] // min(shared_by, shapes.kv_heads)
     return EngineMemory(
-        weights=dtype * (base if cuda else base + embedding),
+        weights=dtype * (base if cuda else base + embedding) // shared_by,
         kv_cache=int(GIB * (default_gib if kv_cache_gib is None else kv_cache_gib)),
         work=max(
             batched * dtype * (3 * mlp + 4 * shapes.width),
@@ -304,8 +309,8 @@ def engine_memory(
             (2 * dtype + 3 * FP32 * lora) * shapes.width * mlp,
         ),
         sleep=bool(given.get("sleep")),
-        sequences=min(options["max_num_seqs"], rollout_rows(config, devices)),
-        bytes_per_token=2 * shapes.layers * shapes.layer["k_proj"][1] * dtype,
+        sequences=min(options["max_num_seqs"], shared_by * rollout_rows(config, devices)),
+        bytes_per_token=2 * shapes.layers * kv_width * dtype,
         longest=-(-longest_row(config) // block) * block,
     )
 

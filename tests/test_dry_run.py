@@ -11,6 +11,7 @@ from ceeh.fit import main
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ["--config", str(ROOT / "configs/ceeh.yaml")]
+SHARED = "engine.init_args.tensor_parallel"
 FEW = ["prompts.train.init_args.questions=64", "prompts.held_out.init_args.questions=8"]
 
 
@@ -144,6 +145,24 @@ def test_a_verifier_that_fails_is_an_error(
         (["objective.hard_signal=harsh"], "no callback wrote the signal 'harsh'"),
         (["model.path=./nowhere"], "model.path: no folder './nowhere'"),
         (["optimizer.tokens_per_microbatch=9"], "must hold one longest row"),
+        ([f"{SHARED}=0"], f"{SHARED} must be a whole number, at least 1, got 0"),
+        (
+            [f"{SHARED}=2"],
+            f"{SHARED} is 2, but the number of processes, 1, is not a multiple of it",
+        ),
+        (
+            ["--devices", "8x80GB", f"{SHARED}=4"],
+            f"{SHARED} is 4, but the 2 attention heads of the model cannot be split",
+        ),
+        (
+            [
+                "--devices",
+                "8x80GB",
+                f"{SHARED}=2",
+                "engine.init_args.options.tensor_parallel_size=2",
+            ],
+            "options.tensor_parallel_size cannot be set here: set engine.init_args.tensor_parallel",
+        ),
     ],
 )
 def test_invalid_settings_have_no_plan(

@@ -146,6 +146,23 @@ def test_items_follow_from_parameters_precision_and_devices(distilled: Path) -> 
     assert on_cpu["engine weights"] == 4 * (shapes.parameters + shapes.vocabulary * shapes.width)
 
 
+def test_devices_that_share_an_engine_split_its_weights_and_cache(distilled: Path) -> None:
+    config = recipe(distilled.name, "me", "8x80gb")
+    shapes = read_shapes(config.model, str(distilled))
+    heads = {"1.5b": 2, "7b": 4}[distilled.name]
+    assert shapes.kv_heads == heads
+    alone = make_plan(config, shapes, parse_devices("8x80GB"))
+    for number in (2, 4):
+        by = changed(config, {"engine.init_args.tensor_parallel": number})
+        shared = make_plan(by, shapes, parse_devices("8x80GB"))
+        assert sizes(shared)["engine weights"] == sizes(alone)["engine weights"] // number
+        assert sizes(shared)["engine KV cache"] == sizes(alone)["engine KV cache"]
+        assert alone.engine is not None
+        assert shared.engine is not None
+        # A key-value head is not split further.
+        assert alone.engine.bytes_per_token / shared.engine.bytes_per_token == min(number, heads)
+
+
 def test_a_sleeping_engine_releases_weights_and_cache_during_updates(distilled: Path) -> None:
     config = recipe(distilled.name, "me", "1x80gb")
     awake = changed(config, {"engine.init_args.sleep": False})

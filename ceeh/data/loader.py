@@ -25,7 +25,10 @@ from ceeh.types import GroupOutcome, Prompt, ScoredGroup
 def rollout(
     engine: RolloutEngine, verifier: Verifier, prompts: Sequence[Prompt], sampling: Sampling
 ) -> tuple[Sequence[ScoredGroup], dict[str, float]]:
-    """Generates and scores; returns the groups and the seconds of each phase. A stop comes in between."""
+    """Generates and scores; returns the groups and the seconds of each phase. A stop comes in between.
+
+    Every rank must call it, one without prompts too: its engine may be shared.
+    """
     shutdown.check()
     begin = time.perf_counter()
     with record_function("ceeh/generate"):
@@ -33,7 +36,7 @@ def rollout(
     shutdown.check()
     generated = time.perf_counter()
     with record_function("ceeh/score"):
-        scored = verifier(groups)
+        scored = verifier(groups) if groups else []
     return scored, {"generate": generated - begin, "score": time.perf_counter() - generated}
 
 
@@ -101,12 +104,9 @@ class RolloutLoader:
         drawn: list[ScoredGroup] = []
         while True:
             rounds += 1
-            if prompts:  # a rank whose share is full waits for the others
-                groups, seconds = rollout(
-                    self.engine, self.verifier, prompts, self.sampling_of(rounds)
-                )
-                drawn += groups
-                timings.update(seconds)
+            groups, seconds = rollout(self.engine, self.verifier, prompts, self.sampling_of(rounds))
+            drawn += groups
+            timings.update(seconds)
             if rounds == self.dynamic.max_rounds:
                 break
             missing = self.gather(wanted - sum(map(self.has_contrast, drawn)))

@@ -13,16 +13,25 @@ from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE, resolve_accelerator, r
 from ceeh.config.settings import Tracking
 from ceeh.data.benchmarks import Benchmark
 from ceeh.data.engine.base import RolloutEngine
+from ceeh.data.engine.vllm_engine import check_init_args
 from ceeh.evaluation.config import EvaluationConfig
 from ceeh.evaluation.results import FILE, Results, flat_metrics, write_results
 from ceeh.evaluation.runner import Task, build_task, sample_task
 from ceeh.evaluation.store import SampleStore
 from ceeh.modules.canary import canary_difference, check_canary
 from ceeh.modules.restore import load_policy
-from ceeh.pretrained.loading import load_tokenizer
+from ceeh.pretrained.loading import load_config, load_tokenizer
 from ceeh.pretrained.locate import ModelSource, open_trained
 from ceeh.reporting.evaluation_page import results_grids, write_page
-from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, join_processes, say, wait_for_all
+from ceeh.runtime.distributed import (
+    from_rank_zero,
+    is_rank_zero,
+    join_processes,
+    processes_here,
+    say,
+    wait_for_all,
+    world_size,
+)
 from ceeh.runtime.text import HIDDEN
 from ceeh.runtime.versions import weights_digest
 from ceeh.tracking.logger import GuardedMLFlowLogger, read_state
@@ -43,6 +52,13 @@ def evaluate(
     quieten()
     accelerator = resolve_accelerator(protocol.hardware)
     tokenizer = load_tokenizer(source.model_path, source.trust_remote_code)
+    if protocol.engine.class_path == EvaluationConfig().engine.class_path:
+        check_init_args(
+            protocol.engine.init_args,
+            load_config(source.model_path, source.trust_remote_code),
+            processes=world_size(),
+            here=processes_here(),
+        )
     join_processes(
         accelerator,
         join_minutes=protocol.hardware.join_minutes,

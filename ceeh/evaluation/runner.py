@@ -19,7 +19,7 @@ from ceeh.data.verify.base import Verifier
 from ceeh.data.verify.build import build_verifier, drop_unverifiable
 from ceeh.errors import ConfigError
 from ceeh.evaluation.store import SampleStore
-from ceeh.runtime.distributed import rank, say, world_size
+from ceeh.runtime.distributed import from_rank_zero, rank, say, world_size
 from ceeh.runtime.rng import derived_seed
 from ceeh.types import Prompt, ScoredGroup
 
@@ -94,17 +94,28 @@ def build_task(
 def sample_task(
     task: Task, engine: RolloutEngine, store: SampleStore, *, seed: int, questions_per_batch: int
 ) -> None:
-    """Samples the batches that `store` lacks; rank r of w takes every w-th, starting with the r-th."""
-    starts = range(0, len(task.prompts), questions_per_batch)[rank() :: world_size()]
-    batches = {
-        start // questions_per_batch: task.prompts[start : start + questions_per_batch]
-        for start in starts
-    }
-    missing = {part: batch for part, batch in batches.items() if not store.has(task.name, part)}
-    questions, to_do = (sum(map(len, each.values())) for each in (batches, missing))
+    """Samples the batches that `store` lacks; rank r of w takes every w-th, starting with the r-th.
+
+    A rank that has no more of them calls the engine without prompts until all have none: it may be shared.
+    """
+    starts = range(0, len(task.prompts), questions_per_batch)
+    batches = [task.prompts[start : start + questions_per_batch] for start in starts]
+    missing = from_rank_zero(
+        lambda: [part for part in range(len(batches)) if not store.has(task.name, part)]
+    )
+    shares = [[part for part in missing if part % world_size() == r] for r in range(world_size())]
+    own = shares[rank()]
+    questions, to_do = (
+        sum(len(batches[part]) for part in parts)
+        for parts in (range(rank(), len(batches), world_size()), own)
+    )
     progress = Progress(task.name, questions, done=questions - to_do)
     sampling = task.sampling(seed)
-    for part, prompts in missing.items():
+    for turn in range(max(map(len, shares))):
+        if turn >= len(own):
+            rollout(engine, task.verifier, [], sampling)
+            continue
+        part, prompts = own[turn], batches[own[turn]]
         scored, _ = rollout(engine, task.verifier, prompts, sampling)
         first = part * questions_per_batch
         rows = [

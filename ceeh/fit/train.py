@@ -28,14 +28,22 @@ from ceeh.held_out import measure_base, measure_tuned, write_results
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.runtime import shutdown
-from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, other_processes_watched, say
+from ceeh.runtime.distributed import (
+    from_rank_zero,
+    is_rank_zero,
+    other_processes_watched,
+    processes_here,
+    say,
+    world_size,
+)
 
 
 @shutdown.signals_honored()
 def train(config: Config) -> Path:
     """See `ceeh.fit.fit`."""
     quieten()
-    check_device(config, resolve_accelerator(config.hardware))
+    accelerator = resolve_accelerator(config.hardware)
+    check_device(config, accelerator, processes=world_size(), here=processes_here())
     inputs = gather_inputs(config)
     shutdown.check()
     seed_everything(config.seed, verbose=False)

@@ -2,8 +2,10 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -13,9 +15,13 @@ from lightning import Trainer
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[reportPrivateImportUsage]
 
 from ceeh.errors import ConfigError, RunError, first_line
+from ceeh.runtime import shutdown
 from ceeh.runtime.text import escape
 
 T = TypeVar("T")
+
+_collective_timeout = timedelta(minutes=360)
+STOP_CALLS = 8
 
 
 def world_size() -> int:
@@ -72,7 +78,9 @@ def join_processes(
             "the address resolves on this machine and that no firewall blocks the port"
         ) from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    options: dict[str, Any] = {"timeout": timedelta(minutes=collective_minutes)}
+    global _collective_timeout
+    _collective_timeout = timedelta(minutes=collective_minutes)
+    options: dict[str, Any] = {"timeout": _collective_timeout}
     backend = "gloo"
     if accelerator == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -86,6 +94,76 @@ def join_processes(
         world_size=world_size(),
         **options,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbors:
+    """Ranks n k to n k + n - 1, among them this one, which act together; alone if n is 1.
+
+    Their collectives are their own, on the CPU, beside those of all ranks. Building one is collective over
+    all ranks, whose number n divides.
+    """
+
+    group: dist.ProcessGroup | None
+
+    @classmethod
+    def of(cls, size: int) -> "Neighbors":
+        if size == 1:
+            return cls(None)
+        group, _ = dist.new_subgroups(size, timeout=_collective_timeout, backend="gloo")
+        assert isinstance(group, dist.ProcessGroup)
+        return cls(group)
+
+    @property
+    def index(self) -> int:
+        """Of this rank among its neighbors."""
+        return 0 if self.group is None else dist.get_rank(self.group)
+
+    def gather(self, value: T) -> list[T]:
+        """`value` of each neighbor, in rank order. Collective."""
+        if self.group is None:
+            return [value]
+        gathered: list[Any] = [None] * self.group.size()
+        dist.all_gather_object(gathered, value, group=self.group)
+        return gathered
+
+    def check_stop(self, patience: float, *, at: int) -> None:
+        """`shutdown.check`, by which neighbors stop at the same call: others would wait for one that left.
+
+        Collective, in the first and every STOP_CALLS-th of the calls that `at` numbers from 0: agreeing
+        takes some tenths of a millisecond.
+        """
+        if self.group is None:
+            return shutdown.check(patience)
+        if at % STOP_CALLS:
+            return
+        wanted = torch.tensor(shutdown.due(patience) or 0)
+        dist.all_reduce(wanted, dist.ReduceOp.MAX, group=self.group)
+        if wanted:
+            if shutdown.due(patience) is None:  # rank 0 leaves first, see `shutdown.due`
+                time.sleep(shutdown.GRACE_SECONDS)
+            raise shutdown.Stopped(int(wanted))
+
+    def close(self) -> None:
+        if self.group is not None and dist.is_initialized():
+            dist.destroy_process_group(self.group)
+
+
+def check_group_size(size: Any, *, processes: int, here: int, setting: str) -> None:
+    """Raises ConfigError unless `size` ranks can be neighbors: of all `processes`, `here` on each machine."""
+    if not isinstance(size, int) or size < 1:
+        raise ConfigError(f"{setting} must be a whole number, at least 1, got {size}")
+    if processes % size:
+        raise ConfigError(
+            f"{setting} is {size}, but the number of processes, {processes}, is not a multiple of it; "
+            f"start a multiple of {size} with torchrun, one per device, or set another number"
+        )
+    if here % size:
+        raise ConfigError(
+            f"{setting} is {size}, but each machine has {here} processes, which is not a multiple of it; "
+            "ranks that share an engine must be on one machine: start a multiple on each, or set another "
+            "number"
+        )
 
 
 def wait_for_all() -> None:
@@ -123,6 +201,8 @@ def other_processes_watched() -> Iterator[None]:
         lost = isinstance(error, dist.DistError) or "gloo" in str(error)
         if world_size() == 1 or not lost:
             raise
+        if (number := shutdown.requested()) is not None:
+            raise shutdown.Stopped(number) from error  # the other one was faster
         raise RunError(
             f"process {rank()} of {world_size()} has lost another one, whose own error tells why "
             f"({first_line(error)}); resume with ckpt_path=last"

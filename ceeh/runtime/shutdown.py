@@ -99,14 +99,19 @@ def requested() -> int | None:
     return _request and _request.number
 
 
-def check(patience: float = 0.0) -> None:
-    """Raises Stopped if a stop was requested at least `patience` seconds ago.
+def due(patience: float = 0.0) -> int | None:
+    """The termination signal of a stop that was requested at least `patience` seconds ago.
 
     Rank 0 writes the checkpoint, so the other ranks give it GRACE_SECONDS to leave first.
     """
     if _request is None:
-        return
+        return None
     if int(os.environ.get("RANK", "0")) > 0:
         patience = GRACE_SECONDS
-    if time.monotonic() - _request.time >= patience:
-        raise Stopped(_request.number)
+    return _request.number if time.monotonic() - _request.time >= patience else None
+
+
+def check(patience: float = 0.0) -> None:
+    """Raises Stopped if a stop is `due`."""
+    if (number := due(patience)) is not None:
+        raise Stopped(number)

@@ -253,24 +253,29 @@ def test_ranks_do_the_same_rounds_and_keep_the_same_stream() -> None:
         drawn = [*uids(left), *uids(right)]
         drawn += [outcome.uid for batch in (left, right) for outcome in batch.dropped]
         assert len(set(drawn)) == len(drawn)
-    assert len(engines[0].rounds) != len(engines[1].rounds)  # one had to wait for the other
+    # A rank whose share is full calls the engine all the same, which may be one of both.
+    assert len(engines[0].rounds) == len(engines[1].rounds)
+    assert [] in engines[0].rounds + engines[1].rounds
 
 
 @pytest.mark.parametrize(
-    ("rank", "world_size", "indices"),
+    ("questions", "rank", "world_size", "indices"),
     [
-        (0, 1, [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]),
-        (1, 2, [(1, 3, 5, 7), (9,)]),
+        (10, 0, 1, [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]),
+        (10, 1, 2, [(1, 3, 5, 7), (9,)]),
+        # All ranks have as many batches as the first, which here has one question more.
+        (9, 0, 2, [(0, 2, 4, 6), (8,)]),
+        (9, 1, 2, [(1, 3, 5), (7,)]),
     ],
 )
 def test_held_out_questions_come_once_each_in_order_with_their_places(
-    rank: int, world_size: int, indices: list[tuple[int, ...]]
+    questions: int, rank: int, world_size: int, indices: list[tuple[int, ...]]
 ) -> None:
     engine = Scripted()
     held_out = HeldOutLoader(
         engine=engine,
         verifier=ExactAnswer(),
-        prompts=PROMPTS[:10],
+        prompts=PROMPTS[:questions],
         sampling=SAMPLING,
         prompts_per_batch=4,
         pad_token_id=0,

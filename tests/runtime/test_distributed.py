@@ -20,6 +20,7 @@ from ceeh.errors import ConfigError
 from ceeh.fit import fit
 from ceeh.modules.metrics import over_ranks, row_means
 from ceeh.runtime import shutdown
+from ceeh.runtime.distributed import check_group_size
 from ceeh.types import Prompt, RolloutGroup
 from fault_injection.equality import differences
 from tests.test_fit import SHIPPED, SMALL, rows
@@ -139,6 +140,31 @@ def test_shares_that_do_not_divide_are_refused(
     given = [*SMALL, f"model.path={tiny_model_dir}", f"output={tmp_path}", f"{key}=3"]
     with pytest.raises(ConfigError, match=rf"{key} is over all processes .* \(2\), got 3"):
         fit(load([SHIPPED], given))
+
+
+@pytest.mark.parametrize(
+    ("size", "processes", "here", "message"),
+    [
+        (
+            3,
+            8,
+            8,
+            r"place is 3, but the number of processes, 8, is not a multiple of it; start a mul",
+        ),
+        (
+            4,
+            8,
+            2,
+            r"place is 4, but each machine has 2 processes, which is not a multiple of it; ra",
+        ),
+        (0, 8, 8, r"place must be a whole number, at least 1, got 0"),
+        ("two", 8, 8, r"place must be a whole number, at least 1, got two"),
+    ],
+)
+def test_ranks_that_cannot_be_neighbors_are_refused(size, processes, here, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_group_size(size, processes=processes, here=here, setting="place")
+    check_group_size(2, processes=8, here=4, setting="place")
 
 
 def test_numbers_of_ranks_are_joined_by_their_kind() -> None:

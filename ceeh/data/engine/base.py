@@ -35,7 +35,10 @@ class RolloutEngine(Protocol):
         ...
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
-        """One group per prompt, in the same order. Long ones call `ceeh.runtime.shutdown.check` meanwhile."""
+        """One group per prompt, in the same order. Long ones call `ceeh.runtime.shutdown.check` meanwhile.
+
+        All ranks make the same calls, for engines that several ranks share: a rank may have no prompt in one.
+        """
         ...
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], *, policy_version: int) -> None:

@@ -5,9 +5,11 @@ import math
 import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
+from itertools import count
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from ceeh.data.engine.vllm_process import (
     process_kept,
     release_process_groups,
     restore_classes,
+    shared_memory_named,
 )
 from ceeh.data.engine.vllm_weights import (
     checked,
@@ -35,6 +38,7 @@ from ceeh.data.engine.vllm_weights import (
 )
 from ceeh.errors import ConfigError, RunError, first_line
 from ceeh.runtime import shutdown
+from ceeh.runtime.distributed import Neighbors, check_group_size, processes_here, world_size
 from ceeh.runtime.rng import derived_seed, rng_preserved
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup
 
@@ -46,6 +50,8 @@ REFUSED = {
     "dtype": "set engine.init_args.dtype",
     "enable_sleep_mode": "set engine.init_args.sleep",
     "kv_cache_memory_bytes": "set engine.init_args.kv_cache_gib",
+    "tensor_parallel_size": "set engine.init_args.tensor_parallel",
+    "data_parallel_size": "ranks that share no engine each have one already",
     "logprobs_mode": "the log-probs must be those of the sampled distribution",
     "skip_tokenizer_init": "the engine needs the tokenizer's end token",
 }
@@ -58,13 +64,16 @@ class VLLMEngine:
 
     max_model_len: prompt plus response tokens. dtype: `auto` is float32 on the CPU, bfloat16 on CUDA.
     accelerator: the trainer's, cpu or cuda; vLLM must be built for it. sleep: free device memory between
-    rollouts (CUDA). kv_cache_gib: GiB for the KV cache, by default 1 on the CPU, 4 on CUDA. options: any
-    further argument of `vllm.LLM`.
+    rollouts (CUDA). kv_cache_gib: GiB for the KV cache of each rank, by default 1 on the CPU, 4 on CUDA.
+    tensor_parallel: neighboring ranks that share one engine. They make the same calls in the same order; a
+    call of `generate` samples the prompts of all of them, and each rank gets the groups of its own, of which
+    there may be none. Weights are pushed by each, whole. options: any further argument of `vllm.LLM`.
     A push or generation that fails or is stopped closes the engine, whose state would be half updated.
     Raises ConfigError when vLLM is missing or too old and for options that would break training.
     """
 
     _llm: Any = None
+    _neighbors = Neighbors(None)
 
     def __init__(
         self,
@@ -76,9 +85,11 @@ class VLLMEngine:
         accelerator: str = "auto",
         sleep: bool = False,
         kv_cache_gib: float | None = None,
+        tensor_parallel: int = 1,
         options: dict[str, Any] | None = None,
     ) -> None:
-        options = check_options(options or {})
+        options = dict(options or {})
+        check_options(options)
         atexit.register(close_at_exit, weakref.ref(self))
         self.policy_version = -1
         self.max_model_len = max_model_len
@@ -89,6 +100,10 @@ class VLLMEngine:
         self._own_group = not torch.distributed.is_initialized()
         model = skeleton(model_path, trust_remote_code=trust_remote_code)
         self._weight_shapes, classes = weight_shapes(model), class_states(model)
+        check_tensor_parallel(
+            tensor_parallel, model.config, processes=world_size(), here=processes_here()
+        )
+        self._neighbors = Neighbors.of(tensor_parallel)
         with rng_preserved(), process_kept():
             self._vllm = import_vllm()
             from vllm.platforms import current_platform
@@ -110,20 +125,25 @@ class VLLMEngine:
             if dtype == "float32" and not cpu:
                 # Triton's attention multiplies fp32 as TF32 by default, 1e-3 off the trainer's.
                 os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
+            named = self._neighbors.gather(uuid4().hex)[0]
+            shared = cpu and tensor_parallel > 1
             try:
-                self._llm = self._vllm.LLM(
-                    model=model_path,
-                    max_model_len=max_model_len,
-                    trust_remote_code=trust_remote_code,
-                    seed=seed,
-                    dtype=dtype,
-                    enable_sleep_mode=sleep,
-                    logprobs_mode="processed_logprobs",
-                    kv_cache_memory_bytes=kv_cache_gib and int(kv_cache_gib * 2**30),
-                    **merge_options(default_options(cpu=cpu), options),
-                )
+                with shared_memory_named(named) if shared else nullcontext():
+                    self._llm = self._vllm.LLM(
+                        model=model_path,
+                        max_model_len=max_model_len,
+                        trust_remote_code=trust_remote_code,
+                        seed=seed,
+                        dtype=dtype,
+                        enable_sleep_mode=sleep,
+                        logprobs_mode="processed_logprobs",
+                        kv_cache_memory_bytes=kv_cache_gib and int(kv_cache_gib * 2**30),
+                        tensor_parallel_size=tensor_parallel,
+                        **merge_options(default_options(cpu=cpu), options),
+                    )
                 self._llm.apply_model(partial(keep_changed_classes, classes))
             except BaseException as error:
+                self._neighbors.close()
                 release_process_groups(keep_default=not self._own_group)
                 if isinstance(error, ValueError):  # from its checks, before it reads weights
                     raise ConfigError(
@@ -151,12 +171,17 @@ class VLLMEngine:
                     f"up to {sampling.max_tokens} more than the engine's {self.max_model_len}; "
                     "shorten it, or raise prompts.max_prompt_tokens"
                 )
+        # Of the ranks that share the engine, in rank order: they must ask it for the same.
+        shares = self._neighbors.gather([(prompt.uid, prompt.token_ids) for prompt in prompts])
+        uids = [uid for share in shares for uid, _ in share]
+        if not uids:
+            return []
         n = sampling.completions
-        seeds: list[int | None] = [None] * len(prompts)
+        seeds: list[int | None] = [None] * len(uids)
         if sampling.seeds == "request":
             # vLLM seeds the n children of a request with seed, seed + 1, ...: multiples of n
             # keep the children of different prompts apart.
-            seeds = [derived_seed(sampling.seed, prompt.uid) // n * n for prompt in prompts]
+            seeds = [derived_seed(sampling.seed, uid) // n * n for uid in uids]
         params = [
             self._params(
                 n=n,
@@ -167,11 +192,17 @@ class VLLMEngine:
             )
             for seed in seeds
         ]
-        engine_seed = derived_seed(sampling.seed, *(prompt.uid for prompt in prompts))
-        sampled = self._run([prompt.token_ids for prompt in prompts], params, engine_seed)
+        engine_seed = derived_seed(sampling.seed, *uids)
+        inputs = [token_ids for share in shares for _, token_ids in share]
+        before = sum(map(len, shares[: self._neighbors.index]))
+        own = self._run(inputs, params, engine_seed)[before : before + len(prompts)]
         return [
-            RolloutGroup(prompt=prompt, completions=completions, policy_version=self.policy_version)
-            for prompt, completions in zip(prompts, sampled, strict=True)
+            RolloutGroup(
+                prompt=prompt,
+                completions=tuple(map(self._completion, request.outputs)),
+                policy_version=self.policy_version,
+            )
+            for prompt, request in zip(prompts, own, strict=True)
         ]
 
     def canary(self, *, temperature: float) -> tuple[tuple[int, ...], Completion]:
@@ -188,7 +219,8 @@ class VLLMEngine:
         )
         # Part of the end of a step, which a stop waits for.
         patience = shutdown.GRACE_SECONDS
-        return prompt, self._run([prompt], [params], engine_seed=0, patience=patience)[0][0]
+        (request,) = self._run([prompt], [params], engine_seed=0, patience=patience)
+        return prompt, self._completion(request.outputs[0])
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], *, policy_version: int) -> None:
         """Replaces every weight as it streams in, then drops cached prefixes.
@@ -238,6 +270,7 @@ class VLLMEngine:
             with rng_preserved(), process_kept(), default_group_kept(not self._own_group):
                 llm.llm_engine.engine_core.shutdown()
             del llm
+            self._neighbors.close()
             release_process_groups(keep_default=not self._own_group)
 
     def __del__(self) -> None:
@@ -273,8 +306,11 @@ class VLLMEngine:
         params: Sequence[Any],
         engine_seed: int,
         patience: float = 0.0,
-    ) -> list[tuple[Completion, ...]]:
-        """A requested stop takes effect between two engine steps, once it is `patience` seconds old."""
+    ) -> list[Any]:
+        """vLLM's output for each prompt, in their order.
+
+        A requested stop takes effect between two engine steps, once it is `patience` seconds old.
+        """
         llm = self._live()
         if not self._has_weights:
             raise RuntimeError("the engine's weights were dropped by sleep(); push weights first")
@@ -286,17 +322,15 @@ class VLLMEngine:
             with rng_preserved():
                 seed_unseeded_requests(engine_seed)
                 llm.enqueue(inputs, list(params), use_tqdm=False)
+                steps = count()
                 while llm.llm_engine.has_unfinished_requests():
-                    shutdown.check(patience)
+                    self._neighbors.check_stop(patience, at=next(steps))
                     finished += [output for output in llm.llm_engine.step() if output.finished]
         except BaseException:
             self.close()
             raise
         # vLLM numbers requests in the order of the prompts; short ones finish first.
-        finished.sort(key=lambda request: int(request.request_id))
-        return [
-            tuple(self._completion(output) for output in request.outputs) for request in finished
-        ]
+        return sorted(finished, key=lambda request: int(request.request_id))
 
     def _completion(self, output: Any) -> Completion:
         token_ids, flat = tuple(output.token_ids), output.logprobs
@@ -377,16 +411,32 @@ def merge_options(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> di
     return merged
 
 
-def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options`. Raises ConfigError for one that another setting decides or that breaks training."""
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an option that another setting decides or that breaks training."""
     for name in options:
         if name in REFUSED:
             raise ConfigError(
                 f"engine.init_args.options.{name} cannot be set here: {REFUSED[name]}"
             )
-    if options.get("tensor_parallel_size", 1) > 1:
+
+
+def check_init_args(init_args: Mapping[str, Any], model: Any, *, processes: int, here: int) -> None:
+    """What `VLLMEngine` checks of its arguments before vLLM starts. Raises ConfigError."""
+    check_options(init_args.get("options") or {})
+    shared_by = init_args.get("tensor_parallel", 1)
+    check_tensor_parallel(shared_by, model, processes=processes, here=here)
+
+
+def check_tensor_parallel(size: Any, model: Any, *, processes: int, here: int) -> None:
+    """Raises ConfigError unless `size` of the `processes`, `here` on each machine, can share an engine.
+
+    `model` is the model's config: its attention heads are split.
+    """
+    setting = "engine.init_args.tensor_parallel"
+    check_group_size(size, processes=processes, here=here, setting=setting)
+    heads = getattr(model.get_text_config(), "num_attention_heads", size)
+    if heads % size:
         raise ConfigError(
-            "engine.init_args.options.tensor_parallel_size must be 1: each process has its own engine and "
-            "questions; start one process per device with torchrun"
+            f"{setting} is {size}, but the {heads} attention heads of the model cannot be split into as many "
+            "equal parts; set a divisor of their number"
         )
-    return dict(options)

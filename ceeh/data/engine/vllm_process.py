@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from socket import if_nameindex
 from types import ModuleType
 from typing import Any
@@ -156,6 +157,27 @@ def restore_classes(states: ClassStates) -> None:
                 delattr(cls, name)
         if cls.__bases__ != bases:
             cls.__bases__ = bases
+
+
+@contextmanager
+def shared_memory_named(name: str) -> Iterator[None]:
+    """Inside, vLLM's CPU build names the shared memory of a tensor-parallel group after `name`.
+
+    By itself it takes one name for all runs of a machine: what a killed run has left would stop the next. At
+    the end of the block every rank has opened the memory, and the name is removed.
+    """
+    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
+
+    given = _CPUSHMDistributed.make_group_name
+    _CPUSHMDistributed.make_group_name = staticmethod(  # type: ignore[method-assign]
+        lambda communicator: f"ceeh-{name}-{communicator.unique_name}"
+    )
+    try:
+        yield
+    finally:
+        _CPUSHMDistributed.make_group_name = given  # type: ignore[method-assign]
+        for file in Path("/dev/shm").glob(f"ceeh-{name}-*"):
+            file.unlink(missing_ok=True)
 
 
 def release_process_groups(*, keep_default: bool) -> None:

@@ -176,6 +176,11 @@ SURFACE = (
     Used("external_launcher", "config/parallel.py", text=r'"external_launcher"'),
     Used("VllmConfig.use_v2_model_runner", "config/vllm.py", "VllmConfig.use_v2_model_runner"),
     # The CPU build alone.
+    Used(
+        "the name of shared memory",
+        "distributed/device_communicators/cpu_communicator.py",
+        "_CPUSHMDistributed.make_group_name",
+    ),
     Used("module.cpu_linear", "model_executor/layers/utils.py", text=r"layer\.cpu_linear = "),
     Used(
         "quant_method.process_weights_after_loading",
