@@ -27,6 +27,7 @@ from ceeh.config.component import Component
 from ceeh.config.hardware import (
     CANARY_TOLERANCE,
     DTYPE,
+    check_attention,
     check_quantization,
     resolve_accelerator,
     resolve_precision,
@@ -170,8 +171,9 @@ def check_share(held_out: Sequence[Any]) -> None:
 
 
 def check_device(config: Config, accelerator: str) -> None:
-    """Raises ConfigError for what the `accelerator` cannot do: quantized weights, families of models."""
+    """Raises ConfigError for what the `accelerator` cannot do: quantized weights, kernels, families."""
     check_quantization(config, accelerator)
+    check_attention(config, accelerator)
     path = resolve_model(config.model.path)
     if config.engine.class_path == Config().engine.class_path:
         check_family(

@@ -25,6 +25,7 @@ from ceeh.modules.head import (
     chunked_logprobs_and_entropy,
     chunked_objective,
 )
+from ceeh.modules.packing import Packing, packs_rows
 from ceeh.pretrained.file_format import as_in_files
 from ceeh.pretrained.generation import generation_settings
 from ceeh.pretrained.loading import load_config, load_model
@@ -74,6 +75,8 @@ class Policy(nn.Module):
         )
         self.transform = logit_transform(model)
         check_head(model, self.transform)
+        self.packs = packs_rows(model, settings.attention)
+        """Whether rows may be given without padding."""
         self.reference: list[PreTrainedModel] = []
         if self.lora:
             model = self._with_adapter(model, settings, adapter)
@@ -163,14 +166,17 @@ class Policy(nn.Module):
         token_ids: Int[Tensor, "R T"],
         response_mask: Bool[Tensor, "R T"],
         places: Int[Tensor, " N"] | None = None,
+        packing: Packing | None = None,
     ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
         """Log-prob of each response token and entropy (nats) of the distribution it was drawn from.
 
         Both are at the sampling temperature, zero outside `response_mask` and without gradient. Rows
         are padded on the right, so causal attention alone keeps padding out. `places` are the flat
-        positions of the mask's tokens; finding them here makes the host wait for a GPU.
+        positions of the mask's tokens; finding them here makes the host wait for a GPU. With `packing`
+        there is one row [1 S], which holds the rows one after the other.
         """
-        return self._evaluate(self.causal_lm, token_ids, flat_places(response_mask, places))
+        places = flat_places(response_mask, places)
+        return self._evaluate(self.causal_lm, token_ids, places, packing)
 
     def loss(
         self,
@@ -178,10 +184,11 @@ class Policy(nn.Module):
         response_mask: Bool[Tensor, "R T"],
         objective: TokenObjective,
         places: Int[Tensor, " N"] | None = None,
+        packing: Packing | None = None,
     ) -> Float[Tensor, ""]:
         """The sum of `objective` over all response tokens, chunk by chunk in the mask's order."""
         places = flat_places(response_mask, places)
-        hidden, targets = self._predicting(self.causal_lm, token_ids, places)
+        hidden, targets = self._predicting(self.causal_lm, token_ids, places, packing)
         head: Any = self.causal_lm.get_output_embeddings()
         return chunked_objective(
             hidden,
@@ -201,24 +208,25 @@ class Policy(nn.Module):
         token_ids: Int[Tensor, "R T"],
         response_mask: Bool[Tensor, "R T"],
         places: Int[Tensor, " N"] | None = None,
+        packing: Packing | None = None,
     ) -> Float[Tensor, "R T"]:
         """Log-probs under the starting policy."""
         places = flat_places(response_mask, places)
         if self.lora:
             wrapped: Any = self.model
             with wrapped.disable_adapter():
-                return self._evaluate(self.causal_lm, token_ids, places)[0]
+                return self._evaluate(self.causal_lm, token_ids, places, packing)[0]
         model: Any = self.reference[0]
         model.to(token_ids.device)
-        return self._evaluate(model, token_ids, places)[0]
+        return self._evaluate(model, token_ids, places, packing)[0]
 
     def _evaluate(
-        self, model: PreTrainedModel, token_ids: Tensor, places: Tensor
+        self, model: PreTrainedModel, token_ids: Tensor, places: Tensor, packing: Packing | None
     ) -> tuple[Tensor, Tensor]:
         head: Any = model.get_output_embeddings()
         training = self.training
         self.eval()
-        hidden, targets = self._predicting(model, token_ids, places)
+        hidden, targets = self._predicting(model, token_ids, places, packing)
         self.train(training)
         logprobs, entropy = chunked_logprobs_and_entropy(
             hidden,
@@ -237,10 +245,11 @@ class Policy(nn.Module):
 
     @staticmethod
     def _predicting(
-        model: PreTrainedModel, token_ids: Tensor, places: Tensor
+        model: PreTrainedModel, token_ids: Tensor, places: Tensor, packing: Packing | None
     ) -> tuple[Tensor, Tensor]:
         """Hidden states that predict the N response tokens [N D], and the tokens [N]."""
-        hidden = model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+        rows = {} if packing is None else packing.arguments
+        hidden = model.base_model(input_ids=token_ids, use_cache=False, **rows).last_hidden_state
         predicting = hidden.flatten(0, 1).index_select(0, places - 1)
         return predicting, token_ids.flatten().index_select(0, places)
 
