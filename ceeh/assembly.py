@@ -28,6 +28,7 @@ from ceeh.config.component import Component
 from ceeh.config.hardware import (
     CANARY_TOLERANCE,
     DTYPE,
+    check_attention,
     check_quantization,
     resolve_accelerator,
     resolve_precision,
@@ -180,11 +181,12 @@ def check_share(held_out: Sequence[Any]) -> None:
 
 
 def check_device(config: Config, accelerator: str, *, processes: int, here: int) -> None:
-    """Raises ConfigError for what the devices cannot do: quantized weights, families of models, sharing.
+    """Raises ConfigError for what the devices cannot do: quantized weights, kernels, families, sharing.
 
     There are as many devices as `processes`, `here` of them on each machine.
     """
     check_quantization(config, accelerator)
+    check_attention(config, accelerator)
     path = resolve_model(config.model.path)
     if config.engine.class_path == Config().engine.class_path:
         model = load_config(path, config.model.trust_remote_code)

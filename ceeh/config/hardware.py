@@ -79,3 +79,20 @@ def check_quantization(config: Config | SFTConfig, accelerator: str) -> None:
                 f"{key} is {value}, which needs bitsandbytes; install it with "
                 f'pip install ".[quantized]", or set {key}={default}'
             )
+
+
+def check_attention(config: Config | SFTConfig, accelerator: str) -> None:
+    """Raises ConfigError for flash_attention_2 without CUDA, bf16 or a package that has it."""
+    if config.model.attention != "flash_attention_2":
+        return
+    words, cure = (
+        "model.attention is flash_attention_2, which needs",
+        "model.attention=varlen or sdpa",
+    )
+    if accelerator != "cuda":
+        raise ConfigError(f"{words} CUDA, and this run is on the CPU; set {cure}")
+    if resolve_precision(config.hardware, accelerator) != "bf16-mixed":
+        raise ConfigError(f"{words} hardware.precision=bf16-mixed; set that, or {cure}")
+    packages = ("flash_attn", "kernels")  # transformers loads the hub's build with the second
+    if torch.cuda.is_available() and not any(map(importlib.util.find_spec, packages)):
+        raise ConfigError(f"{words} the package flash-attn, or kernels; install one, or set {cure}")

@@ -55,9 +55,11 @@ class Model:
         "starter", "Local folder, Hub id, or `starter`, the model shipped with ceeh."
     )
     trust_remote_code: bool = setting(False, "Run Python code that comes with the model.")
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = setting(
+    attention: Literal["sdpa", "eager", "varlen", "flash_attention_2"] = setting(
         "sdpa",
-        "Attention implementation in transformers. sdpa becomes eager for capped scores (Gemma 2).",
+        "Attention implementation in transformers. sdpa becomes eager for capped scores (Gemma 2). varlen "
+        "(torch's FlashAttention) and flash_attention_2 (the flash-attn package) train on rows without "
+        "padding.",
     )
     gradient_checkpointing: bool = setting(
         False, "Recompute activations in the backward pass: less memory, about a third more time."

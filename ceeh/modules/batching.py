@@ -1,14 +1,19 @@
-"""Cuts a rollout batch: mini-batches of whole prompts, micro-batches within a token budget."""
+"""Cuts a batch: mini-batches of whole prompts, micro-batches within a token budget.
+
+Axes: R rows, T tokens of a row; m rows, S tokens and N tokens with loss of a micro-batch.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ceeh.data.batch import RolloutBatch
+from ceeh.data.examples import ExampleBatch
+from ceeh.modules.packing import Packing
 
 OVERHEAD_TOKENS = 128
 """Fixed cost of a micro-batch, in tokens: saving less padding than this is not worth another one."""
@@ -16,10 +21,11 @@ OVERHEAD_TOKENS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Microbatch:
-    """Rows that go through the model together, cut to `width`, the longest row's tokens."""
+    """Rows that go through the model together, each cut to `width`, the longest one's tokens, or packed."""
 
     rows: Int[Tensor, " m"]
     width: int
+    packed: bool = False
 
 
 EMPTY = Microbatch(rows=torch.tensor([0]), width=1)
@@ -30,38 +36,74 @@ EMPTY = Microbatch(rows=torch.tensor([0]), width=1)
 class Located:
     """Index tensors of a micro-batch on the batch's device.
 
-    rows: of the batch. places: of the response tokens in the flattened [m width] rows of the micro-batch, in
-    row order. batch_places: the same in the flattened [R T] batch.
+    tokens: of what goes through the model, the flat positions in the [R T] batch, as rows of `shape`:
+    [m width], or [1 S] if packed. places: of the tokens with loss in these rows, flattened, in row order.
+    batch_places: the same in the flattened batch.
     """
 
-    rows: Int[Tensor, " m"]
-    width: int
+    shape: tuple[int, int]
+    tokens: Int[Tensor, " S"]
     places: Int[Tensor, " N"]
     batch_places: Int[Tensor, " N"]
+    packing: Packing | None
 
 
-def located(micro: Sequence[Microbatch], batch: RolloutBatch) -> list[Located]:
-    """Finds the response tokens of each micro-batch on the host, for all with one copy to the device.
+def located(micro: Sequence[Microbatch], batch: RolloutBatch | ExampleBatch) -> list[Located]:
+    """Finds the tokens of each micro-batch on the host, for all with one copy to the device.
 
     The device is not waited for: indexing by a mask, or by an index on the host, waits each time.
     """
-    totals, lengths, parts = batch.totals.cpu(), batch.lengths.cpu(), []
+    totals, mask = batch.totals.cpu(), loss_mask(batch).cpu().flatten()
+    columns, device = batch.token_ids.shape[1], batch.token_ids.device
+    shapes, packings, parts = [], [], []
     for cut in micro:
-        position, stop = torch.arange(cut.width), totals[cut.rows, None]
-        response = (position >= stop - lengths[cut.rows, None]) & (position < stop)
-        row, place = response.nonzero(as_tuple=True)
-        parts += [cut.rows, row * cut.width + place]
-        parts.append(cut.rows[row] * batch.token_ids.shape[1] + place)
-    joined, device = torch.cat(parts), batch.token_ids.device
+        position, packing = torch.arange(cut.width), None
+        tokens = cut.rows[:, None] * columns + position
+        if cut.packed:
+            tokens = tokens[position < totals[cut.rows, None]][None]
+            lengths = [length for length in totals[cut.rows].tolist() if length]
+            if not lengths:  # no kernel takes a row without tokens
+                tokens, lengths = torch.zeros(1, 1, dtype=torch.long), [1]
+            packing = Packing.of(lengths)
+            parts += [packing.positions.flatten(), packing.boundaries.long()]
+        flat = tokens.flatten()
+        places = mask[flat].nonzero()[:, 0]
+        parts += [flat, places, flat[places]]
+        shapes.append(tuple(tokens.shape))
+        packings.append(packing)
+    joined = torch.cat(parts)
     if device.type == "cuda":
         joined = joined.pin_memory().to(device, non_blocking=True)
-    split = joined.split([len(part) for part in parts])
-    return [
-        Located(rows=rows, width=cut.width, places=places, batch_places=batch_places)
-        for cut, rows, places, batch_places in zip(
-            micro, split[::3], split[1::3], split[2::3], strict=True
+    moved = iter(joined.split([len(part) for part in parts]))
+    found = []
+    for shape, packing in zip(shapes, packings, strict=True):
+        if packing is not None:
+            positions, boundaries = next(moved)[None], next(moved).int()
+            packing = replace(packing, positions=positions, boundaries=boundaries)
+        tokens, places, batch_places = next(moved), next(moved), next(moved)
+        found.append(
+            Located(
+                shape=shape,
+                tokens=tokens,
+                places=places,
+                batch_places=batch_places,
+                packing=packing,
+            )
         )
-    ]
+    return found
+
+
+def loss_mask(batch: RolloutBatch | ExampleBatch) -> Bool[Tensor, "R T"]:
+    return batch.learned if isinstance(batch, ExampleBatch) else batch.response_mask
+
+
+def tokens_of(batch: RolloutBatch | ExampleBatch, cut: Located) -> tuple[Tensor, Tensor]:
+    """Token ids of a micro-batch and the mask of those with loss, both of its shape."""
+    ids, mask = (
+        values.flatten().index_select(0, cut.tokens).view(cut.shape)
+        for values in (batch.token_ids, loss_mask(batch))
+    )
+    return ids, mask
 
 
 def minibatches(
@@ -75,20 +117,43 @@ def minibatches(
 
 
 def microbatches(
-    totals: Int[Tensor, " R"], rows: Int[Tensor, " M"], max_tokens: int
+    totals: Int[Tensor, " R"], rows: Int[Tensor, " M"], max_tokens: int, *, packed: bool = False
 ) -> list[Microbatch]:
     """Cuts `rows`, longest first, so that rows x longest row <= `max_tokens` (at least one row each).
 
     Of all such cuts it is the one with the fewest tokens, counting padding and OVERHEAD_TOKENS per
-    micro-batch. The longest rows come first, so a budget too large for the device fails at once.
+    micro-batch. `packed` rows have no padding: each goes into the first micro-batch that its own tokens
+    leave within `max_tokens`. The longest come first, so a budget too large for the device fails at once.
     """
     order = rows[torch.argsort(totals[rows], descending=True, stable=True)]
     lengths = totals[order].tolist()
+    if packed:
+        return [
+            Microbatch(rows=order[held], width=max(1, lengths[held[0]]), packed=True)
+            for held in first_fit(lengths, max_tokens)
+        ]
     cuts = cheapest_cuts(lengths, max_tokens)
     return [
         Microbatch(rows=order[start:stop], width=max(1, lengths[start]))
         for start, stop in zip([0, *cuts], cuts, strict=False)
     ]
+
+
+def first_fit(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Bins of `size` for the descending `lengths`, at most 11/9 of the fewest possible and one more.
+
+    Dosa, The tight bound of first fit decreasing, https://doi.org/10.1007/978-3-540-74450-4_1.
+    """
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for index, length in enumerate(lengths):
+        chosen = next((i for i, left in enumerate(room) if length <= left), len(bins))
+        if chosen == len(bins):
+            bins.append([])
+            room.append(size)
+        bins[chosen].append(index)
+        room[chosen] -= length
+    return bins
 
 
 def cheapest_cuts(lengths: Sequence[int], max_tokens: int) -> list[int]:
@@ -115,5 +180,7 @@ def cheapest_cuts(lengths: Sequence[int], max_tokens: int) -> list[int]:
 def padding_fraction(totals: Int[Tensor, " R"], micro: Sequence[Microbatch]) -> float:
     """Share of padding among the tokens that go through the model."""
     used = sum(int(totals[cut.rows].sum()) for cut in micro)
-    paid = sum(len(cut.rows) * cut.width for cut in micro)
+    paid = sum(
+        int(totals[cut.rows].sum()) if cut.packed else len(cut.rows) * cut.width for cut in micro
+    )
     return 1 - used / paid

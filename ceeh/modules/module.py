@@ -24,6 +24,7 @@ from ceeh.modules.batching import (
     microbatches,
     minibatches,
     padding_fraction,
+    tokens_of,
 )
 from ceeh.modules.canary import check_first_ratio
 from ceeh.modules.metrics import RankMetrics, add_to, join_ranks
@@ -33,7 +34,7 @@ from ceeh.modules.policy_module import PolicyModule
 from ceeh.modules.schedule import optimizer_steps
 from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs
 from ceeh.modules.shaping.checked import build_shaping
-from ceeh.modules.update import UpdateInputs, accumulate_gradients, tokens_of
+from ceeh.modules.update import UpdateInputs, accumulate_gradients
 from ceeh.runtime import shutdown
 from ceeh.runtime.distributed import gather_objects
 
@@ -97,7 +98,9 @@ class CEEHModule(PolicyModule):
         totals = batch.totals.cpu()
         prompts = optimizer.prompts_per_minibatch // self.trainer.world_size
         for rows in minibatches(batch.group.cpu(), batch.num_prompts, prompts):
-            micro = microbatches(totals, rows, optimizer.tokens_per_microbatch)
+            micro = microbatches(
+                totals, rows, optimizer.tokens_per_microbatch, packed=self.policy.packs
+            )
             padding.append(padding_fraction(totals, micro))
             step_sums, bad = self.update(batch, micro, inputs)
             add_to(sums, step_sums)
@@ -167,7 +170,7 @@ class CEEHModule(PolicyModule):
             if self.rollout_step > 0:
                 return
             (at,) = located([cut], batch)
-            new = self.policy(*tokens_of(batch, at), places=at.places)[0]
+            new = self.policy(*tokens_of(batch, at), places=at.places, packing=at.packing)[0]
             new = new.flatten().index_select(0, at.places)
             old = inputs.old_logprobs.flatten().index_select(0, at.batch_places)
             difference, tokens = float((new - old).abs().sum()), float(len(at.places))
@@ -200,13 +203,14 @@ class CEEHModule(PolicyModule):
         """Log-probs and entropy (nats) of every row's response tokens, without gradient, in fp32."""
         filled = [torch.zeros_like(batch.engine_logprobs) for _ in range(2)]
         totals = batch.totals.cpu()
-        limit = self.config.optimizer.tokens_per_microbatch
-        micro = self.equalized(microbatches(totals, torch.arange(len(totals)), limit))
+        rows, limit = torch.arange(len(totals)), self.config.optimizer.tokens_per_microbatch
+        micro = self.equalized(microbatches(totals, rows, limit, packed=self.policy.packs))
         for cut in located(micro, batch):
             shutdown.check()
-            found = self.policy(*tokens_of(batch, cut), places=cut.places)
+            found = self.policy(*tokens_of(batch, cut), places=cut.places, packing=cut.packing)
             for values, of_cut in zip(filled, found, strict=True):
-                values[:, : cut.width].index_copy_(0, cut.rows, of_cut.float())
+                of_tokens = of_cut.flatten().index_select(0, cut.places).float()
+                values.view(-1).index_copy_(0, cut.batch_places, of_tokens)
         return filled[0], filled[1]
 
     def step_metrics(

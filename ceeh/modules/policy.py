@@ -27,6 +27,7 @@ from ceeh.modules.head import (
     chunked_logprobs_and_entropy,
     chunked_objective,
 )
+from ceeh.modules.packing import Packing, packs_rows
 from ceeh.pretrained.file_format import as_in_files
 from ceeh.pretrained.generation import generation_settings
 from ceeh.pretrained.loading import load_config, load_model
@@ -76,6 +77,8 @@ class Policy(nn.Module):
         )
         self.transform = logit_transform(model)
         check_head(model, self.transform)
+        self.packs = packs_rows(model, settings.attention)
+        """Whether rows may be given without padding."""
         self.model: nn.Module = model
         self.reference: list[Policy] = []
         if self.lora:
@@ -166,14 +169,16 @@ class Policy(nn.Module):
         token_ids: Int[Tensor, "R T"],
         response_mask: Bool[Tensor, "R T"],
         places: Int[Tensor, " N"] | None = None,
+        packing: Packing | None = None,
     ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
         """Log-prob of each response token and entropy (nats) of the distribution it was drawn from.
 
         Both are at the sampling temperature, zero outside `response_mask` and without gradient. Rows
         are padded on the right, so causal attention alone keeps padding out. `places` are the flat
-        positions of the mask's tokens; finding them here makes the host wait for a GPU.
+        positions of the mask's tokens; finding them here makes the host wait for a GPU. With `packing`
+        there is one row [1 S], which holds the rows one after the other.
         """
-        return self._evaluate(token_ids, flat_places(response_mask, places))
+        return self._evaluate(token_ids, flat_places(response_mask, places), packing)
 
     def loss(
         self,
@@ -181,10 +186,11 @@ class Policy(nn.Module):
         response_mask: Bool[Tensor, "R T"],
         objective: TokenObjective,
         places: Int[Tensor, " N"] | None = None,
+        packing: Packing | None = None,
     ) -> Float[Tensor, ""]:
         """The sum of `objective` over all response tokens, chunk by chunk in the mask's order."""
         places = flat_places(response_mask, places)
-        hidden, targets = self._predicting(token_ids, places)
+        hidden, targets = self._predicting(token_ids, places, packing)
         head: Any = self.causal_lm.get_output_embeddings()
         return chunked_objective(
             hidden,
@@ -204,20 +210,24 @@ class Policy(nn.Module):
         token_ids: Int[Tensor, "R T"],
         response_mask: Bool[Tensor, "R T"],
         places: Int[Tensor, " N"] | None = None,
+        packing: Packing | None = None,
     ) -> Float[Tensor, "R T"]:
         """Log-probs under the starting policy."""
         places = flat_places(response_mask, places)
         if self.lora:
             wrapped: Any = self.model
             with wrapped.disable_adapter():
-                return self._evaluate(token_ids, places)[0]
-        return self.reference[0].to(token_ids.device)(token_ids, response_mask, places)[0]
+                return self._evaluate(token_ids, places, packing)[0]
+        reference = self.reference[0].to(token_ids.device)
+        return reference(token_ids, response_mask, places, packing)[0]
 
-    def _evaluate(self, token_ids: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    def _evaluate(
+        self, token_ids: Tensor, places: Tensor, packing: Packing | None
+    ) -> tuple[Tensor, Tensor]:
         head: Any = self.causal_lm.get_output_embeddings()
         training = self.training
         self.eval()
-        hidden, targets = self._predicting(token_ids, places)
+        hidden, targets = self._predicting(token_ids, places, packing)
         self.train(training)
         logprobs, entropy = chunked_logprobs_and_entropy(
             hidden,
@@ -234,9 +244,13 @@ class Policy(nn.Module):
             zeros.index_copy(0, places, each).view(token_ids.shape) for each in (logprobs, entropy)
         )
 
-    def _predicting(self, token_ids: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    def _predicting(
+        self, token_ids: Tensor, places: Tensor, packing: Packing | None
+    ) -> tuple[Tensor, Tensor]:
         """Hidden states that predict the N response tokens [N D], and the tokens [N]."""
-        hidden = self.causal_lm.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+        rows = {} if packing is None else packing.arguments
+        base: Any = self.causal_lm.base_model
+        hidden = base(input_ids=token_ids, use_cache=False, **rows).last_hidden_state
         predicting = hidden.flatten(0, 1).index_select(0, places - 1)
         return predicting, token_ids.flatten().index_select(0, places)
 

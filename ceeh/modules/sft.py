@@ -6,11 +6,16 @@ Axes: R rows, T tokens of a row, C tokens of one chunk of the head.
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ceeh.config.sft import SFTConfig
 from ceeh.data.examples import ExampleBatch
-from ceeh.modules.batching import Microbatch, microbatches, padding_fraction
+from ceeh.modules.batching import (
+    Microbatch,
+    located,
+    microbatches,
+    padding_fraction,
+    tokens_of,
+)
 from ceeh.modules.policy import Policy
 from ceeh.modules.policy_module import PolicyModule
 from ceeh.runtime import shutdown
@@ -39,16 +44,20 @@ class SFTModule(PolicyModule):
         micro = self.equalized(cuts)
         tokens = self.total(batch.learned.sum())
         self.optimizers().zero_grad()  # type: ignore[union-attr]
-        loss = 0.0
-        for index, cut in enumerate(micro):
+        parts = []
+        for index, cut in enumerate(located(micro, batch)):
             with self.clock.phase("forward"):
                 part = self.policy.loss(
-                    *tokens_of(batch, cut), lambda logprobs, entropy, rows: -logprobs.sum() / tokens
+                    *tokens_of(batch, cut),
+                    lambda logprobs, entropy, _: -logprobs.sum() / tokens,
+                    places=cut.places,
+                    packing=cut.packing,
                 )
-                loss += part.item()
+                parts.append(part.detach())
             with self.clock.phase("backward"):
                 self.backward_of(part, index == len(micro) - 1)
             shutdown.check()
+        loss = float(torch.stack(parts).sum())  # one wait for the device
         norm, _ = self.take_step(loss)
         self.rollout_step += 1
         metrics = {
@@ -66,17 +75,21 @@ class SFTModule(PolicyModule):
 
     def cut(self, batch: ExampleBatch) -> list[Microbatch]:
         totals = batch.totals.cpu()
-        return microbatches(totals, torch.arange(len(totals)), self.settings.tokens_per_microbatch)
+        rows, limit = torch.arange(len(totals)), self.settings.tokens_per_microbatch
+        return microbatches(totals, rows, limit, packed=self.policy.packs)
 
     def on_validation_epoch_start(self) -> None:
         self.held_out = torch.zeros(2, dtype=torch.float64)
 
     def validation_step(self, batch: ExampleBatch, batch_idx: int) -> None:
-        for cut in self.equalized(self.cut(batch)):
+        nats = torch.zeros((), dtype=torch.float64, device=self.device)
+        for cut in located(self.equalized(self.cut(batch)), batch):
             shutdown.check()
-            ids, learned = tokens_of(batch, cut)
-            logprobs, _ = self.policy(ids, learned)
-            self.held_out += torch.stack([-logprobs.double().sum(), learned.sum()]).cpu()
+            logprobs, _ = self.policy(
+                *tokens_of(batch, cut), places=cut.places, packing=cut.packing
+            )
+            nats -= logprobs.double().sum()
+        self.held_out += torch.stack([nats, batch.learned.sum()]).cpu()
 
     def on_validation_epoch_end(self) -> None:
         nats, tokens = self.total(self.held_out.to(self.device)).tolist()
@@ -84,8 +97,3 @@ class SFTModule(PolicyModule):
 
     def on_validation_end(self) -> None:
         self.clock.start()  # an evaluation is not part of the next step
-
-
-def tokens_of(batch: ExampleBatch, cut: Microbatch) -> tuple[Tensor, Tensor]:
-    """Token ids and learned tokens of a micro-batch."""
-    return batch.token_ids[cut.rows, : cut.width], batch.learned[cut.rows, : cut.width]

@@ -14,7 +14,7 @@ from ceeh.config.settings import Objective
 from ceeh.data.batch import RolloutBatch
 from ceeh.errors import RunError, first_line
 from ceeh.modules.aggregation import row_weights
-from ceeh.modules.batching import Located, Microbatch, located
+from ceeh.modules.batching import Located, Microbatch, located, tokens_of
 from ceeh.modules.metrics import add_to
 from ceeh.modules.objective import SampledTokens, policy_objective
 from ceeh.modules.policy import Policy
@@ -79,7 +79,9 @@ def accumulate_gradients(
             not_finite.index_put_((rows[tokens],), ~finite, accumulate=True)
             return terms.loss
 
-        return policy.loss(*tokens_of(batch, cut), objective, places=cut.places)
+        return policy.loss(
+            *tokens_of(batch, cut), objective, places=cut.places, packing=cut.packing
+        )
 
     for index, cut in enumerate(located(micro, batch)):
         try:
@@ -90,7 +92,7 @@ def accumulate_gradients(
                 backward(loss, index == len(micro) - 1)
         except torch.OutOfMemoryError as error:
             raise RunError(
-                f"GPU memory ran out in a micro-batch of {len(cut.rows)} rows of {cut.width} tokens "
+                f"GPU memory ran out in a micro-batch of {cut.shape[0]} rows of {cut.shape[1]} tokens "
                 f"({first_line(error)}). Lower optimizer.tokens_per_microbatch or "
                 "model.head_chunk_tokens, or set model.gradient_checkpointing=true or "
                 "engine.init_args.sleep=true; then resume with ckpt_path=last"
@@ -102,12 +104,6 @@ def accumulate_gradients(
     return GradientResult(loss=named.pop("loss"), sums=named, not_finite=not_finite)
 
 
-def tokens_of(batch: RolloutBatch, cut: Located) -> tuple[Tensor, Tensor]:
-    """Token ids and response mask of a micro-batch."""
-    token_ids, mask = batch.token_ids[:, : cut.width], batch.response_mask[:, : cut.width]
-    return token_ids.index_select(0, cut.rows), mask.index_select(0, cut.rows)
-
-
 def gather_tokens(
     policy: Policy, batch: RolloutBatch, cut: Located, inputs: UpdateInputs
 ) -> tuple[SampledTokens, Tensor]:
@@ -117,7 +113,9 @@ def gather_tokens(
     """
     settings, reference = inputs.settings, None
     if settings.kl_coefficient > 0:
-        logprobs = policy.reference_logprobs(*tokens_of(batch, cut), places=cut.places)
+        logprobs = policy.reference_logprobs(
+            *tokens_of(batch, cut), places=cut.places, packing=cut.packing
+        )
         reference = logprobs.flatten().index_select(0, cut.places)
     row = cut.batch_places // batch.token_ids.shape[1]
     tokens = SampledTokens(

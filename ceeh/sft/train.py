@@ -18,7 +18,12 @@ from ceeh.assembly import (
     write_model,
 )
 from ceeh.callbacks.console import SFT_HELD_OUT, Console, sft_line
-from ceeh.config.hardware import check_quantization, resolve_accelerator, resolve_precision
+from ceeh.config.hardware import (
+    check_attention,
+    check_quantization,
+    resolve_accelerator,
+    resolve_precision,
+)
 from ceeh.config.settings import check_not_redacted
 from ceeh.config.sft import SFTConfig, check_sft_pairs
 from ceeh.data.examples import ExampleBuilder, ExampleLoader, HeldOutExamples, load_examples
@@ -58,6 +63,7 @@ def gather_examples(config: SFTConfig) -> Examples:
     if run is not None and (run / "config.yaml").is_file():
         check_resumed(run, config)
     check_quantization(config, accelerator)
+    check_attention(config, accelerator)
     path = resolve_model(config.model.path)
     longest = config.prompts.max_prompt_tokens + config.max_response_tokens
     model_config = load_config(path, config.model.trust_remote_code)

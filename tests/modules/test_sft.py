@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor
 from ceeh.config.settings import Model, Optimizer
 from ceeh.config.sft import SFTConfig
 from ceeh.data.examples import ExampleBatch
+from ceeh.modules import sft
+from ceeh.modules.batching import Microbatch
 from ceeh.modules.policy import Policy
 from ceeh.modules.sft import SFTModule
+from tests.modules.test_update_waits import Waits
 
 
 class Trained(SFTModule):
@@ -53,9 +57,15 @@ def batch(rows: int, width: int, seed: int = 0) -> ExampleBatch:
     return ExampleBatch(token_ids=ids, learned=learned, totals=totals, timings={}, ready_at=0.0)
 
 
-def trained(model: Path, given: ExampleBatch, *, tokens_per_microbatch: int = 4096) -> Trained:
+def trained(
+    model: Path,
+    given: ExampleBatch,
+    *,
+    tokens_per_microbatch: int = 4096,
+    attention: Literal["sdpa", "varlen"] = "sdpa",
+) -> Trained:
     settings = Optimizer(tokens_per_microbatch=tokens_per_microbatch)
-    policy = Policy(Model(), str(model), temperature=1.0, keep_reference=False)
+    policy = Policy(Model(attention=attention), str(model), temperature=1.0, keep_reference=False)
     module = Trained(SFTConfig(optimizer=settings), policy)
     module.training_step(given, 0)
     return module
@@ -95,12 +105,41 @@ def test_loss_and_gradient_are_those_of_a_float64_loop(untied_model_dir: Path, s
     assert_equal(gradients(module), expected)
 
 
-def test_micro_batches_change_nothing(tiny_model_dir: Path) -> None:
+def test_micro_batches_and_packing_change_nothing(tiny_model_dir: Path) -> None:
     given = batch(6, 14)
-    assert_equal(
-        gradients(trained(tiny_model_dir, given)),
-        gradients(trained(tiny_model_dir, given, tokens_per_microbatch=14)),
-    )
+    whole = trained(tiny_model_dir, given)
+    assert whole.logged["optimizer/padding_fraction"] > 0
+    for attention in ("sdpa", "varlen"):
+        module = trained(tiny_model_dir, given, tokens_per_microbatch=14, attention=attention)
+        assert_equal(gradients(whole), gradients(module))
+        assert module.logged["loss/nats_per_token"] == pytest.approx(
+            whole.logged["loss/nats_per_token"]
+        )
+    assert module.logged["optimizer/padding_fraction"] == 0
+
+
+def test_micro_batches_read_nothing_back(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU each number read makes the host wait; a step reads its losses, all at once."""
+    given, counts = batch(6, 14), []
+    find = sft.located
+    for budget in (14, 1000):
+        module = trained(tiny_model_dir, given, tokens_per_microbatch=budget, attention="varlen")
+        micro, once = module.cut(given), find(module.cut(given), given)
+        monkeypatch.setattr(SFTModule, "cut", lambda *_, micro=micro: micro)
+        monkeypatch.setattr(sft, "located", lambda *_, once=once: once)
+        with Waits() as waits:
+            module.training_step(given, 1)
+        waits.counts["_local_scalar_dense"] -= padding_reads(micro)
+        counts.append(waits.counts)
+        monkeypatch.undo()
+    assert counts[0] == counts[1]  # of three micro-batches and of one
+
+
+def padding_reads(micro: list[Microbatch]) -> int:
+    """Numbers of the host that `padding_fraction` reads: of what is used and what is paid."""
+    return 2 * len(micro)
 
 
 def test_padding_and_row_order_change_nothing(tiny_model_dir: Path) -> None:

@@ -69,7 +69,7 @@ def make(folder: Path, rank: int, chunk_tokens: int) -> Policy:
 def updated(
     policy: Policy, batch: RolloutBatch, settings: Objective, budget: int
 ) -> tuple[GradientResult, list[Tensor]]:
-    micro = microbatches(batch.totals, torch.arange(5), budget)
+    micro = microbatches(batch.totals, torch.arange(5), budget, packed=policy.packs)
     found = accumulate_gradients(
         policy,
         batch,

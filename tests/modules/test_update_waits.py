@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ceeh.config.settings import Entropy, Objective
+from ceeh.config.settings import Entropy, Model, Objective
 from ceeh.modules import update
-from ceeh.modules.batching import located, microbatches
+from ceeh.modules.batching import located, microbatches, tokens_of
 from ceeh.modules.policy import Policy
 from ceeh.modules.timing import StepClock
 from tests.modules.test_update import denominator, inputs, make, ragged
@@ -40,7 +40,7 @@ class Waits(TorchDispatchMode):
 
 def counted(policy: Policy, settings: Objective, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     batch = ragged()
-    micro = microbatches(batch.totals, torch.arange(5), 12)
+    micro = microbatches(batch.totals, torch.arange(5), 12, packed=policy.packs)
     places = located(micro, batch)  # once for the optimizer step, by the host
     monkeypatch.setattr(update, "located", lambda *_: places)
     with Waits() as waits:
@@ -53,9 +53,9 @@ def counted(policy: Policy, settings: Objective, monkeypatch: pytest.MonkeyPatch
             backward=lambda loss, last: loss.backward(),
             clock=StepClock(),
         )
-    assert len(micro) == 4
+    assert len(micro) >= 3
     passes = len(micro) * (2 if settings.kl_coefficient > 0 else 1)
-    waits.counts["_local_scalar_dense"] -= MASK_CHECKS * passes
+    waits.counts["_local_scalar_dense"] -= 0 if policy.packs else MASK_CHECKS * passes
     return +waits.counts
 
 
@@ -76,13 +76,22 @@ def test_a_micro_batch_reads_nothing_back(
     assert not counted(make(tiny_model_dir, rank, 5), SETTINGS[name], monkeypatch)
 
 
+def test_a_packed_micro_batch_reads_nothing_back_and_has_no_mask(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = Policy(
+        Model(attention="varlen"), str(tiny_model_dir), temperature=0.7, keep_reference=True
+    )
+    assert not counted(policy, SETTINGS["me with KL"], monkeypatch)
+
+
 def test_what_would_wait_is_counted(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same micro-batches, each found by its mask on the device."""
     whole = Policy.loss
     monkeypatch.setattr(
         Policy,
         "loss",
-        lambda self, ids, mask, objective, places: whole(self, ids, mask, objective),
+        lambda self, ids, mask, objective, **_: whole(self, ids, mask, objective),
     )
     assert counted(make(tiny_model_dir, 0, 5), SETTINGS["ea"], monkeypatch) == {"nonzero": 4}
     with Waits() as waits:
@@ -91,11 +100,18 @@ def test_what_would_wait_is_counted(tiny_model_dir: Path, monkeypatch: pytest.Mo
     assert waits.counts == {"index by a mask": 1, "_local_scalar_dense": 1}
 
 
-def test_places_are_those_of_the_mask() -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_places_are_those_of_the_mask(packed: bool) -> None:
     batch = ragged()
-    for cut in located(microbatches(batch.totals, torch.tensor([3, 0, 4]), 24), batch):
-        mask = batch.response_mask[cut.rows, : cut.width]
+    values = torch.arange(batch.token_ids.numel())
+    micro = microbatches(batch.totals, torch.tensor([3, 0, 4]), 24, packed=packed)
+    found = []
+    for cut in located(micro, batch):
+        ids, mask = tokens_of(batch, cut)
         assert cut.places.tolist() == mask.flatten().nonzero()[:, 0].tolist()
-        values = torch.arange(batch.token_ids.numel())
-        expected = values.view(batch.token_ids.shape)[cut.rows, : cut.width][mask]
-        torch.testing.assert_close(values[cut.batch_places], expected)
+        torch.testing.assert_close(cut.batch_places, cut.tokens[cut.places])
+        torch.testing.assert_close(ids.flatten(), batch.token_ids.flatten()[cut.tokens])
+        found += cut.batch_places.tolist()
+    rows = torch.tensor([0, 3, 4])
+    expected = values.view(batch.token_ids.shape)[rows][batch.response_mask[rows]]
+    assert sorted(found) == expected.tolist()
