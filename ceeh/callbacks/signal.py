@@ -20,6 +20,9 @@ from ceeh.runtime.distributed import gather_objects
 from ceeh.types import GroupOutcome
 
 WRITERS = {
+    "correctness_weight": "ceeh.callbacks.potential_weight.PotentialScaledWeight",
+    "entropy_coefficient": "ceeh.callbacks.controllers.AnchoredEntropy",
+    "length_coefficient": "ceeh.callbacks.controllers.LengthByAccuracy",
     "accuracy_history": "ceeh.callbacks.difficulty.RollingDifficulty",
     "hard": "ceeh.callbacks.difficulty.RollingDifficulty",
     "optimal_length": "ceeh.callbacks.optimal_length.OptimalLength",

@@ -69,7 +69,7 @@ class Loader:
 class TinyModule(LightningModule):
     """One weight, stepped by hand; keeps the signals that each training step was given.
 
-    What signals observe afterwards says that every group has the entropy of `entropy`, in nats.
+    What signals observe afterwards says that every group is hard and has the entropy `entropy`, in nats.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class TinyModule(LightningModule):
             "advantages": rewards - rewards.mean(),
             "skipped": torch.zeros_like(batch.correct),
             "outcomes": [
-                replace(outcome, entropy=self.entropy)
+                replace(outcome, entropy=self.entropy, hard=1.0)
                 for outcome in [*batch.outcomes, *batch.dropped]
             ],
         }
