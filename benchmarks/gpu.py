@@ -190,7 +190,8 @@ def measure_update(shape: str, tiny: bool, *, ranks: tuple[int, ...]) -> Iterato
             advantages=torch.linspace(-1, 1, rows, device=DEVICE),
             hard=torch.zeros(rows, device=DEVICE),
             settings=Objective(kl_coefficient=0.0),
-            anneal=1.0,
+            entropy_weights=torch.zeros(rows, device=DEVICE),
+            explored=torch.zeros(rows, device=DEVICE),
         )
         optimizer = build_optimizer(Optimizer(lr=1e-6), policy.trainable, torch.device(DEVICE))
 

@@ -33,7 +33,14 @@ from ceeh.config.hardware import (
     resolve_accelerator,
     resolve_precision,
 )
-from ceeh.config.settings import Config, Hardware, check_not_redacted, check_pairs, to_public_yaml
+from ceeh.config.settings import (
+    READ_HARD,
+    Config,
+    Hardware,
+    check_not_redacted,
+    check_pairs,
+    to_public_yaml,
+)
 from ceeh.config.sft import SFTConfig
 from ceeh.config.trainer import check_trainer_arguments
 from ceeh.data.engine.base import RolloutEngine
@@ -226,9 +233,11 @@ def build_source(component: Component, place: str) -> Iterable[Question]:
 def build_callbacks(config: Config) -> list[Callback]:
     """The callbacks of the configuration. Raises ConfigError unless each needed signal has one writer."""
     callbacks = built_as(config.callbacks, "callbacks", Callback)
-    needed = {}
-    if config.objective.entropy.method in ("me", "ea"):
-        needed["objective.hard_signal"] = config.objective.hard_signal
+    objective, needed = config.objective, {}
+    if objective.entropy.method in READ_HARD:
+        needed["objective.hard_signal"] = objective.hard_signal
+    if objective.entropy.coefficient_signal is not None:
+        needed["objective.entropy.coefficient_signal"] = objective.entropy.coefficient_signal
     for signal in build_shaping(config).reads:
         needed[f"objective.shaping ({signal})"] = signal
     check_signals(callbacks, needed)

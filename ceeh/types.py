@@ -4,6 +4,7 @@ Axes: P prompts, R rollout rows, T tokens. Groups may differ in size: a row carr
 prompt in `group`, and nothing relies on R = P x G or on the order of rows.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -149,14 +150,19 @@ class Verdict:
 class GroupOutcome:
     """All that a signal may observe of a group: plain Python, cheap to gather over ranks.
 
-    uid: of the prompt. The others have one entry per completion.
-    correct: the score is 1. lengths: response tokens. finished: ended with its end token.
+    uid: of the prompt. These have one entry per completion: correct: the score is 1. lengths: response
+    tokens. finished: ended with its end token.
+    Known after the update, NaN before it and for groups that were not trained on: entropy: of the
+    trainer's policy, nats per response token. hard: the signal `objective.hard_signal` of the step, NaN
+    also where no callback writes it.
     """
 
     uid: str
     correct: tuple[bool, ...]
     lengths: tuple[int, ...]
     finished: tuple[bool, ...]
+    entropy: float = math.nan
+    hard: float = math.nan
 
     @property
     def accuracy(self) -> float:

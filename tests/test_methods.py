@@ -17,10 +17,14 @@ IN_TOKENS = {
         "objective.shaping.init_args.limits=[3]",
         "rollouts.dynamic_sampling.limit_tokens=3",
     ],
+    "lead": [
+        "objective.shaping.init_args={shortest: 2, longest: 8}",
+        "callbacks.weight.init_args={shortest: 2, longest: 8}",
+    ],
     "laser_d": ["callbacks.targets.init_args={shortest: 2, longest: 8, interval: 1, window: 8}"],
     "think_prune": ["objective.shaping.init_args.limits=[4, 3, 2]"],
 }
-WITHOUT_LENGTH_TERM = {"grpo", "dr_grpo"}
+WITHOUT_LENGTH_TERM = {"grpo", "dr_grpo", "gspo", "cispo"}
 MAY_BE_UNDEFINED = {  # means over rows or tokens of which a step may have none
     "rollout/tokens_correct",
     "rollout/tokens_wrong",

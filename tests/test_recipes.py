@@ -1,7 +1,7 @@
 """The shipped recipes: the paper's settings, the same on every hardware."""
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
@@ -9,10 +9,12 @@ import pytest
 
 from ceeh.assembly import build_callbacks
 from ceeh.config.settings import Config, check_pairs, load
+from ceeh.runtime.text import flatten
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BASE = [CONFIGS / "ceeh.yaml", CONFIGS / "math.yaml"]
-RECIPES = sorted((CONFIGS / "paper").glob("*.yaml"))
+RECIPES = sorted((CONFIGS / "paper").glob("[0-9]*.yaml"))
+RELEASED = sorted((CONFIGS / "paper").glob("released_*.yaml"))
 HARDWARE = sorted((CONFIGS / "hardware").glob("*.yaml"))
 OF_MEMORY_AND_SPEED = {
     "model": {"gradient_checkpointing", "head_chunk_tokens"},
@@ -54,6 +56,41 @@ def test_a_recipe_has_the_papers_settings(recipe: Path) -> None:
     assert config.callbacks["optimal_length"].init_args == {"rule": "minimum"}
 
 
+@pytest.mark.parametrize("released", RELEASED, ids=stem)
+def test_the_released_overlays_change_what_the_released_code_does_otherwise(released: Path) -> None:
+    method = released.stem.removeprefix("released_")
+    paper = load([*BASE, CONFIGS / "paper" / f"7b_{method}.yaml"])
+    config = load([*BASE, CONFIGS / "paper" / f"7b_{method}.yaml", released])
+    before = flatten(asdict(paper))
+    changed = {
+        (key, value)
+        for key, value in flatten(asdict(config)).items()
+        if key not in before or before[key] != value
+    }
+    difficulty, anchor = "callbacks.difficulty", "callbacks.optimal_length.init_args"
+    # The factor 5 cancels in ME; EA is as in the paper.
+    bonus = {("objective.entropy.method", "uniform")} if method == "me" else set()
+    assert changed == bonus | {
+        ("name", released.stem),
+        ("objective.aggregation", "sequence_mean"),
+        ("objective.old_logprobs", "trainer"),
+        ("objective.importance", "none"),
+        ("optimizer.weight_decay", 0.01),
+        ("optimizer.warmup_steps", 0),
+        (f"{difficulty}.class_path", "ceeh.callbacks.released_difficulty.ReleasedDifficulty"),
+        (f"{difficulty}.init_args.questions", 5000),
+        (f"{anchor}.rule", "ema"),
+        (f"{anchor}.fall", 0.2),
+        (f"{anchor}.rise", 0.05),
+        (f"{anchor}.from_own_group", False),
+    }
+    # As the paper's recipes already have it: gate >=, floor 0.9 on the scaled term.
+    shaping = config.objective.shaping.init_args
+    assert shaping == {"beta": 0.1, "gate": True, "floor": 0.9}
+    check_pairs(config, 8)
+    build_callbacks(config)
+
+
 @pytest.mark.parametrize(("recipe", "hardware"), list(product(RECIPES, HARDWARE)), ids=stem)
 def test_hardware_changes_memory_and_speed_alone(recipe: Path, hardware: Path) -> None:
     plain, on_hardware = load([*BASE, recipe]), load([*BASE, recipe, hardware])
@@ -75,7 +112,7 @@ def without_memory(config: Config) -> Config:
     return replace(config, engine=replace(config.engine, init_args={}), **parts)
 
 
-@pytest.mark.parametrize("overlay", [*RECIPES, *HARDWARE], ids=stem)
+@pytest.mark.parametrize("overlay", [*RECIPES, *RELEASED, *HARDWARE], ids=stem)
 def test_the_command_of_a_header_names_files_that_are_there(overlay: Path) -> None:
     comment = " ".join(
         line.lstrip("# ").rstrip("\\ ")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ceeh.callbacks.signal import SignalCallback
 from ceeh.callbacks.table import QuestionTable
@@ -19,63 +19,110 @@ class RollingDifficulty(SignalCallback):
     https://arxiv.org/abs/2602.22642. A question seen for the first time has no history: it is not in the
     mean, and both signals come from its own group (Acc_h = Acc). In the first step no question has a
     history, and the mean is over the step's groups.
+
+    `judged` is the accuracy that decides: Acc_h, that of the last visit, or that of the question's own group,
+    which is compared with the others' histories. `threshold` is its mean, its median, its quantile `level`,
+    or `level` itself.
     """
 
     writes = ("accuracy_history", "hard")
     may_be_undefined = ("accuracy_history",)
 
-    def __init__(self, rise: float = 0.2, fall: float = 0.05) -> None:
-        for name, rate in (("rise", rise), ("fall", fall)):
+    def __init__(
+        self,
+        rise: float = 0.2,
+        fall: float = 0.05,
+        judged: Literal["history", "last_visit", "own_group"] = "history",
+        threshold: Literal["mean", "median", "quantile", "fixed"] = "mean",
+        level: float = 0.5,
+    ) -> None:
+        for name, rate in (("rise", rise), ("fall", fall), ("level", level)):
             if not 0 < rate <= 1:
                 raise ValueError(f"{name} must be in (0, 1], got {rate}")
+        if judged not in ("history", "last_visit", "own_group"):
+            raise ValueError(
+                f"judged must be one of history, last_visit, own_group, got '{judged}'"
+            )
+        if threshold not in ("mean", "median", "quantile", "fixed"):
+            raise ValueError(
+                f"threshold must be one of mean, median, quantile, fixed, got '{threshold}'"
+            )
         self.rise = rise
         self.fall = fall
+        self.judged = judged
+        self.rule = threshold
+        self.level = 0.5 if threshold == "median" else level
         self.history = QuestionTable()
-        self.first: dict[str, float] = {}
-        self._mean: float | None = None
+        # What `judged` says of each question; of its own group nothing is kept.
+        self.known = QuestionTable() if judged == "last_visit" else self.history
+        self.groups: dict[str, float] = {}
+        self._threshold: float | None = None
 
     @property
     def threshold(self) -> float:
-        """Mean accuracy history, which decides what is hard; NaN before the first group."""
-        if self._mean is None:
-            first = list(self.first.values())
-            if len(self.history):
-                self._mean = self.history.mean()
+        """The accuracy below which a question is hard; NaN before the first group."""
+        if self._threshold is None:
+            table = self.known
+            if not len(table):
+                table = QuestionTable()
+                for uid, accuracy in self.groups.items():
+                    table[uid] = accuracy
+            if self.rule == "fixed":
+                self._threshold = self.level
+            elif self.rule == "mean":
+                self._threshold = table.mean()
             else:
-                self._mean = sum(first) / len(first) if first else float("nan")
-        return self._mean
+                self._threshold = table.quantile(self.level)
+        return self._threshold
 
     def before_step(self, outcomes: Sequence[GroupOutcome]) -> None:
-        self.first = {
-            outcome.uid: outcome.accuracy for outcome in outcomes if outcome.uid not in self.history
-        }
-        if not len(self.history):
-            self._mean = None
+        self.groups = {outcome.uid: outcome.accuracy for outcome in outcomes}
+        if not len(self.known):
+            self._threshold = None
 
     def read(self, uid: str) -> Mapping[str, float]:
-        accuracy = self.history[uid]
+        own = self.groups.get(uid, math.nan)
+        accuracy, judged = self.history[uid], self.known[uid]
         if math.isnan(accuracy):
-            accuracy = self.first.get(uid, math.nan)
-        return {"accuracy_history": accuracy, "hard": float(accuracy < hard_below(self.threshold))}
+            accuracy = own
+        if math.isnan(judged) or self.judged == "own_group":
+            judged = own
+        return {"accuracy_history": accuracy, "hard": float(judged < hard_below(self.threshold))}
 
     def observe(self, outcome: GroupOutcome) -> None:
         accuracy, history = outcome.accuracy, self.history[outcome.uid]
+        if self.judged == "last_visit":
+            self.known[outcome.uid] = accuracy
         if not math.isnan(history):
             rate = self.rise if accuracy > history else self.fall
             accuracy = (1 - rate) * history + rate * accuracy
         self.history[outcome.uid] = accuracy
-        self._mean = None
+        self._threshold = None
 
     def metrics(self) -> Mapping[str, float]:
+        limit = hard_below(self.threshold)
+        hard = self.known.fraction_below(limit)
+        if self.judged == "own_group":
+            hard = sum(accuracy < limit for accuracy in self.groups.values()) / len(self.groups)
         return {
-            "hard_fraction": self.history.fraction_below(hard_below(self.threshold)),
-            "accuracy_history_mean": self.threshold,
+            "hard_fraction": hard,
+            "hard_threshold": self.threshold,
+            "accuracy_history_mean": self.history.mean(),
             "questions_seen": float(len(self.history)),
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return self.history.state_dict()
+        last = {"last_visit": self.known.state_dict()} if self.judged == "last_visit" else {}
+        return self.history.state_dict() | last
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises ValueError where `judged` needs accuracies that the checkpoint does not have."""
         self.history.load_state_dict(state_dict)
-        self._mean = None
+        if self.judged == "last_visit":
+            if "last_visit" not in state_dict:
+                raise ValueError(
+                    "RollingDifficulty.judged is 'last_visit', but the checkpoint was written with another "
+                    "value, without the accuracies of the last visits; resume with that value"
+                )
+            self.known.load_state_dict(state_dict["last_visit"])
+        self._threshold = None

@@ -26,10 +26,12 @@ class OptimalLength(SignalCallback):
         minimum   L_x <- min(L_x, l)                                      CEEH eq. 13
         ema       L_x <- (1 - r) L_x + r l,  r = fall if l < L_x else rise   CEEH's released code
         median    L_x =  median of the last `window` values of l
+        own_group L_x =  l of the group itself, NaN without one         ShorterBetter's SOL
 
     https://arxiv.org/abs/2602.22642. A question without a value gets that of its own group (L_x = l), so that
     the penalty acts from the first visit; later visits read the history only. With `from_own_group` false
-    such a question reads NaN: HAPO's h, https://arxiv.org/abs/2505.11225.
+    such a question reads NaN: HAPO's h, https://arxiv.org/abs/2505.11225. SOL:
+    https://arxiv.org/abs/2504.21370.
     """
 
     writes = ("optimal_length",)
@@ -37,14 +39,14 @@ class OptimalLength(SignalCallback):
 
     def __init__(
         self,
-        rule: Literal["minimum", "ema", "median"] = "minimum",
+        rule: Literal["minimum", "ema", "median", "own_group"] = "minimum",
         rise: float = 0.05,
         fall: float = 0.2,
         window: int = 8,
         from_own_group: bool = True,
     ) -> None:
-        if rule not in ("minimum", "ema", "median"):
-            raise ValueError(f"rule must be one of minimum, ema, median, got '{rule}'")
+        if rule not in ("minimum", "ema", "median", "own_group"):
+            raise ValueError(f"rule must be one of minimum, ema, median, own_group, got '{rule}'")
         for name, rate in (("rise", rise), ("fall", fall)):
             if not 0 < rate <= 1:
                 raise ValueError(f"{name} must be in (0, 1], got {rate}")
@@ -65,12 +67,15 @@ class OptimalLength(SignalCallback):
         self.first = {
             outcome.uid: shortest_correct(outcome)
             for outcome in outcomes
-            if self.from_own_group and math.isnan(self.length[outcome.uid])
+            if self.rule == "own_group"
+            or (self.from_own_group and math.isnan(self.length[outcome.uid]))
         }
 
     def read(self, uid: str) -> Mapping[str, float]:
         length = self.length[uid]
-        return {"optimal_length": self.first.get(uid, length) if math.isnan(length) else length}
+        if math.isnan(length) or self.rule == "own_group":
+            length = self.first.get(uid, math.nan)
+        return {"optimal_length": length}
 
     def observe(self, outcome: GroupOutcome) -> None:
         shortest = shortest_correct(outcome)
@@ -86,7 +91,7 @@ class OptimalLength(SignalCallback):
         if self.rule == "median":
             self.recent[uid] = [*self.recent.get(uid, []), int(shortest)][-self.window :]
             return float(median(self.recent[uid]))
-        if math.isnan(length):
+        if math.isnan(length) or self.rule == "own_group":
             return shortest
         if self.rule == "minimum":
             return min(length, shortest)

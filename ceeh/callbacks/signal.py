@@ -20,6 +20,9 @@ from ceeh.runtime.distributed import gather_objects
 from ceeh.types import GroupOutcome
 
 WRITERS = {
+    "correctness_weight": "ceeh.callbacks.potential_weight.PotentialScaledWeight",
+    "entropy_coefficient": "ceeh.callbacks.controllers.AnchoredEntropy",
+    "length_coefficient": "ceeh.callbacks.controllers.LengthByAccuracy",
     "accuracy_history": "ceeh.callbacks.difficulty.RollingDifficulty",
     "hard": "ceeh.callbacks.difficulty.RollingDifficulty",
     "optimal_length": "ceeh.callbacks.optimal_length.OptimalLength",
@@ -68,6 +71,9 @@ class SignalCallback(Callback, ABC):
         The history must not change here.
         """
 
+    def after_step(self, outcomes: Sequence[GroupOutcome]) -> None:
+        """Called after the observations with the groups of all ranks, for what concerns the whole step."""
+
     def metrics(self) -> Mapping[str, float]:
         """Metrics of the table, logged after each step as `signal/<name>`."""
         return {}
@@ -80,9 +86,9 @@ class SignalCallback(Callback, ABC):
     ) -> None:
         # Also the groups that dynamic sampling dropped: without the solved ones every question looks hard.
         sampled = [*batch.outcomes, *batch.dropped]
-        self._outcomes = [outcome for rank in gather_objects(trainer, sampled) for outcome in rank]
+        outcomes = [outcome for rank in gather_objects(trainer, sampled) for outcome in rank]
         with self._reporting("before_step"):
-            self.before_step(self._outcomes)
+            self.before_step(outcomes)
         uids = [scored.group.prompt.uid for scored in batch.groups]
         for name, values in self.readings(uids).items():
             if name in batch.signals:
@@ -102,9 +108,11 @@ class SignalCallback(Callback, ABC):
         batch_idx: int,
     ) -> None:
         with self._reporting("observe"):
-            for outcome in self._outcomes:
+            for outcome in outputs["outcomes"]:
                 self._uid = outcome.uid
                 self.observe(outcome)
+        with self._reporting("after_step"):
+            self.after_step(outputs["outcomes"])
         with self._reporting("metrics"):
             values = {f"signal/{name}": float(value) for name, value in self.metrics().items()}
         pl_module.log_dict(values, batch_size=1)

@@ -46,6 +46,12 @@ class QuestionTable:
         """Mean of the known entries; NaN without one."""
         return float(self._view().nansum()) / self.num_known if self.num_known else math.nan
 
+    def quantile(self, level: float) -> float:
+        """Quantile `level` of the known entries, interpolated; NaN without one."""
+        if not self.num_known:
+            return math.nan
+        return float(np.nanquantile(np.frombuffer(self.values), level))
+
     def fraction_below(self, threshold: float) -> float:
         """Fraction of the known entries below `threshold`; NaN without one."""
         if not self.num_known:

@@ -35,6 +35,7 @@ def above(bound: float) -> Rule:
 
 POSITIVE = above(0)
 OPEN_UNIT = Rule("in (0, 1)", lambda value: 0 < value < 1)
+UNIT_ABOVE_0 = Rule("in (0, 1]", lambda value: 0 < value <= 1)
 UNIT_BELOW_1 = Rule("in [0, 1)", lambda value: 0 <= value < 1)
 SEED = Rule("from 0 to 4294967295", lambda value: 0 <= value < 2**32)
 """What NumPy's generators take."""

@@ -3,11 +3,14 @@
 Axes: P prompts, R rollout rows. Groups may differ in size; rows may come in any order.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 STD_EPSILON = 1e-6
+VARIANCE_EPSILON = 1e-8
 
 
 def group_sum(
@@ -27,7 +30,13 @@ def group_mean(
 
 
 def group_advantages(
-    rewards: Float[Tensor, " R"], group: Int[Tensor, " R"], num_prompts: int, *, kind: str
+    rewards: Float[Tensor, " R"],
+    group: Int[Tensor, " R"],
+    num_prompts: int,
+    *,
+    kind: str,
+    lengths: Int[Tensor, " R"],
+    total: Callable[[Tensor], Tensor] = lambda value: value,
 ) -> Float[Tensor, " R"]:
     """One advantage per row, with n the group's size and mean, std over the group:
 
@@ -38,11 +47,14 @@ def group_advantages(
       https://arxiv.org/abs/2402.03300; n - 1 and 1e-6 as in verl.
     - `leave_one_out`: R_i - mean of the others = (R_i - mean) n / (n - 1). RLOO,
       https://arxiv.org/abs/2402.14740.
-    - `batch_std`: (R_i - mean) / (std_batch + 1e-6), std_batch over R_i - mean of all rows given (one
-      rank's rollout step), with R - 1. REINFORCE++-baseline, https://arxiv.org/abs/2501.03262; DLER,
-      https://arxiv.org/abs/2510.15110.
+    - `batch_std`: (R_i - mean) / (std_batch + 1e-6), std_batch over R_i - mean of the rollout step's rows,
+      with R - 1. REINFORCE++-baseline, https://arxiv.org/abs/2501.03262.
+    - `token_whitened`: c = R_i - mean, then (c - m) / sqrt(v + 1e-8), with mean m and variance v of c over
+      the response tokens (`lengths`) of the rollout step. The released scripts of DLER,
+      https://arxiv.org/abs/2510.15110, and Length-Penalty, https://arxiv.org/abs/2502.04463.
 
-    Every kind gives exactly 0 to a group of one and to a group of equal rewards.
+    A step's sums are over all ranks: `total` sums over them. Every kind but `token_whitened`, which moves
+    all advantages by m, gives exactly 0 to a group of one and to a group of equal rewards.
     Raises ValueError for another `kind`.
     """
     # In float64 equal fp32 rewards center to exactly 0; dividing a rounding error by a std of
@@ -59,11 +71,17 @@ def group_advantages(
         case "leave_one_out":
             advantages = centered * (sizes / others)[group]
         case "batch_std":
-            std = (centered.square().sum() / max(1, len(centered) - 1)).sqrt()
+            rows = total(torch.ones_like(centered).sum())
+            std = (total(centered.square().sum()) / (rows - 1).clamp(min=1)).sqrt()
             advantages = centered / (std + STD_EPSILON)
+        case "token_whitened":
+            tokens = total(lengths.double().sum())
+            shifted = centered - total((lengths * centered).sum()) / tokens
+            variance = total((lengths * shifted.square()).sum()) / tokens
+            advantages = shifted / (variance + VARIANCE_EPSILON).sqrt()
         case _:
             raise ValueError(
                 "objective.advantage must be one of group_mean, group_std, leave_one_out, "
-                f"batch_std, got '{kind}'"
+                f"batch_std, token_whitened, got '{kind}'"
             )
     return advantages.to(rewards.dtype)

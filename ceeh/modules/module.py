@@ -4,6 +4,8 @@ Axes: P prompts, R rollout rows, T tokens. Manual optimization; the split into m
 number.
 """
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,11 +14,11 @@ from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 
 from ceeh.config.hardware import CANARY_TOLERANCE
-from ceeh.config.settings import Config
+from ceeh.config.settings import READ_HARD, Config
 from ceeh.data.batch import RolloutBatch
 from ceeh.evaluation.metrics import logged_values
 from ceeh.evaluation.samples import NO_ANSWER, SampleTable, join_tables
-from ceeh.modules.advantages import group_advantages
+from ceeh.modules.advantages import group_advantages, group_sum
 from ceeh.modules.aggregation import denominator_shares
 from ceeh.modules.batching import (
     Microbatch,
@@ -28,15 +30,20 @@ from ceeh.modules.batching import (
 )
 from ceeh.modules.canary import check_first_ratio
 from ceeh.modules.metrics import RankMetrics, add_to, join_ranks
-from ceeh.modules.objective import entropy_anneal
 from ceeh.modules.policy import Policy
 from ceeh.modules.policy_module import PolicyModule
 from ceeh.modules.schedule import optimizer_steps
 from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs
 from ceeh.modules.shaping.checked import build_shaping
-from ceeh.modules.update import UpdateInputs, accumulate_gradients
+from ceeh.modules.update import (
+    GradientResult,
+    UpdateInputs,
+    accumulate_gradients,
+    update_inputs,
+)
 from ceeh.runtime import shutdown
 from ceeh.runtime.distributed import gather_objects
+from ceeh.types import GroupOutcome
 
 EVAL_METRICS = ("accuracy", "tokens", "truncated_fraction", "entropy")
 
@@ -68,9 +75,9 @@ class CEEHModule(PolicyModule):
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Any]:
         """One rollout step: rewards [R], advantages [R], then one or more optimizer steps.
 
-        Returns "rewards", "advantages", "skipped" [R] (rows that made an update not finite) and
-        "tokens" (response tokens of all ranks). Raises ValueError for a batch that weights other than
-        the current ones sampled.
+        Returns "rewards", "advantages", "skipped" [R] (rows that made an update not finite), "tokens"
+        (response tokens of all ranks) and "outcomes" (of all ranks' groups, the dropped ones too). Raises
+        ValueError for a batch that weights other than the current ones sampled.
         """
         self.clock.update_begins()
         if batch.policy_version != self.trainer.global_step:
@@ -83,18 +90,26 @@ class CEEHModule(PolicyModule):
         shaped = ShapingInputs.of(batch, progress=self.rollout_step / self.config.rollouts.steps)
         rewards = self.shaping(shaped)
         advantages = group_advantages(
-            rewards, batch.group, batch.num_prompts, kind=settings.advantage
+            rewards,
+            batch.group,
+            batch.num_prompts,
+            kind=settings.advantage,
+            lengths=batch.lengths,
+            total=self.total,
         )
-        inputs = UpdateInputs(
-            old_logprobs=self.old_logprobs(batch),
-            advantages=advantages,
-            hard=self.hard(batch),
+        advantages = advantages + settings.advantage_boost * batch.correct
+        inputs = update_inputs(
+            batch,
+            advantages,
+            self.hard(batch),
             settings=settings,
-            anneal=entropy_anneal(shaped.progress, settings.entropy.anneal),
+            progress=shaped.progress,
+            forward=lambda: self.forward_rows(batch),
+            total=self.total,
         )
         sums: dict[str, float] = {}
         padding = []
-        skipped = torch.zeros_like(batch.correct)
+        skipped, entropy = torch.zeros_like(batch.correct), torch.zeros_like(batch.scores)
         totals = batch.totals.cpu()
         prompts = optimizer.prompts_per_minibatch // self.trainer.world_size
         for rows in minibatches(batch.group.cpu(), batch.num_prompts, prompts):
@@ -102,11 +117,13 @@ class CEEHModule(PolicyModule):
                 totals, rows, optimizer.tokens_per_microbatch, packed=self.policy.packs
             )
             padding.append(padding_fraction(totals, micro))
-            step_sums, bad = self.update(batch, micro, inputs)
-            add_to(sums, step_sums)
+            found, bad = self.update(batch, micro, inputs)
+            add_to(sums, found.sums)
+            entropy += found.entropy
             skipped |= bad
         self.rollout_step += 1
         metrics = self.step_metrics(batch, rewards, shaped, sums, updates=len(padding))
+        outcomes = gather_objects(self.trainer, self.outcomes(batch, entropy))
         metrics["optimizer/padding_fraction"] = sum(padding) / len(padding)
         metrics["time/update"] = self.clock.update_ends()
         self.log_dict(metrics, batch_size=1)
@@ -115,14 +132,15 @@ class CEEHModule(PolicyModule):
             "advantages": advantages,
             "skipped": skipped,
             "tokens": metrics["rollout/tokens_total"],
+            "outcomes": [outcome for rank in outcomes for outcome in rank],
         }
 
     def update(
         self, batch: RolloutBatch, micro: list[Microbatch], inputs: UpdateInputs
-    ) -> tuple[dict[str, float], Bool[Tensor, " R"]]:
+    ) -> tuple[GradientResult, Bool[Tensor, " R"]]:
         """One optimizer step: gradients of all micro-batches over one denominator, clipped, applied.
 
-        Returns the sums over tokens, and the rows to blame for an update skipped as not finite.
+        Returns its sums, and the rows to blame for an update skipped as not finite.
         """
         rows = torch.cat([cut.rows for cut in micro])
         shares = denominator_shares(
@@ -151,7 +169,7 @@ class CEEHModule(PolicyModule):
             own = bad.index_fill(0, rows.to(bad.device), True)
             blamed = own & (found.not_finite | ~torch.isfinite(inputs.advantages))
             bad = blamed if blamed.any() else own
-        return found.sums | {"grad_norm": norm}, bad
+        return replace(found, sums=found.sums | {"grad_norm": norm}), bad
 
     def check_first_step(
         self, batch: RolloutBatch, cut: Microbatch, inputs: UpdateInputs, sums: dict[str, float]
@@ -182,19 +200,27 @@ class CEEHModule(PolicyModule):
             old=config.objective.old_logprobs,
         )
 
-    def old_logprobs(self, batch: RolloutBatch) -> Float[Tensor, "R T"]:
-        """The ratio's denominator: the engine's log-probs, or the trainer's before any update."""
-        if self.config.objective.old_logprobs == "engine":
-            return batch.engine_logprobs
-        return self.forward_rows(batch)[0]
-
     def hard(self, batch: RolloutBatch) -> Float[Tensor, " R"]:
         """1 for rows of hard prompts, from the signal that `objective.hard_signal` names; else 0."""
         settings = self.config.objective
-        reads_none = settings.entropy.method in ("uniform", "none")
+        reads_none = settings.entropy.method not in READ_HARD
         if reads_none and settings.hard_signal not in batch.signals:
             return torch.zeros_like(batch.scores)
         return batch.signals[settings.hard_signal][batch.group]
+
+    def outcomes(self, batch: RolloutBatch, entropy: Float[Tensor, " R"]) -> list[GroupOutcome]:
+        """What signals observe of this rank's groups, with the `entropy` summed over each row's tokens."""
+        of_groups = [
+            group_sum(values, batch.group, batch.num_prompts) for values in (entropy, batch.lengths)
+        ]
+        unknown = torch.full((batch.num_prompts,), math.nan)
+        hard = batch.signals.get(self.config.objective.hard_signal, unknown).tolist()
+        return [
+            replace(outcome, entropy=nats / tokens if tokens else math.nan, hard=hard)
+            for outcome, nats, tokens, hard in zip(
+                batch.outcomes, *(values.tolist() for values in of_groups), hard, strict=True
+            )
+        ] + list(batch.dropped)
 
     @torch.no_grad()
     def forward_rows(

@@ -15,8 +15,9 @@ from ceeh.data.batch import RolloutBatch
 from ceeh.errors import RunError, first_line
 from ceeh.modules.aggregation import row_weights
 from ceeh.modules.batching import Located, Microbatch, located, tokens_of
+from ceeh.modules.entropy import entropy_anneal, entropy_weights, explored, top_entropy_tokens
 from ceeh.modules.metrics import add_to
-from ceeh.modules.objective import SampledTokens, policy_objective
+from ceeh.modules.objective import SampledTokens, importance_weights, policy_objective
 from ceeh.modules.policy import Policy
 from ceeh.modules.timing import StepClock
 from ceeh.runtime import shutdown
@@ -24,21 +25,86 @@ from ceeh.runtime import shutdown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateInputs:
-    """What all optimizer steps of a rollout step share; `hard` is 1 for rows of hard prompts, else 0."""
+    """What all optimizer steps of a rollout step share; see `SampledTokens`.
+
+    `hard` is 1 for rows of hard prompts, else 0. `importance` is None where all weights are 1, `bonus_mask`
+    where all tokens may get the entropy bonus.
+    """
 
     old_logprobs: Float[Tensor, "R T"]
     advantages: Float[Tensor, " R"]
     hard: Float[Tensor, " R"]
+    entropy_weights: Float[Tensor, " R"]
+    explored: Float[Tensor, " R"]
     settings: Objective
-    anneal: float
+    importance: Float[Tensor, "R T"] | None = None
+    bonus_mask: Bool[Tensor, "R T"] | None = None
+
+
+def update_inputs(
+    batch: RolloutBatch,
+    advantages: Float[Tensor, " R"],
+    hard: Float[Tensor, " R"],
+    *,
+    settings: Objective,
+    progress: float,
+    forward: Callable[[], tuple[Tensor, Tensor]],
+    total: Callable[[Tensor], Tensor],
+) -> UpdateInputs:
+    """From the batch, its signals and `settings`; `progress` is the share of the run already done.
+
+    `forward` gives log-probs and entropy [R T] of the policy that sampled the batch; it is called only where
+    a setting needs them. `total` sums over ranks.
+    """
+    bonus, old, importance, bonus_mask = settings.entropy, batch.engine_logprobs, None, None
+    recomputed = settings.old_logprobs == "trainer"
+    chosen = bonus.top_fraction < 1 and bonus.method != "none"
+    if recomputed or chosen:
+        logprobs, entropy = forward()
+        if chosen:
+            bonus_mask = top_entropy_tokens(entropy, batch.response_mask, bonus.top_fraction)
+        if recomputed:
+            old = logprobs
+            if settings.importance != "none":
+                importance = importance_weights(
+                    old,
+                    batch.engine_logprobs,
+                    batch.response_mask,
+                    kind=settings.importance,
+                    cap=settings.importance_cap,
+                )
+    coefficient = torch.full_like(hard, bonus.coefficient)
+    if bonus.coefficient_signal is not None:
+        coefficient = batch.signals[bonus.coefficient_signal][batch.group]
+    return UpdateInputs(
+        old_logprobs=old,
+        advantages=advantages,
+        hard=hard,
+        entropy_weights=entropy_weights(
+            hard,
+            coefficient,
+            batch.lengths,
+            settings=bonus,
+            anneal=entropy_anneal(progress, bonus.anneal, bonus.anneal_end),
+            total=total,
+        ),
+        explored=explored(hard, bonus.method),
+        settings=settings,
+        importance=importance,
+        bonus_mask=bonus_mask,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientResult:
-    """One optimizer step's loss, its metrics as sums over tokens, and the rows with NaN or infinity."""
+    """One optimizer step's loss, its metrics as sums over tokens, and the rows with NaN or infinity.
+
+    entropy: nats, summed over each row's tokens; 0 for rows of other optimizer steps.
+    """
 
     loss: float
     sums: dict[str, float]
+    entropy: Float[Tensor, " R"]
     not_finite: Bool[Tensor, " R"]
 
 
@@ -60,6 +126,7 @@ def accumulate_gradients(
     """
     sums: dict[str, Tensor] = {}
     not_finite = torch.zeros_like(batch.correct)
+    row_entropy = torch.zeros_like(batch.scores)
 
     def loss_of(cut: Located) -> Tensor:
         sampled, rows = gather_tokens(policy, batch, cut, inputs)
@@ -71,9 +138,9 @@ def accumulate_gradients(
                 sampled[tokens],
                 denominator=denominator,
                 settings=inputs.settings,
-                anneal=inputs.anneal,
             )
             add_to(sums, terms.metrics)
+            row_entropy.index_add_(0, rows[tokens], entropy.detach().to(row_entropy))
             finite = torch.isfinite(logprobs) & torch.isfinite(entropy)
             finite &= torch.isfinite(sampled.engine_logprobs[tokens])
             not_finite.index_put_((rows[tokens],), ~finite, accumulate=True)
@@ -101,7 +168,9 @@ def accumulate_gradients(
     # One transfer for the step: each number on its own would wait for the device.
     values = torch.stack([value.double() for value in sums.values()]).tolist()
     named = dict(zip(sums, values, strict=True))
-    return GradientResult(loss=named.pop("loss"), sums=named, not_finite=not_finite)
+    return GradientResult(
+        loss=named.pop("loss"), sums=named, entropy=row_entropy, not_finite=not_finite
+    )
 
 
 def gather_tokens(
@@ -111,19 +180,42 @@ def gather_tokens(
 
     Prompts and padding end here: no equation sees them.
     """
-    settings, reference = inputs.settings, None
+    settings, reference, mean_log_ratio = inputs.settings, None, None
+    row = cut.batch_places // batch.token_ids.shape[1]
+
+    def of_tokens(values: Tensor) -> Tensor:
+        return values.flatten().index_select(0, cut.batch_places)
+
+    def of_rows(values: Tensor) -> Tensor:
+        return values.index_select(0, row)
+
+    old_logprobs = of_tokens(inputs.old_logprobs)
     if settings.kl_coefficient > 0:
         logprobs = policy.reference_logprobs(
             *tokens_of(batch, cut), places=cut.places, packing=cut.packing
         )
         reference = logprobs.flatten().index_select(0, cut.places)
-    row = cut.batch_places // batch.token_ids.shape[1]
+    if settings.ratio == "sequence":
+        # A micro-batch holds whole rows: their ratios are known before the first chunk's loss.
+        logprobs = policy(*tokens_of(batch, cut), places=cut.places, packing=cut.packing)[0]
+        log_ratio = logprobs.flatten().index_select(0, cut.places) - old_logprobs
+        sums = torch.zeros_like(batch.scores).index_add_(0, row, log_ratio.to(batch.scores))
+        mean_log_ratio = of_rows(sums / batch.lengths.clamp(min=1))
+    chosen = torch.ones_like(old_logprobs)
+    if inputs.bonus_mask is not None:
+        chosen = of_tokens(inputs.bonus_mask).to(old_logprobs)
     tokens = SampledTokens(
-        old_logprobs=inputs.old_logprobs.flatten().index_select(0, cut.batch_places),
-        engine_logprobs=batch.engine_logprobs.flatten().index_select(0, cut.batch_places),
+        old_logprobs=old_logprobs,
+        engine_logprobs=of_tokens(batch.engine_logprobs),
         reference_logprobs=reference,
-        advantages=inputs.advantages.index_select(0, row),
-        hard=inputs.hard.index_select(0, row),
-        weights=row_weights(batch.lengths, settings.aggregation).index_select(0, row),
+        mean_log_ratio=mean_log_ratio,
+        importance=torch.ones_like(old_logprobs)
+        if inputs.importance is None
+        else of_tokens(inputs.importance),
+        advantages=of_rows(inputs.advantages),
+        hard=of_rows(inputs.hard),
+        entropy_weights=of_rows(inputs.entropy_weights) * chosen,
+        explored=of_rows(inputs.explored) * chosen,
+        weights=of_rows(row_weights(batch.lengths, settings.aggregation)),
     )
     return tokens, row

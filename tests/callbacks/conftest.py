@@ -1,6 +1,7 @@
 """A real Trainer around hand-built batches: what every callback's test runs through."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,10 @@ class Loader:
 
 
 class TinyModule(LightningModule):
-    """One weight, stepped by hand; keeps the signals that each training step was given."""
+    """One weight, stepped by hand; keeps the signals that each training step was given.
+
+    What signals observe afterwards says that every group is hard and has the entropy `entropy`, in nats.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,6 +78,7 @@ class TinyModule(LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.seen: list[dict[str, list[float]]] = []
         self.values: dict[str, float] = {}
+        self.entropy = 1.0
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, torch.Tensor]:
         self.batch = batch
@@ -87,6 +92,10 @@ class TinyModule(LightningModule):
             "rewards": rewards,
             "advantages": rewards - rewards.mean(),
             "skipped": torch.zeros_like(batch.correct),
+            "outcomes": [
+                replace(outcome, entropy=self.entropy, hard=1.0)
+                for outcome in [*batch.outcomes, *batch.dropped]
+            ],
         }
 
     def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:

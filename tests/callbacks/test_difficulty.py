@@ -29,7 +29,12 @@ def test_hard_is_strictly_below_the_mean_of_the_histories(outcome):
     # Histories 0, 1/2, 1: the mean is 1/2.
     assert [signal.read(uid)["hard"] for uid in "abc"] == [1, 0, 0]
     metrics = signal.metrics()
-    assert metrics == {"hard_fraction": 1 / 3, "accuracy_history_mean": 0.5, "questions_seen": 3}
+    assert metrics == {
+        "hard_fraction": 1 / 3,
+        "hard_threshold": 0.5,
+        "accuracy_history_mean": 0.5,
+        "questions_seen": 3,
+    }
 
 
 @pytest.mark.parametrize("solved", [1, 7, 11, 12])
@@ -114,7 +119,71 @@ def test_an_unseen_question_is_compared_with_the_mean_of_the_seen_ones(fit, batc
     assert module.seen[1]["accuracy_history"] == pytest.approx([2 / 3, 1])
 
 
-@pytest.mark.parametrize("arguments", [{"rise": 0.0}, {"fall": 1.5}, {"rise": float("nan")}])
+def rows_of(solved: int, of: int = 4) -> list[tuple[bool, int]]:
+    return [RIGHT] * solved + [WRONG] * (of - solved)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "limit", "hard"),
+    [
+        # Histories 0, 1/4, 1/2, 1: mean 7/16, median 3/8, lower quartile 3/16.
+        ({"threshold": "mean"}, 7 / 16, "ab"),
+        ({"threshold": "median"}, 3 / 8, "ab"),
+        ({"threshold": "quantile", "level": 0.25}, 3 / 16, "a"),
+        ({"threshold": "fixed", "level": 0.75}, 0.75, "abc"),
+        ({"threshold": "fixed", "level": 0.2}, 0.2, "a"),
+    ],
+)
+def test_the_threshold_may_be_another_than_the_mean(outcome, arguments, limit, hard):
+    signal = RollingDifficulty(**arguments)
+    groups = [outcome(uid, *rows_of(n)) for uid, n in zip("abcd", (0, 1, 2, 4), strict=True)]
+    signal.before_step(groups)  # the first step: from the step's own groups
+    assert signal.threshold == pytest.approx(limit)
+    assert [uid for uid in "abcd" if signal.read(uid)["hard"]] == list(hard)
+    for group in groups:
+        signal.observe(group)
+    assert signal.threshold == pytest.approx(limit)
+    assert [uid for uid in "abcd" if signal.read(uid)["hard"]] == list(hard)
+    assert signal.metrics()["hard_threshold"] == pytest.approx(limit)
+
+
+@pytest.mark.parametrize(
+    ("judged", "hard"),
+    [
+        # a: 1 then 1/4, history 0.95 * 1 + 0.05 / 4 = 0.9625. b: 1/4 then 3/4, history 0.35.
+        ("history", "b"),  # below the mean 0.65625
+        ("last_visit", "a"),  # 1/4 and 3/4, mean 1/2
+        ("own_group", "c"),  # today's, 3/4, 1 and 0 of c, against 0.65625
+    ],
+)
+def test_the_accuracy_that_decides_may_be_the_last_or_the_own_groups(outcome, judged, hard):
+    signal = RollingDifficulty(judged=judged)
+    for groups in ((4, 1), (1, 3)):
+        for uid, solved in zip("ab", groups, strict=True):
+            signal.observe(outcome(uid, *rows_of(solved)))
+    signal.before_step([outcome(uid, *rows_of(n)) for uid, n in zip("abc", (3, 4, 0), strict=True)])
+    readings = {uid: signal.read(uid) for uid in "abc"}
+    assert [uid for uid in "ab" if readings[uid]["hard"]] == [uid for uid in hard if uid != "c"]
+    assert readings["c"]["hard"] == 1  # a new question is judged by its own group in any case
+    # The gate's history is the same for all.
+    assert readings["a"]["accuracy_history"] == pytest.approx(0.9625)
+
+
+def test_last_visits_are_saved_and_a_checkpoint_without_them_is_refused(fit, batch, tmp_path):
+    steps = [batch(("a", rows_of(a)), ("b", rows_of(b))) for a, b in ((4, 1), (1, 3), (2, 2))]
+    make = lambda: RollingDifficulty(judged="last_visit")  # noqa: E731
+    _, whole = fit([make()], steps)
+    fit([make()], steps, stop_after=2, checkpoints=tmp_path)
+    _, resumed = fit([make()], steps, checkpoints=tmp_path, resume=True)
+    assert resumed.seen == whole.seen[2:]
+    assert resumed.seen[0]["hard"] == [1, 0]
+    with pytest.raises(ValueError, match="judged is 'last_visit', but the checkpoint"):
+        make().load_state_dict(RollingDifficulty().state_dict())
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"rise": 0.0}, {"fall": 1.5}, {"rise": float("nan")}, {"level": 0.0}]
+)
 def test_a_rate_outside_its_range_is_refused(arguments):
     (name,) = arguments
     with pytest.raises(ValueError, match=rf"{name} must be in \(0, 1\], got"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ceeh.callbacks.difficulty_targets import DifficultyTargets, expected_correct_target
+from ceeh.callbacks.difficulty_targets import DifficultyTargets, band, expected_correct_target
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,11 @@ def test_each_band_has_the_target_of_its_groups(outcome):
     }
     # The band is that of the group now at hand, not of an earlier one.
     assert read(targets, outcome("easy", (True, 5), (False, 5), (False, 5), (False, 5))) == [90.0]
+
+
+def test_a_third_is_hard_and_two_thirds_are_medium():
+    # As the released code: up to 1/3, up to 2/3, above.
+    assert [band(solved / 12) for solved in (0, 4, 5, 8, 9, 12)] == [0, 0, 1, 1, 2, 2]
 
 
 def test_only_the_last_groups_count(outcome):

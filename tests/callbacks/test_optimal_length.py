@@ -102,6 +102,18 @@ def test_a_first_visit_may_have_no_value_at_all(fit, batch):
     assert second == 5
 
 
+def test_the_own_groups_rule_forgets_every_visit(fit, batch):
+    steps = [
+        batch(("a", [(True, 9), (True, 5)]), ("b", [(True, 4)])),
+        batch(("a", [(True, 30), (False, 2)]), ("b", [(False, 1)])),
+    ]
+    _, module = fit([OptimalLength(rule="own_group")], steps)
+    first, second = (step["optimal_length"] for step in module.seen)
+    assert first == [5, 4]
+    assert second[0] == 30
+    assert math.isnan(second[1])  # no correct response: no anchor, whatever was known
+
+
 def test_resuming_with_another_rule_is_refused():
     with pytest.raises(ValueError, match="rule is 'minimum', but the checkpoint's lengths follow"):
         OptimalLength().load_state_dict(OptimalLength(rule="ema").state_dict())

@@ -55,6 +55,9 @@ class Recorder(OftenTruncated):
     def observe(self, outcome: GroupOutcome) -> None:
         self.calls.append(f"observe {outcome.uid}")
 
+    def after_step(self, outcomes: list[GroupOutcome]) -> None:
+        self.calls.append("after " + " ".join(outcome.uid for outcome in outcomes))
+
     def metrics(self) -> Mapping[str, float]:
         self.calls.append("metrics")
         return {"calls": float(len(self.calls))}
@@ -66,8 +69,8 @@ def test_prompts_are_read_before_the_step_and_observed_after_it(fit, batch, tiny
     tiny_module.training_step = lambda *args: (recorder.calls.append("step"), step(*args))[1]
     trainer, _ = fit([recorder], [batch(("a", [DONE]), ("b", [DONE]))], module=tiny_module)
     before = ["before a b", "read a", "read b"]
-    assert recorder.calls == [*before, "step", "observe a", "observe b", "metrics"]
-    assert trainer.callback_metrics["signal/calls"] == 7
+    assert recorder.calls == [*before, "step", "observe a", "observe b", "after a b", "metrics"]
+    assert trainer.callback_metrics["signal/calls"] == 8
 
 
 def test_each_prompt_gets_its_own_reading_as_float32_in_the_batch(fit, batch):
@@ -162,6 +165,7 @@ def failing(method, body):
         ),
         ("observe", lambda self, outcome: 1 / 0, "observe('a') failed with ZeroDivisionError: div"),
         ("before_step", lambda self, outcomes: outcomes[9], "before_step() failed with IndexError"),
+        ("after_step", lambda self, outcomes: outcomes[9], "after_step() failed with IndexError"),
         ("metrics", lambda self: {"x": "many"}, "metrics() failed with ValueError: could not conv"),
         ("read", lambda self, uid: 0.5, "read('a') returned 0.5, but the class declares writes"),
         ("read", lambda self, uid: None, "read('a') returned None, but the class declares writes"),
@@ -253,7 +257,8 @@ def test_outcomes_of_all_ranks_are_observed_in_rank_order(monkeypatch, batch, ti
     monkeypatch.setattr(tiny_module, "log_dict", lambda *args, **kwargs: None)
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     signal.on_train_batch_start(trainer, tiny_module, here, 0)
-    signal.on_train_batch_end(trainer, tiny_module, None, here, 0)
-    expected = ["before theirs mine", "read mine", "observe theirs", "observe mine", "metrics"]
-    assert signal.calls == expected
+    both = {"outcomes": [*other, *here.outcomes]}
+    signal.on_train_batch_end(trainer, tiny_module, both, here, 0)
+    after = ["observe theirs", "observe mine", "after theirs mine", "metrics"]
+    assert signal.calls == ["before theirs mine", "read mine", *after]
     assert here.signals["order"].shape == (1,)

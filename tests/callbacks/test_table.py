@@ -47,6 +47,12 @@ def test_a_uid_with_a_nul_is_named() -> None:
         filled({"a": 1.0, "a\0b": 1.0}).state_dict()
 
 
+def test_quantiles_are_of_the_known_values():
+    table = filled({"a": 0.0, "b": math.nan, "c": 1.0, "d": 0.5})
+    assert [table.quantile(level) for level in (0.25, 0.5, 1.0)] == [0.25, 0.5, 1.0]
+    assert math.isnan(QuestionTable().quantile(0.5))
+
+
 def test_means_ignore_unknown_values() -> None:
     table = filled({"a": 1.0, "b": math.nan, "c": 4.0})
     assert (table.mean(), table.fraction_below(2.0), len(table)) == (2.5, 0.5, 3)

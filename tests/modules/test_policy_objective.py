@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ceeh.config.settings import Entropy, Objective
+from ceeh.modules.entropy import explored
 from ceeh.modules.objective import ObjectiveTerms, SampledTokens, policy_objective
 
 DENOMINATOR = 37.0
-ANNEAL = 0.7
-METHODS = ["me", "ea", "uniform", "none"]
+LAMBDA = 0.007
+METHODS = ["me", "ea", "none"]
 SUMS = {
     "tokens", "tokens_hard", "tokens_easy", "policy_loss", "kl", "entropy", "entropy_hard",
     "entropy_easy", "entropy_bonus", "ratio", "abs_log_ratio", "mismatch_kl", "clipped_high", "clipped_low",
@@ -23,15 +24,15 @@ Given = tuple[Tensor, Tensor, SampledTokens]
 
 
 def settings(method: str, old_logprobs: str = "engine", **changes: Any) -> Objective:
-    # Coefficients large enough that no term hides behind another's rounding.
-    entropy = Entropy(method=method, coefficient=0.01)
     return replace(
-        Objective(entropy=entropy, old_logprobs=old_logprobs, kl_coefficient=0.1), **changes
+        Objective(entropy=Entropy(method=method), old_logprobs=old_logprobs, kl_coefficient=0.1),
+        **changes,
     )
 
 
-def rollouts(seed: int, count: int = 48) -> Given:
+def rollouts(seed: int, chosen: Objective | None = None, count: int = 48) -> Given:
     """Log-probs, entropy and the rest of `count` tokens in float64; half of them hard."""
+    chosen = chosen or settings("me")
     generator = torch.Generator().manual_seed(seed)
 
     def normal() -> Tensor:
@@ -39,45 +40,64 @@ def rollouts(seed: int, count: int = 48) -> Given:
 
     logprobs = -normal().abs() - 0.1
     old = logprobs + 0.7 * normal()
+    hard, importance = torch.arange(count).remainder(2).double(), torch.ones_like(old)
+    if chosen.old_logprobs == "trainer":
+        importance = normal().exp().clamp(max=chosen.importance_cap)
     sampled = SampledTokens(
         old_logprobs=old,
         engine_logprobs=old + 0.5 * normal(),
         reference_logprobs=logprobs + 0.3 * normal(),
+        mean_log_ratio=0.3 * normal() if chosen.ratio == "sequence" else None,
+        importance=importance,
         advantages=normal(),
-        hard=torch.arange(count).remainder(2).double(),
+        hard=hard,
+        # Large enough that no term hides behind another's rounding.
+        entropy_weights=LAMBDA * (1 + 4 * hard) * (chosen.entropy.method == "me"),
+        explored=explored(hard, chosen.entropy.method),
         weights=torch.rand(count, generator=generator, dtype=torch.float64) + 0.5,
     )
     return logprobs, normal().abs(), sampled
 
 
 def objective(given: Given, chosen: Objective) -> ObjectiveTerms:
-    return policy_objective(*given, denominator=DENOMINATOR, settings=chosen, anneal=ANNEAL)
+    return policy_objective(*given, denominator=DENOMINATOR, settings=chosen)
 
 
 def reference_objective(given: Given, chosen: Objective) -> tuple[float, dict]:
     """One python loop over tokens, every equation written out."""
     sums = dict.fromkeys(SUMS, 0.0)
     loss, method, sampled = 0.0, chosen.entropy.method, given[2]
-    columns = [*given[:2], *(getattr(sampled, each.name) for each in fields(sampled))]
-    for logprob, entropy, old, engine, reference, advantage, hard, weight in zip(
-        *map(Tensor.tolist, columns), strict=True
+    for index, (logprob, entropy) in enumerate(
+        zip(given[0].tolist(), given[1].tolist(), strict=True)
     ):
-        added, coefficient = 0.0, 0.0
-        if method == "ea" and hard:
-            added = min(0.4 * entropy, abs(advantage) / 2)
-        elif method in ("me", "uniform"):
-            coefficient = 0.01 * ANNEAL * (5.0 if hard and method == "me" else 1.0)
+        token = {
+            each.name: None
+            if (values := getattr(sampled, each.name)) is None
+            else values[index].item()
+            for each in fields(sampled)
+        }
+        old, engine, advantage = (
+            token[name] for name in ("old_logprobs", "engine_logprobs", "advantages")
+        )
+        hard, reference = token["hard"], token["reference_logprobs"]
+        added = min(0.4 * entropy, abs(advantage) / 2) if method == "ea" and hard else 0.0
+        coefficient = LAMBDA * (5 if hard else 1) if method == "me" else 0.0
         ratio, total = math.exp(logprob - old), advantage + added
-        gain = min(ratio * total, min(max(ratio, 0.8), 1.28) * total)
-        if total < 0 and chosen.dual_clip is not None:
-            sums["dual_clipped"] += ratio > chosen.dual_clip
-            gain = max(gain, chosen.dual_clip * total)
-        importance, trainer = 1.0, logprob
+        if chosen.ratio == "sequence":
+            ratio = math.exp(token["mean_log_ratio"])
+        clipped = min(max(ratio, 0.8), 1.28)
+        gain, dual = min(ratio * total, clipped * total), chosen.dual_clip
+        if chosen.policy_loss == "cispo":
+            gain, dual = clipped * total * logprob, None
+        sums["dual_clipped"] += dual is not None and advantage < 0 and ratio > dual
+        if total < 0 and dual is not None:
+            gain = max(gain, dual * total)
+        importance, trainer = token["importance"], logprob
         if chosen.old_logprobs == "trainer":
-            importance, trainer = min(math.exp(old - engine), 2.0), old
-            sums["importance_truncated"] += math.exp(old - engine) > 2.0
+            trainer = old
+            sums["importance_truncated"] += importance >= 2.0
         kl = math.exp(reference - logprob) - (reference - logprob) - 1
-        loss += weight * (-importance * gain + 0.1 * kl - coefficient * entropy)
+        loss += token["weights"] * (-importance * gain + 0.1 * kl - coefficient * entropy)
         for name, value in {
             "tokens": 1,
             "tokens_hard": hard,
@@ -89,7 +109,7 @@ def reference_objective(given: Given, chosen: Objective) -> tuple[float, dict]:
             "entropy_easy": (1 - hard) * entropy,
             "entropy_bonus": coefficient * entropy + added,
             "ratio": ratio,
-            "abs_log_ratio": abs(math.log(ratio)),
+            "abs_log_ratio": abs(logprob - old),
             "mismatch_kl": math.exp(trainer - engine) - (trainer - engine) - 1,
             "clipped_high": advantage > 0 and ratio > 1.28,
             "clipped_low": advantage < 0 and ratio < 0.8,
@@ -98,15 +118,25 @@ def reference_objective(given: Given, chosen: Objective) -> tuple[float, dict]:
     return loss / DENOMINATOR, sums
 
 
-@pytest.mark.parametrize("dual_clip", [2.0, None])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dual_clip": 2.0},
+        {"dual_clip": None},
+        {"policy_loss": "cispo"},
+        {"ratio": "sequence"},
+        {"ratio": "sequence", "policy_loss": "cispo"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("old_logprobs", ["engine", "trainer"])
 @pytest.mark.parametrize("method", METHODS)
 def test_loss_and_metrics_agree_with_a_slow_loop(
-    method: str, old_logprobs: str, dual_clip: float | None
+    method: str, old_logprobs: str, changes: dict[str, Any]
 ):
-    chosen = settings(method, old_logprobs, dual_clip=dual_clip)
+    chosen = settings(method, old_logprobs, **changes)
     for seed in range(2):
-        given = rollouts(seed)
+        given = rollouts(seed, chosen)
         terms = objective(given, chosen)
         loss, sums = reference_objective(given, chosen)
         assert terms.loss.item() == pytest.approx(loss, rel=1e-9)
@@ -117,25 +147,28 @@ def test_loss_and_metrics_agree_with_a_slow_loop(
 
 def test_literal_case():
     # One response token: ratio 1, A = 0.5, H = 2, hard, no KL; 4 tokens in the optimizer step.
-    # ME: (-0.5 - 5 * 0.01 * 0.7 * 2) / 4 = -0.57 / 4 = -0.1425.
+    # ME, lambda 0.035: (-0.5 - 0.035 * 2) / 4 = -0.57 / 4 = -0.1425.
     # EA: A + min(0.4 * 2, 0.5 / 2) = 0.75; -0.75 / 4 = -0.1875. None: -0.5 / 4.
     one = torch.tensor([-1.0])
-    sampled = SampledTokens(
-        old_logprobs=one,
-        engine_logprobs=one,
-        reference_logprobs=None,
-        advantages=torch.tensor([0.5]),
-        hard=torch.ones(1),
-        weights=torch.ones(1),
-    )
     for method, expected in {"me": -0.1425, "ea": -0.1875, "none": -0.125}.items():
+        sampled = SampledTokens(
+            old_logprobs=one,
+            engine_logprobs=one,
+            reference_logprobs=None,
+            mean_log_ratio=None,
+            importance=torch.ones(1),
+            advantages=torch.tensor([0.5]),
+            hard=torch.ones(1),
+            entropy_weights=torch.tensor([0.035 if method == "me" else 0.0]),
+            explored=explored(torch.ones(1), method),
+            weights=torch.ones(1),
+        )
         terms = policy_objective(
             one,
             torch.tensor([2.0]),
             sampled,
             denominator=torch.tensor(4.0),
             settings=settings(method, kl_coefficient=0.0),
-            anneal=ANNEAL,
         )
         assert terms.loss.item() == pytest.approx(expected)
         assert "kl" not in terms.metrics
@@ -146,7 +179,8 @@ def test_literal_case():
 def test_order_and_split_of_the_tokens_change_neither_loss_nor_gradient_nor_metrics(
     method: str, old_logprobs: str
 ):
-    chosen, (logprobs, entropy, sampled) = settings(method, old_logprobs), rollouts(3)
+    chosen = settings(method, old_logprobs)
+    logprobs, entropy, sampled = rollouts(3, chosen)
     leaves = [logprobs.requires_grad_(), entropy.requires_grad_()]
     whole = objective((logprobs, entropy, sampled), chosen)
     expected = torch.autograd.grad(whole.loss, leaves, allow_unused=True, materialize_grads=True)
@@ -172,22 +206,21 @@ def with_logits(given: Given, logits: Tensor) -> Given:
     return logprobs, -(log_p.exp() * log_p).sum(-1), given[2]
 
 
-@pytest.mark.parametrize(("method", "factor"), [("me", 5.0), ("uniform", 1.0)])
-def test_the_me_bonus_adds_exactly_the_gradient_of_minus_lambda_times_the_entropy(
-    method: str, factor: float
-):
+def test_the_me_bonus_adds_exactly_the_gradient_of_minus_lambda_times_the_entropy():
     generator = torch.Generator().manual_seed(5)
     logits = torch.randn(48, 6, generator=generator, dtype=torch.float64).requires_grad_()
-    given = with_logits(rollouts(5), logits)
+    chosen = settings("me")
+    given = with_logits(rollouts(5, chosen), logits)
+    plain = *given[:2], replace(given[2], entropy_weights=torch.zeros(48).double())
     with_bonus, without = (
-        torch.autograd.grad(objective(given, settings(each)).loss, logits, retain_graph=True)[0]
-        for each in (method, "none")
+        torch.autograd.grad(objective(each, chosen).loss, logits, retain_graph=True)[0]
+        for each in (given, plain)
     )
     expected = torch.zeros(48, 6, dtype=torch.float64)
     for n, z in enumerate(logits.tolist()):
         log_z = math.log(sum(math.exp(value) for value in z))
         entropy = -sum(math.exp(value - log_z) * (value - log_z) for value in z)
-        weight = 0.01 * ANNEAL * (factor if given[2].hard[n] else 1.0)
+        weight = LAMBDA * (5.0 if given[2].hard[n] else 1.0)
         for v, value in enumerate(z):
             # dH/dz_v = -p_v (log p_v + H)
             slope = -math.exp(value - log_z) * (value - log_z + entropy)
@@ -197,20 +230,20 @@ def test_the_me_bonus_adds_exactly_the_gradient_of_minus_lambda_times_the_entrop
 
 
 def test_ea_changes_the_policy_gradient_of_hard_tokens_alone():
-    given = rollouts(7)
-    given[0].requires_grad_()
-    by_ea, plain = (
-        torch.autograd.grad(objective(given, settings(each)).loss, given[0])[0]
-        for each in ("ea", "none")
-    )
-    changed = by_ea != plain
+    by_ea, plain = (rollouts(7, settings(each)) for each in ("ea", "none"))
+    gradients = []
+    for given in (by_ea, plain):
+        given[0].requires_grad_()
+        loss = objective(given, settings("ea")).loss
+        gradients += torch.autograd.grad(loss, given[0])
+    changed = gradients[0] != gradients[1]
     assert changed.any()
-    assert not changed[given[2].hard == 0].any()
+    assert not changed[by_ea[2].hard == 0].any()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_only_the_log_probs_and_under_me_the_entropy_get_a_gradient(method: str):
-    given = rollouts(8)
+    given = rollouts(8, settings(method, "trainer"))
     leaves = {
         "logprobs": given[0],
         "entropy": given[1],
@@ -225,7 +258,7 @@ def test_only_the_log_probs_and_under_me_the_entropy_get_a_gradient(method: str)
         for name, gradient in zip(leaves, gradients, strict=True)
         if gradient is not None and gradient.any()
     }
-    with_entropy = {"logprobs", "entropy"} if method in ("me", "uniform") else {"logprobs"}
+    with_entropy = {"logprobs", "entropy"} if method == "me" else {"logprobs"}
     assert reached == with_entropy
     assert not any(value.requires_grad for value in terms.metrics.values())
 

@@ -16,7 +16,12 @@ from ceeh.modules.batching import microbatches
 from ceeh.modules.objective import SampledTokens, policy_objective
 from ceeh.modules.policy import Policy
 from ceeh.modules.timing import StepClock
-from ceeh.modules.update import GradientResult, UpdateInputs, accumulate_gradients
+from ceeh.modules.update import (
+    GradientResult,
+    UpdateInputs,
+    accumulate_gradients,
+    update_inputs,
+)
 
 TEMPERATURE, MOST = 0.7, 16
 
@@ -47,12 +52,20 @@ def denominator(batch: RolloutBatch, settings: Objective) -> Tensor:
 
 
 def inputs(batch: RolloutBatch, settings: Objective) -> UpdateInputs:
-    return UpdateInputs(
-        old_logprobs=batch.engine_logprobs + 0.1 * batch.response_mask,
-        advantages=torch.tensor([0.7, -0.4, 1.2, -0.9, 0.3]),
-        hard=torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0]),
+    """Old log-probs and entropies as a forward pass before the update might give them."""
+    generator = torch.Generator().manual_seed(1)
+    before = (
+        batch.engine_logprobs + 0.1 * batch.response_mask,
+        torch.rand(batch.engine_logprobs.shape, generator=generator),
+    )
+    return update_inputs(
+        batch,
+        torch.tensor([0.7, -0.4, 1.2, -0.9, 0.3]),
+        torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0]),
         settings=settings,
-        anneal=0.5,
+        progress=0.5,
+        forward=lambda: before,
+        total=lambda value: value,
     )
 
 
@@ -104,12 +117,23 @@ def reference_update(
     with torch.no_grad():
         reference = of_tokens(log_softmax(AutoModelForCausalLM.from_pretrained(start)))
     given = inputs(batch, settings)
+    everywhere = torch.ones_like(batch.engine_logprobs)
+    old, bonus = pick(given.old_logprobs), given.bonus_mask
+    chosen = pick(everywhere if bonus is None else bonus.float())
+    mean_log_ratio = None
+    if settings.ratio == "sequence":
+        log_ratio = of_tokens(log_p).detach() - old
+        mean_log_ratio = torch.stack([log_ratio[row == r].mean() for r in row])
     sampled = SampledTokens(
-        old_logprobs=pick(given.old_logprobs),
+        old_logprobs=old,
         engine_logprobs=pick(batch.engine_logprobs),
         reference_logprobs=reference if settings.kl_coefficient > 0 else None,
+        mean_log_ratio=mean_log_ratio,
+        importance=pick(everywhere if given.importance is None else given.importance),
         advantages=given.advantages[row],
         hard=given.hard[row],
+        entropy_weights=given.entropy_weights[row] * chosen,
+        explored=given.explored[row] * chosen,
         weights=row_weights(batch.lengths, settings.aggregation)[row],
     )
     terms = policy_objective(
@@ -118,7 +142,6 @@ def reference_update(
         sampled,
         denominator=denominator(batch, settings),
         settings=settings,
-        anneal=given.anneal,
     )
     terms.loss.backward()
     gradients = [weight.grad for weight in policy.trainable if weight.grad is not None]
@@ -135,7 +158,21 @@ OBJECTIVES = {
     "constant, trainer's": Objective(
         entropy=Entropy(method="uniform"), aggregation="constant", old_logprobs="trainer"
     ),
-}
+    "gspo": Objective(
+        entropy=Entropy(method="none"), aggregation="sequence_mean", ratio="sequence", clip_high=5.0,
+        dual_clip=None, kl_coefficient=0.0,
+    ),
+    "cispo, masked": Objective(
+        policy_loss="cispo", old_logprobs="trainer", importance="sequence_mask",
+        entropy=Entropy(method="hard_only", coefficient=0.05), kl_coefficient=0.0,
+    ),
+    "top tokens": Objective(
+        entropy=Entropy(method="uniform_mean", coefficient=0.05, top_fraction=0.4), kl_coefficient=0.0,
+    ),
+    "ea on all top tokens": Objective(
+        entropy=Entropy(method="ea_all", top_fraction=0.4), kl_coefficient=0.0
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("rank", [0, 2], ids=["full", "lora"])
@@ -154,6 +191,14 @@ def test_chunks_and_micro_batches_give_the_gradient_of_full_logits(
         sums = found.sums | {"loss": found.loss}
         assert sums == pytest.approx(expected, rel=1e-4, abs=1e-5)
         assert not found.not_finite.any()
+        assert float(found.entropy.sum()) == pytest.approx(found.sums["entropy"], rel=1e-5)
+
+
+def test_the_entropy_of_a_row_is_the_sum_over_its_tokens(tiny_model_dir: Path) -> None:
+    batch, policy = ragged(), make(tiny_model_dir, 0, 4)
+    found, _ = updated(policy, batch, OBJECTIVES["me"], 24)
+    of_tokens = policy(batch.token_ids, batch.response_mask)[1]
+    torch.testing.assert_close(found.entropy, of_tokens.sum(1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("filler", [float("nan"), float("inf")])

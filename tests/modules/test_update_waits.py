@@ -54,7 +54,7 @@ def counted(policy: Policy, settings: Objective, monkeypatch: pytest.MonkeyPatch
             clock=StepClock(),
         )
     assert len(micro) >= 3
-    passes = len(micro) * (2 if settings.kl_coefficient > 0 else 1)
+    passes = len(micro) * (1 + (settings.kl_coefficient > 0) + (settings.ratio == "sequence"))
     waits.counts["_local_scalar_dense"] -= 0 if policy.packs else MASK_CHECKS * passes
     return +waits.counts
 
@@ -64,6 +64,9 @@ SETTINGS = {
     "ea": Objective(entropy=Entropy(method="ea"), kl_coefficient=0.0),
     "sequence mean, trainer's": Objective(
         aggregation="sequence_mean", old_logprobs="trainer", kl_coefficient=0.0
+    ),
+    "sequence ratio, top tokens": Objective(
+        ratio="sequence", entropy=Entropy(method="me", top_fraction=0.5), kl_coefficient=0.0
     ),
 }
 

@@ -1,7 +1,12 @@
 """Length rewards, as YAML names them: `class_path: ceeh.modules.shaping.OptimalLengthPenalty`."""
 
+from ceeh.modules.shaping.adaptive_target import (
+    CalibratedLength,
+    EfficiencyBalance,
+    ExperienceLimit,
+)
 from ceeh.modules.shaping.base import MeasuredShaping, NoShaping, Shaping, ShapingInputs
-from ceeh.modules.shaping.optimal_length import OptimalLengthPenalty
+from ceeh.modules.shaping.optimal_length import BudgetPenalty, OptimalLengthPenalty
 from ceeh.modules.shaping.reference_length import (
     AdaptivePenalty,
     HistoryAware,
@@ -13,6 +18,10 @@ from ceeh.modules.shaping.token_limits import LengthLimit, SoftOverlong, TargetL
 
 __all__ = [
     "AdaptivePenalty",
+    "BudgetPenalty",
+    "CalibratedLength",
+    "EfficiencyBalance",
+    "ExperienceLimit",
     "HistoryAware",
     "LengthLimit",
     "LengthPenalty",

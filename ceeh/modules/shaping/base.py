@@ -15,19 +15,22 @@ from torch import Tensor
 
 from ceeh.data.batch import RolloutBatch
 from ceeh.modules.advantages import group_mean
+from ceeh.types import Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapingInputs:
     """The rows of one rollout step and the signals of their prompts.
 
-    `progress` is the share of the run's rollout steps already done, in [0, 1).
+    `answered` is False where there was no answer to grade. `progress` is the share of the run's rollout
+    steps already done, in [0, 1).
     """
 
     scores: Float[Tensor, " R"]
     correct: Bool[Tensor, " R"]
     lengths: Int[Tensor, " R"]
     finished: Bool[Tensor, " R"]
+    answered: Bool[Tensor, " R"]
     group: Int[Tensor, " R"]
     num_prompts: int
     signals: Mapping[str, Float[Tensor, " P"]]
@@ -36,11 +39,17 @@ class ShapingInputs:
     @classmethod
     def of(cls, batch: RolloutBatch, progress: float) -> "ShapingInputs":
         finished = [flag for outcome in batch.outcomes for flag in outcome.finished]
+        answered = [
+            verdict.outcome is not Outcome.NO_ANSWER
+            for scored in batch.groups
+            for verdict in scored.verdicts
+        ]
         return cls(
             scores=batch.scores,
             correct=batch.correct,
             lengths=batch.lengths,
             finished=torch.tensor(finished, device=batch.correct.device),
+            answered=torch.tensor(answered, device=batch.correct.device),
             group=batch.group,
             num_prompts=batch.num_prompts,
             signals=batch.signals,

@@ -101,6 +101,7 @@ def trial_inputs(reads: tuple[str, ...]) -> ShapingInputs:
         correct=correct,
         lengths=torch.tensor([3, 5, 9, 4, 4, 9]),
         finished=torch.tensor([True, True, False, True, True, False]),
+        answered=torch.tensor([True, True, False, True, True, False]),
         group=torch.tensor([0, 0, 0, 1, 1, 1]),
         num_prompts=2,
         signals={name: torch.ones(2) for name in reads},

@@ -102,18 +102,21 @@ def step_reward(
 
 @dataclass(frozen=True, kw_only=True)
 class TargetLength:
-    """LASER-D: R_total = score + `bonus` where `step_reward`; a wrong response gets -`wrong` instead of 0.
+    """LASER-D: R_total = score + `bonus` where `step_reward`; a wrong response gets -`wrong` instead of 0,
+    and one without an answer -`no_answer`.
 
-    The target is the signal `target_length` of `DifficultyTargets`; 0.5 and 0.5 are published. A
-    score between 0 and 1 counts in proportion. Raises ValueError for negative arguments.
+    The target is the signal `target_length` of `DifficultyTargets`; 0.5 and 0.5 are published, 1 for no
+    answer is the released code's. A score between 0 and 1 counts in proportion. Raises ValueError for
+    negative arguments.
     """
 
     bonus: float = 0.5
     wrong: float = 0.5
+    no_answer: float = 1.0
     target_signal: str = "target_length"
 
     def __post_init__(self) -> None:
-        check_at_least_zero(bonus=self.bonus, wrong=self.wrong)
+        check_at_least_zero(bonus=self.bonus, wrong=self.wrong, no_answer=self.no_answer)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -122,5 +125,6 @@ class TargetLength:
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         targets = inputs.signal(self.target_signal)
         short = step_reward(inputs.correct, inputs.lengths, targets)
-        scores = inputs.scores - self.wrong * (1 - inputs.scores)
+        wrong = torch.where(inputs.answered, self.wrong, self.no_answer)
+        scores = inputs.scores - wrong * (1 - inputs.scores)
         return scores + self.bonus * short.to(inputs.scores.dtype)

@@ -11,7 +11,11 @@ from ceeh.config.component import Component
 from ceeh.errors import ConfigError
 from ceeh.modules.metrics import row_means
 from ceeh.modules.shaping.base import NoShaping, Shaping, ShapingInputs
-from ceeh.modules.shaping.optimal_length import OptimalLengthPenalty, not_worse_than_history
+from ceeh.modules.shaping.optimal_length import (
+    BudgetPenalty,
+    OptimalLengthPenalty,
+    not_worse_than_history,
+)
 from ceeh.modules.shaping.reference_length import (
     AdaptivePenalty,
     HistoryAware,
@@ -38,6 +42,7 @@ def inputs(
         correct=torch.tensor(correct).bool(),
         lengths=torch.tensor(lengths),
         finished=torch.ones(len(correct), dtype=torch.bool),
+        answered=torch.ones(len(correct), dtype=torch.bool),
         group=torch.tensor(group),
         num_prompts=len(unknown),
         signals={
@@ -65,6 +70,7 @@ def ragged(seed: int, num_prompts: int = 6) -> ShapingInputs:
         correct=correct,
         lengths=torch.randint(1, 400, (len(group),), generator=generator),
         finished=uniform(len(group)) < 0.9,
+        answered=correct | (uniform(len(group)) < 0.8),
         group=group,
         num_prompts=num_prompts,
         signals={"optimal_length": optimal, "accuracy_history": history},
@@ -73,7 +79,7 @@ def ragged(seed: int, num_prompts: int = 6) -> ShapingInputs:
 
 
 def rows(given: ShapingInputs, order: Tensor) -> ShapingInputs:
-    names = ("scores", "correct", "lengths", "finished", "group")
+    names = ("scores", "correct", "lengths", "finished", "answered", "group")
     return replace(given, **{name: getattr(given, name)[order] for name in names})
 
 
@@ -89,6 +95,20 @@ def rows(given: ShapingInputs, order: Tensor) -> ShapingInputs:
             [1.0, 0.95, 0.1, 0.0, 1.02],
         ),
         (OptimalLengthPenalty(), inputs([1, 1], [10, 900], [0, 0]), [1.0, 1.0]),
+        # The floor before beta: 1 - 0.1 * 0.5; 1 - 0.1 * 0.9 where the term is -11; below L_x as ever.
+        (
+            OptimalLengthPenalty(floor_on="unscaled"),
+            inputs([1, 1, 1], [150, 1200, 80], [0, 0, 0], [100.0], [0.5]),
+            [0.95, 0.91, 1.02],
+        ),
+        # B = 1.5 * 100. Up to it nothing, below it nothing; 1 - 0.4 * 30 / 150; 1 - 0.4 * 2; at least
+        # 1 - 0.9; wrong 0; no budget, no term.
+        (
+            BudgetPenalty(beta=0.4, kappa=1.5),
+            inputs([1, 1, 1, 1, 1, 0, 1], [150, 20, 180, 450, 990, 990, 990], [0] * 6 + [1],
+                   [100.0, NAN]),
+            [1.0, 1.0, 0.92, 0.2, 0.1, 0.0, 1.0],
+        ),
         # Prompt 0: mean 200, std 100 of its correct ones, z = -1 and 1; sigmoid 0.26894 and
         # 0.73106. 1 - 0.2 * 0.26894; 1 - 0.2 * 0.73106. Prompt 1: one response, 1 - 0.2 / 2.
         (
@@ -136,11 +156,12 @@ def rows(given: ShapingInputs, order: Tensor) -> ShapingInputs:
             inputs([1, 1, 0, 0, 0], [160, 170, 160, 200, 230], [0] * 5),
             [1.0, 0.75, -1.0, -2.0, -2.0],
         ),
-        # Target 100: correct within it 1 + 0.5, correct beyond it 1, wrong -0.5 however short.
+        # Target 100: correct within it 1 + 0.5, correct beyond it 1, wrong -0.5 however short, no answer -1.
         (
             TargetLength(target_signal="optimal_length"),
-            inputs([1, 1, 0], [100, 101, 50], [0, 0, 0], [100.0]),
-            [1.5, 1.0, -0.5],
+            replace(inputs([1, 1, 0, 0], [100, 101, 50, 50], [0] * 4, [100.0]),
+                    answered=torch.tensor([True, True, True, False])),
+            [1.5, 1.0, -0.5, -1.0],
         ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Shaping) else "",
@@ -151,13 +172,15 @@ def test_literal_case(shaping: Shaping, given: ShapingInputs, expected: list[flo
 
 def reference(shaping: Shaping, given: ShapingInputs) -> list[float]:
     """A python loop over rows, formulas written out."""
-    columns = (given.group, given.correct, given.lengths, given.scores, given.finished)
+    columns = (
+        given.group, given.correct, given.lengths, given.scores, given.finished, given.answered
+    )  # fmt: skip
     table = list(zip(*map(Tensor.tolist, columns), strict=True))
     return [reference_row(shaping, given, table, row) for row in table]
 
 
 def reference_row(shaping: Shaping, given: ShapingInputs, table: list, row: tuple) -> float:
-    prompt, correct, length, score, finished = row
+    prompt, correct, length, score, finished, answered = row
     every = [tokens for other, _, tokens, *_ in table if other == prompt]
     solved = [tokens for other, right, tokens, *_ in table if other == prompt and right]
     accuracy = len(solved) / len(every)
@@ -190,7 +213,10 @@ def reference_row(shaping: Shaping, given: ShapingInputs, table: list, row: tupl
     elif isinstance(shaping, SoftOverlong):
         score = 2 * score - 1 - min(max((length - 300) / 100, 0.0), 1.0)
     elif isinstance(shaping, TargetLength):
-        score = score - 0.5 * (1 - score) + (0.5 if correct and length <= optimal else 0.0)
+        wrong = 0.5 if answered else 1.0
+        score = score - wrong * (1 - score) + (0.5 if correct and length <= optimal else 0.0)
+    elif isinstance(shaping, BudgetPenalty) and correct and not math.isnan(optimal):
+        score -= min(0.9, 0.3 * max(0.0, length / (2 * optimal) - 1))
     return score
 
 
@@ -198,6 +224,7 @@ SHAPINGS: list[Shaping] = [
     OptimalLengthPenalty(),
     OptimalLengthPenalty(gate=False),
     LengthPenalty(alpha=0.4),
+    BudgetPenalty(beta=0.3, kappa=2.0),
     HistoryAware(),
     SampleOptimalLength(),
     AdaptivePenalty(beta=0.5, max_response_tokens=400),
@@ -228,15 +255,26 @@ def test_a_correct_response_is_never_worth_less_for_being_shorter_than_all(shapi
     assert rewards[0] > rewards[1] or isinstance(shaping, SoftOverlong)
 
 
+def test_the_budgets_coefficient_may_be_a_signal():
+    given = inputs([1, 1], [200, 200], [0, 1], [100.0, 100.0])
+    given = replace(given, signals=given.signals | {"mine": torch.tensor([0.1, 0.5])})
+    rewards = BudgetPenalty(beta_signal="mine")(given)
+    torch.testing.assert_close(rewards, torch.tensor([0.9, 0.5]))
+
+
 @pytest.mark.parametrize(
-    ("history", "expected"),
-    [(0.4, 0.9), (0.5, 0.9), (0.6, 1.0), (NAN, 0.9)],
+    ("history", "expected", "strict"),
+    [(0.4, 0.9, 0.9), (0.5, 0.9, 1.0), (0.6, 1.0, 1.0), (NAN, 0.9, 0.9)],
     ids=["better", "equal", "worse", "first-visit"],
 )
-def test_gate_closes_for_a_prompt_that_is_worse_than_its_history(history: float, expected: float):
+def test_gate_closes_for_a_prompt_that_is_worse_than_its_history(
+    history: float, expected: float, strict: float
+):
     # Acc = 1/2. The correct response is 200 long against 100: 1 - 0.1 where the gate is open.
     given = inputs([1, 0], [200, 50], [0, 0], [100.0], [history])
     torch.testing.assert_close(OptimalLengthPenalty()(given), torch.tensor([expected, 0.0]))
+    narrow = OptimalLengthPenalty(strict_gate=True)(given)
+    torch.testing.assert_close(narrow, torch.tensor([strict, 0.0]))
     ungated = OptimalLengthPenalty(gate=False)(given)
     torch.testing.assert_close(ungated, torch.tensor([0.9, 0.0]))
 
@@ -249,8 +287,9 @@ def test_equal_to_its_history_opens_the_gate_for_every_fraction(dtype: torch.dty
         for _ in range(50):
             history = 0.95 * history + 0.05 * (solved / size)
         accuracy = torch.tensor([solved, solved - 1], dtype=torch.float64) / size
-        is_open = not_worse_than_history(accuracy, torch.tensor([history] * 2, dtype=dtype))
-        assert is_open.tolist() == [True, False], (solved, size)
+        past = torch.tensor([history] * 2, dtype=dtype)
+        assert not_worse_than_history(accuracy, past).tolist() == [True, False], (solved, size)
+        assert not not_worse_than_history(accuracy, past, strict=True).any(), (solved, size)
 
 
 def test_gate_and_penalty_are_logged_as_means_over_the_rows_of_all_ranks():
@@ -310,6 +349,9 @@ def test_a_missing_signal_is_named_with_the_cure():
         ("OptimalLengthPenalty", {"beta": NAN}, "beta must be a finite number"),
         ("OptimalLengthPenalty", {"floor": 1.5}, r"floor must be in \(0, 1\], got 1.5"),
         ("OptimalLengthPenalty", {"gate": "no"}, "gate"),
+        ("OptimalLengthPenalty", {"strict_gate": 1}, "strict_gate"),
+        ("OptimalLengthPenalty", {"floor_on": "beta"}, "floor_on must be .*scaled, unscaled"),
+        ("BudgetPenalty", {"kappa": -1.0}, "kappa must be a finite number"),
         ("LengthPenalty", {"alpha": 1.0}, r"alpha must be in \[0, 1\), got 1.0"),
         ("HistoryAware", {"weight": 1.5}, r"weight must be in \[0, 1\], got 1.5"),
         ("SampleOptimalLength", {"beta": -1.0}, "beta must be a finite number"),

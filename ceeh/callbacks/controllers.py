@@ -1,0 +1,173 @@
+"""Controllers: coefficients that follow what the run measures, as signals that all questions share.
+
+`objective.shaping.init_args.beta_signal` or `objective.entropy.coefficient_signal` names the signal. A
+coefficient used in a step comes from the steps before it.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from ceeh.callbacks.signal import SignalCallback
+from ceeh.types import GroupOutcome
+
+
+class Controller(SignalCallback, ABC):
+    """Abstract: a coefficient that becomes clip(`updated`, 0, maximum) after each step.
+
+    A subclass names its signal in `writes` and gives `updated`; it names further state than the coefficient
+    in `state`. All ranks see the same outcomes, so their coefficients agree. Raises ValueError for a `start`
+    outside [0, maximum].
+    """
+
+    writes: tuple[str, ...] = ()
+    state: tuple[str, ...] = ("coefficient",)
+
+    def __init__(self, start: float, maximum: float) -> None:
+        if not 0 <= start <= maximum < math.inf:
+            raise ValueError(f"start must be from 0 to maximum, got {start} with maximum {maximum}")
+        self.coefficient = start
+        self.maximum = maximum
+
+    @abstractmethod
+    def updated(self, outcomes: Sequence[GroupOutcome]) -> float:
+        """The coefficient after a step with these groups, before it is clipped."""
+
+    def read(self, uid: str) -> Mapping[str, float]:
+        return dict.fromkeys(self.writes, self.coefficient)
+
+    def observe(self, outcome: GroupOutcome) -> None:
+        """A controller looks at whole steps."""
+
+    def after_step(self, outcomes: Sequence[GroupOutcome]) -> None:
+        self.coefficient = min(max(self.updated(outcomes), 0.0), self.maximum)
+
+    def metrics(self) -> Mapping[str, float]:
+        return dict.fromkeys(self.writes, self.coefficient)
+
+
+class LengthByAccuracy(Controller):
+    """`length_coefficient`: the length penalty grows while accuracy stays within `slack` of its reference.
+
+        beta <- clip(beta + rate (Acc - (reference - slack)), 0, maximum)
+
+    Acc is the step's mean accuracy; without a `reference` it is that of the first `reference_steps` steps,
+    during which beta stays. After A-DLP's rule, https://arxiv.org/abs/2505.18298, which has no slack and no
+    maximum. Raises ValueError for arguments out of range.
+    """
+
+    writes = ("length_coefficient",)
+    state = ("coefficient", "reference", "first")
+
+    def __init__(
+        self,
+        start: float = 0.1,
+        rate: float = 0.05,
+        slack: float = 0.01,
+        maximum: float = 1.0,
+        reference: float | None = None,
+        reference_steps: int = 5,
+    ) -> None:
+        super().__init__(start, maximum)
+        if not (rate > 0 and 0 <= slack < 1 and reference_steps >= 1):
+            raise ValueError(
+                "rate > 0, 0 <= slack < 1 and reference_steps >= 1 are needed, got "
+                f"rate {rate}, slack {slack}, reference_steps {reference_steps}"
+            )
+        self.rate = rate
+        self.slack = slack
+        self.reference = reference
+        self.reference_steps = reference_steps
+        self.first: list[float] = []
+
+    def updated(self, outcomes: Sequence[GroupOutcome]) -> float:
+        accuracy = fmean(outcome.accuracy for outcome in outcomes)
+        if self.reference is None:
+            self.first.append(accuracy)
+            if len(self.first) == self.reference_steps:
+                self.reference = fmean(self.first)
+            return self.coefficient
+        return self.coefficient + self.rate * (accuracy - (self.reference - self.slack))
+
+
+def step_entropy(outcomes: Sequence[GroupOutcome], *, hard: bool = False) -> float:
+    """Nats per response token of the groups that were trained on, or of the hard ones; NaN without any."""
+    weighted = [
+        (sum(each.lengths) * (each.hard if hard else 1.0), each.entropy)
+        for each in outcomes
+        if math.isfinite(each.entropy)
+    ]
+    weighted = [(tokens, entropy) for tokens, entropy in weighted if tokens > 0]  # drops NaN, too
+    total = sum(tokens for tokens, _ in weighted)
+    return sum(tokens * entropy for tokens, entropy in weighted) / total if total else math.nan
+
+
+class AnchoredEntropy(Controller):
+    """`entropy_coefficient`: holds the entropy of hard questions at a fraction of its starting value.
+
+        lambda <- clip(lambda + rate (fraction H0 - H), 0, maximum)
+
+    H is the step's entropy of the questions that `objective.hard_signal` marks, in nats per token, and H0
+    its first value. A step without one changes nothing. After AER, https://arxiv.org/abs/2510.10959, and
+    SIREN, https://arxiv.org/abs/2509.25133, which anchor the entropy of all questions. Raises ValueError for
+    arguments out of range.
+    """
+
+    writes = ("entropy_coefficient",)
+    state = ("coefficient", "anchor")
+
+    def __init__(
+        self,
+        start: float = 0.001,
+        rate: float = 0.001,
+        fraction: float = 0.8,
+        maximum: float = 0.01,
+    ) -> None:
+        super().__init__(start, maximum)
+        if not (rate > 0 and fraction > 0):
+            raise ValueError(f"rate and fraction must be above 0, got {rate} and {fraction}")
+        self.rate = rate
+        self.fraction = fraction
+        self.anchor: float | None = None
+
+    def updated(self, outcomes: Sequence[GroupOutcome]) -> float:
+        entropy = step_entropy(outcomes, hard=True)
+        if math.isnan(entropy):
+            return self.coefficient
+        if self.anchor is None:
+            self.anchor = entropy
+        return self.coefficient + self.rate * (self.fraction * self.anchor - entropy)
+
+
+class SkyworkEntropy(Controller):
+    """`entropy_coefficient`: c while the entropy is at most `target`, else 0; c moves by `step` each step.
+
+        c <- clip(c + step, 0, maximum) where H <= target, else clip(c - step, 0, maximum)
+
+    H is the last step's entropy over all response tokens, in nats. Skywork-OR1's adaptive entropy control,
+    https://arxiv.org/abs/2505.22312, has no maximum. Raises ValueError for arguments out of range.
+    """
+
+    writes = ("entropy_coefficient",)
+    state = ("coefficient", "entropy")
+
+    def __init__(
+        self, target: float = 0.2, step: float = 0.005, start: float = 0.0, maximum: float = 0.1
+    ) -> None:
+        super().__init__(start, maximum)
+        if not (target > 0 and step > 0):
+            raise ValueError(f"target and step must be above 0, got {target} and {step}")
+        self.target = target
+        self.step = step
+        self.entropy = math.nan
+
+    def read(self, uid: str) -> Mapping[str, float]:
+        return {"entropy_coefficient": self.coefficient if self.entropy <= self.target else 0.0}
+
+    def updated(self, outcomes: Sequence[GroupOutcome]) -> float:
+        entropy = step_entropy(outcomes)
+        if math.isnan(entropy):
+            return self.coefficient
+        self.entropy = entropy
+        return self.coefficient + (self.step if entropy <= self.target else -self.step)

@@ -1,0 +1,184 @@
+"""Length rewards of related papers that set each question's target by its own correct responses.
+
+One pure function per rule, followed by the class that `objective.shaping.class_path` names. Axes: P
+prompts, R rollout rows. Lengths are in tokens.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ceeh.modules.advantages import group_advantages, group_mean
+from ceeh.modules.shaping.base import ShapingInputs, check_at_least_zero
+from ceeh.modules.shaping.reference_length import group_min
+
+
+def within_experience(
+    lengths: Int[Tensor, " R"], shortest: Float[Tensor, " R"], tolerance: float
+) -> Bool[Tensor, " R"]:
+    """L_i <= floor((1 + tolerance) L_x). ExpThink's released code, https://arxiv.org/abs/2605.07501."""
+    return lengths <= ((1 + tolerance) * shortest).floor()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperienceLimit:
+    """ExpThink: a correct response beyond `within_experience` keeps `discount` of its score.
+
+    L_x is the question's shortest correct response, this step's included; tolerance 0.3 and discount 0 are
+    the released script's. Raises ValueError for arguments out of range.
+    """
+
+    tolerance: float = 0.3
+    discount: float = 0.0
+    optimal_length_signal: str = "optimal_length"
+
+    def __post_init__(self) -> None:
+        check_at_least_zero(tolerance=self.tolerance)
+        if not 0 <= self.discount <= 1:
+            raise ValueError(f"discount must be in [0, 1], got {self.discount}")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.optimal_length_signal,)
+
+    def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
+        correct, group = inputs.correct, inputs.group
+        own = group_min(inputs.lengths[correct], group[correct], inputs.num_prompts)[group]
+        shortest = own.fmin(inputs.signal(self.optimal_length_signal).double())
+        kept = within_experience(inputs.lengths, shortest, self.tolerance)
+        return torch.where(correct & ~kept, self.discount * inputs.scores, inputs.scores)
+
+
+def peak_accuracy_length(
+    correct: Bool[Tensor, " R"],
+    lengths: Int[Tensor, " R"],
+    group: Int[Tensor, " R"],
+    num_prompts: int,
+) -> Float[Tensor, " P"]:
+    """(s_c m - s m_c) / (s_c - s), within the group's lengths: where a correct length is likeliest.
+
+    m and s are mean and variance (population) of the group's lengths, m_c and s_c those of its correct
+    responses, both taken as Gaussian. Without a maximum between, s_c >= s: the shortest; or, of equal
+    variances, the longest where m_c < m. All correct: the shortest; none: the longest. SmartThinker and its
+    released code, https://arxiv.org/abs/2603.08000.
+    """
+    values = lengths.double()
+
+    def moments(rows: Bool[Tensor, " R"]) -> tuple[Tensor, Tensor]:
+        chosen, of = values[rows], group[rows]
+        mean = group_mean(chosen, of, num_prompts)
+        return mean, group_mean((chosen - mean[of]).square(), of, num_prompts)
+
+    mean, variance = moments(torch.ones_like(correct))
+    mean_c, variance_c = moments(correct)
+    shortest = group_min(lengths, group, num_prompts)
+    longest = -group_min(-lengths, group, num_prompts)
+    solved = group_mean(correct, group, num_prompts)
+    difference = variance_c - variance
+    peak = (variance_c * mean - variance * mean_c) / difference
+    peak = torch.where(difference > 0, shortest, peak.clamp(shortest, longest))
+    equal = torch.where(mean_c < mean, longest, shortest)
+    peak = torch.where(difference.abs() < 1e-6, equal, peak)
+    return torch.where(solved == 1, shortest, torch.where(solved == 0, longest, peak))
+
+
+def calibrated_penalty(
+    correct: Bool[Tensor, " R"],
+    lengths: Int[Tensor, " R"],
+    group: Int[Tensor, " R"],
+    num_prompts: int,
+) -> Float[Tensor, " R"]:
+    """a e_i, with e_i = max(0, L_i - `peak_accuracy_length`) where correct, else 0.
+
+    a = (1 - Acc) / (max e - mean e + 1e-6) over the group: then no correct response is below the group's
+    mean reward. 0 for groups that are all correct or all wrong. SmartThinker,
+    https://arxiv.org/abs/2603.08000, and its released code.
+    """
+    target = peak_accuracy_length(correct, lengths, group, num_prompts)[group]
+    excess = torch.where(correct, (lengths - target).clamp(min=0), 0.0)
+    most = -group_min(-excess, group, num_prompts)
+    solved = group_mean(correct, group, num_prompts)
+    scale = (1 - solved) / (most - group_mean(excess, group, num_prompts) + 1e-6)
+    return torch.where((solved > 0) & (solved < 1), scale, 0.0)[group] * excess
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedLength:
+    """SmartThinker: R_total = score - `calibrated_penalty`."""
+
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
+        penalty = calibrated_penalty(
+            inputs.correct, inputs.lengths, inputs.group, inputs.num_prompts
+        )
+        return inputs.scores - penalty.to(inputs.scores.dtype)
+
+
+def symmetric_efficiency(
+    correct: Bool[Tensor, " R"],
+    lengths: Int[Tensor, " R"],
+    group: Int[Tensor, " R"],
+    num_prompts: int,
+    *,
+    shortest: float,
+    longest: float,
+) -> Float[Tensor, " R"]:
+    """max(-1, 1 - |L_i - L*| / L*), L* the mean length of the group's correct responses.
+
+    L* is kept within [`shortest`, `longest`], and is `longest` without a correct response. LEAD and its
+    released code, https://arxiv.org/abs/2605.09806.
+    """
+    mean = group_mean(lengths[correct], group[correct], num_prompts)
+    target = mean.nan_to_num(longest).clamp(shortest, longest)[group]
+    return (1 - (lengths - target).abs() / target).clamp(min=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EfficiencyBalance:
+    """LEAD: w n(correct) + (1 - w) n(`symmetric_efficiency`), n the group's (R - mean) / std.
+
+    Both rewards are normalized before they are added, so the result is an advantage already: use
+    `objective.advantage: token_whitened`, as LEAD does. w is the signal `correctness_weight` of
+    `PotentialScaledWeight`. Raises ValueError unless 1 <= shortest <= longest tokens.
+    """
+
+    shortest: int
+    longest: int
+    weight_signal: str = "correctness_weight"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shortest <= self.longest:
+            raise ValueError(
+                "1 <= shortest <= longest tokens are needed, got "
+                f"shortest {self.shortest}, longest {self.longest}"
+            )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.weight_signal,)
+
+    def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
+        efficiency = symmetric_efficiency(
+            inputs.correct,
+            inputs.lengths,
+            inputs.group,
+            inputs.num_prompts,
+            shortest=self.shortest,
+            longest=self.longest,
+        )
+        correctness, efficiency = (
+            group_advantages(
+                rewards.double(),
+                inputs.group,
+                inputs.num_prompts,
+                kind="group_std",
+                lengths=inputs.lengths,
+            )
+            for rewards in (inputs.scores, efficiency)
+        )
+        weight = inputs.signal(self.weight_signal)
+        return (weight * correctness + (1 - weight) * efficiency).to(inputs.scores.dtype)

@@ -1,0 +1,173 @@
+"""Controllers: their rules by hand, their bounds, their state, and what follows their coefficient."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ceeh.callbacks.controllers import (
+    AnchoredEntropy,
+    Controller,
+    LengthByAccuracy,
+    SkyworkEntropy,
+    step_entropy,
+)
+from ceeh.config.settings import Entropy
+from ceeh.modules.entropy import entropy_weights
+from ceeh.modules.shaping.optimal_length import OptimalLengthPenalty
+from ceeh.types import GroupOutcome
+from tests.modules.shaping.test_shaping import inputs
+
+RIGHT, WRONG = (True, 2), (False, 2)
+CONTROLLERS: dict[str, Callable[[], Controller]] = {
+    "length": lambda: LengthByAccuracy(start=0.1, rate=0.5, reference_steps=1),
+    "anchored": lambda: AnchoredEntropy(start=0.01, rate=0.1, fraction=0.5, maximum=0.2),
+    "skywork": lambda: SkyworkEntropy(target=0.5, step=0.01),
+}
+
+
+def followed(controller: Controller, steps: list[list[GroupOutcome]]) -> list[float]:
+    """The coefficient before the first of these steps and after each."""
+    values = [controller.coefficient]
+    for outcomes in steps:
+        controller.after_step(outcomes)
+        values.append(controller.coefficient)
+    return values
+
+
+def test_the_length_coefficient_follows_accuracy_by_hand(outcome):
+    solved = [outcome("a", RIGHT, RIGHT), outcome("b", RIGHT, WRONG)]  # 3/4
+    worse = [outcome("a", RIGHT, WRONG), outcome("b", WRONG, WRONG)]  # 1/4
+    controller = LengthByAccuracy(start=0.1, rate=0.2, slack=0.05, reference=0.5)
+    # 0.1 + 0.2 (0.75 - 0.45) = 0.16; 0.16 + 0.2 (0.25 - 0.45) = 0.12.
+    assert followed(controller, [solved, worse]) == pytest.approx([0.1, 0.16, 0.12])
+
+
+def test_without_a_reference_it_is_the_mean_of_the_first_steps(outcome):
+    solved, half = [outcome("a", RIGHT, RIGHT)], [outcome("a", RIGHT, WRONG)]
+    controller = LengthByAccuracy(start=0.1, rate=0.2, slack=0.0, reference_steps=2)
+    # Reference (1 + 0.5) / 2 = 0.75; then 0.1 + 0.2 (1 - 0.75) = 0.15.
+    assert followed(controller, [solved, half, solved]) == pytest.approx([0.1, 0.1, 0.1, 0.15])
+    assert controller.reference == 0.75
+
+
+@pytest.mark.parametrize(("rows", "bound"), [([RIGHT], 0.3), ([WRONG], 0.0)])
+def test_a_coefficient_stays_between_zero_and_its_maximum(outcome, rows, bound):
+    controller = LengthByAccuracy(start=0.1, rate=5.0, reference=0.5, maximum=0.3)
+    assert followed(controller, [[outcome("a", *rows)]])[-1] == bound
+
+
+def test_the_entropy_of_a_step_is_over_tokens_and_over_what_was_trained(outcome):
+    long = replace(outcome("a", (True, 30), (True, 10)), entropy=1.0, hard=1.0)
+    short = replace(outcome("b", (True, 10)), entropy=0.5, hard=0.0)
+    dropped = outcome("c", (True, 99))  # no entropy
+    assert step_entropy([long, short, dropped]) == pytest.approx((40 * 1.0 + 10 * 0.5) / 50)
+    assert step_entropy([long, short, dropped], hard=True) == 1.0
+    assert math.isnan(step_entropy([short, dropped], hard=True))
+    # Equal groups count each.
+    assert step_entropy([short, short, long]) == pytest.approx((20 * 0.5 + 40) / 60)
+
+
+def test_the_anchored_coefficient_rises_where_hard_questions_lose_entropy(outcome):
+    def step(entropy: float, hard: float = 1.0) -> list[GroupOutcome]:
+        easy = replace(outcome("e", RIGHT), entropy=9.0, hard=0.0)
+        return [replace(outcome("h", RIGHT), entropy=entropy, hard=hard), easy]
+
+    controller = AnchoredEntropy(start=0.1, rate=0.1, fraction=0.5, maximum=0.2)
+    # H0 = 2, target 1. 0.1 + 0.1 (1 - 2) = 0; + 0.1 (1 - 0.4) = 0.06; no hard group: as it was;
+    # + 0.1 (1 - -1) = 0.26, at most 0.2.
+    steps = [step(2.0), step(0.4), step(0.4, hard=0.0), step(-1.0)]
+    assert followed(controller, steps) == pytest.approx([0.1, 0.0, 0.06, 0.06, 0.2])
+
+
+def test_skywork_moves_by_a_step_and_acts_only_below_its_target(outcome):
+    controller, readings = SkyworkEntropy(target=0.2, step=0.005, maximum=0.012), []
+    for entropy in (0.1, 0.2, 0.15, 0.3, 0.3, 0.1):
+        controller.after_step([replace(outcome("a", RIGHT), entropy=entropy)])
+        readings.append((controller.coefficient, controller.read("a")["entropy_coefficient"]))
+    assert [c for c, _ in readings] == pytest.approx([0.005, 0.01, 0.012, 0.007, 0.002, 0.007])
+    # Above the target nothing is applied, although c is kept.
+    assert [c for _, c in readings] == pytest.approx([0.005, 0.01, 0.012, 0, 0, 0.007])
+    assert SkyworkEntropy(start=0.1).read("a") == {"entropy_coefficient": 0.0}  # nothing seen yet
+
+
+@pytest.mark.parametrize("make", CONTROLLERS.values(), ids=CONTROLLERS)
+def test_a_resumed_fit_continues_the_same_sequence(fit, batch, tmp_path, tiny_module, make):
+    steps = [
+        batch(("a", [RIGHT] * n + [WRONG] * (4 - n)), ("b", [RIGHT] * (4 - n) + [WRONG] * 2))
+        for n in (1, 4, 2, 3, 0, 4)
+    ]
+
+    def module(first: int):
+        """Its entropy falls from step to step, as that of hard questions."""
+        fresh = type(tiny_module)()
+        entropies = iter([0.9, 0.7, 0.4, 0.2, 0.6, 0.1][first:])
+        step = fresh.training_step
+
+        def training_step(*arguments):
+            fresh.entropy = next(entropies)
+            return step(*arguments)
+
+        fresh.training_step = training_step
+        return fresh
+
+    trainer, whole = fit([make()], steps, module=module(0))
+    (name,) = make().writes
+    assert len({reading[name][0] for reading in whole.seen}) > 1
+    assert all(len(set(reading[name])) == 1 for reading in whole.seen)  # one for all questions
+    assert f"signal/{name}" in trainer.callback_metrics
+    fit([make()], steps, module=module(0), stop_after=3, checkpoints=tmp_path)
+    _, resumed = fit([make()], steps, module=module(3), checkpoints=tmp_path, resume=True)
+    assert resumed.seen == whole.seen[3:]
+    _, fresh = fit([make()], steps[3:], module=module(3))
+    assert fresh.seen != resumed.seen, "the state makes no difference"
+
+
+def test_penalty_and_bonus_follow_the_signals_coefficient(outcome):
+    given = inputs([1, 1], [150, 150], [0, 1], [100.0, 100.0])
+    given = replace(given, signals=given.signals | {"length_coefficient": torch.tensor([0.4, 0])})
+    shaping = OptimalLengthPenalty(beta_signal="length_coefficient")
+    # 1 - 0.4 * 50 / 100 = 0.8; 1.
+    torch.testing.assert_close(shaping(given), torch.tensor([0.8, 1.0]))
+    assert "length_coefficient" in shaping.reads
+    weights = entropy_weights(
+        torch.tensor([1.0, 0.0]),
+        torch.tensor([0.03, 0.03]),
+        torch.tensor([4, 4]),
+        settings=Entropy(coefficient=7.0),
+        anneal=1.0,
+    )
+    torch.testing.assert_close(weights, torch.tensor([0.15, 0.03]))
+
+
+def test_a_controller_of_ones_own_is_a_class_with_one_method(fit, batch):
+    class ByLength(Controller):
+        """Half a unit per step in which the mean response is longer than 3 tokens."""
+
+        writes = ("my_coefficient",)
+
+        def updated(self, outcomes):
+            lengths = [length for each in outcomes for length in each.lengths]
+            return self.coefficient + (0.5 if sum(lengths) / len(lengths) > 3 else -0.5)
+
+    steps = [batch(("a", [(True, n)])) for n in (9, 9, 2, 9)]
+    _, module = fit([ByLength(start=0.0, maximum=0.8)], steps)
+    assert [reading["my_coefficient"] for reading in module.seen] == [
+        pytest.approx([value]) for value in (0.0, 0.5, 0.8, 0.3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LengthByAccuracy(start=2.0), "start must be from 0 to maximum, got 2.0"),
+        (lambda: LengthByAccuracy(rate=0.0), "rate > 0"),
+        (lambda: AnchoredEntropy(fraction=0.0), "rate and fraction must be above 0"),
+        (lambda: SkyworkEntropy(target=-1.0), "target and step must be above 0"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
