@@ -28,6 +28,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "outcome": pa.string(),
     "reward": pa.float64(),
     "advantage": pa.float64(),
+    "entropy": pa.float64(),
     "policy_version": pa.int64(),
     "metadata": pa.string(),
 }
@@ -40,9 +41,8 @@ class RolloutLog(Callback):
     as `skipped-000123.parquet`.
 
     Columns: those of `COLUMNS` (`answer` is the reference, `length` in tokens, `reward` after shaping,
-    `metadata` as JSON) and `signal_<name>` for each signal. Rank 0 writes its own rows. Rewards and
-    advantages come from `training_step`: {"rewards": [R], "advantages": [R], "skipped": [R]} in the
-    batch's row order.
+    `entropy` in nats per token, `metadata` as JSON) and `signal_<name>` for each signal. Rank 0 writes its own rows. `training_step` returns
+    {"rewards": [R], "advantages": [R], "entropy": [R], "skipped": [R]} in the batch's row order.
     """
 
     def __init__(self, folder: Path, every_n_steps: int) -> None:
@@ -112,6 +112,7 @@ def rollout_table(
         "correct": batch.correct.tolist(),
         "reward": outputs["rewards"].tolist(),
         "advantage": outputs["advantages"].tolist(),
+        "entropy": outputs["entropy"].tolist(),
         "policy_version": [batch.policy_version] * len(group),
     }
     table = pa.table(columns, schema=pa.schema(list(COLUMNS.items())))

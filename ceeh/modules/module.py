@@ -4,6 +4,7 @@ Axes: P prompts, R rollout rows, T tokens. Manual optimization; the split into m
 number.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from ceeh.modules.policy_module import PolicyModule
 from ceeh.modules.schedule import optimizer_steps
 from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs
 from ceeh.modules.shaping.checked import build_shaping
-from ceeh.modules.update import UpdateInputs, accumulate_gradients, tokens_of
+from ceeh.modules.update import GradientResult, UpdateInputs, accumulate_gradients, tokens_of
 from ceeh.runtime import shutdown
 from ceeh.runtime.distributed import gather_objects
 
@@ -67,8 +68,8 @@ class CEEHModule(PolicyModule):
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Any]:
         """One rollout step: rewards [R], advantages [R], then one or more optimizer steps.
 
-        Returns "rewards", "advantages", "skipped" [R] (rows that made an update not finite) and
-        "tokens" (response tokens of all ranks). Raises ValueError for a batch that weights other than
+        Returns "rewards", "advantages", "entropy" (nats per token of each response), "skipped" [R] (rows
+        that made an update not finite) and "tokens" (response tokens of all ranks). Raises ValueError for a batch that weights other than
         the current ones sampled.
         """
         self.clock.update_begins()
@@ -93,33 +94,37 @@ class CEEHModule(PolicyModule):
         )
         sums: dict[str, float] = {}
         padding = []
-        skipped = torch.zeros_like(batch.correct)
+        skipped, entropy = torch.zeros_like(batch.correct), torch.zeros_like(batch.scores)
         totals = batch.totals.cpu()
         prompts = optimizer.prompts_per_minibatch // self.trainer.world_size
         for rows in minibatches(batch.group.cpu(), batch.num_prompts, prompts):
             micro = microbatches(totals, rows, optimizer.tokens_per_microbatch)
             padding.append(padding_fraction(totals, micro))
-            step_sums, bad = self.update(batch, micro, inputs)
-            add_to(sums, step_sums)
+            found, bad = self.update(batch, micro, inputs)
+            add_to(sums, found.sums)
+            entropy += found.entropy
             skipped |= bad
         self.rollout_step += 1
-        metrics = self.step_metrics(batch, rewards, shaped, sums, updates=len(padding))
+        metrics = self.step_metrics(
+            batch, rewards, inputs.hard, shaped, sums, updates=len(padding)
+        )
         metrics["optimizer/padding_fraction"] = sum(padding) / len(padding)
         metrics["time/update"] = self.clock.update_ends()
         self.log_dict(metrics, batch_size=1)
         return {
             "rewards": rewards,
             "advantages": advantages,
+            "entropy": entropy / batch.lengths,
             "skipped": skipped,
             "tokens": metrics["rollout/tokens_total"],
         }
 
     def update(
         self, batch: RolloutBatch, micro: list[Microbatch], inputs: UpdateInputs
-    ) -> tuple[dict[str, float], Bool[Tensor, " R"]]:
+    ) -> tuple[GradientResult, Bool[Tensor, " R"]]:
         """One optimizer step: gradients of all micro-batches over one denominator, clipped, applied.
 
-        Returns the sums over tokens, and the rows to blame for an update skipped as not finite.
+        Returns what was found, and the rows to blame for an update skipped as not finite.
         """
         rows = torch.cat([cut.rows for cut in micro])
         shares = denominator_shares(
@@ -148,7 +153,7 @@ class CEEHModule(PolicyModule):
             own = bad.index_fill(0, rows.to(bad.device), True)
             blamed = own & (found.not_finite | ~torch.isfinite(inputs.advantages))
             bad = blamed if blamed.any() else own
-        return found.sums | {"grad_norm": norm}, bad
+        return replace(found, sums=found.sums | {"grad_norm": norm}), bad
 
     def check_first_step(
         self, batch: RolloutBatch, cut: Microbatch, inputs: UpdateInputs, sums: dict[str, float]
@@ -212,13 +217,14 @@ class CEEHModule(PolicyModule):
         self,
         batch: RolloutBatch,
         rewards: Tensor,
+        hard: Tensor,
         shaped: ShapingInputs,
         sums: dict[str, float],
         updates: int,
     ) -> dict[str, float]:
         """The rollout step's metrics over all ranks."""
         shaping = self.shaping.metrics(shaped) if isinstance(self.shaping, MeasuredShaping) else {}
-        ranks = gather_objects(self.trainer, RankMetrics.of(batch, rewards, shaping, sums))
+        ranks = gather_objects(self.trainer, RankMetrics.of(batch, rewards, hard, shaping, sums))
         return join_ranks(ranks, updates) | {
             "rollout/step": float(self.rollout_step),
             "optimizer/lr": self.lr_schedulers().get_last_lr()[0],  # type: ignore[union-attr]

@@ -35,10 +35,14 @@ class UpdateInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientResult:
-    """One optimizer step's loss, its metrics as sums over tokens, and the rows with NaN or infinity."""
+    """One optimizer step's loss, its metrics as sums over tokens, and the rows with NaN or infinity.
+
+    entropy: nats, summed over a row's response tokens; 0 for rows of other steps.
+    """
 
     loss: float
     sums: dict[str, float]
+    entropy: Float[Tensor, " R"]
     not_finite: Bool[Tensor, " R"]
 
 
@@ -60,6 +64,7 @@ def accumulate_gradients(
     """
     sums: dict[str, Tensor] = {}
     not_finite = torch.zeros_like(batch.correct)
+    row_entropy = torch.zeros_like(batch.scores)
 
     def loss_of(cut: Located) -> Tensor:
         sampled, rows = gather_tokens(policy, batch, cut, inputs)
@@ -74,6 +79,7 @@ def accumulate_gradients(
                 anneal=inputs.anneal,
             )
             add_to(sums, terms.metrics)
+            row_entropy.index_add_(0, rows[tokens], entropy.detach().float())
             finite = torch.isfinite(logprobs) & torch.isfinite(entropy)
             finite &= torch.isfinite(sampled.engine_logprobs[tokens])
             not_finite.index_put_((rows[tokens],), ~finite, accumulate=True)
@@ -99,7 +105,9 @@ def accumulate_gradients(
     # One transfer for the step: each number on its own would wait for the device.
     values = torch.stack([value.double() for value in sums.values()]).tolist()
     named = dict(zip(sums, values, strict=True))
-    return GradientResult(loss=named.pop("loss"), sums=named, not_finite=not_finite)
+    return GradientResult(
+        loss=named.pop("loss"), sums=named, entropy=row_entropy, not_finite=not_finite
+    )
 
 
 def tokens_of(batch: RolloutBatch, cut: Located) -> tuple[Tensor, Tensor]:
