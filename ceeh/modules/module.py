@@ -69,8 +69,8 @@ class CEEHModule(PolicyModule):
         """One rollout step: rewards [R], advantages [R], then one or more optimizer steps.
 
         Returns "rewards", "advantages", "entropy" (nats per token of each response), "skipped" [R] (rows
-        that made an update not finite) and "tokens" (response tokens of all ranks). Raises ValueError for a batch that weights other than
-        the current ones sampled.
+        that made an update not finite) and "tokens" (response tokens of all ranks). Raises ValueError for a
+        batch that weights other than the current ones sampled.
         """
         self.clock.update_begins()
         if batch.policy_version != self.trainer.global_step:
@@ -105,9 +105,7 @@ class CEEHModule(PolicyModule):
             entropy += found.entropy
             skipped |= bad
         self.rollout_step += 1
-        metrics = self.step_metrics(
-            batch, rewards, inputs.hard, shaped, sums, updates=len(padding)
-        )
+        metrics = self.step_metrics(batch, rewards, inputs.hard, shaped, sums, updates=len(padding))
         metrics["optimizer/padding_fraction"] = sum(padding) / len(padding)
         metrics["time/update"] = self.clock.update_ends()
         self.log_dict(metrics, batch_size=1)
@@ -236,9 +234,13 @@ class CEEHModule(PolicyModule):
         # `trainer.validate` leaves inference tensors, which a validation within training must not change.
         self.held_out_means.reset()
 
-    def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
-        """Held-out questions: correctness and lengths as sampled, entropy by the policy's own forward."""
-        entropy = self.forward_rows(batch)[1].sum(1) / batch.lengths
+    def validation_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Held-out questions: correctness and lengths as sampled, entropy by the policy's own forward.
+
+        Returns "entropy" [R, T], in nats, 0 outside responses.
+        """
+        of_tokens = self.forward_rows(batch)[1]
+        entropy = of_tokens.sum(1) / batch.lengths
         lengths = batch.lengths.view(batch.num_prompts, -1).cpu()
         table = SampleTable(
             index=torch.tensor(batch.question_indices),
@@ -252,6 +254,7 @@ class CEEHModule(PolicyModule):
         values = logged_values(table)
         for name, mean in self.held_out_means.items(keep_base=True):
             mean.update(values[name])
+        return {"entropy": of_tokens}
 
     def held_out_table(self) -> SampleTable:
         """The samples of the last validation, of all ranks. Collective."""

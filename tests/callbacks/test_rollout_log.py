@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ceeh.callbacks.difficulty import RollingDifficulty
-from ceeh.callbacks.rollout_log import RolloutLog, storable
+from ceeh.callbacks.rollout_log import RolloutLog
+from ceeh.runtime.text import storable
 from ceeh.types import Finish
 
 ROWS_A = [(True, 2), (False, 4, Finish.LENGTH)]

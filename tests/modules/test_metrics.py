@@ -8,14 +8,9 @@ import torch
 from ceeh.modules.metrics import RankMetrics, join_ranks
 from tests.callbacks.conftest import make_batch
 
-SUMS = {
-    name: 1.0
-    for name in (
-        *("tokens", "tokens_hard", "tokens_easy", "entropy_hard", "entropy_easy", "policy_loss"),
-        *("mismatch_kl", "grad_norm", "clipped_high", "clipped_low", "dual_clipped"),
-        "importance_truncated",
-    )
-}
+TOKENS = ("tokens", "tokens_hard", "tokens_easy", "entropy_hard", "entropy_easy", "policy_loss")
+CLIPPED = ("clipped_high", "clipped_low", "dual_clipped", "importance_truncated")
+SUMS = dict.fromkeys((*TOKENS, *CLIPPED, "mismatch_kl", "grad_norm"), 1.0)
 
 
 def joined(*ranks: tuple[list[tuple[bool, int]], list[float]]) -> dict[str, float]:
