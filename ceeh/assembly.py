@@ -21,7 +21,7 @@ from ceeh.callbacks.checkpoint import METRICS, RunCheckpoint
 from ceeh.callbacks.console import Console
 from ceeh.callbacks.contrast import ContrastGuard
 from ceeh.callbacks.profiler import Profiler
-from ceeh.callbacks.rollout_log import RolloutLog
+from ceeh.callbacks.rollout_log import HeldOutLog, RolloutLog
 from ceeh.callbacks.signal import check_signals
 from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.config.component import Component
@@ -390,6 +390,7 @@ def build_trainer(
             title=f"{folder.path.name}: {config.model.path} on {inputs.accelerator}",
         ),
         RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps),
+        HeldOutLog(folder.path / "held_out", inputs.tokenizer),
         ContrastGuard(rollouts.max_flat_steps),
     ]
     if config.profile:

@@ -104,6 +104,8 @@ def write_results(
         rows=rows,
         tables={"base": measured, "tuned": tuned},
         levels=levels if all(isinstance(level, int) for level in levels) else None,
+        uids=[prompt.uid for prompt in prompts],
+        hard=hard,
     )
     say(summary_grid(summary).text())
     say(

@@ -130,6 +130,7 @@ def test_questions_in_another_order_are_put_in_the_order_of_the_base() -> None:
         uids=("c", "a", "b"),
         levels=("3", "1", "2"),
         outcomes={},
+        responses=Path("samples.parquet"),
     )
     found = aligned(samples, ("a", "b", "c"), "other", "base")
     assert found.table.lengths.flatten().tolist() == [4, 5, 3]

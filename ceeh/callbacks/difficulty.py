@@ -9,6 +9,9 @@ from ceeh.callbacks.table import QuestionTable
 from ceeh.evaluation.metrics import hard_below
 from ceeh.types import GroupOutcome
 
+BINS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Edges of the logged histogram of accuracy histories."""
+
 
 class RollingDifficulty(SignalCallback):
     """`accuracy_history` Acc_h(x), and `hard`: 1 where that is 0, or below its mean over all seen.
@@ -104,11 +107,14 @@ class RollingDifficulty(SignalCallback):
         hard = self.known.fraction_below(limit)
         if self.judged == "own_group":
             hard = sum(accuracy < limit for accuracy in self.groups.values()) / len(self.groups)
+        bins = zip(BINS[:-1], BINS[1:], self.history.histogram(BINS), strict=True)
         return {
             "hard_fraction": hard,
             "hard_threshold": self.threshold,
             "accuracy_history_mean": self.history.mean(),
             "questions_seen": float(len(self.history)),
+        } | {
+            f"accuracy_history_{100 * low:.0f}_{100 * high:.0f}": share for low, high, share in bins
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""RolloutLog: the rollouts, a parquet file per logged step, one row per completion."""
+"""The responses as files: RolloutLog of training, HeldOutLog of the measurements before and after it.
+
+One parquet file per logged step or measurement, one row per completion.
+"""
 
 import json
 import warnings
@@ -10,10 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from ceeh.data.batch import RolloutBatch
+from ceeh.evaluation.responses import HELD_OUT, QUESTIONS, response_rows
 from ceeh.run.atomic import atomic_write
+from ceeh.runtime.distributed import gather_objects
+from ceeh.runtime.text import storable
 
 COLUMNS: dict[str, pa.DataType] = {
     "rollout_step": pa.int64(),
@@ -28,6 +36,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "outcome": pa.string(),
     "reward": pa.float64(),
     "advantage": pa.float64(),
+    "entropy": pa.float64(),
     "policy_version": pa.int64(),
     "metadata": pa.string(),
 }
@@ -40,9 +49,9 @@ class RolloutLog(Callback):
     as `skipped-000123.parquet`.
 
     Columns: those of `COLUMNS` (`answer` is the reference, `length` in tokens, `reward` after shaping,
-    `metadata` as JSON) and `signal_<name>` for each signal. Rank 0 writes its own rows. Rewards and
-    advantages come from `training_step`: {"rewards": [R], "advantages": [R], "skipped": [R]} in the
-    batch's row order.
+    `entropy` in nats per token, `metadata` as JSON) and `signal_<name>` for each signal. Rank 0 writes its
+    own rows. `training_step` returns {"rewards": [R], "advantages": [R], "entropy": [R], "skipped": [R]} in
+    the batch's row order.
     """
 
     def __init__(self, folder: Path, every_n_steps: int) -> None:
@@ -63,23 +72,65 @@ class RolloutLog(Callback):
             return
         table = rollout_table(rollout_step, batch, outputs)
         if due:
-            self.write(f"step-{rollout_step:06d}", table)
+            write(self.folder / f"step-{rollout_step:06d}.parquet", table)
         if skipped.any():
-            self.write(f"skipped-{rollout_step:06d}", table.filter(pa.array(skipped.tolist())))
+            rows = table.filter(pa.array(skipped.tolist()))
+            write(self.folder / f"skipped-{rollout_step:06d}.parquet", rows)
 
-    def write(self, name: str, table: pa.Table) -> None:
-        """Warns where the disk is full; training continues."""
-        path = self.folder / f"{name}.parquet"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as file:
-                pq.write_table(table, file)
-        except OSError as error:
-            warnings.warn(
-                f"the rollouts were not written to '{path}' "
-                f"({error.strerror or error}); training continues without them",
-                stacklevel=2,
+
+class HeldOutLog(Callback):
+    """Writes the responses to the first `QUESTIONS` held-out questions for the report.
+
+    `trainer.validate` before training makes `base.parquet` in `folder`, after training `tuned.parquet`; the
+    evaluations during training are not written. `validation_step` returns {"entropy": [R, T]}, nats of each
+    token, 0 outside responses.
+    """
+
+    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.folder = folder
+        self.tokenizer = tokenizer
+        self.rows: list[dict[str, Any]] = []
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.rows = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: RolloutBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING and min(batch.question_indices) < QUESTIONS:
+            self.rows += response_rows(batch, outputs["entropy"], self.tokenizer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.VALIDATING:
+            return
+        ranks, self.rows = gather_objects(trainer, self.rows), []
+        if trainer.is_global_zero:
+            rows = sorted(
+                (row for rank in ranks for row in rank),
+                key=lambda row: (row["index"], row["sample"]),
             )
+            name = "tuned" if pl_module.rollout_step else "base"
+            write(self.folder / f"{name}.parquet", pa.Table.from_pylist(rows, HELD_OUT))
+
+
+def write(path: Path, table: pa.Table) -> None:
+    """Warns where the disk is full; training continues."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            pq.write_table(table, file)
+    except OSError as error:
+        warnings.warn(
+            f"the rollouts were not written to '{path}' "
+            f"({error.strerror or error}); training continues without them",
+            stacklevel=2,
+        )
 
 
 def rollout_table(
@@ -112,6 +163,7 @@ def rollout_table(
         "correct": batch.correct.tolist(),
         "reward": outputs["rewards"].tolist(),
         "advantage": outputs["advantages"].tolist(),
+        "entropy": outputs["entropy"].tolist(),
         "policy_version": [batch.policy_version] * len(group),
     }
     table = pa.table(columns, schema=pa.schema(list(COLUMNS.items())))
@@ -120,8 +172,3 @@ def rollout_table(
             f"signal_{name}", pa.array(values[batch.group].tolist(), pa.float64())
         )
     return table
-
-
-def storable(text: str) -> str:
-    """`text` with lone surrogates escaped: a model may emit them, and UTF-8 has none."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

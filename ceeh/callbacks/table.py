@@ -2,6 +2,7 @@
 
 import math
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,16 @@ class QuestionTable:
         # Twice as fast as torch's comparison and count.
         below = np.count_nonzero(np.frombuffer(self.values) < threshold)
         return int(below) / self.num_known
+
+    def histogram(self, edges: Sequence[float]) -> list[float]:
+        """Fractions of the known entries in each bin of `edges`; NaN without one.
+
+        A bin holds its lower edge; the last one its upper edge, too.
+        """
+        if not self.num_known:
+            return [math.nan] * (len(edges) - 1)
+        counts, _ = np.histogram(np.frombuffer(self.values), edges)  # NaN is in no bin
+        return [int(count) / self.num_known for count in counts]
 
     def state_dict(self) -> dict[str, Any]:
         """Two tensors: the uids in UTF-8, a NUL after each, and the floats [N].

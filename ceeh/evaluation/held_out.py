@@ -92,6 +92,7 @@ def read_held_out(place: str, *, levels: Mapping[str, str], draws: int) -> Resul
         uids=uids,
         levels=tuple(levels[uid] for uid in uids) if set(uids) <= levels.keys() else None,
         outcomes={},
+        responses=file.with_suffix(".parquet"),
     )
     name = run.name if file.stem == "tuned" else f"{run.name}/{file.stem}"
     record = build_record(

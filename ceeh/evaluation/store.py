@@ -43,12 +43,16 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkSamples:
-    """The samples of one benchmark, with `uids` and `levels` (None without any) per question."""
+    """The samples of one benchmark, with `uids` and `levels` (None without any) per question.
+
+    `responses` is the file with their texts (`ceeh.evaluation.responses`), which need not be there.
+    """
 
     table: SampleTable
     uids: tuple[str, ...]
     levels: tuple[str, ...] | None
     outcomes: Mapping[str, int]
+    responses: Path
 
 
 class SampleStore:
@@ -141,7 +145,7 @@ class SampleStore:
         for benchmark in table["benchmark"].unique().to_pylist():
             rows = table.filter(pc.field("benchmark") == benchmark)
             try:
-                samples = _samples(rows.to_pydict())
+                samples = _samples(rows.to_pydict(), self.file)
             except (ValueError, TypeError, IndexError) as error:
                 raise _foreign(self.file, error) from error
             yield benchmark, samples
@@ -164,7 +168,7 @@ def _foreign(file: Path, error: Exception) -> ConfigError:
     )
 
 
-def _samples(columns: Mapping[str, list]) -> BenchmarkSamples:
+def _samples(columns: Mapping[str, list], file: Path) -> BenchmarkSamples:
     samples = len(columns["index"]) // len(set(columns["index"]))
     grid = {
         name: [values[start : start + samples] for start in range(0, len(values), samples)]
@@ -187,4 +191,5 @@ def _samples(columns: Mapping[str, list]) -> BenchmarkSamples:
         if any(level is not None for level in levels)
         else None,
         outcomes={name: outcomes.count(name) for name in sorted(set(outcomes))},
+        responses=file,
     )

@@ -26,15 +26,21 @@ class RankMetrics:
         cls,
         batch: RolloutBatch,
         rewards: Float[Tensor, " R"],
+        hard: Float[Tensor, " R"],
         shaping: Mapping[str, Float[Tensor, " R"]],
         tokens: Mapping[str, float],
     ) -> "RankMetrics":
-        """`shaping` are a shaping's own metrics per row, `tokens` the objective's sums."""
-        lengths = batch.lengths.float()
+        """`hard` is 1 for rows of hard prompts, `shaping` are a shaping's own metrics per row, `tokens` the
+        objective's sums.
+        """
+        accuracy, lengths = batch.correct.float(), batch.lengths.float()
         rows = {
             "rollout/tokens_correct": torch.where(batch.correct, lengths, torch.nan),
             "rollout/tokens_wrong": torch.where(batch.correct, torch.nan, lengths),
         } | {f"reward/{name}": values for name, values in shaping.items()}
+        for part, chosen in (("easy", hard == 0), ("hard", hard != 0)):
+            rows[f"rollout/accuracy_{part}"] = torch.where(chosen, accuracy, torch.nan)
+            rows[f"rollout/tokens_{part}"] = torch.where(chosen, lengths, torch.nan)
         return cls(
             batch=rollout_metrics(batch, rewards)
             | {f"time/{name}": value for name, value in batch.timings.items()},

@@ -75,9 +75,10 @@ class CEEHModule(PolicyModule):
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Any]:
         """One rollout step: rewards [R], advantages [R], then one or more optimizer steps.
 
-        Returns "rewards", "advantages", "skipped" [R] (rows that made an update not finite), "tokens"
-        (response tokens of all ranks) and "outcomes" (of all ranks' groups, the dropped ones too). Raises
-        ValueError for a batch that weights other than the current ones sampled.
+        Returns "rewards", "advantages", "entropy" (nats per token of each response), "skipped" [R] (rows
+        that made an update not finite), "tokens" (response tokens of all ranks) and "outcomes" (of all
+        ranks' groups, the dropped ones too). Raises ValueError for a batch that weights other than the
+        current ones sampled.
         """
         self.clock.update_begins()
         if batch.policy_version != self.trainer.global_step:
@@ -122,7 +123,7 @@ class CEEHModule(PolicyModule):
             entropy += found.entropy
             skipped |= bad
         self.rollout_step += 1
-        metrics = self.step_metrics(batch, rewards, shaped, sums, updates=len(padding))
+        metrics = self.step_metrics(batch, rewards, inputs.hard, shaped, sums, updates=len(padding))
         outcomes = gather_objects(self.trainer, self.outcomes(batch, entropy))
         metrics["optimizer/padding_fraction"] = sum(padding) / len(padding)
         metrics["time/update"] = self.clock.update_ends()
@@ -130,6 +131,7 @@ class CEEHModule(PolicyModule):
         return {
             "rewards": rewards,
             "advantages": advantages,
+            "entropy": entropy / batch.lengths,
             "skipped": skipped,
             "tokens": metrics["rollout/tokens_total"],
             "outcomes": [outcome for rank in outcomes for outcome in rank],
@@ -140,7 +142,7 @@ class CEEHModule(PolicyModule):
     ) -> tuple[GradientResult, Bool[Tensor, " R"]]:
         """One optimizer step: gradients of all micro-batches over one denominator, clipped, applied.
 
-        Returns its sums, and the rows to blame for an update skipped as not finite.
+        Returns what was found, and the rows to blame for an update skipped as not finite.
         """
         rows = torch.cat([cut.rows for cut in micro])
         shares = denominator_shares(
@@ -243,13 +245,14 @@ class CEEHModule(PolicyModule):
         self,
         batch: RolloutBatch,
         rewards: Tensor,
+        hard: Tensor,
         shaped: ShapingInputs,
         sums: dict[str, float],
         updates: int,
     ) -> dict[str, float]:
         """The rollout step's metrics over all ranks."""
         shaping = self.shaping.metrics(shaped) if isinstance(self.shaping, MeasuredShaping) else {}
-        ranks = gather_objects(self.trainer, RankMetrics.of(batch, rewards, shaping, sums))
+        ranks = gather_objects(self.trainer, RankMetrics.of(batch, rewards, hard, shaping, sums))
         return join_ranks(ranks, updates) | {
             "rollout/step": float(self.rollout_step),
             "optimizer/lr": self.lr_schedulers().get_last_lr()[0],  # type: ignore[union-attr]
@@ -261,9 +264,13 @@ class CEEHModule(PolicyModule):
         # `trainer.validate` leaves inference tensors, which a validation within training must not change.
         self.held_out_means.reset()
 
-    def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
-        """Held-out questions: correctness and lengths as sampled, entropy by the policy's own forward."""
-        entropy = self.forward_rows(batch)[1].sum(1) / batch.lengths
+    def validation_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Held-out questions: correctness and lengths as sampled, entropy by the policy's own forward.
+
+        Returns "entropy" [R, T], in nats, 0 outside responses.
+        """
+        of_tokens = self.forward_rows(batch)[1]
+        entropy = of_tokens.sum(1) / batch.lengths
         lengths = batch.lengths.view(batch.num_prompts, -1).cpu()
         table = SampleTable(
             index=torch.tensor(batch.question_indices),
@@ -277,6 +284,7 @@ class CEEHModule(PolicyModule):
         values = logged_values(table)
         for name, mean in self.held_out_means.items(keep_base=True):
             mean.update(values[name])
+        return {"entropy": of_tokens}
 
     def held_out_table(self) -> SampleTable:
         """The samples of the last validation, of all ranks. Collective."""

@@ -99,7 +99,7 @@ def update_inputs(
 class GradientResult:
     """One optimizer step's loss, its metrics as sums over tokens, and the rows with NaN or infinity.
 
-    entropy: nats, summed over each row's tokens; 0 for rows of other optimizer steps.
+    entropy: nats, summed over a row's response tokens; 0 for rows of other steps.
     """
 
     loss: float

@@ -9,10 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ceeh.evaluation.comparison import AVERAGE, points, shown_parts
+from ceeh.evaluation.held_out import NAME
+from ceeh.evaluation.responses import Response, read_responses
 from ceeh.evaluation.results import Results, shared_benchmarks, shared_levels
 from ceeh.reporting import style
+from ceeh.reporting.examples import sections
 from ceeh.reporting.grid import Grid, cell
 from ceeh.reporting.page import write_html
+from ceeh.reporting.panels import Panel, write_overview
 
 Labeled = Mapping[str, Results]
 Colors = Mapping[str, str]
@@ -100,9 +104,11 @@ def write_page(
 ) -> Path:
     """Writes report.html and report.png into `folder`; returns the page's path.
 
-    `results` by label, the base of `comparison` first.
+    `results` by label, the base of `comparison` first. The responses are those of the first shared benchmark
+    for which all results have them.
     """
-    write_figure(folder / "report.png", results, comparison)
+    panels = page_panels(results, comparison)
+    write_overview(folder / "report.png", panels)
     settings = {
         label: {key: each.record[key] for key in ("model", "protocol", "versions")}
         for label, each in results.items()
@@ -111,10 +117,27 @@ def write_page(
         folder,
         title,
         [*(comparison_grids(comparison) if comparison else ()), *results_grids(results)],
-        alt="Accuracy, length and pass@k",
+        figures=[("Figures", panels)],
+        examples=sections(*shared_responses(results)),
         notes=comparison["notes"] if comparison else (),
         settings=json.dumps(settings, indent=2),
     )
+
+
+def shared_responses(results: Labeled) -> tuple[dict[str, list[Response]], dict[str, bool]]:
+    """Responses by label to the first benchmark of which all results have them, and which uids are hard."""
+    for name in shared_benchmarks(results):
+        samples = {label: each.benchmarks[name] for label, each in results.items()}
+        if not all(each.responses.is_file() for each in samples.values()):
+            continue
+        benchmark = None if name == NAME else name
+        found = {
+            label: read_responses(each.responses, benchmark) for label, each in samples.items()
+        }
+        first = next(iter(samples.values()))
+        parts = zip(first.uids, first.levels or (), strict=False) if name == NAME else ()
+        return found, {uid: level == "hard" for uid, level in parts}
+    return {}, {}
 
 
 def _row(level: str, label: str, record: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
@@ -152,39 +175,69 @@ def at(metric: str) -> str:
     return metric.replace("_at_", "@")
 
 
-@style.plain_text
-def write_figure(path: Path, results: Labeled, comparison: Mapping[str, Any] | None) -> None:
-    """Draws six panels into the PNG `path`; a panel without data says what is missing.
+def page_panels(results: Labeled, comparison: Mapping[str, Any] | None) -> list[Panel]:
+    """Six panels of `results` by label, the base first.
 
-    `results` by label, the base first. Metrics of a policy are means over the benchmarks that all
-    policies have; levels are those of the first such benchmark with levels.
+    Metrics of a policy are means over the benchmarks that all policies have; levels are those of the first
+    such benchmark with levels.
     """
-    figure = style.new_figure()
-    axes = figure.subplots(2, 3)
     shared = shared_benchmarks(results)
     averages = {
         label: comparison[AVERAGE]["models"][label] if comparison else result.record[AVERAGE]
         for label, result in results.items()
     }
     colors = {label: style.PALETTE[i % len(style.PALETTE)] for i, label in enumerate(results)}
-    _pareto(axes[0, 0], averages, colors)
-    _pass_at_k(axes[0, 1], averages, colors)
     lengths = {
         label: np.concatenate(
             [result.benchmarks[name].table.lengths.flatten().numpy() for name in shared]
         )
         for label, result in results.items()
     }
-    style.length_histogram(axes[0, 2], lengths, colors, "Response lengths")
-    with_levels = next((name for name in shared if shared_levels(results, name)), None)
-    _levels(axes[1, 0], results, with_levels, colors, "accuracy", "accuracy, %", 100.0)
-    _levels(axes[1, 1], results, with_levels, colors, "tokens", "mean tokens", 1.0)
-    _changes(axes[1, 2], comparison, colors)
-    figure.savefig(path, format="png")
+    name = next((name for name in shared if shared_levels(results, name)), None)
+    where = "" if name is None else f"{next(iter(results.values())).title(name)}: "
+    no_levels = () if name else ("levels: none of these benchmarks has them",)
+
+    def by_level(metric: str, unit: str, scale: float) -> Panel:
+        return Panel(
+            title=f"{where}{metric} by level",
+            unit=unit,
+            draw=lambda axes: _levels(axes, results, str(name), colors, metric, scale),
+            caption="Questions by the level that the benchmark gives; bars end in 95 % intervals.",
+            missing=no_levels,
+        )
+
+    return [
+        Panel(
+            title="Accuracy against length",
+            unit="accuracy, %",
+            draw=lambda axes: _pareto(axes, averages, colors),
+            caption="Up and to the left is better; bars are 95 % intervals.",
+        ),
+        Panel(
+            title="pass@k",
+            unit="questions solved, %",
+            draw=lambda axes: _pass_at_k(axes, averages, colors),
+            caption="Questions that at least one of k responses solves.",
+        ),
+        Panel(
+            title="Response lengths",
+            unit="share of responses, %",
+            draw=lambda axes: style.length_histogram(axes, lengths, colors),
+            caption="All responses by length.",
+        ),
+        by_level("accuracy", "accuracy, %", 100.0),
+        by_level("tokens", "mean tokens", 1.0),
+        Panel(
+            title="Change of accuracy, paired",
+            unit="",
+            draw=lambda axes: _changes(axes, comparison or {}, colors),
+            caption="The same questions by both policies; 95 % intervals.",
+            missing=() if comparison else ("a comparison: python -m ceeh.compare",),
+        ),
+    ]
 
 
 def _pareto(axes: Axes, averages: Mapping[str, Mapping[str, Any]], colors: Colors) -> None:
-    style.dress(axes, "Accuracy against length", "accuracy, %")
     for label, metrics in averages.items():
         style.policy_point(axes, metrics, colors[label], label=label)
     axes.set_xlabel("mean tokens")
@@ -193,7 +246,6 @@ def _pareto(axes: Axes, averages: Mapping[str, Mapping[str, Any]], colors: Color
 
 
 def _pass_at_k(axes: Axes, averages: Mapping[str, Mapping[str, Any]], colors: Colors) -> None:
-    style.dress(axes, "pass@k", "questions solved, %")
     for label, metrics in averages.items():
         sizes = sorted(sizes_of(metrics, "pass_at_"))
         points = [metrics[f"pass_at_{k}"] for k in sizes]
@@ -209,19 +261,8 @@ def _pass_at_k(axes: Axes, averages: Mapping[str, Mapping[str, Any]], colors: Co
 
 
 def _levels(
-    axes: Axes,
-    results: Labeled,
-    name: str | None,
-    colors: Colors,
-    metric: str,
-    unit: str,
-    scale: float,
+    axes: Axes, results: Labeled, name: str, colors: Colors, metric: str, scale: float
 ) -> None:
-    if name is None:
-        style.dress(axes, f"{metric.capitalize()} by level", unit)
-        style.missing(axes, ["levels: none of these benchmarks has them"])
-        return
-    style.dress(axes, f"{next(iter(results.values())).title(name)}: {metric} by level", unit)
     levels = shared_levels(results, name)
     heights = {}
     for label, result in results.items():
@@ -233,12 +274,8 @@ def _levels(
     axes.set_xlabel("level of the question")
 
 
-def _changes(axes: Axes, comparison: Mapping[str, Any] | None, colors: Colors) -> None:
+def _changes(axes: Axes, comparison: Mapping[str, Any], colors: Colors) -> None:
     """Change of accuracy by benchmark with its interval; the margin is shaded."""
-    style.dress(axes, "Change of accuracy, paired", "")
-    if comparison is None:
-        style.missing(axes, ["a comparison: python -m ceeh.compare"])
-        return
     parts = shown_parts(comparison)
     places = np.arange(len(parts))
     others: Sequence[str] = [

@@ -1,12 +1,14 @@
 """report.html: one page that needs no other file, for a run, an evaluation or a comparison."""
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jinja2 import Environment
 
+from ceeh.reporting.examples import SHADES, Section
 from ceeh.reporting.grid import Grid
+from ceeh.reporting.panels import Panel, picture
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 
@@ -16,15 +18,49 @@ def write_html(
     title: str,
     grids: Iterable[Grid],
     *,
-    alt: str,
+    figures: Sequence[tuple[str, Sequence[Panel]]],
+    examples: Sequence[Section],
     settings: str,
     notes: Iterable[str] = (),
 ) -> Path:
-    """Writes the page with `folder`'s report.png, which `alt` describes, inside; returns its path."""
-    page = Environment(autoescape=True).from_string(TEMPLATE.read_text())
-    image = base64.b64encode((folder / "report.png").read_bytes()).decode()
+    """Writes report.html into `folder`; returns its path.
+
+    `figures` are panels under a heading each. Those without data are left out, and named below the others.
+    """
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        TEMPLATE.read_text()
+    )
+    groups = []
+    for heading, panels in figures:
+        drawn = [
+            (panel, base64.b64encode(picture(panel)).decode())
+            for panel in panels
+            if not panel.missing
+        ]
+        groups.append((heading, drawn, [panel.title for panel in panels if panel.missing]))
     report = folder / "report.html"
     report.write_text(
-        page.render(title=title, alt=alt, image=image, grids=grids, notes=notes, settings=settings)
+        page.render(
+            title=title,
+            grids=grids,
+            groups=groups,
+            sections=examples,
+            filters=filters(examples),
+            shades=[0, *SHADES],
+            notes=notes,
+            settings=settings,
+        )
     )
     return report
+
+
+def filters(sections: Sequence[Section]) -> dict[str, list[str]]:
+    """What the examples can be filtered by: heading -> words that occur in them."""
+    kinds = dict.fromkeys(kind for each in sections for one in each.examples for kind in one.kinds)
+    levels = [kind for kind in kinds if kind.startswith("level ")]
+    found = {
+        "questions": [kind for kind in ("easy", "hard") if kind in kinds],
+        "level": sorted(levels, key=lambda level: (len(level), level)),
+        "result": [k for k in ("gained", "lost", "both right", "both wrong") if k in kinds],
+    }
+    return {heading: words for heading, words in found.items() if len(words) > 1}

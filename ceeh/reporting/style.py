@@ -90,10 +90,9 @@ def grouped_bars(
 
 
 def length_histogram(
-    axes: Axes, lengths: Mapping[str, np.ndarray], colors: Mapping[str, str], title: str
+    axes: Axes, lengths: Mapping[str, np.ndarray], colors: Mapping[str, str]
 ) -> None:
     """Response lengths by label, on a logarithmic scale if their range is wide."""
-    dress(axes, title, "share of responses, %")
     low, high = np.percentile(np.concatenate(list(lengths.values())), [0, 99.5]).tolist()
     wide = high > 100 * max(low, 1)
     edges = np.geomspace(max(low, 1), high + 1, 41) if wide else np.linspace(0, high + 1, 41)

@@ -72,3 +72,8 @@ UNSAFE = re.compile(
 def escape(text: str) -> str:
     r"""`text` with the characters that a terminal acts on spelled out, e.g. `\x1b` for an escape."""
     return UNSAFE.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def storable(text: str) -> str:
+    """`text` with lone surrogates escaped: a model may emit them, and UTF-8 has none."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

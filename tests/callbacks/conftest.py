@@ -91,6 +91,7 @@ class TinyModule(LightningModule):
         return {
             "rewards": rewards,
             "advantages": rewards - rewards.mean(),
+            "entropy": 0.1 * batch.lengths,
             "skipped": torch.zeros_like(batch.correct),
             "outcomes": [
                 replace(outcome, entropy=self.entropy, hard=1.0)

@@ -29,12 +29,13 @@ def test_hard_is_strictly_below_the_mean_of_the_histories(outcome):
     # Histories 0, 1/2, 1: the mean is 1/2.
     assert [signal.read(uid)["hard"] for uid in "abc"] == [1, 0, 0]
     metrics = signal.metrics()
+    shares = {"0_20": 1 / 3, "20_40": 0, "40_60": 1 / 3, "60_80": 0, "80_100": 1 / 3}
     assert metrics == {
         "hard_fraction": 1 / 3,
         "hard_threshold": 0.5,
         "accuracy_history_mean": 0.5,
         "questions_seen": 3,
-    }
+    } | {f"accuracy_history_{name}": share for name, share in shares.items()}
 
 
 @pytest.mark.parametrize("solved", [1, 7, 11, 12])

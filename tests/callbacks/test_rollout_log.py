@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ceeh.callbacks.difficulty import RollingDifficulty
-from ceeh.callbacks.rollout_log import RolloutLog, storable
+from ceeh.callbacks.rollout_log import RolloutLog
+from ceeh.runtime.text import storable
 from ceeh.types import Finish
 
 ROWS_A = [(True, 2), (False, 4, Finish.LENGTH)]
@@ -30,6 +31,7 @@ def test_a_row_per_completion_with_its_own_prompt_reward_and_signals(fit, batch,
     assert [row["advantage"] for row in rows] == pytest.approx(
         [value - 1.91 / 3 for value in (0.98, -0.04, 0.97)]
     )
+    assert [row["entropy"] for row in rows] == pytest.approx([0.2, 0.4, 0.3])
     assert [row["score"] for row in rows] == [1, 0, 1]
     assert [row["signal_accuracy_history"] for row in rows] == [0.5, 0.5, 1]
     assert [row["signal_hard"] for row in rows] == [1, 1, 0]
@@ -102,6 +104,7 @@ def test_other_ranks_than_zero_write_nothing(batch, tmp_path):
     outputs = {
         "rewards": torch.zeros(1),
         "advantages": torch.zeros(1),
+        "entropy": torch.zeros(1),
         "skipped": torch.zeros(1).bool(),
     }
     log.on_train_batch_end.__wrapped__(log, OtherRank(), None, outputs, step, 0)

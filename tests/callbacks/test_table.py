@@ -35,6 +35,17 @@ def test_a_loaded_table_is_the_saved_one(entries: dict[str, float]) -> None:
     assert loaded["new"] == 0.5
 
 
+@given(entries=st.dictionaries(UIDS, st.floats(0, 1) | st.just(math.nan), max_size=20))
+def test_a_histogram_has_each_known_entry_in_one_bin(entries: dict[str, float]) -> None:
+    known = [value for value in entries.values() if not math.isnan(value)]
+    below = sum(value < 0.25 for value in known)
+    found = filled(entries).histogram((0.0, 0.25, 1.0))
+    if known:
+        assert found == [below / len(known), (len(known) - below) / len(known)]
+    else:
+        assert all(map(math.isnan, found))
+
+
 def test_the_state_is_two_tensors_that_the_safe_loader_takes(tmp_path: Path) -> None:
     torch.save(filled({"a": 0.5, "bc": math.nan}).state_dict(), tmp_path / "state")
     state = torch.load(tmp_path / "state", weights_only=True)

@@ -97,8 +97,11 @@ def updated(
 
 def reference_update(
     policy: Policy, start: Path, batch: RolloutBatch, settings: Objective
-) -> tuple[dict[str, float], list[Tensor]]:
-    """All logits of all rows at once, a token at a time from Python, one backward pass."""
+) -> tuple[dict[str, float], Tensor, list[Tensor]]:
+    """All logits of all rows at once, a token at a time from Python, one backward pass.
+
+    Returns the sums, the entropy of each row, and the gradients.
+    """
     ids = batch.token_ids
     places = batch.response_mask.nonzero().tolist()
     row = torch.tensor([r for r, _ in places])
@@ -136,9 +139,10 @@ def reference_update(
         explored=given.explored[row] * chosen,
         weights=row_weights(batch.lengths, settings.aggregation)[row],
     )
+    entropy = -(log_p.exp() * log_p).sum(-1)
     terms = policy_objective(
         of_tokens(log_p),
-        -(log_p.exp() * log_p).sum(-1),
+        entropy,
         sampled,
         denominator=denominator(batch, settings),
         settings=settings,
@@ -146,7 +150,8 @@ def reference_update(
     terms.loss.backward()
     gradients = [weight.grad for weight in policy.trainable if weight.grad is not None]
     sums = {name: float(value) for name, value in terms.metrics.items()}
-    return sums | {"loss": float(terms.loss.detach())}, gradients
+    of_rows = torch.stack([entropy[row == each].sum() for each in range(5)]).detach()
+    return sums | {"loss": float(terms.loss.detach())}, of_rows, gradients
 
 
 OBJECTIVES = {
@@ -181,7 +186,7 @@ def test_chunks_and_micro_batches_give_the_gradient_of_full_logits(
     tiny_model_dir: Path, name: str, rank: int
 ) -> None:
     batch, settings = ragged(), OBJECTIVES[name]
-    expected, gradients = reference_update(
+    expected, of_rows, gradients = reference_update(
         make(tiny_model_dir, rank, 99), tiny_model_dir, batch, settings
     )
     assert max(gradient.abs().max() for gradient in gradients) > 1e-4
@@ -190,6 +195,7 @@ def test_chunks_and_micro_batches_give_the_gradient_of_full_logits(
         torch.testing.assert_close(got, gradients, rtol=1e-4, atol=1e-6)
         sums = found.sums | {"loss": found.loss}
         assert sums == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        torch.testing.assert_close(found.entropy, of_rows, rtol=1e-4, atol=1e-5)
         assert not found.not_finite.any()
         assert float(found.entropy.sum()) == pytest.approx(found.sums["entropy"], rel=1e-5)
 
