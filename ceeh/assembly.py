@@ -79,6 +79,7 @@ from ceeh.runtime.distributed import (
 )
 from ceeh.runtime.lightning_private import disable_signal_handlers
 from ceeh.runtime.text import redact
+from ceeh.tracking.data_set import data_set
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt, Question, WorkedPrompt
 
@@ -356,7 +357,7 @@ def open_folder(
 
 
 def build_loggers(
-    config: RunConfig, folder: RunFolder, checkpoint: Path | None
+    config: RunConfig, inputs: RunInputs, folder: RunFolder, checkpoint: Path | None
 ) -> tuple[JSONLLogger, GuardedMLFlowLogger | None]:
     """The loggers; metrics.jsonl continues from the checkpoint's step."""
     jsonl = JSONLLogger(folder.path)
@@ -371,6 +372,13 @@ def build_loggers(
         folder=folder.path,
     )
     mlflow.log_config(to_public_yaml(config))
+    ours = isinstance(inputs, Inputs)
+    train, held_out = (
+        (inputs.train_prompts, inputs.held_out_prompts) if ours else (inputs.train, inputs.held_out)
+    )
+    mlflow.log_data_sets(data_set("training", config.prompts.train, train))
+    if held_out:
+        mlflow.log_data_sets(data_set("evaluation", config.prompts.held_out, held_out))
     return jsonl, mlflow
 
 

@@ -11,13 +11,15 @@ from ceeh.callbacks.contrast import cure
 from ceeh.config.settings import Config
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.errors import ConfigError
-from ceeh.evaluation.held_out import read_table, split_off_hard, write_table
+from ceeh.evaluation.held_out import level_metrics, read_table, split_off_hard, write_table
 from ceeh.evaluation.samples import SampleTable
 from ceeh.evaluation.summary import summarize
 from ceeh.modules.module import CEEHModule
 from ceeh.reporting.run_page import summary_grid, write_report
 from ceeh.run.atomic import atomic_write_text
+from ceeh.run.checkpoint import checkpoint_files
 from ceeh.run.folder import RunFolder
+from ceeh.run.metrics_file import JSONLLogger
 from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, rank, say, world_size
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt
@@ -29,12 +31,24 @@ NEARLY_NONE = 0.02
 def measure_base(
     trainer: Trainer, module: CEEHModule, datamodule: RolloutDataModule, folder: RunFolder
 ) -> SampleTable:
-    """The starting policy: `samples` + `split_samples` completions per question; a resumed run reads them."""
+    """The starting policy: `samples` + `split_samples` completions per question; a resumed run reads them.
+
+    From here on the module logs easy and hard questions apart, by the base's `split_samples`.
+    """
     evaluation, prompts = datamodule.config.evaluation, datamodule.held_out_prompts
     file = folder.path / "held_out" / "base.npz"
     samples = evaluation.samples + evaluation.split_samples
     table = from_rank_zero(lambda: kept_table(file, prompts, samples))
-    table = table or measure(trainer, module, datamodule, samples=samples, file=file)
+    if table is None:
+        jsonl = trainer.loggers[0]
+        assert isinstance(jsonl, JSONLLogger)
+        with jsonl.of_base():
+            table = sample(trainer, module, datamodule, samples=samples, name=file.stem)
+            measured, hard = split_off_hard(table, evaluation.split_samples)
+            for logger in trainer.loggers:
+                logger.log_metrics(level_metrics(measured, hard, module.eval_metrics), step=0)
+        keep(file, table, prompts)
+    _, module.hard_questions = split_off_hard(table, evaluation.split_samples)
     accuracy = float(table.correct.float().mean())
     if not NEARLY_NONE <= accuracy <= 1 - NEARLY_NONE:
         say(
@@ -50,26 +64,31 @@ def measure_tuned(
     """The trained policy on the same questions."""
     file = folder.path / "held_out" / "tuned.npz"
     samples = datamodule.config.evaluation.samples
-    return measure(trainer, module, datamodule, samples=samples, file=file)
+    table = sample(trainer, module, datamodule, samples=samples, name=file.stem)
+    keep(file, table, datamodule.held_out_prompts)
+    return table
 
 
-def measure(
+def sample(
     trainer: Trainer,
     module: CEEHModule,
     datamodule: RolloutDataModule,
     *,
     samples: int,
-    file: Path,
+    name: str,
 ) -> SampleTable:
-    """`samples` completions of every held-out question by the current policy, also written to `file`."""
-    prompts = datamodule.held_out_prompts
-    say(f"measuring {file.stem}: {len(prompts)} held-out questions x {samples} samples ...")
+    """`samples` completions of every held-out question by the current policy."""
+    say(
+        f"measuring {name}: {len(datamodule.held_out_prompts)} held-out questions x {samples} samples ..."
+    )
     loader = datamodule.held_out_loader(samples, rank(), world_size())
     trainer.validate(module, dataloaders=loader, verbose=False)
-    table = module.held_out_table()
+    return module.held_out_table()
+
+
+def keep(file: Path, table: SampleTable, prompts: Sequence[Prompt]) -> None:
     if is_rank_zero():
         write_table(file, table, [prompt.uid for prompt in prompts])
-    return table
 
 
 def write_results(
@@ -112,8 +131,10 @@ def write_results(
         f"\ntraining took {summary['train_seconds']:.0f} s; report: {report}; model: {folder.model}"
     )
     if mlflow is not None:
-        mlflow.log_summary(summary)
-        for file in (report, report.with_suffix(".png"), folder.path / "metrics.jsonl"):
+        weights = checkpoint_files(folder.checkpoints) | {config.rollouts.steps: folder.model}
+        mlflow.log_weights(weights)
+        own = [folder.path / name for name in ("summary.json", "metrics.jsonl")]
+        for file in (*own, report, report.with_suffix(".png")):
             mlflow.log_file(file)
         mlflow.log_folder(folder.model, "model")
         if rollouts := sorted(folder.rollouts.glob("step-*.parquet")):

@@ -23,6 +23,7 @@ from ceeh.modules.restore import load_policy
 from ceeh.pretrained.loading import load_config, load_tokenizer
 from ceeh.pretrained.locate import ModelSource, open_trained
 from ceeh.reporting.evaluation_page import results_grids, write_page
+from ceeh.run.checkpoint import rollout_step_of
 from ceeh.runtime.distributed import (
     from_rank_zero,
     is_rank_zero,
@@ -34,7 +35,9 @@ from ceeh.runtime.distributed import (
 )
 from ceeh.runtime.text import HIDDEN
 from ceeh.runtime.versions import weights_digest
-from ceeh.tracking.logger import GuardedMLFlowLogger, read_state
+from ceeh.tracking.data_set import data_set
+from ceeh.tracking.logger import GuardedMLFlowLogger
+from ceeh.tracking.state import read_state
 
 DEVICE_SHARE = 0.9
 
@@ -106,7 +109,7 @@ def evaluate(
         store, name=source.name, model=places | weights, protocol=asdict(protocol)
     )
     write_page(folder, {source.name: results}, title=f"{source.name}: evaluation")
-    track(source, protocol, results)
+    track(source, protocol, results, tasks)
     return results
 
 
@@ -197,15 +200,17 @@ def engine_alone(component: Component, accelerator: str) -> Component:
     return replace(component, init_args=given | {"options": alone})
 
 
-def track(source: ModelSource, protocol: EvaluationConfig, results: Results) -> None:
-    """Sends the metrics to MLflow: to the run whose final model this is, else to a new run.
+def track(
+    source: ModelSource, protocol: EvaluationConfig, results: Results, tasks: Sequence[Task]
+) -> None:
+    """Sends the metrics to MLflow, to a run of their own: below that of the training, if there is one.
 
     A server or experiment given on the command line replaces the run's.
     """
     tracking = protocol.tracking
     if not tracking.mlflow:
         return
-    key = None
+    parent, step = None, 0
     if source.config and replace(tracking, mlflow=True) == Tracking():
         tracking = source.config.tracking
         if HIDDEN in tracking.mlflow_uri:
@@ -214,20 +219,24 @@ def track(source: ModelSource, protocol: EvaluationConfig, results: Results) -> 
                 "give it as tracking.mlflow_uri=..."
             )
             return
-        if source.run and not source.checkpoint:
+        if source.run:
             state = read_state(source.run.path)
-            key = state.get("key") if "entries" in state else None  # else an older format
+            parent = state.get("key") if "entries" in state else None  # else an older format
+            last = source.config.rollouts.steps
+            step = rollout_step_of(source.checkpoint) if source.checkpoint else last
     mlflow = GuardedMLFlowLogger(
         uri=tracking.mlflow_uri,
         experiment=tracking.experiment,
         run_name=f"evaluation of {source.name}",
         folder=results.folder,
-        key=key,
+        parent=parent,
     )
-    if key is None:
-        record = {name: results.record[name] for name in ("model", "protocol")}
-        mlflow.log_config(yaml.safe_dump(record | {"seed": protocol.seed}))
-    mlflow.log_values(flat_metrics(results.record))
+    record = {name: results.record[name] for name in ("model", "protocol")}
+    mlflow.log_config(yaml.safe_dump(record | {"seed": protocol.seed}))
+    for task in tasks:
+        questions = task.benchmark.questions
+        mlflow.log_data_sets(data_set("evaluation", questions, task.prompts, name=task.name))
+    mlflow.log_values(flat_metrics(results.record), step)
     for name in (FILE, "report.html", "report.png"):
         mlflow.log_file(results.folder / name, "evaluation")
     mlflow.finish()

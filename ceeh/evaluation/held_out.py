@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ceeh.config.settings import Config, load
 from ceeh.errors import ConfigError, first_line
-from ceeh.evaluation.metrics import hard_below
+from ceeh.evaluation.metrics import hard_below, logged_values
 from ceeh.evaluation.results import Results, build_record
 from ceeh.evaluation.samples import COLUMNS, SampleTable
 from ceeh.evaluation.store import BenchmarkSamples
@@ -57,6 +57,18 @@ def split_off_hard(base: SampleTable, split_samples: int) -> tuple[SampleTable, 
     """
     accuracy = base.columns(0, split_samples).correct.float().mean(1)
     return base.columns(split_samples), accuracy < hard_below(float(accuracy.mean()))
+
+
+def level_metrics(
+    table: SampleTable, hard: Bool[Tensor, " Q"], names: Sequence[str]
+) -> dict[str, float]:
+    """The means of `names` over the easy and the hard questions: `eval/<name>_easy`, `eval/<name>_hard`."""
+    found = {}
+    for level, chosen in (("easy", ~hard), ("hard", hard)):
+        if chosen.any():
+            values = logged_values(table.rows(chosen))
+            found |= {f"eval/{name}_{level}": float(values[name].mean()) for name in names}
+    return found
 
 
 def held_out_file(place: str) -> Path | None:

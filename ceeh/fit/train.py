@@ -62,7 +62,7 @@ def train(config: Config) -> Path:
         folder, checkpoint = from_rank_zero(
             lambda: open_folder(config, inputs, policy.checkpoint_bytes, held)
         )
-        jsonl, mlflow = build_loggers(config, folder, checkpoint)
+        jsonl, mlflow = build_loggers(config, inputs, folder, checkpoint)
         say(f"run folder {folder.path}; starting the engine ...")
         held.enter_context(closing(inputs.verifier))
         context = engine_context(config, inputs)

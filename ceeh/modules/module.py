@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from ceeh.config.hardware import CANARY_TOLERANCE
 from ceeh.config.settings import READ_HARD, Config
 from ceeh.data.batch import RolloutBatch
+from ceeh.evaluation.held_out import level_metrics
 from ceeh.evaluation.metrics import logged_values
 from ceeh.evaluation.samples import NO_ANSWER, SampleTable, join_tables
 from ceeh.modules.advantages import group_advantages, group_sum
@@ -67,9 +68,11 @@ class CEEHModule(PolicyModule):
         self.config = config
         self.shaping = build_shaping(config)
         self.held_out: list[SampleTable] = []
-        names = (*EVAL_METRICS, f"pass_at_{config.evaluation.samples}")
+        self.hard_questions: Bool[Tensor, " Q"] | None = None
+        """Which held-out questions are hard; known once the base is measured."""
+        self.eval_metrics = (*EVAL_METRICS, f"pass_at_{config.evaluation.samples}")
         self.held_out_means = MetricCollection(
-            {name: MeanMetric() for name in names}, prefix="eval/"
+            {name: MeanMetric() for name in self.eval_metrics}, prefix="eval/"
         )
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Any]:
@@ -281,7 +284,8 @@ class CEEHModule(PolicyModule):
             entropy=entropy.view_as(lengths).cpu(),
         )
         self.held_out.append(table)
-        values = logged_values(table)
+        # Of the base, without the samples that decide which questions are hard, as in the summary.
+        values = logged_values(table.columns(table.samples - self.config.evaluation.samples))
         for name, mean in self.held_out_means.items(keep_base=True):
             mean.update(values[name])
         return {"entropy": of_tokens}
@@ -293,6 +297,9 @@ class CEEHModule(PolicyModule):
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict(self.held_out_means)  # joined over ranks
+        if self.hard_questions is not None:
+            table = self.held_out_table()
+            self.log_dict(level_metrics(table, self.hard_questions, self.eval_metrics))
 
     def on_validation_end(self) -> None:
         self.clock.start()  # an evaluation is not part of the next step

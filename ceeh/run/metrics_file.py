@@ -3,7 +3,8 @@
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ class JSONLLogger(Logger):
 
     Lightning logs several times within a step. All of it goes into the step's line, which is rewritten in
     place, so the file is complete after every call. Metrics without `rollout/step` (an evaluation) belong to
-    the last rollout step, to 0 before the first. `global_step` is the `step` that Lightning passes: finished
-    batches, from 0, under manual optimization. Infinite and undefined values are null. Opening the file
-    removes a half line that a crash left. Lines that do not fit on a full disk are written later; one warning
-    says so.
+    the last rollout step, to 0 before the first; a base measured again when a run is resumed keeps its first
+    line. `global_step` is the `step` that Lightning passes: finished batches, from 0, under manual
+    optimization. Infinite and undefined values are null. Opening the file removes a half line that a crash
+    left. Lines that do not fit on a full disk are written later; one warning says so.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,6 +40,7 @@ class JSONLLogger(Logger):
         self._offset = 0
         """Where the first of them begins in the file."""
         self._failed = False
+        self._of_base = False
         self._keep(math.inf)
 
     @property
@@ -68,7 +70,15 @@ class JSONLLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, int | float], step: int | None = None) -> None:
-        self._write(self.row(metrics, step))
+        if self._step == 0 or not self._of_base:
+            self._write(self.row(metrics, step))
+
+    @contextmanager
+    def of_base(self) -> Iterator[None]:
+        """Inside, metrics are of the base, and left out after step 0: it is measured again."""
+        self._of_base = True
+        yield
+        self._of_base = False
 
     def row(self, metrics: Mapping[str, int | float], step: int | None) -> dict[str, Any]:
         """The line of the metrics' rollout step with `metrics` added."""

@@ -39,6 +39,7 @@ from ceeh.pretrained.loading import (
     pad_token_id,
     resolve_model,
 )
+from ceeh.run.checkpoint import checkpoint_files
 from ceeh.run.folder import run_to_resume
 from ceeh.run.resumed import check_resumed, stream_state
 from ceeh.runtime import shutdown
@@ -131,7 +132,7 @@ def train(config: SFTConfig) -> Path:
         folder, checkpoint = from_rank_zero(
             lambda: open_folder(config, inputs, policy.checkpoint_bytes, held)
         )
-        jsonl, mlflow = build_loggers(config, folder, checkpoint)
+        jsonl, mlflow = build_loggers(config, inputs, folder, checkpoint)
         say(f"run folder {folder.path}")
         title = f"{folder.path.name}: {config.model.path} on {inputs.accelerator}"
         console = Console(config.steps, title, line=sft_line, held_out=SFT_HELD_OUT)
@@ -175,6 +176,7 @@ def train(config: SFTConfig) -> Path:
                 steps=config.steps,
             )
     if mlflow is not None:
+        mlflow.log_weights(checkpoint_files(folder.checkpoints) | {config.steps: folder.model})
         mlflow.log_folder(folder.model, "model")
         mlflow.finish()
     say(f"model: {folder.model}; train it with python -m ceeh.fit ... model.path={folder.path}")

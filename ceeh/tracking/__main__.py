@@ -9,7 +9,7 @@ from pathlib import Path
 from ceeh.errors import ConfigError
 from ceeh.runtime.cli import run_command
 from ceeh.runtime.text import HIDDEN, redact
-from ceeh.tracking.logger import STATE, GuardedMLFlowLogger, read_state
+from ceeh.tracking.state import STATE, read_state
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +37,8 @@ def deliver(run: Path, uri: str | None) -> bool:
         raise ConfigError(
             f"the server's address held a secret, which '{run}' does not keep ({uri}); give it with --uri"
         )
+    from ceeh.tracking.logger import GuardedMLFlowLogger  # takes seconds: after the checks
+
     names = {key: state[key] for key in ("experiment", "run_name")}
     logger = GuardedMLFlowLogger(uri=uri, folder=run, **names)
     waiting = logger.num_waiting

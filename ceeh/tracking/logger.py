@@ -18,16 +18,17 @@ import yaml
 from lightning.pytorch.loggers.logger import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from ceeh.errors import RunError
 from ceeh.run.atomic import atomic_write_text
 from ceeh.run.metrics_file import stable_name
+from ceeh.runtime.distributed import say
 from ceeh.runtime.text import escape, flatten, redact
 from ceeh.runtime.versions import provenance
+from ceeh.tracking.state import START, STATE, read_state
 
-STATE = "mlflow.json"
 PACE_SECONDS, RETRY_SECONDS, CLOSE_SECONDS, FINISH_SECONDS = 1.0, 10.0, 0.8, 30.0
 UPLOAD_BYTES_PER_SECOND = 5e6  # the slowest upload that `deliver` waits for
 ROWS_PER_CALL = 16
-START: dict[str, Any] = {"delivered": 0, "offset": 0, "row": {}}
 
 # urllib3 logs whole addresses, which may hold a secret; the warnings below are redacted.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -38,28 +39,33 @@ class GuardedMLFlowLogger(Logger):
     """Delivers the `folder` of a run to MLflow from a daemon thread; a failing server raises nothing.
 
     The thread follows metrics.jsonl, which JSONLLogger writes, and a list of entries: {"metrics":
-    [[name, value, ms, step], ...]}, {"params": {...}}, {"tags": {...}}, {"file": path, "to": folder},
-    {"status": ...}. `state` is kept in mlflow.json: the server, experiment and run; `key`, a tag that
-    finds the run, for its evaluations too; `entries`, of which the first `delivered` are done; the last
-    `row` delivered and its `offset`. Another server or run gets everything.
+    [[name, value, ms, step], ...]}, {"params": {...}}, {"tags": {...}}, {"datasets": [...]}, {"weights":
+    {step: place}}, {"file": path, "to": folder}, {"status": ..., "ms": ...}. `state` is kept in
+    mlflow.json: the server, experiment and run, and when it `started`; `key`, a tag that finds the run,
+    and `parent`, the key of the run it belongs to; `entries`, of which the first `delivered` are done;
+    the last `row` delivered and its `offset`. Another server gets everything.
 
     Not based on Lightning's MLFlowLogger: its constructor creates the tables of a sqlite store, and each
     of its methods and properties, `name` too, waits for the server.
     """
 
     def __init__(
-        self, *, uri: str, experiment: str, run_name: str, folder: Path, key: str | None = None
+        self, *, uri: str, experiment: str, run_name: str, folder: Path, parent: str | None = None
     ) -> None:
         super().__init__()
         self.folder, self.metrics_file = folder, folder / "metrics.jsonl"
         known = read_state(folder)
-        self.state = {"key": uuid.uuid4().hex, "run_id": None, "entries": []} | START | known
-        if known and (known["uri"] != redact(uri) or key not in (None, known["key"])):
+        if parent is not None and known.get("key") == parent:  # version 0.1 logged into the parent
+            known = {}
+        new = {"key": uuid.uuid4().hex, "parent": parent, "run_id": None, "started": _now()}
+        self.state = new | {"entries": []} | START | known
+        if known and known["uri"] != redact(uri):
             self.state |= START | {"run_id": None}
         self.state |= {"uri": uri, "experiment": experiment, "run_name": run_name}
-        self.state |= {"key": key} if key else {}
+        self.state |= {"parent": parent} if parent else {}
         self._rewind()
         self._client: Any = None
+        self._run: Any = None
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -94,13 +100,13 @@ class GuardedMLFlowLogger(Logger):
         config = redact(yaml.safe_load(config_yaml))
         params = {name: str(value) for name, value in flatten(config).items()}
         tags = {k: str(v) for k, v in {**provenance(), "seed": config.get("seed")}.items()}
-        self._add({"status": "RUNNING"}, {"params": params}, {"tags": tags})
+        self._add({"status": "RUNNING", "ms": _now()}, {"params": params}, {"tags": tags})
         if (self.folder / "config.yaml").is_file():
             self.log_file(self.folder / "config.yaml")
 
     def log_values(self, values: Mapping[str, float], step: int = 0) -> None:
         """Delivers metrics that are not in metrics.jsonl; NaN is left out."""
-        ms = int(1000 * time.time())
+        ms = _now()
         points = [(stable_name(k), v, ms, step) for k, v in values.items() if math.isfinite(v)]
         self._add({"metrics": points})
 
@@ -113,21 +119,24 @@ class GuardedMLFlowLogger(Logger):
         for file in sorted(file for file in path.rglob("*") if file.is_file()):
             self.log_file(file, (artifact_path / file.parent.relative_to(path)).as_posix())
 
-    def log_summary(self, summary: Mapping[str, Any]) -> None:
-        """Delivers summary.json, and each of its values as e.g. `final/tuned/hard/accuracy`."""
-        self.log_file(self.folder / "summary.json")
-        leaves = flatten(summary, "/").items()
-        values = {f"final/{k.removesuffix('/value')}": v for k, v in leaves if k.endswith("/value")}
-        self.log_values(values, summary["rollout_step"])
+    def log_data_sets(self, *data_sets: Mapping[str, Any]) -> None:
+        """Delivers what the run reads, of `data_set`, as its inputs, once."""
+        entry = {"datasets": list(data_sets)}
+        if entry not in self.state["entries"]:
+            self._add(entry)
+
+    def log_weights(self, places: Mapping[int, Path]) -> None:
+        """Where the weights of evaluated policies are, by rollout step; those of others are gone."""
+        self._add({"weights": {str(step): str(place.resolve()) for step, place in places.items()}})
 
     def finalize(self, status: str = "success") -> None:
         """Lightning calls it after every validate and fit: only a failure ends the run here."""
         if status == "failed":
-            self._add({"status": "FAILED"})
+            self._add({"status": "FAILED", "ms": _now()})
 
     def finish(self) -> None:
         """Ends the run and delivers the rest."""
-        self._add({"status": "FINISHED"})
+        self._add({"status": "FINISHED", "ms": _now()})
         self.deliver()
 
     def deliver(self) -> bool:
@@ -176,31 +185,40 @@ class GuardedMLFlowLogger(Logger):
             last, wait = self._closing.is_set(), PACE_SECONDS
             try:
                 self._deliver()
+            except RunError as error:
+                wait = RETRY_SECONDS
+                self._warn("unusable", f"cannot be used: {error}")
             except Exception as error:  # an outside service: whatever it raises, training continues
                 wait = RETRY_SECONDS
                 self._warn("silent", f"does not answer, retrying: {error}")
             self._closing.wait(wait)
 
     def _deliver(self) -> None:
-        from ceeh.tracking.mlflow_run import MlflowClient, find_or_create, send
+        from ceeh.tracking.mlflow_run import address, find_or_create, open_client, send
 
         if self._client is None and self._next():
-            client = MlflowClient(self.state["uri"])
-            run_id = find_or_create(client, self.state)
+            client = open_client(self.state["uri"])
+            self._run = find_or_create(client, self.state)
+            run_id = self._run.info.run_id
             if run_id != self.state["run_id"]:
                 self._save(run_id=run_id, **START)
             self._client = client
+            say(f"MLflow: {redact(address(self.state['uri'], self._run))}")
         while self._client and (step := self._next()):
             entry, progress = step
-            for reason in send(self._client, self.state["run_id"], entry, self.folder):
+            for reason in send(self._client, self._run, entry, self.folder):
                 self._warn("rejected", f"rejected an item, which is dropped: {reason}")
             self._save(**progress)
 
     def _next(self) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
-        """The next entry, and what changes in `state` by its delivery; metrics before the rest."""
+        """The next entry, and what changes in `state` by its delivery.
+
+        Metrics come before the rest, which may be large files; what names their data set before them.
+        """
         if self.metrics_file.is_file() and self.metrics_file.stat().st_size < self.state["offset"]:
             self._rewind()
-        if rows := list(islice(self._rows(), ROWS_PER_CALL)):
+        named = not any("datasets" in entry for entry in self._undelivered)
+        if named and (rows := list(islice(self._rows(), ROWS_PER_CALL))):
             points = [point for _, row in rows for point in self._points(row)]
             return {"metrics": points}, {"offset": rows[-1][0], "row": rows[-1][1]}
         for entry in self._undelivered:
@@ -242,7 +260,6 @@ class GuardedMLFlowLogger(Logger):
             log.warning("%s. Training continues; everything is kept in %s", text, self.folder)
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """What `folder` knows of its MLflow run; empty if it was never tracked."""
-    file = folder / STATE
-    return json.loads(file.read_text()) if file.is_file() else {}
+def _now() -> int:
+    """Milliseconds since 1970."""
+    return int(1000 * time.time())

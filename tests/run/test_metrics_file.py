@@ -22,6 +22,22 @@ def log_steps(logger: JSONLLogger, steps: range) -> None:
         logger.save()
 
 
+def test_a_base_measured_again_changes_no_line(tmp_path):
+    logger = JSONLLogger(tmp_path)
+    with logger.of_base():
+        logger.log_metrics({"eval/accuracy": 0.5}, step=0)
+    log_steps(logger, range(1, 3))
+    before = rows_of(tmp_path)
+    assert before[0] == {"rollout_step": 0, "global_step": 0, "eval/accuracy": 0.5}
+    resumed = JSONLLogger(tmp_path)
+    resumed.resume_from_step(2)
+    with resumed.of_base():
+        resumed.log_metrics({"eval/accuracy": 0.4}, step=0)
+    assert rows_of(tmp_path) == before
+    resumed.log_metrics({"eval/tokens": 9.0}, step=2)
+    assert rows_of(tmp_path)[-1] == before[-1] | {"eval/tokens": 9.0}
+
+
 def test_each_rollout_step_is_one_line_after_any_number_of_calls(tmp_path):
     logger = JSONLLogger(tmp_path)
     logger.log_metrics({"eval/pass@8": 0.5}, step=0)

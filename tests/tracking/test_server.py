@@ -1,6 +1,7 @@
 """Tracking servers that die, come back and never answer: nothing is lost, nothing waits."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -56,7 +57,11 @@ def test_everything_can_be_delivered_later_from_the_folder(server, run, caplog, 
     message = "7 entries for MLflow were not sent; send them later with: python -m ceeh.tracking "
     assert caplog.text.count(f"{message}{absent.folder}") == 1
     assert main([str(absent.folder), "--uri", server.uri]) == 0
-    assert capsys.readouterr().out == f"{absent.folder}: 7 of 7 entries sent to {server.uri}\n"
+    link, sent = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        rf"MLflow: {server.uri}/#/experiments/\d+/runs/\w+\?workflowType=machine_learning", link
+    )
+    assert sent == f"{absent.folder}: 7 of 7 entries sent to {server.uri}"
     again = run(server.uri, resume_from=3)
     assert again.history() == [(1, 0.5), (2, 1.0), (3, 1.5)]
     assert again.stored.data.params["seed"] == "3"
