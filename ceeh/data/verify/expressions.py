@@ -27,6 +27,11 @@ def sym(name: str) -> Expr:
     return ("sym", name)
 
 
+def value_of(node: Expr) -> Expr:
+    """An expression as a value without unit."""
+    return ("val", node, "", False)
+
+
 ONE, MINUS_ONE = num(1), num(-1)
 PI, EULER, IMAGINARY, INFINITY = (("const", name) for name in ("pi", "e", "i", "oo"))
 

@@ -11,46 +11,54 @@ a set or those of a tuple or interval, ("op", \cup | \cap | \setminus, sets), ("
 from fractions import Fraction
 
 from ceeh.data.verify import expressions as ex
-from ceeh.data.verify.cursor import END
 from ceeh.data.verify.expressions import Expr, UnreadError
-from ceeh.data.verify.terms import PLUS_MINUS, TermReader
-from ceeh.data.verify.tokens import Token, spelling
-from ceeh.data.verify.words import CLAUSE_WORDS, LINKS
+from ceeh.data.verify.terms import END, PLUS_MINUS, TermReader
+from ceeh.data.verify.tokens import Token, folded, spelling
+from ceeh.data.verify.words import (
+    CLAUSE_WORDS,
+    LINKS,
+    POWERS_AFTER,
+    POWERS_BEFORE,
+    SHORT_WORDS,
+    is_mathematical,
+    unit_text,
+)
 
 MAX_ITEMS = 64
 
 _RELATIONS = ("=", "<", ">", "<=", ">=", "!=", r"\in", r"\equiv", r"\approx")
 _SET_SIGNS = (r"\cup", r"\cap", r"\setminus")
-_REALS = r"\mathbb R"
+_CLOSING = {
+    "(": (")", "]"),
+    "[": ("]", ")"),
+    r"\{": (r"\}",),
+    "{": ("}",),
+    r"\langle": (r"\rangle",),
+}
+_ALL_REALS = ("all real numbers", "all reals", "all real", "real numbers")
+_MEMBER = [r"\in", r"\mathbb R"]
 _MAX_CLAUSE = 12
 _SCALES_OF_DEGREES = ("C", "F", "Celsius", "Fahrenheit", "celsius", "fahrenheit")
-
-
-def value_of(node: Expr) -> Expr:
-    """An expression as a value without unit."""
-    return ("val", node, "", False)
+_HALVES = ("am", "pm", "AM", "PM")
 
 
 def read(tokens: list[Token]) -> Expr:
     """The value of an answer. Raises UnreadError."""
-    clause = next(
-        (
-            i
-            for i, t in enumerate(tokens)
-            if t.text in ("for", r"\forall") and _is_clause(tokens[i:])
-        ),
-        None,
-    )
-    if clause:
-        end = clause - (tokens[clause - 1].text == ",")
-        kept = [t.text for t in tokens[clause:] if t.kind == "letter" or "integer" in t.text]
-        return ("qualified", " ".join(kept), read(tokens[:end]))
-    start = 1 if tokens[0].text == "(" else 0
-    label, closing = [*tokens[start : start + 2], END, END][:2]
-    if label.kind == "letter" and label.text in "ABCDEFGH" and closing.text in (")", "."[start:]):
-        value = tokens[start + 2 :]
-        if value and value[0].text not in LINKS and (label.font or value[0].spaced):
-            return ("choice", label.text, _read_items(value))
+    for i, token in enumerate(tokens):
+        if i and token.text in ("for", r"\forall") and _is_clause(tokens[i:]):
+            kept = [t.text for t in tokens[i:] if t.kind == "letter" or "integer" in t.text]
+            value = read(tokens[: i - (tokens[i - 1].text == ",")])
+            return ("qualified", " ".join(kept), value)
+    start = 1 if tokens and tokens[0].text == "(" else 0
+    label, closing, first = [*tokens[start : start + 3], END, END, END][:3]
+    if (
+        label.kind == "letter"
+        and label.text in "ABCDEFGH"
+        and closing.text in (")", "."[start:])
+        and first.text not in ("", *LINKS)
+        and (label.font or first.spaced)
+    ):
+        return ("choice", label.text, _read_items(tokens[start + 2 :]))
     return _read_items(tokens)
 
 
@@ -64,17 +72,15 @@ def _read_items(tokens: list[Token]) -> Expr:
 
 def _is_clause(tokens: list[Token]) -> bool:
     """Whether these are words such as "for all real x", which restrict nothing."""
-    if len(tokens) > _MAX_CLAUSE:
-        return False
     words = [t.text for t in tokens if t.kind == "word"]
-    letters = [t for t in tokens if t.kind == "letter"]
     others = [t.text for t in tokens if t.kind not in ("word", "letter")]
-    begins = tokens[0].text == r"\forall" or words[1:2] in (["all"], ["any"], ["every"], ["each"])
+    forall = others[:1] == [r"\forall"]
     return (
-        begins
+        len(tokens) <= _MAX_CLAUSE
+        and (tokens[0].text == r"\forall" or words[1:2] in (["all"], ["any"], ["every"], ["each"]))
         and set(words) <= CLAUSE_WORDS
-        and len(letters) == 1
-        and (others in ([], [r"\forall"], [r"\in", _REALS], [r"\forall", r"\in", _REALS]))
+        and sum(t.kind == "letter" for t in tokens) == 1
+        and others[forall:] in ([], _MEMBER)
     )
 
 
@@ -85,9 +91,11 @@ class _AnswerReader(TermReader):
         links: set[str] = set()
         while True:
             item = self.item()
-            spread = item[:2] == ("seq", "±")
-            items += item[2] if spread else [item]
-            links |= {"±"} if spread else set()
+            if item[:2] == ("seq", "±"):
+                items += item[2]
+                links.add("±")
+            else:
+                items.append(item)
             link = self.accept(",", ";")
             link = self.accept("and", "or") or link
             if not link:
@@ -121,22 +129,16 @@ class _AnswerReader(TermReader):
         while sign := self.accept(*_RELATIONS):
             signs.append(sign)
             sides.append(self.operand())
-        if self.peek.text == "(" and self.ahead().text == "mod":
+        if self.peek.text == "(" and self.ahead(1).text == "mod":
             self.take()
             return self.congruence(sides, signs, name, closing=")")
         if self.peek.text in ("mod", r"\mod", r"\pmod"):
             return self.congruence(sides, signs, name)
         if not signs:
-            return (
-                self.ratio(sides[0])
-                if self.peek.text in (":", "am", "pm", "AM", "PM")
-                else sides[0]
-            )
-        if r"\equiv" in signs or r"\approx" in signs:
-            raise UnreadError
+            return self.ratio(sides[0]) if self.peek.text in (":", *_HALVES) else sides[0]
         if signs == [r"\in"] and name:
             return ("named", name, sides[1])
-        if r"\in" in signs:
+        if {r"\in", r"\equiv", r"\approx"} & set(signs):
             raise UnreadError
         if set(signs) == {"="}:
             if name and self.peek.text == ":":
@@ -196,7 +198,7 @@ class _AnswerReader(TermReader):
             start = self.at
             sides.append(self.plain(self.operand()))
             parts.append(self.tokens[start])
-        half = self.accept("am", "pm", "AM", "PM").lower()
+        half = self.accept(*_HALVES).lower()
         whole = [ex.number(side) for side in sides]
         hours = whole[0] is not None and 0 <= whole[0] <= 24
         if hours and (half or len(parts[-1].text) == 2) and len(parts) <= 2:
@@ -215,29 +217,29 @@ class _AnswerReader(TermReader):
             sets.append(self.quantity())
         if not signs:
             return sets[0]
-        if len(signs) > 1 or (r"\setminus" in signs and len(sets) > 2):
+        many = len(signs) > 1 or (r"\setminus" in signs and len(sets) > 2)
+        if many or any(value[:2] == ("seq", "±") for value in sets):
             raise UnreadError
         return ("op", signs.pop(), tuple(sets))
 
     def quantity(self, *, more: bool = False) -> Expr:
         """An expression with its sign of percent or unit, or words; `more` follows another one."""
-        sign = ex.MINUS_ONE if self.peek.text == "-" and self.ahead().text == r"\$" else ex.ONE
-        if sign == ex.MINUS_ONE:
-            self.take()
+        minus = self.peek.text == "-" and self.ahead(1).text == r"\$"
+        self.at += minus
         dollars = bool(self.accept(r"\$"))
         if (words := self.words()) is not None:
             return words
         node = self.sum()
         if not ex.is_expr(node):
             return node
-        node = ex.mul(sign, node) if dollars else node
+        node = ex.negative(node) if minus else node
         percent = bool(self.accept("%", "percent", "pct", "percentage"))
         node, unit = _without_degrees(node)
         if unit and self.peek.text in _SCALES_OF_DEGREES:
             unit += self.take().text[0].upper()
         if not unit and not percent:
             unit = self.unit()
-        if (self.peek.text, self.ahead().text) == ("below", "zero"):
+        if (self.peek.text, self.ahead(1).text) == ("below", "zero"):
             self.at += 2
             node = ex.negative(node)
         if dollars:
@@ -248,6 +250,101 @@ class _AnswerReader(TermReader):
         if not more and unit and self.peek.kind == "number" and value[0] == "val":  # 5 ft 6 in
             return ("seq", "&&", (value, self.quantity(more=True)))
         return value
+
+    def unit(self) -> str:
+        """The unit at this place, in one spelling; "" if there is none."""
+        powers: list[tuple[str, int]] = []
+        sign, before = 1, 1
+        while True:
+            token = self.peek
+            if token.text in ("/", "per") or (token.text == "*" and powers):
+                if not self.unit_at(1, plain=bool(powers)):
+                    break
+                sign = 1 if token.text == "*" else -1
+                self.take()
+            if self.peek.text.lower() in POWERS_BEFORE and self.unit_at(1):
+                before = POWERS_BEFORE[self.take().text.lower()]
+            if not (named := self.unit_at(0, plain=bool(powers) and sign < 0)):
+                break
+            self.take()
+            if named == "deg" and self.unit_at(0) in ("degC", "degF"):
+                continue
+            exponent = before * POWERS_AFTER.get(self.accept(*POWERS_AFTER), 1)
+            if self.accept("^"):
+                value = ex.number(self.script())
+                if value is None or value.denominator > 1 or not 0 < abs(value) < 10:
+                    raise UnreadError
+                exponent = int(value)
+            powers.append((named, sign * exponent))
+            before = 1
+        unit = unit_text(powers)
+        if powers and not unit:
+            raise UnreadError  # m/m
+        return unit
+
+    def words(self) -> Expr | None:
+        """Words that are no numbers, functions or variables: ("words", text); None if there are none."""
+        end = self.at
+        for i, token in enumerate(self.tokens[self.at :], self.at):
+            dash = i > self.at and token.text in ("-", "'") and self.tokens[i + 1 : i + 2]
+            if token.text in ("and", "or", "for", "mod") or not (
+                token.kind in ("word", "letter") or (dash and dash[0].kind == "word")
+            ):
+                break
+            end = i + 1
+        tokens = self.tokens[self.at : end]
+        if not any(t.kind == "word" and not is_mathematical(t.text) for t in tokens):
+            return None
+        first = tokens[0]
+        if len(tokens) == 1 and len(first.text) < 4 and first.text.lower() not in SHORT_WORDS:
+            label = first.text.isupper() and self.ahead(1).text in ("", *LINKS)
+            if not label and first.font != "text":
+                return None  # a product of variables
+        if first.kind == "letter" and not first.font and first.text not in ("a", "A", "I"):
+            return None
+        if first.kind == "word" and is_mathematical(first.text):
+            return None
+        self.at = end
+        text = " ".join(folded(t.text) for t in tokens)
+        return ("set", "R") if text in _ALL_REALS else ("words", text)
+
+    def group(self, opening: str) -> Expr:
+        """What brackets enclose: an expression, a tuple, an interval, a set."""
+        if opening == r"\{" and self.accept(r"\}"):
+            return ("seq", "{}", ())
+        bars, self.bars = self.bars, 0
+        if opening == r"\{" and (built := self.builder()) is not None:
+            return built
+        brackets = {r"\{": "{}", "{": ""}.get(opening, "()")
+        value = self.items(brackets=brackets)
+        closed = self.expect(*_CLOSING[opening])
+        self.bars = bars
+        if value[:2] == ("seq", "()"):
+            pair = "()" if opening == r"\langle" else opening + closed
+            return ("seq", pair, value[2])
+        if value[0] == "val" and not value[2] and not value[3] and brackets == "()":
+            if opening + closed not in ("()", "[]"):
+                raise UnreadError
+            if opening == "(" and self.accept("_"):
+                return ex.sym(f"{ex.written(value[1])} base {self.index()}")
+            return value[1]
+        if opening + closed not in ("()", r"\{\}", "{}"):
+            raise UnreadError
+        return value
+
+    def builder(self) -> Expr | None:
+        r"""\{x \mid 0 < x < 1\} after its first bracket; None if it is another set."""
+        start = self.at
+        variable = self.take()
+        domain = ""
+        if self.accept(r"\in"):
+            domain = self.take().text[-1] if self.peek.kind == "set" else "?"
+        if variable.kind != "letter" or domain == "?" or not self.accept(r"\mid", "|", ":"):
+            self.at = start
+            return None
+        condition = self.items()
+        self.expect(r"\}")
+        return ("builder", variable.text, "" if domain == "R" else domain, condition)
 
     def plain(self, value: Expr) -> Expr:
         """The expression of a value without unit."""
@@ -269,10 +366,10 @@ def _without_degrees(node: Expr) -> tuple[Expr, str]:
 
 def _both_signs(value: Expr) -> Expr:
     r"""The two values of an expression with one \pm or with \pm and \mp."""
-    signs = sum(part == ex.sym(PLUS_MINUS) for part in ex.walk(value[1]))
+    signs = sum(part == PLUS_MINUS for part in ex.walk(value[1]))
     if not signs:
         return value
     if signs > 1:
         raise UnreadError
-    both = (ex.replaced(value[1], PLUS_MINUS, sign) for sign in (ex.ONE, ex.MINUS_ONE))
+    both = (ex.replaced(value[1], PLUS_MINUS[1], sign) for sign in (ex.ONE, ex.MINUS_ONE))
     return ("seq", "±", tuple(("val", node, *value[2:]) for node in both))

@@ -1,85 +1,159 @@
-"""Reads expressions: sums, products, powers, numbers, letters and brackets."""
+"""Reads expressions: sums, products, powers, numbers, letters and LaTeX commands with their arguments."""
 
+from abc import ABC, abstractmethod
 from fractions import Fraction
 
 from ceeh.data.verify import expressions as ex
 from ceeh.data.verify.expressions import Expr, UnreadError
-from ceeh.data.verify.macros import ACCENTS, SHAPES, MacroReader, symbol
-from ceeh.data.verify.tokens import Token
-from ceeh.data.verify.units import POWERS_BEFORE
+from ceeh.data.verify.tokens import Token, spelling
 from ceeh.data.verify.words import (
     FRACTIONS,
     FUNCTIONS,
+    INFINITE,
     NUMBERS,
+    POWERS_BEFORE,
     SCALES,
     STOPS,
     SYMBOLS,
     is_mathematical,
+    unit_named,
 )
 
 MAX_DEPTH = 50
 MAX_DIGITS = 100
-PLUS_MINUS = r"\pm"
+PLUS_MINUS = ex.sym(r"\pm")
+END = Token("end", "")
 
-_CLOSING = {
-    "(": (")", "]"),
-    "[": ("]", ")"),
-    r"\{": (r"\}",),
-    "{": ("}",),
-    r"\langle": (r"\rangle",),
+_SIGNS = {
+    **dict.fromkeys(("+", "positive"), ex.ONE),
+    **dict.fromkeys(("-", "negative", "minus"), ex.MINUS_ONE),
+    **{r"\pm": PLUS_MINUS, r"\mp": ex.negative(PLUS_MINUS)},
 }
+_CONSTANTS = {"e": ex.EULER, "i": ex.IMAGINARY, r"\pi": ex.PI}
 _FUNCTION_LETTERS = ("f", "g", "F", "G", "P", "Q", r"\phi", r"\Gamma")
-_OPENING = (
-    "[",
-    "{",
-    r"\frac",
-    r"\sqrt",
-    r"\binom",
-    r"\begin",
-    r"\infty",
-    r"\pi",
-    r"\lfloor",
-    r"\lceil",
+_ACCENT_NAMES = (
+    r"\overline \bar \vec \hat \widehat \tilde \underline \overrightarrow \dot \ddot \widetilde"
 )
+_ACCENTS = frozenset(_ACCENT_NAMES.split())
+_SHAPES = (r"\angle", r"\triangle", r"\measuredangle")
+_MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "vmatrix", "array")
+_FACTOR_NAMES = r"[ { \l| \frac \sqrt \binom \begin \infty \pi \lfloor \lceil"
+_FACTORS = {*_FACTOR_NAMES.split(), *_ACCENTS, *_SHAPES, *(f for f in FUNCTIONS if f[0] == "\\")}
+"""Signs and commands that begin a factor."""
 
 
-class TermReader(MacroReader):
+def symbol(name: str) -> Expr:
+    """A letter: a constant or a symbol."""
+    return _CONSTANTS.get(name) or ex.sym(name)
+
+
+class TermReader(ABC):
+    """A place `at` in the tokens of an answer, and what reads the expression there.
+
+    Readers move `at`; they raise UnreadError at a token that has no meaning there.
+    """
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens = tokens
+        self.at = 0
+        self.depth = 0
+        self.bars = 0
+
+    @abstractmethod
+    def group(self, opening: str) -> Expr:
+        """What is between brackets, of which `opening` has been taken."""
+
+    @property
+    def peek(self) -> Token:
+        return self.tokens[self.at] if self.at < len(self.tokens) else END
+
+    def ahead(self, count: int) -> Token:
+        at = self.at + count
+        return self.tokens[at] if 0 <= at < len(self.tokens) else END
+
+    def take(self) -> Token:
+        if self.at >= len(self.tokens):
+            raise UnreadError
+        self.at += 1
+        return self.tokens[self.at - 1]
+
+    def accept(self, *texts: str) -> str:
+        """The text of the next token, taken, if it is one of `texts`; else ""."""
+        return self.take().text if self.peek is not END and self.peek.text in texts else ""
+
+    def expect(self, *texts: str) -> str:
+        if not (found := self.accept(*texts)):
+            raise UnreadError
+        return found
+
+    def replace(self, tokens: list[Token]) -> None:
+        """Puts `tokens` in the place of the next one."""
+        self.tokens = [*self.tokens[: self.at], *tokens, *self.tokens[self.at + 1 :]]
+
+    def raw_script(self) -> str:
+        """A sub- or superscript as text."""
+        if self.peek.text != "{":
+            return self.take().text
+        depth, start = 0, self.at
+        while True:
+            depth += {"{": 1, "}": -1}.get(self.take().text, 0)
+            if depth == 0:
+                return spelling(self.tokens[start + 1 : self.at - 1])
+
+    def unit_at(self, count: int, *, plain: bool = False) -> str | None:
+        r"""The unit `count` tokens ahead; a single letter outside of \text{} only where `plain`."""
+        token = self.ahead(count)
+        if token.text == r"\$":
+            return "$"
+        if token.kind not in ("word", "letter") or token.text in STOPS:
+            return None
+        in_text = plain or (token.font == "text" and token.text not in ("e", "i"))
+        if not in_text and len(token.text) < 4 and self.ahead(count - 1).kind == "letter":
+            return None  # 2x cm is read as a product
+        return unit_named(token.text, in_text=in_text)
+
+    def scalar(self, node: Expr) -> Expr:
+        if not ex.is_expr(node):
+            raise UnreadError
+        return node
+
+    def enclosed(self, closing: str) -> Expr:
+        """An expression and the bracket that closes it."""
+        node = self.scalar(self.sum())
+        self.expect(closing)
+        return node
+
     def signs(self) -> Expr | None:
         r"""The product of the signs here: 1, -1 or \pm; None without one."""
         found = None
-        while True:
-            text = self.peek.text
-            if text not in ("+", "-", r"\pm", r"\mp", "negative", "minus", "positive"):
-                return found
+        while (sign := _SIGNS.get(self.peek.text)) is not None:
             self.take()
-            sign = {"+": ex.ONE, "positive": ex.ONE, r"\pm": ex.sym(PLUS_MINUS)}.get(text)
-            if text == r"\mp":
-                sign = ex.negative(ex.sym(PLUS_MINUS))
-            found = ex.mul(found or ex.ONE, sign or ex.MINUS_ONE)
+            found = ex.mul(found or ex.ONE, sign)
+        return found
 
     def sum(self) -> Expr:
         sign = self.signs()
         first = self.product()
         if sign is not None:
             first = ex.mul(sign, self.scalar(first))
-        if sign is None and not ex.is_expr(first):
+        elif not ex.is_expr(first):
             return first
         terms = [first]
         while (sign := self.signs()) is not None:
             terms.append(ex.mul(sign, self.scalar(self.product())))
-        return first if len(terms) == 1 else ex.add(*map(self.scalar, terms))
+        return first if len(terms) == 1 else ex.add(*terms)
 
     def product(self) -> Expr:
-        whole = self.peek if self.peek.kind == "number" and self.peek.text.isdigit() else None
-        start = self.at
+        start, whole = self.at, self.peek.kind == "number" and self.peek.text.isdigit()
         factors = [self.power()]
-        if whole is not None and self.at == start + 1 and (part := self.mixed_part()) is not None:
+        if whole and self.at == start + 1 and (part := self._mixed_part()) is not None:
             factors = [ex.add(factors[0], part)]
         while True:
             token = self.peek
             if token.text in ("*", "/") and not self.unit_at(1):
                 self.take()
-                factor = self.signed_power()
+                sign = self.signs() or ex.ONE
+                factor = ex.mul(sign, self.scalar(self.power()))
                 factors.append(factor if token.text == "*" else ex.power(factor, ex.MINUS_ONE))
             elif self._is_times_sign():
                 self.take()
@@ -87,14 +161,9 @@ class TermReader(MacroReader):
             elif self._begins_factor(token):
                 factors.append(self.power())
             else:
-                break
-        return factors[0] if len(factors) == 1 else ex.mul(*map(self.scalar, factors))
+                return factors[0] if len(factors) == 1 else ex.mul(*map(self.scalar, factors))
 
-    def signed_power(self) -> Expr:
-        sign = self.signs()
-        return ex.mul(sign or ex.ONE, self.scalar(self.power()))
-
-    def mixed_part(self) -> Expr | None:
+    def _mixed_part(self) -> Expr | None:
         r"""The fraction of 1\frac{1}{2} or 1 1/2."""
         start = self.at
         if self.peek.text == r"\frac":
@@ -104,11 +173,11 @@ class TermReader(MacroReader):
             if part[0] == "num":
                 raise UnreadError
             self.at = start
-        elif self.peek.kind == "number" and self.ahead().text == "/":
-            above, _, below = self.take(), self.take(), self.take()
-            whole = above.text.isdigit() and below.text.isdigit() and above.text[0] != "0"
-            if whole and int(above.text) < int(below.text):
-                return ex.num(Fraction(int(above.text), int(below.text)))
+        elif self.peek.kind == "number" and self.ahead(1).text == "/":
+            above, _, below = (self.take().text for _ in range(3))
+            whole = above.isdigit() and below.isdigit() and above[0] != "0"
+            if whole and int(above) < int(below):
+                return ex.num(Fraction(int(above), int(below)))
             raise UnreadError
         return None
 
@@ -116,41 +185,25 @@ class TermReader(MacroReader):
         """The letter in 1.2 x 10^3."""
         return (
             self.peek.text == "x"
-            and self.tokens[self.at - 1].kind == "number"
-            and (self.ahead().text, self.ahead(2).text) == ("10", "^")
+            and self.ahead(-1).kind == "number"
+            and (self.ahead(1).text, self.ahead(2).text) == ("10", "^")
         )
 
     def _begins_factor(self, token: Token) -> bool:
         if token.kind == "number":
             raise UnreadError  # two numbers side by side
-        if self.tokens[self.at - 1].text == r"^\circ" and token.text in ("C", "F"):
-            return False
         if token.kind in ("letter", "word"):
-            return not (token.text in STOPS or token.text in POWERS_BEFORE or self.unit_at(0))
-        if token.text in ("|", r"\l|"):
-            return not self.bars or token.text == r"\l|"
+            degrees = self.ahead(-1).text == r"^\circ" and token.text in ("C", "F")
+            ends = degrees or token.text in STOPS or token.text in POWERS_BEFORE
+            return not ends and not self.unit_at(0)
+        if token.text == "|":
+            return not self.bars
         if token.text == "(":
-            return self.ahead().text != "mod"
-        return token.text in (
-            "[",
-            "{",
-            r"\frac",
-            r"\sqrt",
-            r"\binom",
-            r"\begin",
-            r"\infty",
-            r"\pi",
-        ) or (
-            token.text in (r"\lfloor", r"\lceil", *ACCENTS, *SHAPES)
-            or (token.text[:1] == "\\" and token.text[1:] in FUNCTIONS)
-        )
+            return self.ahead(1).text != "mod"
+        return token.text in _FACTORS
 
     def power(self) -> Expr:
-        node = self.primary()
-        if self.accept("!"):
-            node = ("fn", "factorial", self.scalar(node))
-        if self.accept(r"^\circ"):
-            node = ("deg", self.scalar(node))
+        node = self._with_suffix(self.primary())
         if not self.accept("^"):
             return node
         if node[0] == "set":
@@ -158,78 +211,86 @@ class TermReader(MacroReader):
         node = ex.power(self.scalar(node), self.script())
         if self.peek.text in ("^", "_"):
             raise UnreadError
+        return self._with_suffix(node)
+
+    def _with_suffix(self, node: Expr) -> Expr:
+        """`node` with the factorial and degree signs after it."""
         if self.accept("!"):
-            node = ("fn", "factorial", node)
-        return ("deg", node) if self.accept(r"^\circ") else node
+            node = ("fn", "factorial", self.scalar(node))
+        return ("deg", self.scalar(node)) if self.accept(r"^\circ") else node
 
     def script(self) -> Expr:
         """An exponent or subscript: a group, a signed number as models write it, or one factor."""
         sign = self.signs()
-        if self.peek.text == "{":
-            self.take()
-            node = self.scalar(self.sum())
-            self.expect("}")
-        else:
-            node = self.scalar(self.primary(script=True))
-        return ex.mul(sign, node) if sign is not None else node
+        return self._braced() if sign is None else ex.mul(sign, self._braced())
+
+    def argument(self) -> Expr:
+        r"""The argument of \frac or \sqrt: a group, one digit or one token."""
+        text = self.peek.text
+        if self.peek.kind == "number" and len(text) > 1:
+            if not text.isdigit():
+                raise UnreadError
+            self.replace([Token("number", text[0]), Token("number", text[1:])])
+        return self._braced()
+
+    def _braced(self) -> Expr:
+        return self.enclosed("}") if self.accept("{") else self.scalar(self.primary(script=True))
+
+    def arguments(self) -> list[Expr]:
+        found = [self.scalar(self.sum())]
+        while self.accept(",", ";"):
+            found.append(self.scalar(self.sum()))
+        self.expect(")")
+        return found
 
     def index(self) -> str:
         """A subscript in one spelling: an expression, or text where it has words or commas."""
-        start, depth, bars, tokens = self.at, self.depth, self.bars, self.tokens
+        start = self.at
         raw = self.raw_script()
         if raw.lower() in NUMBERS:
             return str(NUMBERS[raw.lower()])
-        if any(t.kind == "word" for t in tokens[start : self.at]):
-            return raw
-        end, self.at = self.at, start
+        reader = type(self)(self.tokens[start : self.at])
         try:
-            index = ex.written(self.script())
+            node = None if any(t.kind == "word" for t in reader.tokens) else reader.script()
         except UnreadError:
-            index = ""
-        if self.at != end:
-            index, self.at, self.depth, self.bars, self.tokens = raw, end, depth, bars, tokens
-        return index
+            return raw
+        return raw if node is None or reader.peek is not END else ex.written(node)
 
     def primary(self, *, script: bool = False) -> Expr:
         """One factor. `script` takes no more than one token or group, as an exponent does."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise UnreadError
-        node = self._primary(script)
+        node = self._primary(self.take(), script)
         self.depth -= 1
         return node
 
-    def _primary(self, script: bool) -> Expr:
-        token = self.take()
+    def _primary(self, token: Token, script: bool) -> Expr:
         text = token.text
         if token.kind == "number":
-            return self.number(token, script)
+            return self._number(text, script)
         if token.kind == "letter" or text == r"\pi":
-            return self.letter(token, script)
+            return self._letter(text, script)
         if token.kind == "word":
-            if script and not is_mathematical(token.text):
+            if script and not is_mathematical(text):
                 raise UnreadError
-            return self.word(token)
+            return self._word(token)
         if token.kind == "set":
             return ("set", text[-1])
-        if text in _CLOSING:
+        if text in ("(", "[", r"\{", "{", r"\langle"):
             return self.group(text)
         if text in ("|", r"\l|"):
             self.bars += 1
-            node = self.scalar(self.sum())
-            self.expect("|" if text == "|" else r"\r|")
+            node = self.enclosed("|" if text == "|" else r"\r|")
             self.bars -= 1
             return ("fn", "abs", node)
-        return self.macro(text)
+        return self._command(text)
 
-    def number(self, token: Token, script: bool) -> Expr:
-        text = token.text
+    def _number(self, text: str, script: bool) -> Expr:
         if len(text) > MAX_DIGITS:
             raise UnreadError
-        if "." in text and self.peek.text in (r"\overline", r"\bar", r"\dot"):
-            again = self.ahead().text if self.ahead().text != "{" else self.ahead(2).text
-            self.take()
-            self.raw_script()
+        if "." in text and self.accept(r"\overline", r"\bar", r"\dot"):
+            again = self.raw_script()
             before, _, once = text.partition(".")
             if not again.isdigit() or "e" in text:
                 raise UnreadError
@@ -239,111 +300,152 @@ class TermReader(MacroReader):
             return ex.sym(f"{text} base {self.index()}")
         return ex.num(Fraction(text), decimal="." in text)
 
-    def letter(self, token: Token, script: bool) -> Expr:
-        name = token.text
-        while self.accept("'"):
-            name += "'"
-        if not script and self.accept("_"):
-            name += f"_{self.index()}"
-            while self.accept("'"):
-                name += "'"
+    def _letter(self, name: str, script: bool) -> Expr:
+        name = self._with_primes(name)
         if script:
             return symbol(name)
+        if self.accept("_"):
+            name = self._with_primes(f"{name}_{self.index()}")
         if name[:1] in _FUNCTION_LETTERS or name in _FUNCTION_LETTERS or name[-1] == "'":
             start = self.at
-            if self.accept("^"):
-                name += f"^{self.index()}"
-            if self.peek.text == "(" and not self.peek.spaced:
-                self.take()
-                return ("app", name, *self.arguments())
-            self.at, name = start, name.partition("^")[0]
+            function = f"{name}^{self.index()}" if self.accept("^") else name
+            if not self.peek.spaced and self.accept("("):
+                return ("app", function, *self.arguments())
+            self.at = start
         return symbol(name)
 
-    def word(self, token: Token) -> Expr:
-        text = token.text
-        if (name := FUNCTIONS.get(text)) is not None:
-            return self.function(name)
+    def _with_primes(self, name: str) -> str:
+        while self.accept("'"):
+            name += "'"
+        return name
+
+    def _word(self, token: Token) -> Expr:
+        text, lower = token.text, token.text.lower()
+        if text in FUNCTIONS:
+            return self._function(FUNCTIONS[text])
         if text == "sqrt":
-            return self.root()
+            return self._root()
         if text in SYMBOLS:
-            return self.letter(Token("letter", SYMBOLS[text]), False)
-        if text in ("infinity", "inf", "oo"):
+            return self._letter(SYMBOLS[text], False)
+        if text in INFINITE:
             return ex.INFINITY
-        if (
-            len(text) == 2
-            and text[0] == "d"
-            and self.peek.text == "/"
-            and self.ahead().text[:1] == "d"
-        ):
+        if text[0] == "d" and len(text) == 2 and self.peek.text == "/":  # dy/dx
             self.at -= 1
-            if derivative := self.derivative():
+            if derivative := self._derivative():
                 return derivative
             self.at += 1
-        lower = text.lower()
         if lower in SCALES:
             return ex.num(SCALES[lower])
-        if lower in FRACTIONS and self.at > 1:
-            before = self.tokens[self.at - 2]
-            if before.kind == "number" or before.text.lower() in NUMBERS:
-                return ex.num(FRACTIONS[lower])
-            raise UnreadError
         if lower in NUMBERS:
-            value = NUMBERS[lower]
-            if (
-                value >= 20
-                and self.peek.text == "-"
-                and NUMBERS.get(self.ahead().text.lower(), 10) < 10
-            ):
-                self.take()
-            if value >= 20 and NUMBERS.get(self.peek.text.lower(), 10) < 10:
-                value += NUMBERS[self.take().text.lower()]
-            if self.peek.text == "-" and self.ahead().text.lower() in FRACTIONS:  # two-thirds
-                self.take()
-                return ex.num(value * FRACTIONS[self.take().text.lower()])
-            return ex.num(value)
+            return self._number_word(NUMBERS[lower])
+        before = self.ahead(-2)
+        if lower in FRACTIONS and (before.kind == "number" or before.text.lower() in NUMBERS):
+            return ex.num(FRACTIONS[lower])
         if token.font == "text" or len(text) > 3:
             raise UnreadError
-        letters = [Token("letter", letter, "name" * text.isupper()) for letter in text]
-        self.tokens = [*self.tokens[: self.at - 1], *letters, *self.tokens[self.at :]]
         self.at -= 1
+        self.replace([Token("letter", letter, "name" * text.isupper()) for letter in text])
         return self.power()
 
-    def group(self, opening: str) -> Expr:
-        """What brackets enclose: an expression, a tuple, an interval, a set."""
-        bars, self.bars = self.bars, 0
-        closing = _CLOSING[opening]
-        if opening == r"\{" and self.accept(r"\}"):
-            return ("seq", "{}", ())
-        if opening == r"\{" and (built := self.builder()) is not None:
-            return built
-        brackets = "{}" if "{" in opening else ""
-        value = self.items(brackets="" if opening == "{" else brackets or "()")
-        closed = self.expect(*closing)
-        self.bars = bars
-        if value[0] == "seq" and value[1] == "()":
-            left = "(" if opening == r"\langle" else opening
-            return ("seq", left + (")" if closed == r"\rangle" else closed), value[2])
-        if value[0] == "val" and not value[2] and not value[3] and brackets != "{}":
-            if opening + closed in ("()", "[]", "{}"):
-                if self.peek.text == "_" and opening == "(":
-                    self.take()
-                    return ex.sym(f"{ex.written(value[1])} base {self.index()}")
-                return value[1]
-            raise UnreadError
-        if opening + closed not in ("()", r"\{\}", "{}"):
-            raise UnreadError
-        return value
+    def _number_word(self, value: int) -> Expr:
+        """twenty, twenty-four, two-thirds."""
+        dash = self.peek.text == "-"
+        if value >= 20 and NUMBERS.get(self.ahead(int(dash)).text.lower(), 10) < 10:
+            self.at += dash
+            value += NUMBERS[self.take().text.lower()]
+        if self.peek.text == "-" and self.ahead(1).text.lower() in FRACTIONS:
+            self.take()
+            return ex.num(value * FRACTIONS[self.take().text.lower()])
+        return ex.num(value)
 
-    def builder(self) -> Expr | None:
-        r"""\{x \mid 0 < x < 1\} after its first bracket; None if it is another set."""
+    def _command(self, text: str) -> Expr:
+        """The command `text`, which has been taken, with its arguments."""
+        match text:
+            case r"\frac":
+                return self._derivative() or ex.divide(self.argument(), self.argument())
+            case r"\binom":
+                return ("fn", "binomial", self.argument(), self.argument())
+            case r"\sqrt":
+                return self._root()
+            case r"\infty":
+                return ex.INFINITY
+            case r"\emptyset":
+                return ("seq", "{}", ())
+            case r"\lfloor":
+                return ("fn", "floor", self.enclosed(r"\rfloor"))
+            case r"\lceil":
+                return ("fn", "ceiling", self.enclosed(r"\rceil"))
+            case r"\begin":
+                return self._matrix()
+        if text in _ACCENTS:
+            content = self.raw_script()
+            return symbol(content if content in ("i", "j", "k") else f"{text} {content}")
+        if text in _SHAPES:
+            return ex.sym(f"{text} {self.take().text}")
+        if text in FUNCTIONS:
+            return self._function(FUNCTIONS[text])
+        raise UnreadError
+
+    def _derivative(self) -> Expr | None:
+        r"""\frac{dy}{dx} after \frac, and dy/dx, as a symbol."""
         start = self.at
-        variable = self.take()
-        domain = ""
-        if self.accept(r"\in"):
-            domain = self.take().text[-1] if self.peek.kind == "set" else "?"
-        if variable.kind != "letter" or not self.accept(r"\mid", "|", ":") or domain == "?":
-            self.at = start
-            return None
-        condition = self.items()
-        self.expect(r"\}")
-        return ("builder", variable.text, "" if domain == "R" else domain, condition)
+        try:
+            above = self.raw_script()
+            self.accept("/")
+            below = self.raw_script()
+            self.accept("/")
+        except UnreadError:
+            above = below = ""
+        above, below = (name.replace(r"\partial", "d").replace(" ", "") for name in (above, below))
+        if above[:1] == below[:1] == "d" and below[1:2].isalpha():
+            return ex.sym(f"{above}/{below}")
+        self.at = start
+        return None
+
+    def _root(self) -> Expr:
+        degree = self.enclosed("]") if self.accept("[") else ex.num(2)
+        return ex.power(self.argument(), ex.power(degree, ex.MINUS_ONE))
+
+    def _function(self, name: str) -> Expr:
+        r"""\sin x, \sin^2 x, \sin(x), \log_2 8, \gcd(a, b)."""
+        base = []
+        if name == "log":
+            base = [self.argument() if self.accept("_") else ex.num(10)]
+        exponent = self.script() if self.accept("^") else None
+        if self.accept("("):
+            arguments = self.arguments()
+        elif self.accept("{"):
+            arguments = [self.enclosed("}")]
+        else:
+            argument = self.scalar(self.power())
+            while (self.peek.kind == "letter" or self.peek.text == r"\pi") and not self.unit_at(0):
+                argument = ex.mul(argument, self.scalar(self.power()))
+            arguments = [argument]
+        if exponent is not None and ex.number(exponent) == -1:
+            if name not in ("sin", "cos", "tan"):
+                raise UnreadError
+            name, exponent = f"a{name}", None
+        node = ("fn", name, *arguments, *base)
+        if name == "exp":
+            node = ex.power(ex.EULER, arguments[0])
+        return node if exponent is None else ex.power(node, exponent)
+
+    def _matrix(self) -> Expr:
+        self.expect("{")
+        name = self.take().text
+        self.expect("}")
+        if name not in _MATRICES or (name == "array" and set(self.raw_script()) - set("clr ")):
+            raise UnreadError
+        rows = [[self.scalar(self.sum())]]
+        while not self.accept(r"\end"):
+            if self.expect("&", r"\\") == "&":
+                rows[-1].append(self.scalar(self.sum()))
+            elif self.peek.text != r"\end":
+                rows.append([self.scalar(self.sum())])
+        self.expect("{")
+        self.expect(name)
+        self.expect("}")
+        if len({len(row) for row in rows}) > 1:
+            raise UnreadError
+        node = ("matrix", *map(tuple, rows))
+        return ("fn", "det", node) if name == "vmatrix" else node

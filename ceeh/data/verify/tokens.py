@@ -5,7 +5,10 @@ Every step takes time linear in the text: responses and references may hold anyt
 
 import re
 import unicodedata
+from itertools import accumulate
 from typing import NamedTuple
+
+from ceeh.data.verify.words import GREEK, SHORT_WORDS
 
 MAX_ANSWER_CHARACTERS = 2000
 MAX_NESTING = 40
@@ -15,8 +18,7 @@ class Token(NamedTuple):
     """`kind` is number, letter, word (two letters or more), set (a blackboard letter) or sign.
 
     `font` is "text" for upright text, "math" for other fonts, "" for none, and "name" for letters of a
-    word of capitals; `spaced` tells that space
-    or layout came before.
+    word of capitals; `spaced` tells that space or layout came before.
     """
 
     kind: str
@@ -57,22 +59,23 @@ _SPELLINGS = r"""
 """
 _NAMES: dict[str, str] = dict(zip(_SPELLINGS.split()[::2], _SPELLINGS.split()[1::2], strict=True))
 _LAYOUT_NAMES = r"""
-    \displaystyle \textstyle \limits \nolimits \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \biggl \biggr
-    \quad \qquad \rm \bf \it \enspace \thinspace
+    $ \displaystyle \textstyle \limits \nolimits \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \biggl
+    \biggr \quad \qquad \rm \bf \it \enspace \thinspace
 """
+_LAYOUT = frozenset(_LAYOUT_NAMES.split())
 _TEXT_NAMES = r"\text \textrm \textnormal \textsf \mathrm \mathsf \mbox \operatorname"
 _MATH_NAMES = r"""
     \textbf \textit \texttt \emph \mathbf \mathit \mathcal \mathtt \mathscr \boldsymbol \bm \boxed \fbox
 """
-_LAYOUT = frozenset(_LAYOUT_NAMES.split())
-_TEXT_FONTS = frozenset(_TEXT_NAMES.split())
-_MATH_FONTS = frozenset(_MATH_NAMES.split())
+_FONTS = dict.fromkeys(_TEXT_NAMES.split(), "text") | dict.fromkeys(_MATH_NAMES.split(), "math")
+_SPACE = r"(?:[ ~]|\\[ ,;:!>])"
 _GROUPED = r"\d{1,3}(?:(?:,?\\[!,;]|\{[ ]?,[ ]?\})+[ ]?\d{3})+(?!\d)"
 _TOKEN = re.compile(
     rf"""
-      (?P<space>(?:[ ~]|\\[ ,;:!>])+)
+      (?P<space>{_SPACE}+)
     | (?P<number>(?:{_GROUPED}|[1-9]\d{{0,2}}(?:[ ]\d{{3}})+(?![\d/]|[ ]/)|\d+)(?:\.(?!\.)\d*)?
         (?:[eE][+-]?\d{{1,3}}(?![\dA-Za-z]))?|\.\d+)
+    | (?P<side>\\(?:left|right)(?![A-Za-z])(?:{_SPACE}*(?:\||\.(?![\d.])))?)
     | (?P<degree>\^[ ]?(?:\{{[ ]?\\circ[ ]?\}}|\\circ(?![A-Za-z])))
     | (?P<prime>\^[ ]?(?:\{{[ ]?(?:\\prime[ ]?)+\}}|\\prime(?![A-Za-z])))
     | (?P<half>[AaPp]\.[ ]?[Mm]\.?)
@@ -85,16 +88,9 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.ASCII,
 )
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?", re.ASCII)
 _MARKDOWN = re.compile(r"(\*{1,3}|_{1,2}|`)(?!\1)(.*[^*_`])\1\.?", re.DOTALL)
-_BRACKET = re.compile(r"[\[\](){}]")
-_SHORT = "yes no odd all any one two six ten red mon tue wed thu fri sat sun non dne per am pm cm"
-SHORT_WORDS = frozenset(_SHORT.split())
-"""Words of up to three letters that are no products of variables."""
-_GREEK_NAMES = """
-    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi
-    psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega Pi hbar
-"""
-GREEK = frozenset(rf"\{name}" for name in _GREEK_NAMES.split())
+_LONE_SCRIPT = re.compile(r"(?<![^ ])([\^_]) \{ (\\mathbb .|[^ ]+) \}(?![^ ])")
 
 
 def tokenize(text: str) -> list[Token] | None:
@@ -104,7 +100,8 @@ def tokenize(text: str) -> list[Token] | None:
     MAX_ANSWER_CHARACTERS or nested deeper than MAX_NESTING brackets, or with control, format,
     combining or unassigned characters or lone surrogates, which look different from what they are.
     """
-    if len(text) > MAX_ANSWER_CHARACTERS or _nesting(text) > MAX_NESTING:
+    depths = accumulate(1 if bracket in "([{" else -1 for bracket in re.findall(r"[][(){}]", text))
+    if len(text) > MAX_ANSWER_CHARACTERS or max(depths, default=0) > MAX_NESTING:
         return None
     text = text.translate(_SAME)
     if any(unicodedata.category(character)[0] in "CM" for character in text):
@@ -115,7 +112,7 @@ def tokenize(text: str) -> list[Token] | None:
     if marked := _MARKDOWN.fullmatch(text):
         text = marked[2]
     tokens = _joined_thousands(_scan(text))
-    while tokens and tokens[-1].text == "." and len(tokens) > 1:
+    while len(tokens) > 1 and tokens[-1].text == ".":
         tokens.pop()
     if tokens and tokens[-1].kind == "number":
         tokens[-1] = tokens[-1]._replace(text=tokens[-1].text.removesuffix("."))
@@ -125,16 +122,8 @@ def tokenize(text: str) -> list[Token] | None:
 
 def spelling(tokens: list[Token]) -> str:
     """The tokens as text, without the case of words: two answers with one spelling are equal."""
-    written = [folded(t.text) if t.font == "text" or len(t.text) > 3 else t.text for t in tokens]
-    single = [
-        0 < i < len(written) - 1
-        and (written[i - 1], written[i + 1]) == ("{", "}")
-        and i > 1
-        and written[i - 2] in "^_"
-        for i in range(len(written))
-    ]
-    lone = {j for i, yes in enumerate(single) if yes for j in (i - 1, i + 1)}
-    return " ".join(text for i, text in enumerate(written) if i not in lone)
+    words = (folded(t.text) if t.font == "text" or len(t.text) > 3 else t.text for t in tokens)
+    return _LONE_SCRIPT.sub(r"\1 \2", " ".join(words))
 
 
 def folded(word: str) -> str:
@@ -144,88 +133,64 @@ def folded(word: str) -> str:
     return word if name else lower
 
 
-def _nesting(text: str) -> int:
-    depth = deepest = 0
-    for bracket in _BRACKET.findall(text):
-        depth += 1 if bracket in "([{" else -1
-        deepest = max(deepest, depth)
-    return deepest
-
-
 def _scan(text: str) -> list[Token]:
     tokens: list[Token] = []
-    fonts: list[str] = [""]
+    groups = [("", -1)]  # of each open brace: the font inside, and where it is if a font has set it
     font, spaced = "", False
-    side = ""
     for match in _TOKEN.finditer(text):
-        kind, written = match.lastgroup, match[0]
-        if kind == "space" or written == "$" or written in _LAYOUT:
+        kind, written = match.lastgroup or "", match[0]
+        if kind == "side" and written[-1] != "|":
+            continue
+        if kind == "space" or written in _LAYOUT:
             spaced = True
-            continue
-        if written in _TEXT_FONTS or written in _MATH_FONTS:
-            font = "text" if written in _TEXT_FONTS else "math"
-            continue
-        if written in (r"\left", r"\right"):
-            side = written
-            continue
-        if side and written == ".":
-            side = ""
-            continue
-        if side and written == "|":
-            written = r"\l|" if side == r"\left" else r"\r|"
-        side = ""
-        if kind == "command":
-            written = _NAMES.get(written, written)
-        if written == "{":
-            fonts.append(font or fonts[-1])
-            if font:
-                tokens.append(Token("font", "{", font, spaced))
+        elif written in _FONTS:
+            font = _FONTS[written]
+        elif written == "}" and len(groups) > 1:
+            start = groups.pop()[1]
+            argument = start > 0 and tokens[start - 1].text in ("^", "_")
+            if start < 0 or (
+                argument and len(tokens) > start + 2
+            ):  # several tokens are one argument
+                tokens.append(Token("sign", "}", "", spaced))
+                spaced = False
             else:
-                tokens.append(Token("sign", "{", "", spaced))
+                spaced = _remove(tokens, start)
+        else:
+            if written == "{":
+                groups.append((font or groups[-1][0], len(tokens) if font else -1))
+            tokens.append(_token(kind, _NAMES.get(written, written), font or groups[-1][0], spaced))
             font, spaced = "", False
-            continue
-        if written == "}" and len(fonts) > 1:
-            fonts.pop()
-            tokens.append(Token("sign", "}", "", spaced))
-            spaced = False
-            continue
-        tokens.append(_token(kind or "", written, font or fonts[-1], spaced))
-        font, spaced = "", False
-    return _without_font_braces(tokens)
+    for _, start in reversed(groups):
+        if start >= 0:
+            _remove(tokens, start)
+    return tokens
+
+
+def _remove(tokens: list[Token], start: int) -> bool:
+    """Removes the brace of a font; what follows it counts as spaced."""
+    del tokens[start]
+    if start < len(tokens):
+        tokens[start] = tokens[start]._replace(spaced=True)
+    return True
 
 
 def _token(kind: str, written: str, font: str, spaced: bool) -> Token:
-    if kind == "number":
-        digits = re.sub(r"[^\d.eE+-]", "", written)
-        return Token("number", digits, font, spaced)
-    if kind == "degree":
-        return Token("sign", r"^\circ", font, spaced)
-    if kind == "prime":
-        return Token("sign", "'", font, spaced)
-    if kind == "half":
-        return Token("word", "am" if written[0] in "aA" else "pm", "text", spaced)
-    if kind == "blackboard":
-        return Token("set", f"\\mathbb {re.sub('[^A-Z]', '', written[7:])}", "", spaced)
+    match kind:
+        case "number":
+            return Token(kind, re.sub(r"[^\d.eE+-]", "", written), font, spaced)
+        case "degree":
+            return Token("sign", r"^\circ", font, spaced)
+        case "prime":
+            return Token("sign", "'", font, spaced)
+        case "side":
+            return Token("sign", rf"\{written[1]}|", font, spaced)
+        case "half":
+            return Token("word", f"{written[0].lower()}m", "text", spaced)
+        case "blackboard":
+            return Token("set", rf"\mathbb {written.strip('{ }')[-1]}", "", spaced)
     if written.isascii() and written.isalpha():
         return Token("letter" if len(written) == 1 else "word", written, font, spaced)
     return Token("letter" if written in GREEK else "sign", written, font, spaced)
-
-
-def _without_font_braces(tokens: list[Token]) -> list[Token]:
-    """Without the braces of fonts, except around several tokens that are one argument."""
-    kept: list[Token] = []
-    opened: list[bool] = []
-    spaced = False
-    for i, token in enumerate(tokens):
-        if token.text == "{":
-            argument = kept and kept[-1].text in ("^", "_") and tokens[i + 2 : i + 3] != [_CLOSE]
-            opened.append(token.kind == "font" and not argument)
-        if (token.text == "{" and opened[-1]) or (token.text == "}" and opened and opened.pop()):
-            spaced = True
-            continue
-        kept.append(token._replace(spaced=token.spaced or spaced))
-        spaced = False
-    return kept
 
 
 def _joined_thousands(tokens: list[Token]) -> list[Token]:
@@ -233,46 +198,41 @@ def _joined_thousands(tokens: list[Token]) -> list[Token]:
 
     Within brackets it is two numbers, unless the second would begin with a zero.
     """
-    groups, loose, stack = [], set(), [0]
+    # The innermost bracket around each token, by its place: 0 for none, negative for a brace.
+    brackets, loose, open_brackets = [], set(), [0]
     for i, token in enumerate(tokens):
-        if token.text in _OPENING:
-            stack.append(i + 1 if token.text != "{" else -i - 1)
-        groups.append(stack[-1])
-        if token.text in (")", "]", "}", r"\}") and len(stack) > 1:
-            stack.pop()
+        if token.text in ("(", "[", r"\{", "{"):
+            open_brackets.append(i + 1 if token.text != "{" else -i - 1)
+        brackets.append(open_brackets[-1])
+        if token.text in (")", "]", "}", r"\}") and len(open_brackets) > 1:
+            open_brackets.pop()
         if token.text in (",", ";") and i + 1 < len(tokens) and tokens[i + 1].spaced:
-            loose.add(groups[-1])
+            loose.add(brackets[-1])
     joined: list[Token] = []
-    i = 0
-    while i < len(tokens):
-        run = [tokens[i]]
-        while _continues(tokens, i + 2 * len(run) - 1):
-            run.append(tokens[i + 2 * len(run)])
-        i, group = i + 2 * len(run) - 1, groups[i]
-        parts = [token.text for token in run]
+    start = 0
+    while start < len(tokens):
+        end = start + 1
+        while _continues(tokens[end - 1 : end + 2]):
+            end += 2
+        parts = [token.text for token in tokens[start:end:2]]
+        within = brackets[start] > 0 and brackets[start] not in loose
         if (
-            len(run) > 1
-            and re.fullmatch(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?", ",".join(parts), re.ASCII)
-            and (group <= 0 or group in loose or any(part[0] == "0" for part in parts[1:]))
+            len(parts) > 1
+            and _THOUSANDS.fullmatch(",".join(parts))
+            and (not within or any(part[0] == "0" for part in parts[1:]))
         ):
-            joined.append(run[0]._replace(text="".join(parts)))
+            joined.append(tokens[start]._replace(text="".join(parts)))
         else:
-            for part in run[:-1]:
-                joined += [part, Token("sign", ",")]
-            joined.append(run[-1])
+            joined += tokens[start:end]
+        start = end
     return joined
 
 
-def _continues(tokens: list[Token], at: int) -> bool:
-    """Whether a comma at `at` joins two numbers without space."""
+def _continues(tokens: list[Token]) -> bool:
+    """Whether these are two numbers with a comma between them and no space."""
+    kinds = [token.kind for token in tokens]
     return (
-        at + 1 < len(tokens)
-        and tokens[at].text == ","
-        and tokens[at - 1].kind == tokens[at + 1].kind == "number"
-        and not tokens[at].spaced
-        and not tokens[at + 1].spaced
+        kinds == ["number", "sign", "number"]
+        and tokens[1].text == ","
+        and not (tokens[1].spaced or tokens[2].spaced)
     )
-
-
-_CLOSE = Token("sign", "}")
-_OPENING = ("(", "[", r"\{", "{")
