@@ -89,7 +89,7 @@ def transformers_flash(monkeypatch: pytest.MonkeyPatch) -> Callable[[Policy], No
     monkeypatch.setattr(flash, "lazy_import_flash_attention", lambda *_: functions)
 
     def use(policy: Policy) -> None:
-        for model in (policy.causal_lm, *policy.reference):
+        for model in (policy.causal_lm, *(each.causal_lm for each in policy.reference)):
             model.config._attn_implementation = "flash_attention_2"
 
     return use
