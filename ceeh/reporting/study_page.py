@@ -25,8 +25,9 @@ Looks = Mapping[str, Mapping[str, Any]]
 LINES, MARKERS = ("-", "--", ":"), ("o", "s", "^")
 EXPLAINED = (
     "A value is the mean over an arm's training seeds. Its 95 % interval draws questions and seeds with "
-    "replacement; with one seed it covers the questions alone, and with fewer than five it is rough. Changes "
-    "are paired by question and by training seed.",
+    "replacement; with one seed it covers the questions alone, and with few it is too narrow where seeds differ "
+    "much: of three that are the largest source of noise, it covers 80 %. Changes are paired by question and "
+    "by training seed.",
     "Hard are the questions that the untrained model solves less often than on average.",
 )
 

@@ -163,7 +163,9 @@ def test_the_pooled_spread_is_that_of_repeating_the_whole_study():
         low, high = np.percentile(found["accuracy"][1:], [2.5, 97.5])
         covered += low <= 0.5 <= high
     assert np.mean(variances) ** 0.5 == pytest.approx(0.0766, rel=0.08)
-    assert 0.8 <= covered / 200 <= 0.97  # of few seeds, percentile intervals cover less than 95 %
+    assert (
+        0.78 <= covered / 200 <= 0.92
+    )  # 0.847 of 1,000 studies: percentiles of few seeds are narrow
 
 
 def test_a_change_between_arms_is_paired_by_question_and_by_seed():

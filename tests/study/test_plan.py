@@ -136,7 +136,13 @@ def test_a_dry_run_lists_runs_and_settings_and_writes_nothing(
     assert answer.code == 0, answer.err
     assert "me-seed0: to do" in answer.out
     assert "none-seed0" not in answer.out
-    settings = answer.out.partition("none (baseline)")[2]
-    assert "  objective.entropy.method=none\n" in settings.partition("\nme\n")[0]
-    assert "  objective.entropy.method=me\n" in settings.partition("\nme\n")[2]
+    none, _, me = answer.out.partition("none (baseline)\n")[2].partition("\nme\n")
+    assert none.split() == [
+        "objective.shaping.init_args.gate=false",
+        "objective.entropy.method=none",
+    ]
+    assert me.partition("\nevaluation\n")[0].split() == [
+        "objective.shaping.init_args.gate=true",
+        "objective.entropy.method=me",
+    ]
     assert not (tmp_path / "studies").exists()
