@@ -25,9 +25,9 @@ Looks = Mapping[str, Mapping[str, Any]]
 LINES, MARKERS = ("-", "--", ":"), ("o", "s", "^")
 EXPLAINED = (
     "A value is the mean over an arm's training seeds. Its 95 % interval draws questions and seeds with "
-    "replacement; with one seed it covers the questions alone, and with few it is too narrow where seeds differ "
-    "much: of three that are the largest source of noise, it covers 80 %. Changes are paired by question and "
-    "by training seed.",
+    "replacement; with one seed it covers the questions alone, and with few it is too narrow where seeds "
+    "differ much: with three that are the largest source of noise, it covers 80 %. Changes are paired by "
+    "question and by training seed.",
     "Hard are the questions that the untrained model solves less often than on average.",
 )
 
@@ -40,8 +40,8 @@ def study_grids(record: Record) -> list[Grid]:
             grids += [
                 arms_grid(record, setting),
                 changes_grid(record, setting),
-                pass_grid(setting),
-                *(wins_grid(setting, metric) for metric in setting["wins"]),
+                pass_grid(record, setting),
+                *(wins_grid(record, setting, metric) for metric in setting["wins"]),
             ]
     return [grid for grid in grids if grid.rows]
 
@@ -94,7 +94,7 @@ def changes_grid(record: Record, setting: Mapping[str, Any]) -> Grid:
     )
 
 
-def pass_grid(setting: Mapping[str, Any]) -> Grid:
+def pass_grid(record: Record, setting: Mapping[str, Any]) -> Grid:
     """pass@k in percent, without intervals, which results.json has."""
     arms = next(iter(setting["subsets"].values()))["arms"]
     sizes = sorted(sizes_of(next(iter(arms.values())), "pass_at_"))
@@ -104,15 +104,15 @@ def pass_grid(setting: Mapping[str, Any]) -> Grid:
         rows=[
             [subset, arm, *(f"{100 * metrics[f'pass_at_{k}']['value']:.1f}" for k in sizes)]
             for subset, part in setting["subsets"].items()
-            for arm, metrics in part["arms"].items()
+            for arm, metrics in in_order(record, part["arms"]).items()
         ],
         labels=2,
     )
 
 
-def wins_grid(setting: Mapping[str, Any], metric: str) -> Grid:
+def wins_grid(record: Record, setting: Mapping[str, Any], metric: str) -> Grid:
     """The share of bootstrap draws in which the arm of the row is better than that of the column."""
-    shares = setting["wins"][metric]
+    shares = in_order(record, setting["wins"][metric])
     better = "more accurate" if metric == "accuracy" else "shorter"
     return Grid(
         title=f"{setting['title']}: share of draws, %, in which the row's arm is {better} than the column's",
@@ -168,11 +168,14 @@ def write_figure(path: Path, record: Record) -> None:
     """Draws six panels into the PNG `path`; those of sampling settings show the first two."""
     figure = style.new_figure()
     axes = figure.subplots(2, 3)
-    arms = dict.fromkeys((UNTRAINED, record["baseline"], *record["arms"]))
-    looks = {
+    untrained = {"color": style.BASE, "linestyle": LINES[0], "marker": MARKERS[0]}
+    others = [color for color in style.PALETTE if color != style.BASE]
+    looks = {UNTRAINED: untrained} | {
         arm: {"color": color, "linestyle": line, "marker": marker}
         for arm, ((line, marker), color) in zip(
-            arms, cycle(product(zip(LINES, MARKERS, strict=True), style.PALETTE)), strict=False
+            dict.fromkeys((record["baseline"], *record["arms"])),
+            cycle(product(zip(LINES, MARKERS, strict=True), others)),
+            strict=False,
         )
     }
     settings = [*record["sampling"].items(), ("", None)][:2]

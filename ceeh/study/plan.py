@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -71,12 +72,11 @@ class Plan:
     sampling: Mapping[str, Sequence[str]]
 
     def evaluated(self, run: StudyRun) -> bool:
-        """Whether the run's evaluation has all benchmarks."""
+        """Whether the run's evaluation has all benchmarks; one that cannot be read is made again."""
         file = run.evaluation / FILE
-        return (
-            file.is_file()
-            and self.benchmarks.keys() <= json.loads(file.read_text())["benchmarks"].keys()
-        )
+        with suppress(FileNotFoundError, ValueError, KeyError):
+            return self.benchmarks.keys() <= json.loads(file.read_text())["benchmarks"].keys()
+        return False
 
     def state(self, run: StudyRun) -> str:
         if run.trained:
