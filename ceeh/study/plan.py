@@ -1,15 +1,16 @@
 """From a study's configuration to its runs: the commands of each, and whether what is there fits them."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
 from ceeh.assembly import build_callbacks, check_trainer
-from ceeh.config.settings import Config, to_yaml
+from ceeh.config.settings import Config, to_public_yaml, to_yaml
 from ceeh.config.study import (
     OF_THE_STUDY,
     UNTRAINED,
@@ -182,11 +183,10 @@ def changed(plan: Plan, run: StudyRun) -> list[str]:
 
 
 def write_inputs(plan: Plan) -> None:
-    """Writes what the commands read: each benchmark with its sampling, and how they are evaluated."""
+    """Writes each benchmark with its sampling, which the commands read, and the study itself."""
     folder = plan.study.folder
     (folder / "benchmarks").mkdir(parents=True, exist_ok=True)
-    atomic_write_text(folder / "study.yaml", to_yaml(plan.study))
-    atomic_write_text(folder / "evaluation.yaml", to_yaml(plan.protocol))
+    atomic_write_text(folder / "study.yaml", to_public_yaml(plan.study))
     for name, benchmark in plan.benchmarks.items():
         atomic_write_text(benchmark_file(plan, name), to_yaml(benchmark))
 
@@ -228,8 +228,13 @@ def evaluate_command(plan: Plan, run: StudyRun) -> list[str]:
     place = model.path if run.config is None else str(run.folder)
     files = ",".join(str(benchmark_file(plan, name)) for name in plan.benchmarks)
     command = [sys.executable, "-m", "ceeh.evaluate", place, "--benchmarks", files]
-    command += ["--config", str(plan.study.folder / "evaluation.yaml"), f"seed={run.seed}"]
     command += ["--output", str(run.evaluation)]
+    own = {
+        item.name for item in fields(EvaluationConfig)
+    }  # the others are in the benchmarks' files
+    given = plan.study.evaluation.overrides
+    command += [each for each in given if re.split(r"[.=]", each)[0] in own]
+    command.append(f"seed={run.seed}")
     return command + (["--trust-remote-code"] if model.trust_remote_code else [])
 
 

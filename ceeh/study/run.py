@@ -10,6 +10,7 @@ from ceeh.errors import RunError
 from ceeh.reporting.study_page import arms_grid, changes_grid, write_study_page
 from ceeh.run.atomic import atomic_write_text
 from ceeh.runtime.distributed import say
+from ceeh.runtime.text import redact
 from ceeh.study.plan import Plan, make_plan, resolved, task, write_inputs
 from ceeh.study.record import build_record
 from ceeh.study.runner import Runner
@@ -65,7 +66,7 @@ def dry_run(study: StudyConfig, only: Sequence[str]) -> None:
         if not only or each.arm in only:
             say(f"  {each.name}: {plan.state(each)}")
             for step in task(plan, each).steps:
-                say(f"    {shlex.join(step.command)}")
+                say(f"    {redact(shlex.join(step.command))}")
 
 
 def settings_text(plan: Plan) -> str:

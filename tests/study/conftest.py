@@ -25,7 +25,7 @@ arms:
 seeds: [0, 1]
 evaluation:
   sampling: {{plain: {{samples: 4}}, nucleus: {{samples: 4}}}}
-  overrides: [bootstrap_draws=200, limit=30]
+  overrides: [bootstrap_draws=200, limit=30, hardware.threads=1, max_response_tokens=99]
 """
 QUESTIONS = 30
 CHANCE = {UNTRAINED: 0.5, "none": 0.6, "me": 0.8}

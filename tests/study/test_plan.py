@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from ceeh.config.settings import load
-from ceeh.data.benchmarks import load_benchmark
 from ceeh.errors import ConfigError
 from ceeh.evaluation.config import load_evaluation_config
 from ceeh.study import main
@@ -38,12 +38,12 @@ def test_the_command_of_a_run_resolves_to_its_configuration_and_resumes(plan_of:
 def test_the_evaluation_reads_what_the_study_wrote(plan_of: PlanOf) -> None:
     plan = plan_of()
     write_inputs(plan)
-    command = evaluate_command(plan, plan.runs[1])
-    option = dict(zip(command[4::2], command[5::2], strict=False))
-    for file in option["--benchmarks"].split(","):
-        assert load_benchmark(file) == plan.benchmarks[Path(file).stem]
-    protocol, _ = load_evaluation_config(["starter"], [option["--config"]], [])
-    assert protocol == plan.protocol
+    command = evaluate_command(plan, plan.runs[3])
+    benchmarks = command[command.index("--benchmarks") + 1].split(",")
+    overrides = [word for word in command if "=" in word]
+    protocol, given = load_evaluation_config(benchmarks, [], overrides)
+    assert given == plan.benchmarks
+    assert protocol == replace(plan.protocol, seed=1)
     assert (protocol.limit, protocol.bootstrap_draws) == (30, 200)
     sampled = [(each.samples, each.temperature, each.top_p) for each in plan.benchmarks.values()]
     assert sampled == [(4, 1.0, 1.0), (4, 0.6, 0.95)]
