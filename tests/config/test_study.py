@@ -1,11 +1,12 @@
 """A study's file: what it is checked for, and what its runs resolve to."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from ceeh.config.packaged import CONFIGS
-from ceeh.config.study import StudyConfig, load_run, load_study, sampling_words
+from ceeh.config.study import StudyConfig, StudyEvaluation, load_run, load_study, sampling_words
 from ceeh.errors import ConfigError
 
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
@@ -118,3 +119,13 @@ def test_a_wrong_arm_is_named_with_each_of_its_problems(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert len(lines) == 2
     assert all(line.startswith("arms.me: ") for line in lines)
+
+
+def test_the_study_of_the_documentation_loads(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "study.md").read_text()
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    mine = study(tmp_path, text=text)
+    assert [load_run(mine, arm, 0).objective.entropy.coefficient for arm in mine.arms] == [
+        *(0.02, 0.02, 0.05)
+    ]
+    assert mine.evaluation.sampling == StudyEvaluation().sampling
