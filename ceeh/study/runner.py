@@ -106,14 +106,18 @@ class Runner:
 
     def _start(self, task: Task, slot: int) -> None:
         task.log.parent.mkdir(parents=True, exist_ok=True)
-        began, log, steps = time.monotonic(), task.log.open("ab"), deque(task.left)
+        began, log = time.monotonic(), task.log.open("ab")
         try:  # the processes share this lock: it holds as long as one of them lives
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             log.close()
             self._failed(task, "another process runs it; wait for its end, or stop it")
             return
-        self.jobs[slot] = self._spawn(task, slot, began, steps, log)
+        if steps := deque(task.left):
+            self.jobs[slot] = self._spawn(task, slot, began, steps, log)
+        else:  # another study ended it meanwhile
+            log.close()
+            self.ended += 1
 
     def _spawn(self, task: Task, slot: int, began: float, steps: deque[Step], log: BinaryIO) -> Job:
         """The first of `steps` in a session of its own, because a terminal sends Ctrl-C to all of one."""

@@ -188,5 +188,8 @@ def test_a_task_that_another_study_runs_is_left_to_it(tmp_path: Path) -> None:
     runner = Runner([saving(tmp_path, "a")], [{}])
     runner._start(runner.waiting.popleft(), 0)
     assert "another process runs it" in Runner([same], [{}]).run()["a"]
+    late = Runner([same], [{}])
     runner._stop(signal.SIGTERM)
     assert Runner([same], [{}]).run() == {}
+    assert late.run() == {}
+    assert events(tmp_path) == ["start a", "end a"]
