@@ -10,6 +10,7 @@ COMMANDS = {
     "fit": ("ceeh.fit", "train a model, evaluated before and after"),
     "evaluate": ("ceeh.evaluate", "evaluate a model, adapter, run or checkpoint on benchmarks"),
     "compare": ("ceeh.compare", "compare evaluations of the same questions"),
+    "study": ("ceeh.study", "run arms x seeds, evaluate all and report"),
     "rollouts": ("ceeh.rollouts", "show the sampled responses of a run"),
     "export": ("ceeh.export", "write a run's model as a Hugging Face folder"),
     "mixture": ("ceeh.data.mixture", "draw a mixture of data sets into a file"),

@@ -285,7 +285,12 @@ def _broken_rules(node: Any, place: str) -> Iterator[str]:
             yield f"{path} must be a finite number, below {MAX_NUMBER:g} in size, got {value}"
         elif rule and value is not None and not rule.holds(value):
             or_null = ", or null" if type(None) in get_args(item.type) else ""
-            yield f"{path} must be {rule.words}{or_null}, got {value!r}"
+            given = list(value) if isinstance(value, Mapping) else value
+            yield f"{path} must be {rule.words}{or_null}, got {given!r}"
+        elif isinstance(value, Mapping):
+            for key, each in value.items():
+                if is_dataclass(each):
+                    yield from _broken_rules(each, f"{path}.{key}.")
 
 
 def _line(error: BaseException) -> str:

@@ -7,12 +7,13 @@ import argparse
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, NamedTuple, NoReturn
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from typing import Any, NamedTuple, NoReturn, get_args
 
 from ceeh.config.component import Component
 from ceeh.config.settings import Config
 from ceeh.config.sft import SFTConfig
+from ceeh.config.study import StudyConfig
 from ceeh.config.typed import type_words
 from ceeh.errors import ConfigError
 
@@ -31,6 +32,11 @@ SFT_HEAD = """
 # Supervised training
 
 The settings of `python -m ceeh.sft`. It shares the sections {} with a run.
+"""
+STUDY_HEAD = """
+# Studies
+
+The settings of `python -m ceeh.study FILE` ([study.md](study.md)). NAME stands for a name of your choice.
 """
 TABLE = "| setting | value | default | description |\n|---|---|---|---|"
 
@@ -52,9 +58,12 @@ def entries(schema: type, prefix: str = "") -> Iterator[Entry]:
         if is_dataclass(item.type) and item.type is not Component:
             yield Entry(path, "", "", about)
             yield from entries(item.type, f"{path}.")  # type: ignore[arg-type]  # is_dataclass
-        else:
-            value = _type(item.type) + (f", {rule.words}" if rule else "")
-            yield Entry(path, value, default_words(item), about)
+            continue
+        value = _type(item.type) + (f", {rule.words}" if rule else "")
+        yield Entry(path, value, default_words(item), about)
+        each = (get_args(item.type) or (None,))[-1]
+        if is_dataclass(each) and each is not Component:
+            yield from entries(each, f"{path}.NAME.")  # type: ignore[arg-type]  # is_dataclass
 
 
 def _type(annotation: Any) -> str:
@@ -72,7 +81,7 @@ def default_words(item: Any) -> str:
         return "none"
     if isinstance(value, Component):
         return value.class_path + (f" {json.dumps(value.init_args)}" if value.init_args else "")
-    return str(value) if isinstance(value, str) else json.dumps(value)
+    return str(value) if isinstance(value, str) else json.dumps(value, default=asdict)
 
 
 def help_text(schemas: Sequence[type], prefix: str = "") -> str:
@@ -89,7 +98,7 @@ def help_text(schemas: Sequence[type], prefix: str = "") -> str:
 
 
 def markdown() -> str:
-    """docs/configuration.md: the top-level settings, a table per section, those of supervised training."""
+    """docs/configuration.md: the top-level settings, a table per section, those of other commands."""
     top, sections = [HEAD, TABLE], []
     for entry in entries(Config):
         if entry.value:
@@ -101,6 +110,7 @@ def markdown() -> str:
     sections += [
         row(entry) for entry in entries(SFTConfig) if "." not in entry.path and entry.value
     ]
+    sections += [STUDY_HEAD, TABLE, *(row(e) for e in entries(StudyConfig) if e.value)]
     return "\n".join(top + sections) + "\n"
 
 

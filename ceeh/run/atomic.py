@@ -36,8 +36,8 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 def atomic_link(path: Path, target: str) -> None:
-    """Points the link at `path` to `target`; readers never find it missing."""
-    partial = partial_of(path)
+    """Points the link at `path` to `target`; readers never find it missing, whoever else writes it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)
     partial.symlink_to(target)
     os.replace(partial, path)

@@ -31,13 +31,7 @@ def check_resumed(run: Path, config: Config | SFTConfig) -> None:
     for another model, LoRA, verifier or source of questions.
     """
     file = run / "config.yaml"
-    before, now = flatten(read_yaml(file)), flatten(parse(to_public_yaml(config)))
-    defaults = flatten(plain(type(config)))
-    changed = {
-        key: (before.get(key, defaults.get(key)), now.get(key, defaults.get(key)))
-        for key in {**before, **now}
-        if key not in FREE and before.get(key, defaults.get(key)) != now.get(key, defaults.get(key))
-    }
+    changed = changed_settings(run, config)
     for key, (old, new) in changed.items():
         if not is_kept(key):
             continue
@@ -53,6 +47,18 @@ def check_resumed(run: Path, config: Config | SFTConfig) -> None:
     if changed:
         words = (f"{key}={shown(new)} (was {shown(old)})" for key, (old, new) in changed.items())
         say(f"ckpt_path: resuming '{run}' with {', '.join(words)}")
+
+
+def changed_settings(run: Path, config: Config | SFTConfig) -> dict[str, tuple[Any, Any]]:
+    """Key -> value that `run` was started with, and that of `config`, where the two differ."""
+    before, now = flatten(read_yaml(run / "config.yaml")), flatten(parse(to_public_yaml(config)))
+    defaults = flatten(plain(type(config)))
+    pairs = {
+        key: (before.get(key, defaults.get(key)), now.get(key, defaults.get(key)))
+        for key in {**before, **now}
+        if key not in FREE
+    }
+    return {key: (old, new) for key, (old, new) in pairs.items() if old != new}
 
 
 def stream_state(run: Path, ckpt_path: str) -> Mapping[str, Any] | None:

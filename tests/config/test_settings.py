@@ -17,7 +17,9 @@ SHIPPED = ROOT / "configs" / "ceeh.yaml"
 OVERLAYS = [
     path
     for path in SHIPPED.parent.rglob("*.yaml")
-    if path != SHIPPED and path.parent.name not in ("benchmarks", "data") and "sft" not in path.stem
+    if path != SHIPPED
+    and path.parent.name not in ("benchmarks", "data", "studies")
+    and "sft" not in path.stem
 ]
 
 

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from ceeh.evaluation.bootstrap import average, differences, estimates, interval, intervals
+from ceeh.evaluation.bootstrap import (
+    average,
+    differences,
+    estimates,
+    interval,
+    intervals,
+    pooled,
+    win_share,
+)
 from ceeh.evaluation.metrics import table_metrics
 from ceeh.evaluation.samples import SampleTable
 from tests.evaluation.tables import sample_table
@@ -111,3 +119,72 @@ def test_a_metric_of_nothing_has_no_interval():
 def test_an_empty_table_has_no_intervals():
     empty = table(4, 2, 0).rows(torch.zeros(4, dtype=torch.bool))
     assert set(intervals(estimates(empty, draws=100, seed=0)).values()) == {None}
+
+
+def test_a_pool_draws_one_seed_less_than_there_are_and_averages_them():
+    # Constant over draws, so that a draw of 2 of the 3 seeds is a mean of two of these numbers.
+    of_seeds = [{"accuracy": np.full(1 + 4000, value)} for value in (0.0, 0.3, 0.6)]
+    found = pooled(of_seeds, seed=0)["accuracy"]
+    assert found[0] == pytest.approx(0.3)  # (0 + 0.3 + 0.6) / 3
+    values, counts = np.unique(found[1:].round(6), return_counts=True)
+    assert values.tolist() == pytest.approx([0.0, 0.15, 0.3, 0.45, 0.6])
+    # of the 9 ordered pairs: 00; 01 10; 02 11 20; 12 21; 22
+    assert counts / 4000 == pytest.approx(np.array([1, 2, 3, 2, 1]) / 9, abs=0.03)
+    # the unbiased variance of the mean: ((0.3)^2 + 0 + (0.3)^2) / (3 - 1) / 3 = 0.03
+    assert found[1:].var() == pytest.approx(0.03, rel=0.06)
+
+
+def test_a_pool_of_one_seed_is_that_seed():
+    one = estimates(table(20, 4, 0), draws=100, seed=0)
+    found = pooled([one], seed=0)
+    assert all(np.array_equal(found[name], one[name], equal_nan=True) for name in one)
+
+
+def trainings(seeds: int, questions: int, rng: np.random.Generator) -> list[SampleTable]:
+    """Runs whose accuracy is 0.5 on average, with a spread of 0.1 over questions and of 0.15 over seeds."""
+    of_questions = rng.normal(0, 0.1, size=questions)
+    chances = 0.5 + of_questions + rng.normal(0, 0.15, size=(seeds, 1))
+    return [
+        sample_table(correct=torch.from_numpy(rng.random((questions, 16)) < chance[:, None]))
+        for chance in chances.clip(0, 1)
+    ]
+
+
+def test_the_pooled_spread_is_that_of_repeating_the_whole_study():
+    """Known distribution: the mean over 4 seeds and 50 questions has variance 0.15^2 / 4 + 0.1^2 / 50
+    plus a binomial 0.24 / (4 x 50 x 16), a standard deviation of 0.0766. One seed's questions alone
+    would give 0.014 + noise, five times too little."""
+    rng = np.random.default_rng(0)
+    variances, covered = [], 0
+    for study in range(200):
+        tables = trainings(4, 50, rng)
+        found = pooled([estimates(each, draws=300, seed=study) for each in tables], seed=study)
+        variances.append(found["accuracy"][1:].var())
+        low, high = np.percentile(found["accuracy"][1:], [2.5, 97.5])
+        covered += low <= 0.5 <= high
+    assert np.mean(variances) ** 0.5 == pytest.approx(0.0766, rel=0.08)
+    assert (
+        0.78 <= covered / 200 <= 0.92
+    )  # 0.847 of 1,000 studies: percentiles of few seeds are narrow
+
+
+def test_a_change_between_arms_is_paired_by_question_and_by_seed():
+    rng = np.random.default_rng(1)
+    base = trainings(4, 50, rng)
+    better = [
+        sample_table(correct=each.correct | torch.from_numpy(rng.random(each.correct.shape) < 0.1))
+        for each in base
+    ]
+    before, after = (
+        pooled([estimates(each, draws=500, seed=0) for each in arm], seed=0)
+        for arm in (base, better)
+    )
+    change = differences(before, after)["accuracy"]
+    assert change[1:].std() < 0.3 * before["accuracy"][1:].std()
+    assert win_share(after["accuracy"], before["accuracy"]) == 1.0
+
+
+def test_a_win_is_counted_by_draw_and_a_tie_half():
+    one, other = np.array([9.0, 1.0, 2.0, 3.0, 4.0]), np.array([0.0, 1.0, 1.0, 5.0, 3.0])
+    assert win_share(one, other) == 0.625  # tie, win, loss, win: 2.5 of 4
+    assert win_share(other, one) == 0.375
