@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ceeh.errors import ConfigError
-from ceeh.run.atomic import check_folder
+from ceeh.run.atomic import check_folder, check_run
 from ceeh.runtime.cli import run_command
 
 
@@ -49,13 +48,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         command, if_stopped="an unfinished export leaves nothing behind", last=arguments is None
     )
-
-
-def check_run(place: str) -> Path:
-    """The path of `place`. Raises ConfigError where nothing is there, with the runs beside it."""
-    path = Path(place).expanduser()
-    if not path.exists():
-        runs = sorted(found.parent.name for found in path.parent.glob("*/config.yaml"))
-        there = f"; runs in {path.parent}: {', '.join(runs)}" if runs else ""
-        raise ConfigError(f"the run '{place}' does not exist{there}")
-    return path

@@ -9,9 +9,9 @@ import torch
 
 from ceeh.config.settings import Config
 from ceeh.errors import ConfigError
-from ceeh.export import check_run
 from ceeh.pretrained.loading import load_config
 from ceeh.pretrained.locate import ModelSource, open_trained
+from ceeh.run.atomic import check_run
 from ceeh.run.checkpoint import read_checkpoint
 from ceeh.run.folder import RunFolder
 from ceeh.runtime.versions import weights_digest
