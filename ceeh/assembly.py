@@ -61,7 +61,7 @@ from ceeh.run.resumed import check_resumed, stream_state, write_config
 from ceeh.runtime.distributed import join_processes, processes_here, world_size
 from ceeh.runtime.lightning_private import disable_signal_handlers
 from ceeh.runtime.text import redact
-from ceeh.tracking import system_metrics
+from ceeh.tracking import system_callbacks
 from ceeh.tracking.data_set import data_set
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt, Question, WorkedPrompt
@@ -367,7 +367,7 @@ def build_trainer(
         ),
         RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps),
         ContrastGuard(rollouts.max_flat_steps),
-        *system_metrics(),
+        *system_callbacks(),
     ]
     if config.profile:
         callbacks.append(Profiler(folder.path))

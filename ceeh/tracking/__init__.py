@@ -13,7 +13,7 @@ os.environ |= {
 } | os.environ
 
 
-def system_metrics() -> list[Any]:
+def system_callbacks() -> list[Any]:
     """The callback that logs them, where MLflow's own switch is on; MLflow is not imported without it."""
     if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() not in ("true", "1"):
         return []
