@@ -79,6 +79,7 @@ from ceeh.runtime.distributed import (
 )
 from ceeh.runtime.lightning_private import disable_signal_handlers
 from ceeh.runtime.text import redact
+from ceeh.tracking import system_callbacks
 from ceeh.tracking.data_set import data_set
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt, Question, WorkedPrompt
@@ -400,6 +401,7 @@ def build_trainer(
         RolloutLog(folder.rollouts, config.tracking.rollouts_every_n_steps),
         HeldOutLog(folder.path / "held_out", inputs.tokenizer),
         ContrastGuard(rollouts.max_flat_steps),
+        *system_callbacks(),
     ]
     if config.profile:
         callbacks.append(Profiler(folder.path))

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from ceeh.config.settings import load
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.errors import ConfigError, RunError
-from ceeh.export.__main__ import export
+from ceeh.export.run import export
 from ceeh.fit import fit
 from ceeh.modules.restore import load_policy
 from ceeh.pretrained.locate import open_trained

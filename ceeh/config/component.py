@@ -96,7 +96,8 @@ class Component:
                 raise ConfigError(
                     f"{place}.class_path: cannot import '{source}' ({error})"
                 ) from error
-        if name not in vars(module):
+        found = getattr(module, name, None)
+        if found is None:
             public = ", ".join(
                 n
                 for n, v in vars(module).items()
@@ -105,7 +106,7 @@ class Component:
             raise ConfigError(
                 f"{place}.class_path: '{source}' has no '{name}'; its classes are: {public or 'none'}"
             )
-        return vars(module)[name]
+        return found
 
 
 def _signature(factory: Any) -> inspect.Signature:

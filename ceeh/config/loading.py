@@ -232,10 +232,9 @@ def _resolved(values: dict[str, Any], prefix: str) -> Any:
     """`values` with `${a.b}` replaced by the value at a.b, and `\\${` by `${`."""
     if not any(isinstance(value, str) and "${" in value for _, value in leaves(values)):
         return values
-    container = OmegaConf.create(values)
     with environment_unread():
-        try:
-            return OmegaConf.to_container(container, resolve=True)
+        try:  # OmegaConf.create, too, reads the interpolations
+            return OmegaConf.to_container(OmegaConf.create(values), resolve=True)
         except OmegaConfBaseException as error:
             key = str(error.full_key or "")
             text = dict(leaves(values)).get(key)

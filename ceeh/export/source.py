@@ -11,6 +11,7 @@ from ceeh.config.settings import Config
 from ceeh.errors import ConfigError
 from ceeh.pretrained.loading import load_config
 from ceeh.pretrained.locate import ModelSource, open_trained
+from ceeh.run.atomic import check_run
 from ceeh.run.checkpoint import read_checkpoint
 from ceeh.run.folder import RunFolder
 from ceeh.runtime.versions import weights_digest
@@ -18,11 +19,7 @@ from ceeh.runtime.versions import weights_digest
 
 def open_run(place: str, checkpoint: Path | None, trust_remote_code: bool) -> ModelSource:
     """The run at `place`, or its `checkpoint`. Raises ConfigError if `place` is not a run."""
-    path = Path(place).expanduser()
-    if not path.exists():
-        runs = sorted(found.parent.name for found in path.parent.glob("*/config.yaml"))
-        there = f"; runs in {path.parent}: {', '.join(runs)}" if runs else ""
-        raise ConfigError(f"the run '{place}' does not exist{there}")
+    path = check_run(place)
     if checkpoint is None:
         source = open_trained(place, trust_remote_code=trust_remote_code)
         if source.run is None:

@@ -6,6 +6,7 @@ number.
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from ceeh.config.hardware import CANARY_TOLERANCE
 from ceeh.config.settings import READ_HARD, Config
 from ceeh.data.batch import RolloutBatch
+from ceeh.errors import ConfigError
 from ceeh.evaluation.held_out import level_metrics
 from ceeh.evaluation.metrics import logged_values
 from ceeh.evaluation.samples import NO_ANSWER, SampleTable, join_tables
@@ -33,6 +35,7 @@ from ceeh.modules.canary import check_first_ratio
 from ceeh.modules.metrics import RankMetrics, add_to, join_ranks
 from ceeh.modules.policy import Policy
 from ceeh.modules.policy_module import PolicyModule
+from ceeh.modules.restore import load_policy
 from ceeh.modules.schedule import optimizer_steps
 from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs
 from ceeh.modules.shaping.checked import build_shaping
@@ -42,6 +45,7 @@ from ceeh.modules.update import (
     accumulate_gradients,
     update_inputs,
 )
+from ceeh.pretrained.locate import open_trained
 from ceeh.runtime import shutdown
 from ceeh.runtime.distributed import gather_objects
 from ceeh.types import GroupOutcome
@@ -74,6 +78,28 @@ class CEEHModule(PolicyModule):
         self.held_out_means = MetricCollection(
             {name: MeanMetric() for name in self.eval_metrics}, prefix="eval/"
         )
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's takes arguments of __init__
+        cls, checkpoint_path: str | Path, *, trust_remote_code: bool = False
+    ) -> "CEEHModule":
+        """The module as a checkpoint in a run's folder holds it, on the CPU, in evaluation mode.
+
+        Its configuration is the run's config.yaml, which also names the base model; log-probs are at the
+        temperature of the rollouts. Raises ConfigError for a file that is damaged or outside a run.
+        """
+        source = open_trained(str(checkpoint_path), trust_remote_code=trust_remote_code)
+        if source.config is None:
+            raise ConfigError(
+                f"'{checkpoint_path}' is not a checkpoint of a run; give a .ckpt file"
+            )
+        config = source.config
+        policy = load_policy(
+            source,
+            temperature=config.rollouts.temperature,
+            keep_reference=config.objective.kl_coefficient > 0,
+        )
+        return cls(config, policy).eval()
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Any]:
         """One rollout step: rewards [R], advantages [R], then one or more optimizer steps.

@@ -4,10 +4,15 @@ Their files are untrusted. Nothing in them is executed except a chat template, i
 model's own code where the user allows it.
 """
 
+import os
+import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -26,6 +31,7 @@ from ceeh.starter.model import MODEL_DIR
 OWN_CODE = (
     "it was not executed; if you trust it, set model.trust_remote_code=true, or --trust-remote-code"
 )
+HUB_TIMEOUT_SECONDS = 10
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -42,7 +48,29 @@ def resolve_model(path: str) -> str:
         )
     if not folder.is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise ConfigError(f"model.path: no folder '{path}'")
+    if not folder.is_dir():
+        _ask_hub(path)
     return path
+
+
+@cache
+def _ask_hub(path: str) -> None:
+    """Asks the hub for a model once; one that does not answer leaves all models to the cache.
+
+    The hub's client would retry each file for half a minute.
+    """
+    try:
+        HfApi().model_info(path, timeout=HUB_TIMEOUT_SECONDS)
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
+        return  # it answers, or is not to be asked: loading says what is wrong
+    except Exception as error:  # the hub's client has changed its transport and its errors before
+        warnings.warn(
+            f"the hub does not answer ({first_line(error)}); models come from the cache, as with "
+            "HF_HUB_OFFLINE=1",
+            stacklevel=3,
+        )
+        constants.HF_HUB_OFFLINE = True
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for the engine, which may be another process
 
 
 def load_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:

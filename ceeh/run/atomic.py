@@ -87,6 +87,16 @@ def check_folder(path: Path, place: str) -> None:
         raise ConfigError(f"{place} '{nearest}' is a file; give a folder")
 
 
+def check_run(place: str) -> Path:
+    """The path of `place`. Raises ConfigError where nothing is there, with the runs beside it."""
+    path = Path(place).expanduser()
+    if not path.exists():
+        runs = sorted(found.parent.name for found in path.parent.glob("*/config.yaml"))
+        there = f"; runs in {path.parent}: {', '.join(runs)}" if runs else ""
+        raise ConfigError(f"the run '{place}' does not exist{there}")
+    return path
+
+
 def sync(path: Path) -> None:
     """Waits until a file, or a folder's list of names, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)

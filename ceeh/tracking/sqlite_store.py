@@ -69,6 +69,7 @@ def _open_store(uri: str, file: Path) -> None:
                 "runs" in inspect(engine).get_table_names()
                 and connection.execute(text("SELECT count(*) FROM runs")).scalar_one()
             )
+        engine.dispose()  # a connection would outlive the file
         cure = (
             f"restore the copy of '{file}' from before the upgrade"
             if has_runs

@@ -95,7 +95,7 @@ CASES = {
     f"evaluate starter {ON} limit=1 --output swapped": "samples.parquet ... --output",
     "compare good": "give at least two results",
     "compare good good": "two results are called 'good'; label them",
-    "compare good none": "'none' holds no results.json; give the output folder",
+    "compare good none": "'none' does not exist; give the output folder",
     "compare good fewer": "it has 3 questions and lacks 3 of the 6 of good",
     "compare good x=shape": "shape/results.json is not a file of",
     "compare good x=future": "has format 9, this version reads 2",

@@ -81,6 +81,10 @@ def test_a_file_with_a_byte_order_mark_is_read(whole_config: Path, tmp_path: Pat
         ("a=b=c", "a is not a setting; the settings here are name, seed"),
         ("=1", "is not an override; write key=value"),
         ("verifier.init_args.class_path=${nope.nope}", "the interpolation cannot be resolved"),
+        (
+            "verifier.init_args.class_path=${nope",
+            "class_path: the interpolation cannot be resolved",
+        ),
         # Settings that do not fit together
         ("objective.hard_signal=harsh", "no callback wrote the signal 'harsh'"),
         ("ckpt_path=x.ckpt", "no checkpoint 'x.ckpt'"),

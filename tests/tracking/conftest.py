@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import mlflow
@@ -16,13 +17,18 @@ class Run:
     """Logs as `fit` does; a second one in the same folder resumes from `resume_from`."""
 
     def __init__(self, uri: str, folder: Path, resume_from: int = 0, **options) -> None:
-        self.folder, self.client = folder, mlflow.MlflowClient(uri)
+        self.folder, self.uri = folder, uri
         folder.mkdir(exist_ok=True)
         self.jsonl = JSONLLogger(folder)
         self.jsonl.resume_from_step(resume_from)
         settings = {"experiment": "exp", "run_name": "run"} | options
         self.mlflow = GuardedMLFlowLogger(uri=uri, folder=folder, **settings)
         self.mlflow.log_config("seed: 3\nrollouts: {steps: 60}\nhub_token: hf_secret\n")
+
+    @cached_property
+    def client(self) -> mlflow.MlflowClient:
+        """Made when something is read: it makes the database itself, unless the logger has."""
+        return mlflow.MlflowClient(self.uri)
 
     def log(self, *steps: int, **metrics: float) -> None:
         for step in steps:

@@ -1,5 +1,14 @@
 """Mixtures of sources, as YAML names them: `class_path: ceeh.data.mixture.Mixture`."""
 
-from ceeh.data.mixture.mixture import Mixture
+from typing import Any
 
 __all__ = ["Mixture"]
+
+
+def __getattr__(name: str) -> Any:
+    """The class when it is named, not when its command parses arguments: its imports take seconds."""
+    if name == "Mixture":
+        from ceeh.data.mixture.mixture import Mixture
+
+        return Mixture
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ceeh.config.settings import load
-from ceeh.data.mixture.mixture import Mixture, write_lines
 from ceeh.errors import ConfigError
 from ceeh.run.atomic import check_folder
 from ceeh.runtime.cli import run_command
-from ceeh.runtime.distributed import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if out.is_dir():
                 raise ConfigError(f"--out: '{out}' is a folder; give a file, FILE.jsonl")
         train = load(given.config, given.overrides).prompts.train
+        from ceeh.data.mixture.mixture import Mixture, write_lines  # takes seconds
+        from ceeh.runtime.distributed import say
+
         mixture = train.build("prompts.train")
         if not isinstance(mixture, Mixture):
             raise ConfigError(
