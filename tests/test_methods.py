@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from ceeh.config.settings import Config, load
+from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.fit import fit
+from tests.endings import Killed, at_call, die
 from tests.test_fit import SHIPPED, SMALL, rows, weights
 
 OVERLAYS = sorted((SHIPPED.parent / "methods").glob("*.yaml"))
@@ -72,3 +74,45 @@ def test_overlays_differ_in_their_method_and_in_nothing_else() -> None:
         )
         assert config.rollouts.max_response_tokens == shared.rollouts.max_response_tokens
         assert replace(config, name=shared.name) == shared or config.name != "me"
+
+
+def test_controllers_follow_their_rules_through_a_run_that_is_killed_and_resumed(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    overlay = SHIPPED.parent / "methods" / "controllers.yaml"
+    overrides = (
+        "rollouts.steps=5",
+        "checkpoints.every_n_steps=1",
+        "ckpt_path=last",
+        "callbacks.length_controller.init_args={start: 0.1, rate: 0.5, slack: 0.1, reference_steps: 1}",
+        "callbacks.entropy_controller.init_args={start: 0.1, rate: 0.5, fraction: 0.9, maximum: 1.0}",
+    )
+
+    def run(output: Path) -> list[dict]:
+        folder = fit(small(overlay, tiny_model_dir, output, *overrides))
+        return [row for row in rows(folder) if "loss/policy" in row]
+
+    whole = run(tmp_path / "whole")
+    beta, coefficient, reference, anchor = 0.1, 0.1, None, None
+    for row in whole:
+        # What a step is logged with acts in the next one.
+        if reference is None:
+            reference = row["rollout/accuracy"]
+        else:
+            beta = min(max(beta + 0.5 * (row["rollout/accuracy"] - reference + 0.1), 0.0), 1.0)
+        if row["loss/entropy_hard"] is not None:
+            anchor = anchor or row["loss/entropy_hard"]
+            change = 0.5 * (0.9 * anchor - row["loss/entropy_hard"])
+            coefficient = min(max(coefficient + change, 0.0), 1.0)
+        assert row["signal/length_coefficient"] == pytest.approx(beta, rel=1e-5, abs=1e-7)
+        assert row["signal/entropy_coefficient"] == pytest.approx(coefficient, rel=1e-4, abs=1e-7)
+    names = ("signal/length_coefficient", "signal/entropy_coefficient", "loss/entropy_bonus")
+    assert all(len({row[name] for row in whole}) > 2 for name in names)
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, RewardFunction, "__call__", 4, die, after=False)
+        with pytest.raises(Killed):
+            run(tmp_path / "killed")
+    resumed = run(tmp_path / "killed")
+    assert [[row[name] for name in names] for row in resumed] == [
+        [row[name] for name in names] for row in whole
+    ]

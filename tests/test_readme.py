@@ -12,7 +12,7 @@ import yaml
 from lightning import Callback
 from lightning.pytorch.loggers import Logger
 
-from ceeh.assembly import check_trainer
+from ceeh.assembly import build_callbacks, check_trainer
 from ceeh.compare import main as compare
 from ceeh.config.loading import fill
 from ceeh.config.settings import Config, load
@@ -134,6 +134,23 @@ def test_the_length_reward_of_the_documents_does_what_it_says(
     assert shaping(known).tolist() == pytest.approx([0.9, 0.7, 0, 0, 0, 0])
     unknown = replace(inputs, signals={"optimal_length": torch.tensor([math.nan, math.nan])})
     assert shaping(unknown).tolist() == [1, 1, 0, 0, 0, 0]
+
+
+def test_the_controller_of_the_documents_does_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "length_by_tokens.py").write_text(block("python", "class LengthByTokens"))
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(block("yaml", "length_by_tokens.py:LengthByTokens"))
+    config = load([ROOT / "configs/ceeh.yaml", overlay])
+    # The penalty reads what the controller writes, or there would be no callbacks.
+    assert "length_coefficient" in build_shaping(config).reads
+    (controller,) = (each for each in build_callbacks(config) if hasattr(each, "coefficient"))
+    # Twice the target of 40 tokens: 0.1 + 0.05 (2 - 1).
+    group = GroupOutcome(uid="a", correct=(False, True), lengths=(90, 70), finished=(True, True))
+    controller.after_step([group])
+    assert controller.read("a") == {"length_coefficient": pytest.approx(0.15)}
 
 
 @pytest.fixture(scope="module")

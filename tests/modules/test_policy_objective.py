@@ -70,7 +70,7 @@ def reference_objective(given: Given, chosen: Objective) -> tuple[float, dict]:
     for index, (logprob, entropy) in enumerate(
         zip(given[0].tolist(), given[1].tolist(), strict=True)
     ):
-        token = {
+        token: dict[str, Any] = {
             each.name: None
             if (values := getattr(sampled, each.name)) is None
             else values[index].item()
