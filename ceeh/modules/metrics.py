@@ -37,7 +37,8 @@ class RankMetrics:
         } | {f"reward/{name}": values for name, values in shaping.items()}
         return cls(
             batch=rollout_metrics(batch, rewards)
-            | {f"time/{name}": value for name, value in batch.timings.items()},
+            | {f"time/{name}": value for name, value in batch.timings.items()}
+            | {"time/waiting_max": batch.timings.get("waiting", 0.0)},
             rows={name: values.cpu() for name, values in rows.items()},
             tokens=tokens,
         )
