@@ -129,6 +129,11 @@ class Rollouts:
     seeds: Literal["request", "step"] = setting(
         "request", "One sampling seed per request (reproducible) or per step (faster)."
     )
+    balance_ranks: bool = setting(
+        True,
+        "Several processes: each samples questions of about equal total length, by their last visit, "
+        "instead of every w-th. Minibatches keep their questions; one process is not affected.",
+    )
     dynamic_sampling: DynamicSampling = setting(
         DynamicSampling, "Filter of groups. Off by default."
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from lightning import LightningDataModule
 
@@ -50,21 +51,23 @@ class RolloutDataModule(LightningDataModule):
 
     def train_dataloader(self) -> RolloutLoader:
         rank, world_size = self._rank_and_world_size()
+        rollouts, minibatch = self.config.rollouts, self.config.optimizer.prompts_per_minibatch
         stream = PromptStream(
             self.train_prompts,
             seed=self.config.seed,
-            prompts_per_step=self.config.rollouts.prompts_per_step,
+            prompts_per_step=rollouts.prompts_per_step,
             rank=rank,
             world_size=world_size,
+            balanced_by=minibatch if rollouts.balance_ranks else None,
         )
         return RolloutLoader(
             engine=self.engine,
             verifier=self.verifier,
             stream=stream,
             sampling=self.sampling,
-            steps=self.config.rollouts.steps,
+            steps=rollouts.steps,
             pad_token_id=self.pad_token_id,
-            dynamic=self.config.rollouts.dynamic_sampling,
+            dynamic=rollouts.dynamic_sampling,
             gather=self._gather,
         )
 
@@ -99,7 +102,7 @@ class RolloutDataModule(LightningDataModule):
         self.engine.close()
         self.verifier.close()
 
-    def _gather(self, value: int) -> list[int]:
+    def _gather(self, value: Any) -> list[Any]:
         return [value] if self.trainer is None else gather_objects(self.trainer, value)
 
     def _rank_and_world_size(self) -> tuple[int, int]:

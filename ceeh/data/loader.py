@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from torch.profiler import record_function
@@ -63,7 +64,10 @@ class RolloutLoader:
 
     A group with only correct responses has no contrast, but a length reward works best on it: with one,
     dynamic sampling drops the most useful questions. Each rank fills its own share, so a step's groups depend
-    on the number of ranks. `gather` returns a value of every rank, in rank order.
+    on the number of ranks.
+
+    After each round the ranks meet: `gather` returns a value of every rank, in rank order. `waiting` among a
+    batch's timings is how long this rank waited there for the slowest one.
     """
 
     def __init__(
@@ -76,7 +80,7 @@ class RolloutLoader:
         steps: int,
         pad_token_id: int,
         dynamic: DynamicSampling,
-        gather: Callable[[int], list[int]],
+        gather: Callable[[Any], list[Any]],
     ) -> None:
         self.engine = engine
         self.verifier = verifier
@@ -107,10 +111,15 @@ class RolloutLoader:
             groups, seconds = rollout(self.engine, self.verifier, prompts, self.sampling_of(rounds))
             drawn += groups
             timings.update(seconds)
-            if rounds == self.dynamic.max_rounds:
-                break
-            missing = self.gather(wanted - sum(map(self.has_contrast, drawn)))
-            if not any(missing) or self.stream.exhausted:
+            begin = time.perf_counter()
+            lengths = [(group.outcome.uid, fmean(group.outcome.lengths)) for group in groups]
+            with record_function("ceeh/waiting"):
+                ranks = self.gather((wanted - sum(map(self.has_contrast, drawn)), lengths))
+            timings["waiting"] += time.perf_counter() - begin
+            missing = [number for number, _ in ranks]
+            for _, lengths in ranks:
+                self.stream.observe(lengths)
+            if rounds == self.dynamic.max_rounds or not any(missing) or self.stream.exhausted:
                 break
             prompts = self.stream.further(missing)
         order = list(range(len(drawn)))

@@ -43,7 +43,8 @@ class RankMetrics:
             rows[f"rollout/tokens_{part}"] = torch.where(chosen, lengths, torch.nan)
         return cls(
             batch=rollout_metrics(batch, rewards)
-            | {f"time/{name}": value for name, value in batch.timings.items()},
+            | {f"time/{name}": value for name, value in batch.timings.items()}
+            | {"time/waiting_max": batch.timings.get("waiting", 0.0)},
             rows={name: values.cpu() for name, values in rows.items()},
             tokens=tokens,
         )

@@ -1,8 +1,10 @@
 """Loaders: one seed per step, dynamic sampling alike on all ranks, exact resumption; the datamodule's end."""
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from threading import Barrier, Thread
+from typing import Any
 
 import pytest
 
@@ -60,7 +62,7 @@ class Scripted:
         self.closed += 1
 
 
-def alone(value: int) -> list[int]:
+def alone(value: Any) -> list[Any]:
     return [value]
 
 
@@ -74,12 +76,19 @@ def loader(
     prompts: list[Prompt] = PROMPTS,
     rank: int = 0,
     world_size: int = 1,
-    gather: Callable[[int], list[int]] = alone,
+    gather: Callable[[Any], list[Any]] = alone,
 ) -> RolloutLoader:
     return RolloutLoader(
         engine=engine,
         verifier=ExactAnswer(r"so (\d\d)"),
-        stream=PromptStream(prompts, seed=0, prompts_per_step=4, rank=rank, world_size=world_size),
+        stream=PromptStream(
+            prompts,
+            seed=0,
+            prompts_per_step=4,
+            rank=rank,
+            world_size=world_size,
+            balanced_by=4,
+        ),
         sampling=Sampling(completions=2, temperature=1.0, max_tokens=4, seed=seed),
         steps=steps,
         pad_token_id=0,
@@ -99,7 +108,7 @@ def test_nothing_is_generated_before_it_is_asked_for() -> None:
     assert (len(stream), engine.asked) == (6, [])
     batch = next(batches)
     assert (len(engine.asked), batch.policy_version) == (1, 3)
-    assert set(batch.timings) == {"generate", "score", "collate"}
+    assert set(batch.timings) == {"generate", "score", "waiting", "collate"}
 
 
 def test_every_step_has_its_own_seed_which_follows_from_the_runs() -> None:
@@ -134,15 +143,27 @@ def test_a_group_has_contrast_when_some_and_not_all_are_correct(correct, lengths
     assert has_contrast(outcome, limit) is expected
 
 
-def test_without_dynamic_sampling_there_is_one_round_and_ranks_need_not_agree() -> None:
-    engine = Scripted()
-    plain = loader(engine, 1, gather=lambda value: pytest.fail("asked the other ranks"))
-    batches = list(plain)
+def test_without_dynamic_sampling_there_is_one_round() -> None:
+    batches = list(loader(Scripted(), 1))
     assert [len(batch.groups) for batch in batches] == [4] * 6
     assert [(batch.sampling_rounds, batch.dropped) for batch in batches] == [(1, ())] * 6
     assert sorted(uid for batch in batches for uid in uids(batch)) == sorted(
         prompt.uid for prompt in PROMPTS
     )
+
+
+def test_the_wait_for_the_slowest_rank_is_timed_in_every_round() -> None:
+    engine, asked = Scripted(), []
+
+    def gather(value: Any) -> list[Any]:
+        asked.append(value)
+        time.sleep(0.02)
+        return [value]
+
+    batch = next(iter(loader(engine, gather=gather)))
+    assert len(asked) == batch.sampling_rounds > 1
+    assert batch.timings["waiting"] >= 0.02 * len(asked)
+    assert batch.timings["generate"] < 0.02
 
 
 def test_groups_without_contrast_are_replaced_by_the_next_prompts_of_the_stream() -> None:
@@ -221,13 +242,13 @@ def test_a_resumed_loader_draws_what_the_uninterrupted_one_draws(max_rounds: int
 
 
 def test_ranks_do_the_same_rounds_and_keep_the_same_stream() -> None:
-    barrier, box = Barrier(2), [0, 0]
+    barrier, box = Barrier(2), [None, None]
     results: dict[int, list[RolloutBatch]] = {}
     states: dict[int, list[dict]] = {0: [], 1: []}
     engines = [Scripted(), Scripted()]
 
     def run(rank: int) -> None:
-        def gather(value: int) -> list[int]:
+        def gather(value: Any) -> list[Any]:
             box[rank] = value
             barrier.wait(10)
             values = list(box)
@@ -253,6 +274,15 @@ def test_ranks_do_the_same_rounds_and_keep_the_same_stream() -> None:
         drawn = [*uids(left), *uids(right)]
         drawn += [outcome.uid for batch in (left, right) for outcome in batch.dropped]
         assert len(set(drawn)) == len(drawn)
+    # Both know the lengths of all questions that either has sampled.
+    assert states[0][-1]["stream"]["lengths"][0].split("\n") == list(
+        dict.fromkeys(
+            uid
+            for pair in zip(*(e.rounds for e in engines), strict=True)
+            for uids in pair
+            for uid in uids
+        )
+    )
     # A rank whose share is full calls the engine all the same, which may be one of both.
     assert len(engines[0].rounds) == len(engines[1].rounds)
     assert [] in engines[0].rounds + engines[1].rounds

@@ -4,12 +4,13 @@ import json
 import random
 from collections import Counter
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from ceeh.data.prompts import PromptBuilder, PromptStream, load_prompts
+from ceeh.data.prompts import PromptBuilder, PromptStream, balanced_shares, load_prompts
 from ceeh.errors import ConfigError
 from ceeh.starter.model import build_tokenizer
 from ceeh.types import Question
@@ -211,9 +212,14 @@ def prompts(count):
     return [make_prompt(f"u{i}") for i in range(count)]
 
 
-def stream(count=10, per_step=4, *, seed=0, rank=0, world_size=1):
+def stream(count=10, per_step=4, *, seed=0, rank=0, world_size=1, balanced_by=None):
     return PromptStream(
-        prompts(count), seed=seed, prompts_per_step=per_step, rank=rank, world_size=world_size
+        prompts(count),
+        seed=seed,
+        prompts_per_step=per_step,
+        rank=rank,
+        world_size=world_size,
+        balanced_by=balanced_by,
     )
 
 
@@ -278,6 +284,94 @@ def test_ranks_take_disjoint_shares_of_the_same_step(world_size):
     for step, *parts in zip(whole, *shares, strict=True):
         assert all(len(part) == 4 // world_size for part in parts)
         assert sorted(flat(parts)) == sorted(step)
+
+
+@pytest.mark.parametrize(
+    ("block", "shares"),
+    [
+        # 9 and 8 go first, to one rank each; then 2 where 8 is, then 1: sums of 10.
+        (4, [[0, 1], [2, 3]]),
+        # 9 and 1; then 8 goes where 1 is, and 2 where 9 is: 11 and 9.
+        (2, [[0, 3], [1, 2]]),
+    ],
+)
+def test_the_longest_question_goes_to_the_rank_with_the_least_so_far(block, shares):
+    assert balanced_shares([9.0, 1.0, 8.0, 2.0], 2, block=block) == shares
+
+
+@pytest.mark.parametrize("length", [0.0, 0.1])
+def test_questions_of_equal_length_are_shared_as_without_balance(length):
+    shares = balanced_shares([length] * 24, 4, block=12)
+    assert shares == [list(range(rank, 24, 4)) for rank in range(4)]
+
+
+def test_balanced_ranks_have_equal_counts_in_each_block_and_nearer_sums():
+    generator = random.Random(0)
+    spread = {"balanced": 0.0, "every w-th": 0.0}
+    for _ in range(50):
+        lengths = [generator.lognormvariate(0, 1) for _ in range(64)]
+        shares = balanced_shares(lengths, 8, block=32)
+        assert sorted(flat(shares)) == list(range(64))
+        for share in shares:
+            assert share == sorted(share)
+            assert sum(place < 32 for place in share) == 4
+        plain = [list(range(rank, 64, 8)) for rank in range(8)]
+        for name, given in (("balanced", shares), ("every w-th", plain)):
+            sums = [sum(lengths[place] for place in share) for share in given]
+            spread[name] += max(sums) / fmean(sums) - 1
+    assert spread["balanced"] < spread["every w-th"] / 4
+
+
+def visit(ranks, step):
+    """A step of all ranks, whose responses' lengths all of them observe; the uids that each rank got."""
+    got = [[prompt.uid for prompt in rank.next_step()] for rank in ranks]
+    lengths = [(uid, 10.0 * int(uid[1:]) + step) for share in got for uid in share]
+    for rank in ranks:
+        rank.observe(lengths)
+    return got
+
+
+def test_balanced_ranks_move_questions_only_within_a_minibatch():
+    whole = uids(stream(16, 8), 8)
+    ranks = [stream(16, 8, rank=rank, world_size=2, balanced_by=4) for rank in range(2)]
+    plain = [stream(16, 8, rank=rank, world_size=2) for rank in range(2)]
+    moved = []
+    for step, drawn in enumerate(whole):
+        got, given = visit(ranks, step), [[p.uid for p in rank.next_step()] for rank in plain]
+        moved.append(got != given)
+        for first in (0, 2):  # of a rank's four, two are in each minibatch of four
+            minibatch = flat(share[first : first + 2] for share in got)
+            assert sorted(minibatch) == sorted(drawn[2 * first : 2 * first + 4])
+            for share in got:
+                assert sorted(share[first : first + 2], key=drawn.index) == share[first : first + 2]
+        assert ranks[0].state_dict() == ranks[1].state_dict()
+    assert moved[:2] == [False, False], "no question of the first epoch had been seen"
+    assert all(moved[2:])
+
+
+def test_balance_does_not_affect_one_process():
+    one, plain = stream(7, 6, balanced_by=2), stream(7, 6)
+    for _ in range(5):
+        one.observe([(prompt.uid, 5.0) for prompt in one.next_step()])
+        plain.next_step()
+    assert one.state_dict() == plain.state_dict()
+
+
+@pytest.mark.parametrize("cut", range(6))
+def test_resumed_balanced_ranks_equal_the_uninterrupted_ones(cut):
+    def build():
+        return [stream(8, 6, rank=rank, world_size=2, balanced_by=6) for rank in range(2)]
+
+    ranks = build()
+    whole = [visit(ranks, step) for step in range(6)]
+    before = build()
+    for step in range(cut):
+        visit(before, step)
+    state = json.loads(json.dumps(before[0].state_dict()))
+    resumed = build()
+    for rank in resumed:
+        rank.load_state_dict(state)
+    assert [visit(resumed, step) for step in range(cut, 6)] == whole[cut:]
 
 
 @pytest.mark.parametrize("cut", range(13))

@@ -15,7 +15,7 @@ from ceeh.modules.timing import StepClock
 from tests.test_fit import small
 
 PARTS = (
-    "generate", "score", "collate", "forward", "backward", "optimizer", "push", "callbacks", "idle"
+    "generate", "score", "waiting", "collate", "forward", "backward", "optimizer", "push", "callbacks", "idle"
 )  # fmt: skip
 
 
