@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fault_injection.page import RESULTS, ROOT, write_page
 
-EXPERIMENTS = ("kills", "signals", "engine", "full_disk", "user_code", "tracking", "soak")
+EXPERIMENTS = ("kills", "ranks", "signals", "engine", "full_disk", "user_code", "tracking", "soak")
 SHORT = {
     "kills": "--kills 5 --seed 3",
     "user_code": "--kills 3 --answers 6000",

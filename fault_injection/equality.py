@@ -22,7 +22,7 @@ def differences(whole: Path, other: Path, *, common: bool = False) -> list[str]:
 
     With `common`, only files that both have are compared.
     """
-    names = [file_names(folder) for folder in (whole, other)]
+    names = [entries(folder) for folder in (whole, other)]
     if names[0] != names[1] and not common:
         return [f"files: {sorted(names[0] ^ names[1])}"]
     both = sorted(names[0] & names[1])
@@ -60,12 +60,17 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def file_names(folder: Path) -> set[str]:
-    """Without the configurations of resumed runs, which say what a experiment had changed."""
+def entries(folder: Path) -> set[str]:
+    """Files, and distributed checkpoints as a whole.
+
+    Without the configurations of resumed runs, which say what an experiment had changed.
+    """
     return {
-        str(file.relative_to(folder))
-        for file in folder.rglob("*")
-        if file.is_file() and not file.name.startswith("config.resumed-")
+        str(entry.relative_to(folder))
+        for entry in folder.rglob("*")
+        if (entry.is_file() or entry.suffix == ".ckpt")
+        and entry.parent.suffix != ".ckpt"
+        and not entry.name.startswith("config.resumed-")
     }
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ceeh.callbacks.checkpoint import RunCheckpoint
@@ -15,10 +16,11 @@ from ceeh.data.loader import RolloutLoader
 from ceeh.data.verify.exact_answer import ExactAnswer
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
-from ceeh.run.checkpoint import tensors
-from ceeh.run.checkpoint_io import AtomicCheckpointIO, Stream
+from ceeh.run import checkpoint_io
+from ceeh.run.checkpoint_io import Stream
 from ceeh.run.disk_space import storage_bytes
 from ceeh.run.metrics_file import JSONLLogger
+from ceeh.run.shards import tensors
 
 PHASES = {
     "start": 1,
@@ -63,7 +65,9 @@ class Killer:
             self.note.write_text(f"{time.monotonic()}\n{words}")
             os.kill(os.getpid(), self.number)
 
-    def around(self, owner: type, name: str, counts: Callable[[], bool] = lambda: True) -> None:
+    def around(
+        self, owner: type | ModuleType, name: str, counts: Callable[[], bool] = lambda: True
+    ) -> None:
         function = getattr(owner, name)
 
         @functools.wraps(function)
@@ -107,7 +111,7 @@ class Killer:
             case "write":
                 self.within_bytes()
             case "save":
-                place = (RunCheckpoint, "save") if late else (AtomicCheckpointIO, "save_checkpoint")
+                place = (RunCheckpoint, "save") if late else (checkpoint_io, "write_archive")
                 self.around(*place)
             case "metrics":
                 self.around(JSONLLogger, "log_metrics")
@@ -123,22 +127,22 @@ class Killer:
     def within_bytes(self) -> None:
         """Kills when the fraction `moment` of a checkpoint's bytes has been written."""
         size = 0
-        save, write = AtomicCheckpointIO.save_checkpoint, Stream.write
+        save, write = checkpoint_io.write_archive, Stream.write
 
-        def counted(io: AtomicCheckpointIO, checkpoint: dict, *arguments: Any) -> None:
+        def counted(content: Any, file: Path) -> tuple[int, int]:
             nonlocal size
             self.calls += 1
-            size = storage_bytes(tensor for _, tensor in tensors(checkpoint, ""))
-            save(io, checkpoint, *arguments)
+            size = storage_bytes(tensor for _, tensor in tensors(content, ""))
+            return save(content, file)
 
         def watched(stream: Stream, data: bytes | memoryview) -> int:
             written = write(stream, data)
             if self.calls == self.call and stream.target.tell() >= self.moment * size:
                 stream.target.flush()
-                self.kill(f"checkpoint {self.calls}, after {stream.target.tell()} bytes")
+                self.kill(f"checkpoint file {self.calls}, after {stream.target.tell()} bytes")
             return written
 
-        AtomicCheckpointIO.save_checkpoint, Stream.write = counted, watched
+        checkpoint_io.write_archive, Stream.write = counted, watched
 
 
 class Sampling:

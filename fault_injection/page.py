@@ -60,6 +60,17 @@ ROWS: list[tuple[str, str, str, Callable[[Mapping[str, Any]], str]]] = [
         ),
     ),
     (
+        "ranks",
+        "One killed process of a sharded run ends the others, and the same command resumes to the numbers "
+        "of an uninterrupted run: metrics, weights, optimizer, tables, stream, rng states of all processes",
+        "two processes under torchrun, hardware.strategy=fsdp, distributed checkpoints; SIGKILL to one of "
+        "them at random moments of each phase; then a search for processes that are left",
+        lambda found: (
+            f"{found['survived']} of {found['kills']} kills survived: {phases(found['phases'])}; all "
+            f"processes ended within {max(hit['seconds'] for hit in found['hits']):.1f} s"
+        ),
+    ),
+    (
         "signals",
         "A termination signal stops a run within one engine step or one micro-batch, in any phase: the "
         "last finished step is saved, nothing is left behind, the exit status is 128 + the signal's "

@@ -12,7 +12,7 @@ from typing import Any
 
 from ceeh.run.checkpoint import checkpoint_files
 from ceeh.run.folder import RunFolder
-from fault_injection.equality import differences, file_names
+from fault_injection.equality import differences, entries
 from fault_injection.killing import PHASES, Killer
 from fault_injection.leftovers import Leftovers
 from fault_injection.process import attempt, run_experiment, uninterrupted
@@ -113,7 +113,7 @@ def stop_of(
 def compared(whole: Path, other: Path) -> list[str]:
     """Differences apart from the list of checkpoints: each stop adds one, which replaces an older one."""
     names = [
-        {name for name in file_names(output / "starter") if not name.startswith("checkpoints/")}
+        {name for name in entries(output / "starter") if not name.startswith("checkpoints/")}
         for output in (whole, other)
     ]
     files = [f"files: {sorted(names[0] ^ names[1])}"] if names[0] != names[1] else []

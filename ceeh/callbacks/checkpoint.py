@@ -17,6 +17,7 @@ from ceeh.run.checkpoint import RNG_STATES, checkpoint_file, checkpoint_files
 from ceeh.run.checkpoint_io import AtomicCheckpointIO, Failure
 from ceeh.run.disk_space import format_bytes
 from ceeh.run.metrics_file import JSONLLogger
+from ceeh.run.sharded_strategy import ShardedStrategy
 from ceeh.runtime.distributed import from_rank_zero, gather_objects, say
 from ceeh.runtime.lightning_private import (
     batches_begun,
@@ -116,10 +117,20 @@ class RunCheckpoint(Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Saves on rank 0 without the other ranks, which may be anywhere or gone."""
+        """Saves on rank 0 without the other ranks, which may be anywhere or gone.
+
+        Sharded weights are not saved: rank 0 has only its share of them.
+        """
         step, self.finished = self.finished, None
         expected = isinstance(exception, Stopped | Exception)
         if step is None or not expected or not trainer.is_global_zero:
+            return
+        if isinstance(trainer.strategy, ShardedStrategy):
+            if step.rollout_step % self.settings.every_n_steps:
+                say(
+                    f"rollout step {step.rollout_step} is not saved, because no process has all of the "
+                    "weights; the run resumes from the checkpoint before it"
+                )
             return
         try:
             checkpoint = dump_checkpoint(trainer)

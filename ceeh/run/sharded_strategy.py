@@ -64,7 +64,7 @@ class ShardedStrategy(ModelParallelStrategy):
         rows = Rows(path) if path.is_dir() else None
 
         def sharded(place: str, value: Tensor) -> Tensor:
-            like = own.get(place) or own.get(place.rpartition(".")[0])
+            like = own.get(place, own.get(place.rpartition(".")[0]))
             if like is None or value.shape != like.shape:  # such as Adam's number of steps
                 return value.clone()
             start, stop = own_rows(like)
@@ -83,7 +83,7 @@ class ShardedStrategy(ModelParallelStrategy):
     def own_shards(self) -> dict[str, DTensor]:
         """Place in a checkpoint -> the parameter whose rows are there, or in the entries below it."""
         assert self.lightning_module is not None
-        named = self.lightning_module.named_parameters()
+        named = self.lightning_module.named_parameters(remove_duplicate=False)  # tied ones twice
         own = {f"state_dict.{name}": value for name, value in named}
         for number, optimizer in enumerate(self.optimizers):
             parameters = [value for group in optimizer.param_groups for value in group["params"]]
