@@ -1,9 +1,14 @@
 """A RolloutEngine whose tokens do not depend on its weights, for runs that must have the same rollouts."""
 
+import time
+from collections.abc import Sequence
+
 import torch
 
 from ceeh.data.engine.base import Sampling
-from ceeh.types import Completion, Finish
+from ceeh.runtime import shutdown
+from ceeh.runtime.distributed import rank
+from ceeh.types import Completion, Finish, Prompt, RolloutGroup
 from tests.torch_engine import TorchEngine
 
 
@@ -25,3 +30,14 @@ class FixedEngine(TorchEngine):
             logprobs=tuple(logprobs.tolist()),
             finish=Finish.STOP,
         )
+
+
+class WaitingOnRankOne(FixedEngine):
+    """The second process waits, in the third step of two updates each, for a termination signal."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
+        if self.policy_version == 4 and rank() == 1:
+            for _ in range(3000):
+                shutdown.check()
+                time.sleep(0.1)
+        return super().generate(prompts, sampling)

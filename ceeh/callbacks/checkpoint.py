@@ -18,7 +18,7 @@ from ceeh.run.checkpoint_io import AtomicCheckpointIO, Failure
 from ceeh.run.disk_space import format_bytes
 from ceeh.run.metrics_file import JSONLLogger
 from ceeh.run.sharded_strategy import ShardedStrategy
-from ceeh.runtime.distributed import from_rank_zero, gather_objects, say
+from ceeh.runtime.distributed import from_rank_zero, gather_objects
 from ceeh.runtime.lightning_private import (
     batches_begun,
     dump_checkpoint,
@@ -119,27 +119,29 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         """Saves on rank 0 without the other ranks, which may be anywhere or gone.
 
-        Sharded weights are not saved: rank 0 has only its share of them.
+        Of sharded weights each rank saves its rows, if it has ended the same step; the last one makes the
+        checkpoint whole. Where only a full one is wanted there is none.
         """
         step, self.finished = self.finished, None
-        expected = isinstance(exception, Stopped | Exception)
-        if step is None or not expected or not trainer.is_global_zero:
+        if step is None or not isinstance(exception, Stopped | Exception):
             return
-        if isinstance(trainer.strategy, ShardedStrategy):
-            if step.rollout_step % self.settings.every_n_steps:
-                say(
-                    f"rollout step {step.rollout_step} is not saved, because no process has all of the "
-                    "weights; the run resumes from the checkpoint before it"
-                )
+        strategy, whole = trainer.strategy, True
+        sharded = isinstance(strategy, ShardedStrategy)
+        if not (strategy.distributed if sharded else trainer.is_global_zero):
             return
+        file = checkpoint_file(self.folder, step.rollout_step)
         try:
             checkpoint = dump_checkpoint(trainer)
             step.put_into(checkpoint)
-            self.io.save_checkpoint(checkpoint, checkpoint_file(self.folder, step.rollout_step))
+            if sharded:
+                whole = self.io.save_own_part(checkpoint, file, ranks=trainer.world_size)
+            else:
+                self.io.save_checkpoint(checkpoint, file)
             if self.io.failure is not None:
                 raise OSError(self.io.failure.reason)
-            say(f"rollout step {step.rollout_step} is saved")
-            self.remove_outdated()
+            if whole:
+                print(f"rollout step {step.rollout_step} is saved", flush=True)
+                self.remove_outdated()
         except Exception as error:
             # Whatever it is, a lost device for one, it must not hide why the run ends.
             warnings.warn(

@@ -16,7 +16,7 @@ from lightning.fabric.plugins import CheckpointIO
 from ceeh.run.atomic import atomic_write, atomic_write_text, partial_of, sync
 from ceeh.run.checkpoint import ROWS, not_finite, read_checkpoint
 from ceeh.run.disk_space import free_bytes, storage_bytes
-from ceeh.run.shards import COMMON, MANIFEST, rank_file, split, tensors
+from ceeh.run.shards import COMMON, MANIFEST, file_names, rank_file, split, tensors
 from ceeh.runtime.distributed import is_rank_zero, of_all_ranks, rank, wait_for_all
 
 
@@ -101,6 +101,42 @@ class AtomicCheckpointIO(CheckpointIO):
             self.failure = Failure(reason=words, needed=sum(sizes), free=free_bytes(folder.parent))
             if is_rank_zero():
                 shutil.rmtree(partial, ignore_errors=True)
+
+    def save_own_part(self, checkpoint: dict[str, Any], folder: Path, *, ranks: int) -> bool:
+        """This rank's part of a distributed checkpoint; whether it is whole now, with those of all `ranks`.
+
+        Without communication, for ranks that end at different moments: the last one gives it its name.
+        """
+        common, rows = split(checkpoint)
+        files: dict[str, Any] = {rank_file(rank()): rows}
+        if is_rank_zero():
+            files = {COMMON: common} | files
+        self.failure = None
+        if name := not_finite({ROWS: rows}):
+            self.failure = Failure(reason=f"{name} is not finite", finite=False)
+            return False
+        partial = partial_of(folder)
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            for name, content in files.items():
+                written = write_archive(content, partial / name)
+                atomic_write_text(partial / f"{name}.note", json.dumps(written))
+        except OSError as error:
+            self.failure = Failure(reason=error.strerror or str(error))
+            return False
+        names, whole = file_names(ranks), partial_of(folder.with_name(f"{folder.name}.whole"))
+        if not all((partial / f"{name}.note").is_file() for name in names):
+            return False
+        try:
+            partial.rename(whole)
+        except FileNotFoundError:  # another rank was the last one at the same moment
+            return False
+        found = {name: json.loads((whole / f"{name}.note").read_text()) for name in names}
+        for name in names:
+            (whole / f"{name}.note").unlink()
+        if words := publish(whole, folder, found):
+            self.failure = Failure(reason=words)
+        return self.failure is None
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

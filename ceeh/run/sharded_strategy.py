@@ -29,6 +29,7 @@ class ShardedStrategy(ModelParallelStrategy):
             tensor_parallel_size=1,
             save_distributed_checkpoint=distributed,
         )
+        self.distributed = distributed
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -49,7 +50,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """Collective. A failure is in the `failure` of the checkpoint plug-in."""
         io = self.checkpoint_io
         assert isinstance(io, AtomicCheckpointIO)
-        if self._save_distributed_checkpoint:
+        if self.distributed:
             io.save_shards(checkpoint, Path(filepath))
             return
         full = replaced(checkpoint, gathered)

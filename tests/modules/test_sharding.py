@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 import warnings
 from pathlib import Path
 
@@ -21,8 +23,8 @@ from ceeh.run.checkpoint import checkpoint_files, read_checkpoint
 from ceeh.run.shards import tensors
 from tests.modules import sharded_runs
 from tests.modules.sharded_runs import CASES, FIXED, run_name
-from tests.runtime.test_distributed import LAUNCH, ROOT
-from tests.test_fit import rows, small
+from tests.runtime.test_distributed import LAUNCH, ROOT, ended_well, two_processes
+from tests.test_fit import SMALL, rows, small
 
 pytestmark = pytest.mark.slow
 
@@ -127,3 +129,31 @@ def test_a_sharded_checkpoint_is_resumed_exported_and_loaded_by_one_process(
         assert expected.keys() == found.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=SAME, atol=SAME, msg=name)
+
+
+def test_processes_that_stop_at_different_moments_save_the_step_together(
+    runs: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    name = run_name("full", "fsdp")
+    settings = [*SMALL, *FIXED, *CASES["full"], f"model.path={tiny_model_dir}", f"name={name}"]
+    given = [*settings, "hardware.strategy=fsdp", "ckpt_path=last"]
+    # One is generating, the other waits for it in the update's first collective.
+    waiting = [*given, "engine.class_path=tests.fixed_engine.WaitingOnRankOne"]
+    said = ""
+    with two_processes(waiting, tmp_path / "runs") as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            said += line
+            if line.startswith("step 2/5"):
+                time.sleep(2)
+                run.send_signal(signal.SIGTERM)  # torchrun hands it to both
+    assert run.returncode != 0
+    assert said.count("rollout step 2 is saved") == 1, said[-3000:]
+    stopped = tmp_path / "runs" / name
+    assert [file.name for file in (stopped / "checkpoints").iterdir()] == ["step-000002.ckpt"]
+    ended_well(two_processes(given, tmp_path / "runs"))
+    expected, found = state(runs / name), state(stopped)
+    assert expected.keys() == found.keys()
+    assert [
+        place for place, value in expected.items() if not torch.equal(found[place], value)
+    ] == []
