@@ -16,11 +16,11 @@ import torch
 
 from ceeh.config.settings import load
 from ceeh.data.engine.base import Sampling
-from ceeh.errors import ConfigError
+from ceeh.errors import ConfigError, RunError
 from ceeh.fit import fit
 from ceeh.modules.metrics import over_ranks, row_means
 from ceeh.runtime import shutdown
-from ceeh.runtime.distributed import check_group_size
+from ceeh.runtime.distributed import check_group_size, other_processes_watched
 from ceeh.types import Prompt, RolloutGroup
 from fault_injection.equality import differences
 from tests.test_fit import SHIPPED, SMALL, rows
@@ -140,6 +140,22 @@ def test_shares_that_do_not_divide_are_refused(
     given = [*SMALL, f"model.path={tiny_model_dir}", f"output={tmp_path}", f"{key}=3"]
     with pytest.raises(ConfigError, match=rf"{key} is over all processes .* \(2\), got 3"):
         fit(load([SHIPPED], given))
+
+
+@pytest.mark.parametrize(
+    ("requested", "error", "message"),
+    [
+        (None, RunError, "process 0 of 2 has lost another one"),
+        (signal.SIGTERM, shutdown.Stopped, "stopped by SIGTERM"),
+    ],
+)
+def test_a_process_that_a_stop_ended_first_is_not_an_error_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, requested, error, message
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(shutdown, "requested", lambda: requested)
+    with pytest.raises(error, match=message), other_processes_watched():
+        raise RuntimeError("[gloo] Connection closed by peer")
 
 
 @pytest.mark.parametrize(
