@@ -185,13 +185,13 @@ def test_ranks_that_cannot_be_neighbors_are_refused(size, processes, here, messa
 
 def test_numbers_of_ranks_are_joined_by_their_kind() -> None:
     ranks = [
-        {"rollout/accuracy": 0.75, "rollout/tokens_max": 9.0, "reward/outcome_ok": 3.0},
-        {"rollout/accuracy": 0.5, "rollout/tokens_max": 7.0, "reward/outcome_ok": 4.0},
-        {"rollout/accuracy": 1.0, "rollout/tokens_max": 8.0, "reward/outcome_ok": 0.0},
+        {"time/waiting": 0.75, "time/waiting_max": 0.75, "reward/outcome_ok": 3.0},
+        {"time/waiting": 0.5, "time/waiting_max": 0.5, "reward/outcome_ok": 4.0},
+        {"time/waiting": 1.0, "time/waiting_max": 1.0, "reward/outcome_ok": 0.0},
     ]
     assert over_ranks(ranks) == {
-        "rollout/accuracy": 0.75,
-        "rollout/tokens_max": 9.0,
+        "time/waiting": 0.75,
+        "time/waiting_max": 1.0,
         "reward/outcome_ok": 7.0,
     }
     # One wrong response of 8 tokens, two of 5, none: (8 + 10) / 3.
