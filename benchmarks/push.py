@@ -1,8 +1,12 @@
-"""python -m benchmarks.push: a weight push into the engine against a plain copy of the same bytes."""
+"""python -m benchmarks.push: a weight push into the engine against a plain copy of the same bytes.
+
+Under torchrun with `--tensor-parallel N` the ranks share an engine; rank 0 reports.
+"""
 
 import argparse
 import os
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from benchmarks.workload import SIZES, random_model
 from ceeh.config.settings import LoRA, Model
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.modules.policy import Policy
+from ceeh.runtime.distributed import is_rank_zero, join_processes
 
 GB = 1e9
 
@@ -34,8 +39,13 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="wide")
     parser.add_argument("--lora-rank", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--tensor-parallel", type=int, default=1)
+    parser.add_argument(
+        "--gathered", action="store_true", help="push copies, as a sharded trainer gathers them"
+    )
     given = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    join_processes(device)
     with tempfile.TemporaryDirectory() as folder:
         path = str(random_model(Path(folder) / "model", given.size))
         settings = Model(lora=LoRA(rank=given.lora_rank))
@@ -48,10 +58,14 @@ def main() -> None:
             for name, weight in weights.items():
                 copies[name].copy_(weight)
 
-        with VLLMEngine(path, 256) as engine:
+        def pushed() -> Iterator[tuple[str, torch.Tensor]]:
+            for name, weight in policy.engine_weights():
+                yield name, weight.clone() if given.gathered else weight
+
+        with VLLMEngine(path, 256, tensor_parallel=given.tensor_parallel) as engine:
 
             def push() -> None:
-                engine.load_weights(policy.engine_weights(), policy_version=0)
+                engine.load_weights(pushed(), policy_version=0)
 
             push()
             with peak_memory() as peak:
@@ -68,8 +82,11 @@ def main() -> None:
     if device == "cpu":
         packing = "packing alone / copy (vLLM's CPU build packs what it loads)"
         measurements.append(share(packing, per_gb["pack"], per_gb["copy"], "s/GB"))
+    if not is_rank_zero():
+        return
     settings = vars(given) | {"bytes": sum(sizes), "tensors": len(sizes)}
-    report("push", measurements, settings=settings, details=seconds)
+    name = "push" if given.tensor_parallel == 1 else "push_shared"
+    report(name, measurements, settings=settings, details=seconds)
 
 
 if __name__ == "__main__":

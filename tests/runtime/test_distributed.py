@@ -16,11 +16,11 @@ import torch
 
 from ceeh.config.settings import load
 from ceeh.data.engine.base import Sampling
-from ceeh.errors import ConfigError
+from ceeh.errors import ConfigError, RunError
 from ceeh.fit import fit
 from ceeh.modules.metrics import over_ranks, row_means
 from ceeh.runtime import shutdown
-from ceeh.runtime.distributed import check_group_size
+from ceeh.runtime.distributed import check_group_size, other_processes_watched
 from ceeh.types import Prompt, RolloutGroup
 from fault_injection.equality import differences
 from tests.test_fit import SHIPPED, SMALL, rows
@@ -143,6 +143,22 @@ def test_shares_that_do_not_divide_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("requested", "error", "message"),
+    [
+        (None, RunError, "process 0 of 2 has lost another one"),
+        (signal.SIGTERM, shutdown.Stopped, "stopped by SIGTERM"),
+    ],
+)
+def test_a_process_that_a_stop_ended_first_is_not_an_error_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, requested, error, message
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(shutdown, "requested", lambda: requested)
+    with pytest.raises(error, match=message), other_processes_watched():
+        raise RuntimeError("[gloo] Connection closed by peer")
+
+
+@pytest.mark.parametrize(
     ("size", "processes", "here", "message"),
     [
         (
@@ -169,13 +185,13 @@ def test_ranks_that_cannot_be_neighbors_are_refused(size, processes, here, messa
 
 def test_numbers_of_ranks_are_joined_by_their_kind() -> None:
     ranks = [
-        {"rollout/accuracy": 0.75, "rollout/tokens_max": 9.0, "reward/outcome_ok": 3.0},
-        {"rollout/accuracy": 0.5, "rollout/tokens_max": 7.0, "reward/outcome_ok": 4.0},
-        {"rollout/accuracy": 1.0, "rollout/tokens_max": 8.0, "reward/outcome_ok": 0.0},
+        {"time/waiting": 0.75, "time/waiting_max": 0.75, "reward/outcome_ok": 3.0},
+        {"time/waiting": 0.5, "time/waiting_max": 0.5, "reward/outcome_ok": 4.0},
+        {"time/waiting": 1.0, "time/waiting_max": 1.0, "reward/outcome_ok": 0.0},
     ]
     assert over_ranks(ranks) == {
-        "rollout/accuracy": 0.75,
-        "rollout/tokens_max": 9.0,
+        "time/waiting": 0.75,
+        "time/waiting_max": 1.0,
         "reward/outcome_ok": 7.0,
     }
     # One wrong response of 8 tokens, two of 5, none: (8 + 10) / 3.

@@ -54,6 +54,7 @@ def checked(
             )
         missing.pop(name, None)
         yield name, weight
+        del weight  # before the next one is gathered
     if missing:
         raise ValueError(
             f"the push lacks {len(missing)} of {len(shapes.required)} weights, the first "

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sys
+import weakref
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,12 +35,36 @@ SAMPLING = Sampling(completions=4, temperature=0.7, max_tokens=24, seed=3)
 BENCHMARK = ("samples=2", "max_response_tokens=24", "expected_questions=null")
 
 
+class Gathered:
+    """Streams copies of weights, as a sharded trainer gathers them; counts the bytes that live at once."""
+
+    def __init__(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        self.weights = weights
+        self.alive = self.most = self.largest = 0
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, weight in self.weights:
+            array = weight.detach().numpy().copy()
+            self.alive += array.nbytes
+            self.most = max(self.most, self.alive)
+            self.largest = max(self.largest, array.nbytes)
+            weakref.finalize(array, self.freed, array.nbytes)
+            gathered = torch.from_numpy(array)  # its storage keeps the array
+            del array
+            yield name, gathered
+            del gathered
+
+    def freed(self, size: int) -> None:
+        self.alive -= size
+
+
 class Ranks:
     """Both ranks' half of the prompts, with `model` as the trainer's."""
 
     def __init__(self, engine: VLLMEngine, model: torch.nn.Module, folder: Path) -> None:
         self.engine, self.model, self.folder = engine, model, folder
         self.difference = 0.0
+        self.most_gathered: dict[str, int] = {}
 
     def rows(self, prompts: list[Prompt], seeds: str = "request") -> dict[str, list]:
         """Uid -> tokens of each completion."""
@@ -64,7 +90,10 @@ class Ranks:
         for weight in self.model.parameters():
             noise = torch.randn(weight.shape, generator=generator)
             weight.copy_(0.15 * noise if weight.dim() == 2 else 1 + 0.2 * noise)
-        self.engine.load_weights(self.model.named_parameters(), policy_version=seed)
+        gathered = Gathered(self.model.named_parameters())
+        self.engine.load_weights(gathered, policy_version=seed)
+        self.most_gathered = {"at once": gathered.most, "largest": gathered.largest}
+        assert gathered.alive == 0
 
     def seen(self) -> dict[str, object]:
         own = PROMPTS[rank() :: 2]
@@ -80,6 +109,7 @@ class Ranks:
         seen["step"] = self.rows(own, "step")
         seen["samples"] = self.samples()
         seen["difference"] = self.difference
+        seen["gathered"] = self.most_gathered
         return seen
 
     def samples(self) -> list[list]:

@@ -66,6 +66,15 @@ def test_a_push_changes_tokens_and_canary_which_is_one_for_both_ranks(ranks: lis
         assert seen["first"] != seen["rows 1"] != seen["rows 2"]
 
 
+def test_a_push_holds_the_gathered_tensors_of_one_layer_of_the_engine(ranks: list[dict]) -> None:
+    # vLLM loads a layer once it has all of it: here at most gate and up, which are one matrix there, of
+    # 96 x 32 floats each, and the one that follows.
+    for seen in ranks:
+        print(seen["shared"]["gathered"])
+        assert seen["shared"]["gathered"]["largest"] == 4 * 96 * 32
+        assert seen["shared"]["gathered"]["at once"] <= 3 * 4 * 96 * 32
+
+
 def test_an_evaluation_samples_every_part_whatever_a_rank_has_of_them(ranks: list[dict]) -> None:
     shared, each = (ranks[0][name]["samples"] for name in ("shared", "each"))
     assert [len(part) for part in shared] == [6, 6, 6, 0, 4]  # the fourth was there
