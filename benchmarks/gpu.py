@@ -2,8 +2,9 @@
 
 agreement      engine against trainer at 1.5B shapes, step by step; first, for the open fault of docs/gpu.md
 head           loss and gradients of the chunked head, and their error against float64
-update-1.5b    tokens per second, MFU and host waits of an optimizer step: all weights, and LoRA
-update-7b      the same with LoRA on a bf16 base
+update-1.5b    tokens per second, MFU and host waits of an optimizer step: all weights, LoRA, and LoRA on
+               rows without padding
+update-7b      the same with LoRA on a bf16 base, without padding
 engine         rollouts against vLLM alone, a push against a copy, a cycle of sleep
 
 Prints a table and writes results/gpu.json; a part that fails or runs out of time costs no other. Less than
@@ -19,6 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,7 +36,7 @@ from ceeh.data.batch import RolloutBatch
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.modules import policy as policy_module
-from ceeh.modules.batching import microbatches
+from ceeh.modules.batching import microbatches, padding_fraction
 from ceeh.modules.flops import utilization
 from ceeh.modules.head import chunked_logprobs_and_entropy, chunked_objective
 from ceeh.modules.policy import Policy
@@ -50,6 +52,11 @@ Row = dict[str, Any]
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 BF16 = torch.bfloat16
+
+
+FULL = Model(gradient_checkpointing=True)
+ADAPTER = replace(FULL, lora=LoRA(rank=32))
+PACKED = replace(ADAPTER, attention="varlen")
 
 
 def row(what: str, value: float, unit: str, of: str = "") -> Row:
@@ -162,29 +169,31 @@ def random_batch(rows: int, prompt: int, longest: int, vocabulary: int) -> Rollo
     ).to(DEVICE)
 
 
-def made_on_the_device(path: str, *, dtype: torch.dtype, **_: Any) -> Any:
+def made_on_the_device(path: str, *, dtype: torch.dtype, attention: str, **_: Any) -> Any:
     """In place of `load_model`: random weights, without 15 GB of files."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device(DEVICE):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), dtype=dtype)
+        return AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(path), dtype=dtype, attn_implementation=attention
+        )
 
 
-def measure_update(shape: str, tiny: bool, *, ranks: tuple[int, ...]) -> Iterator[Row]:
+def measure_update(shape: str, tiny: bool, *settings: Model) -> Iterator[Row]:
     policy_module.load_model = made_on_the_device
     config = random_config(
         "tiny" if tiny else shape, vocabulary=2000 if tiny else 151_936, dtype=torch.bfloat16
     )
     rows, longest, budget = (8, 32, 128) if tiny else (24, 4096, 16_384)
-    for rank in ranks:
+    for given in settings:
         with tempfile.TemporaryDirectory() as folder:
             config.save_pretrained(folder)
-            settings = Model(gradient_checkpointing=True, lora=LoRA(rank=rank))
             policy = Policy(
-                settings, folder, temperature=1.0, keep_reference=False, precision="bf16-mixed"
+                given, folder, temperature=1.0, keep_reference=False, precision="bf16-mixed"
             ).to(DEVICE)
         batch = random_batch(rows, 16, longest, config.vocab_size)
-        micro = microbatches(batch.totals.cpu(), torch.arange(rows), budget)
+        totals = batch.totals.cpu()
+        micro = microbatches(totals, torch.arange(rows), budget, packed=policy.packs)
         inputs = UpdateInputs(
             old_logprobs=batch.engine_logprobs,
             advantages=torch.linspace(-1, 1, rows, device=DEVICE),
@@ -216,12 +225,13 @@ def measure_update(shape: str, tiny: bool, *, ranks: tuple[int, ...]) -> Iterato
             torch.nn.utils.clip_grad_norm_(policy.trainable, 1.0)
             optimizer.step()
 
-        name = f"{shape}, {f'LoRA of rank {rank}' if rank else 'all weights'}"
+        rank = given.lora.rank
+        name = f"{shape}, {f'LoRA of rank {rank}' if rank else 'all weights'}, {given.attention}"
         used = seconds(step, 2)
-        totals = int(batch.totals.sum())
         share = utilization(policy, batch.totals, used, reference=False).get("optimizer/mfu")
         mfu = "" if share is None else f"MFU {share:.1%}, recomputation not counted"
-        yield row(f"{name}, update", totals / used, "tokens/s", mfu)
+        yield row(f"{name}, update", int(totals.sum()) / used, "tokens/s", mfu)
+        yield row(f"{name}, padding", padding_fraction(totals, micro), "of tokens")
         if CUDA:
             peak = torch.cuda.max_memory_allocated() / 2**30
             yield row(f"{name}, memory", peak, "GiB", f"{budget} tokens a micro-batch")
@@ -314,8 +324,8 @@ def counted_speed(
 PARTS: dict[str, tuple[int, Callable[[bool], Iterator[Row]]]] = {
     "agreement": (130, measure_agreement),
     "head": (45, measure_head),
-    "update-1.5b": (80, lambda tiny: measure_update("qwen2-1.5b", tiny, ranks=(0, 32))),
-    "update-7b": (80, lambda tiny: measure_update("qwen2-7b", tiny, ranks=(32,))),
+    "update-1.5b": (95, lambda tiny: measure_update("qwen2-1.5b", tiny, FULL, ADAPTER, PACKED)),
+    "update-7b": (80, lambda tiny: measure_update("qwen2-7b", tiny, PACKED)),
     "engine": (120, measure_engine),
 }
 """Seconds that a part may take, and what it does."""

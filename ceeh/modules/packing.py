@@ -96,8 +96,7 @@ def varlen_attention(
             ends = torch.arange(rows + 1, dtype=torch.int32, device=query.device) * tokens
         out = torchs_kernel(q, k, v, ends, max(lengths), scaling, sliding_window)
     else:
-        split = zip(*(x.split(lengths) for x in (q, k, v)), strict=True)
-        out = torch.cat([one_row(*row, scaling, sliding_window) for row in split])
+        out = row_by_row(q, k, v, lengths, scaling, sliding_window)
     return out.view(rows, tokens, *out.shape[1:]), None
 
 
@@ -117,6 +116,19 @@ def torchs_kernel(
         query, key, value, ends, ends, longest, longest, scale=scaling, window_size=(left, 0), **gqa
     )
     return out
+
+
+def row_by_row(
+    query: Float[Tensor, "S H E"],
+    key: Float[Tensor, "S G E"],
+    value: Float[Tensor, "S G E"],
+    lengths: Sequence[int],
+    scaling: float | None,
+    window: int | None,
+) -> Float[Tensor, "S H E"]:
+    """The same with sdpa."""
+    rows = zip(*(each.split(tuple(lengths)) for each in (query, key, value)), strict=True)
+    return torch.cat([one_row(q, k, v, scaling, window) for q, k, v in rows])
 
 
 def one_row(
@@ -176,7 +188,7 @@ def packing_fault(model: PreTrainedModel) -> str | None:
     if model._is_stateful:
         return "its layers carry a state from row to row"
     token_ids, lengths = torch.arange(1, 10, device=model.device)[None], (5, 4)
-    packing, attention = Packing.of(lengths), model.config._attn_implementation
+    packing, attention = Packing.of(lengths), model.config._attn_implementation or "sdpa"
     arguments = {
         name: value.to(model.device) if isinstance(value, Tensor) else value
         for name, value in packing.arguments.items()

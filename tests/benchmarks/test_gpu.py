@@ -26,10 +26,13 @@ def test_head_and_update_are_measured(tmp_path: Path, capsys) -> None:
     assert (
         head["fp32 operands, log-prob error"] < 1e-5 < head["bf16 operands, log-prob error"] < 1e-2
     )
-    assert measured(parts["update-1.5b"]).keys() == {
-        "qwen2-1.5b, all weights, update",
-        "qwen2-1.5b, LoRA of rank 32, update",
+    update = measured(parts["update-1.5b"])
+    kinds = ("all weights, sdpa", "LoRA of rank 32, sdpa", "LoRA of rank 32, varlen")
+    assert {name.removeprefix("qwen2-1.5b, ") for name in update} == {
+        f"{kind}, {what}" for kind in kinds for what in ("update", "padding")
     }
+    assert update["qwen2-1.5b, LoRA of rank 32, sdpa, padding"] > 0.05
+    assert update["qwen2-1.5b, LoRA of rank 32, varlen, padding"] == 0
     assert "tokens/s" in capsys.readouterr().out
 
 

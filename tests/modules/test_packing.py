@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,13 @@ from ceeh.modules.batching import (
     padding_fraction,
     tokens_of,
 )
-from ceeh.modules.packing import one_row, packing_fault, packs_rows, torchs_kernel, varlen_attention
+from ceeh.modules.packing import (
+    packing_fault,
+    packs_rows,
+    row_by_row,
+    torchs_kernel,
+    varlen_attention,
+)
 from ceeh.modules.policy import Policy
 from tests.families import save_model
 from tests.modules.test_update import OBJECTIVES, ragged, updated
@@ -62,10 +69,7 @@ def flash_varlen(q: Tensor, k: Tensor, v: Tensor, **given: Any) -> Tensor:
     assert torch.equal(ends, given["cu_seqlens_k"])
     lengths = ends.diff().tolist()
     assert given["max_seqlen_q"] == given["max_seqlen_k"] == max(lengths)
-    rows = zip(*(x.split(lengths) for x in (q, k, v)), strict=True)
-    return torch.cat(
-        [one_row(*row, given["softmax_scale"], window and window[0] + 1) for row in rows]
-    )
+    return row_by_row(q, k, v, lengths, given["softmax_scale"], window and window[0] + 1)
 
 
 @pytest.fixture
@@ -79,8 +83,8 @@ def transformers_flash(monkeypatch: pytest.MonkeyPatch) -> Callable[[Policy], No
         "dropout_p window_size deterministic softcap s_aux learnable_sink block_table page_table"
     )
     names += " cache_seqlens max_seqlen_q max_seqlen_k"
-    supported = dict.fromkeys(names.split(), True)
-    process = flash.partial(flash._process_flash_attention_kwargs, supports_mapping=supported)
+    supported: Any = dict.fromkeys(names.split(), True)
+    process = partial(flash._process_flash_attention_kwargs, supports_mapping=supported)
     functions = (padded, flash_varlen, None, None, None), (process, None)
     # Without autocast transformers asks a Linear of the module for its dtype; GPT-2 has none.
     monkeypatch.setattr(
