@@ -83,7 +83,7 @@ def show(table: Rows, *, rows: int, full: bool) -> None:
     grid = Table(box=None, pad_edge=False)
     for name in ("", "result", "tokens", "reward", "advantage", "entropy"):
         grid.add_column(name, justify="right", no_wrap=True)
-    grid.add_column(Text("prompt [reference] and response"), overflow="fold", ratio=1)
+    grid.add_column(Text("prompt [reference], response"), overflow="fold", ratio=1)
     for row in table[:rows]:
         prompt, response = escape(row["prompt"]), escape(row["response"])
         if not full:

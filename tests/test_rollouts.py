@@ -78,7 +78,7 @@ def test_a_table_of_any_width_fits_the_terminal_and_names_its_columns(
         monkeypatch.setenv("COLUMNS", str(width))
         lines = shown(run, capsys).splitlines()
         assert max(map(len, lines)) <= width
-        assert any("advantage  entropy  prompt [reference] and response" in line for line in lines)
+        assert any("advantage  entropy  prompt [reference], response" in line for line in lines)
 
 
 def test_one_response_is_shown_in_full_with_all_that_is_known_of_it(

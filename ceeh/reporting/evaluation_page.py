@@ -203,7 +203,8 @@ def page_panels(results: Labeled, comparison: Mapping[str, Any] | None) -> list[
             title=f"{where}{metric} by level",
             unit=unit,
             draw=lambda axes: _levels(axes, results, str(name), colors, metric, scale),
-            caption="Questions by the level that the benchmark gives; bars end in 95 % intervals.",
+            caption="Questions by level: the benchmark's, or easy and hard by the base of a run. Bars end in "
+            "95 % intervals.",
             missing=no_levels,
         )
 

@@ -77,21 +77,22 @@ def test_table_of_an_empty_subset_shows_dashes(tables):
     assert lines[hard + 1].split() == ["base", "-", "-", "-", "-"]
 
 
-@pytest.fixture
-def report(tmp_path, summary, tables) -> str:
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, summary, tables) -> str:
     """The page of a run whose texts are as hostile as a model or a user can make them."""
+    folder = tmp_path_factory.mktemp("run")
     names = [name for *_, lines in CURVES for name, *_ in lines]
     names += [f"signal/accuracy_history_{part}" for part in BINS]
     rows = [{"rollout_step": step} | dict.fromkeys(names, 0.2) for step in range(1, 21)]
-    (tmp_path / "config.yaml").write_text("note: <b>\n")
+    (folder / "config.yaml").write_text("note: <b>\n")
     for policy in ("base", "tuned"):
         rows_of = [held_out_row(index, sample, policy) for index in range(8) for sample in range(4)]
-        (tmp_path / "held_out").mkdir(exist_ok=True)
+        (folder / "held_out").mkdir(exist_ok=True)
         pq.write_table(
-            pa.Table.from_pylist(rows_of, HELD_OUT), tmp_path / "held_out" / f"{policy}.parquet"
+            pa.Table.from_pylist(rows_of, HELD_OUT), folder / "held_out" / f"{policy}.parquet"
         )
     path = write_report(
-        tmp_path,
+        folder,
         summary,
         "a < b",
         rows=rows,
@@ -100,8 +101,8 @@ def report(tmp_path, summary, tables) -> str:
         uids=[f"q{index}" for index in range(64)],
         hard=HARD,
     )
-    assert path == tmp_path / "report.html"
-    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert path == folder / "report.html"
+    assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
     return path.read_text()
 
 
