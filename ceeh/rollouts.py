@@ -16,10 +16,13 @@ from ceeh.errors import ConfigError
 from ceeh.runtime.cli import run_command
 from ceeh.runtime.text import escape
 
-SORTS = ("length", "reward", "advantage", "uid")
+SORTS = ("length", "reward", "advantage", "entropy", "uid")
 Rows = list[dict[str, Any]]
 SHOWN = 160
-"""Characters of a response in the table; `--full` shows all."""
+"""Characters of a response in the table; `--full` and `--number` show all."""
+NUMBER = "number"
+"""Of a response within its file, from 1."""
+TEXTS = ("prompt", "answer", "response")
 
 
 def read_rollouts(run: Path, step: int | None) -> Rows:
@@ -42,7 +45,8 @@ def read_rollouts(run: Path, step: int | None) -> Rows:
             + (f" ... {steps[-1]}" if len(steps) > 20 else "")
         )
     try:
-        return pq.read_table(files[step]).to_pylist()
+        rows = pq.read_table(files[step]).to_pylist()
+        return [{NUMBER: number} | row for number, row in enumerate(rows, 1)]
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"'{files[step]}' cannot be read ({error})") from error
 
@@ -76,25 +80,53 @@ def show(table: Rows, *, rows: int, full: bool) -> None:
         f"{100 * sum(row['correct'] for row in table) / total:.1f} % correct, "
         f"{sum(lengths) / total:.1f} tokens on average ({min(lengths)} to {max(lengths)})"
     )
-    grid = Table(box=None, pad_edge=False, show_lines=full)
-    for name in ("tokens", "finish", "correct", "reward", "advantage"):
+    grid = Table(box=None, pad_edge=False)
+    for name in ("", "result", "tokens", "reward", "advantage", "entropy"):
         grid.add_column(name, justify="right", no_wrap=True)
-    grid.add_column("prompt [reference] and response", overflow="fold", ratio=1)
+    grid.add_column(Text("prompt [reference], response"), overflow="fold", ratio=1)
     for row in table[:rows]:
         prompt, response = escape(row["prompt"]), escape(row["response"])
         if not full:
             prompt, response = shortened(prompt, SHOWN // 2), shortened(response, SHOWN)
         grid.add_row(
+            str(row[NUMBER]),
+            result(row),
             str(row["length"]),
-            row["finish"],
-            Text("yes", "green") if row["correct"] else Text("no", "red"),
             f"{row['reward']:.3f}",
             f"{row['advantage']:+.3f}",
+            f"{row['entropy']:.3f}",
             Text.assemble((f"{prompt} [{escape(row['answer'])}]", "dim"), "\n", response),
         )
     console.print(grid)
     if total > rows:
         console.print(f"... {total - rows} more rows; --rows {total} shows all")
+    console.print(f"--number {table[0][NUMBER]} shows the first one in full", style="dim")
+
+
+def show_one(rows: Rows, number: int) -> None:
+    """Prints a response in full, with all that is known of it. Raises ConfigError for another number."""
+    if not 1 <= number <= len(rows):
+        raise ConfigError(f"--number must be 1 to {len(rows)}, got {number}")
+    row, console = rows[number - 1], Console(highlight=False)
+    grid = Table(box=None, pad_edge=False, show_header=False)
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("result", result(row))
+    for name, value in row.items():
+        if name not in TEXTS and value is not None:
+            grid.add_row(
+                name, Text(f"{value:.4g}" if isinstance(value, float) else escape(str(value)))
+            )
+    console.print(grid)
+    for name in TEXTS:
+        console.print(Text(f"\n{'reference' if name == 'answer' else name}", "bold"))
+        console.print(Text(escape(row[name])))
+
+
+def result(row: dict[str, Any]) -> Text:
+    if row["finish"] == "length":
+        return Text("truncated", "yellow")
+    return Text("right", "green") if row["correct"] else Text("wrong", "red")
 
 
 def shortened(text: str, limit: int) -> str:
@@ -109,17 +141,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, help="a run folder, e.g. runs/latest")
     add("--step", type=int, metavar="N", help="rollout step; default: the last one logged")
+    add("--number", type=int, metavar="N", help="one response in full, by its number in the table")
     add("--uid", help="one question")
     verdict = parser.add_mutually_exclusive_group()
-    verdict.add_argument("--correct", action="store_true", help="correct responses alone")
-    verdict.add_argument("--incorrect", action="store_true", help="incorrect responses alone")
+    verdict.add_argument(
+        "--right", "--correct", action="store_true", help="correct responses alone"
+    )
+    verdict.add_argument(
+        "--wrong", "--incorrect", action="store_true", help="incorrect responses alone"
+    )
     add("--truncated", action="store_true", help="responses that reached the token limit")
     choices = [sign + name for name in SORTS for sign in ("", "-")]
     add(
         "--sort",
         choices=choices,
         metavar="COLUMN",
-        help=f"{', '.join(SORTS)}; -length: longest first",
+        help=f"{', '.join(SORTS)}; --sort=-length: longest first",
     )
     add("--rows", type=int, default=20, metavar="N", help="rows shown; default: %(default)s")
     add("--full", action="store_true", help="whole prompts and responses")
@@ -128,9 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         if given.rows < 1:
             raise ConfigError(f"--rows must be at least 1, got {given.rows}")
-        correct = True if given.correct else False if given.incorrect else None
+        logged = read_rollouts(given.run, given.step)
+        if given.number is not None:
+            show_one(logged, given.number)
+            return 0
+        correct = True if given.right else False if given.wrong else None
         table = selected(
-            read_rollouts(given.run, given.step),
+            logged,
             uid=given.uid,
             correct=correct,
             truncated=given.truncated,

@@ -151,7 +151,8 @@ def test_the_tables_are_printed_in_the_papers_layout(
     page = (tmp_path / "out" / "report.html").read_text()
     assert '<td class="label">Proofs</td>' in page
     assert "monitorable" in page
-    assert page.count("data:image/png;base64,") == 1
+    assert page.count("data:image/png;base64,") == 6
+    assert "base and short on the same questions" in page
 
 
 def test_other_settings_and_benchmarks_left_out_are_noted(

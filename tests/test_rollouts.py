@@ -29,6 +29,7 @@ def run(tmp_path: Path) -> Path:
             "answer": ["42"] * 4,
             "reward": [1.0, 0.9, 0.0, 0.0],
             "advantage": [0.5, 0.4, -0.4, -0.5],
+            "entropy": [0.1, 0.2, 0.3, 0.4],
         }
     )
     folder = tmp_path / "rollouts"
@@ -53,8 +54,9 @@ def test_the_last_step_is_summed_up(run: Path, capsys: pytest.CaptureFixture[str
     ("arguments", "tokens"),
     [
         (["--step", "5"], [3]),
-        (["--correct", "--sort=-length"], [9, 3]),
-        (["--incorrect"], [5, 12]),
+        (["--right", "--sort=-length"], [9, 3]),
+        (["--wrong"], [5, 12]),
+        (["--incorrect", "--sort=-entropy"], [12, 5]),
         (["--truncated"], [12]),
         (["--uid", "a", "--sort", "length", "--rows", "1"], [3]),
     ],
@@ -62,9 +64,32 @@ def test_the_last_step_is_summed_up(run: Path, capsys: pytest.CaptureFixture[str
 def test_rows_are_selected_and_sorted(
     arguments: list[str], tokens: list[int], run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    starts = (line.split()[:2] for line in shown(run, capsys, *arguments).splitlines())
-    rows = [int(first[0]) for first in starts if len(first) == 2 and first[1] in ("stop", "length")]
-    assert rows == tokens
+    lines = (line.split() for line in shown(run, capsys, *arguments).splitlines())
+    results = ("right", "wrong", "truncated")
+    assert [
+        int(words[2]) for words in lines if words and words[1:2] and words[1] in results
+    ] == tokens
+
+
+def test_a_table_of_any_width_fits_the_terminal_and_names_its_columns(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for width in (80, 100):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = shown(run, capsys).splitlines()
+        assert max(map(len, lines)) <= width
+        assert any("advantage  entropy  prompt [reference], response" in line for line in lines)
+
+
+def test_one_response_is_shown_in_full_with_all_that_is_known_of_it(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shown(run, capsys, "--number", "4")
+    assert out.count("x") >= 400
+    words = [line.split() for line in out.splitlines()]
+    assert ["result", "truncated"] in words
+    assert ["advantage", "-0.5"] in words
+    assert "\x1b" not in shown(run, capsys, "--number", "2")
 
 
 def test_a_long_response_keeps_its_end_and_no_control_character_reaches_the_terminal(
@@ -85,6 +110,7 @@ def test_no_row_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--step", "7"], "--step 7 was not logged; logged: 5, 10"),
         (["--rows", "0"], "--rows must be at least 1"),
+        (["--number", "5"], "--number must be 1 to 4, got 5"),
     ],
 )
 def test_a_step_that_is_not_there_is_an_error(

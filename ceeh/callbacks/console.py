@@ -10,7 +10,6 @@ from lightning import Callback, LightningModule, Trainer
 
 from ceeh.runtime.distributed import say
 
-PHASES = ("generate", "score", "update", "push")
 HELD_OUT = (("accuracy", "eval/accuracy", "{:.1%}"), ("tokens", "eval/tokens", "{:.1f}"))
 """Word, metric and form of what an evaluation's line shows."""
 SFT_HELD_OUT = (("nats/token", "eval/nats_per_token", "{:.4f}"),)
@@ -86,7 +85,10 @@ def logged(trainer: Trainer) -> dict[str, float]:
 def step_line(
     done: int, steps: int, metrics: Mapping[str, float], seconds: float, remaining: float
 ) -> str:
-    """One rollout step; entropy (nats per token) as easy/hard, times in seconds."""
+    """One rollout step in 100 columns; entropy in nats per token of easy and of hard questions.
+
+    The other metrics, such as the time of each phase, are in metrics.jsonl.
+    """
     entropy = "/".join(
         shown(metrics, f"loss/entropy_{kind}", "{:.3f}") for kind in ("easy", "hard")
     )
@@ -94,11 +96,8 @@ def step_line(
         f"step {done:>{len(str(steps))}}/{steps}",
         f"accuracy {shown(metrics, 'rollout/accuracy', '{:.1%}')}",
         f"tokens {shown(metrics, 'rollout/tokens_mean', '{:.1f}')}",
-        f"entropy {entropy}",
-        f"hard {shown(metrics, 'signal/hard_fraction', '{:.0%}')}",
-        f"{shown(metrics, 'rollout/tokens_per_second', '{:.0f}')} tokens/s",
-        *(f"{phase} {shown(metrics, f'time/{phase}', '{:.1f}')}" for phase in PHASES),
-        f"step {seconds:.1f} s",
+        f"entropy easy/hard {entropy}",
+        f"{seconds:.1f} s",
         f"ETA {timedelta(seconds=round(remaining))}",
     ]
     return "  ".join(parts)

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add("--checkpoint", type=Path, metavar="FILE", help="of the run, instead of its final weights")
     add("--force", action="store_true", help="replace an older export")
+    add("--completions", action="store_true", help="with the responses to held-out questions")
     add("--trust-remote-code", action="store_true", help="run the base model's own code")
     add("--push-to-hub", metavar="ID", help="upload OUT as user/name, with HF_TOKEN")
     add("--private", action="store_true", help="create a private repository")

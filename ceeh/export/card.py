@@ -17,7 +17,7 @@ from ceeh.runtime.text import redact
 from ceeh.runtime.versions import provenance
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
-SETTINGS, PICTURE = "ceeh.yaml", "pareto.png"
+SETTINGS, PICTURE, COMPLETIONS = "ceeh.yaml", "pareto.png", "completions.parquet"
 METHODS = {"me": "CEEH-ME", "ea": "CEEH-EA"}
 DATA_FILES = (".json", ".jsonl", ".parquet")
 
@@ -44,7 +44,10 @@ class Export:
 
 
 def write_card(folder: Path, export: Export) -> None:
-    """Writes README.md, the settings that it links to and, for measured weights, a plot."""
+    """Writes README.md, the settings that it links to and, for measured weights, a plot.
+
+    It also links to `COMPLETIONS` where `folder` has it.
+    """
     settings = public(yaml.safe_load(to_yaml(export.config)))
     (folder / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     if export.summary is not None:
@@ -63,6 +66,7 @@ def write_card(folder: Path, export: Export) -> None:
         describe=describe,
         settings=SETTINGS,
         picture=PICTURE,
+        completions=COMPLETIONS if (folder / COMPLETIONS).is_file() else None,
         commit=versions.pop("git.commit", None),
         versions=", ".join(f"{name} {value}" for name, value in versions.items()),
     )

@@ -1,6 +1,7 @@
 """An export: the model of a run -> a Hugging Face folder with a card, reloaded and compared, pushed."""
 
 import shlex
+import shutil
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils.logging import disable_progress_bar
 
 from ceeh.errors import ConfigError, RunError, first_line
-from ceeh.export.card import Export, public, write_card
+from ceeh.export.card import COMPLETIONS, Export, public, write_card
 from ceeh.export.reload import check_reload, fixed_sequence, trainer_logprobs
 from ceeh.export.source import evaluation_of, open_run, read_json, rollout_step, with_weights_for
 from ceeh.modules.restore import load_policy
@@ -41,12 +42,14 @@ def export(
     force: bool = False,
     trust_remote_code: bool = False,
     repo: str | None = None,
+    completions: bool = False,
     command: str = "ceeh.export.export",
 ) -> str:
     """Writes the model of the run at `place` into `out`; returns a summary line.
 
     With `adapter` a PEFT folder, else the whole model with an adapter merged in fp32 and cast once to
-    `dtype`, by default the base model's. The card shows the hub id `repo` and `command`.
+    `dtype`, by default the base model's. The card shows the hub id `repo` and `command`. With `completions`
+    the run's responses to held-out questions are copied, too.
     Raises ConfigError for a run, checkpoint or folder that cannot be used, and RunError if the written
     folder does not load or does not give the trainer's log-probs.
     """
@@ -67,6 +70,12 @@ def export(
     summary = read_json(run.path / "summary.json")
     if summary is not None and summary.get("rollout_step", config.rollouts.steps) != step:
         summary = None  # measured on other weights
+    responses = run.path / "held_out" / "tuned.parquet"
+    if completions and (summary is None or not responses.is_file()):
+        raise ConfigError(
+            f"--completions: '{run.path}' has no responses of these weights to held-out questions; leave it "
+            "out, or export the final weights of a finished run"
+        )
     facts = Export(
         name=source.name,
         repo=repo or out.name,
@@ -93,6 +102,8 @@ def export(
             dtype=stored,
             trust_remote_code=trust_remote_code,
         )
+        if completions:
+            shutil.copyfile(responses, folder / COMPLETIONS)
         write_card(folder, facts)
     kind = "adapter" if adapter else "model"
     return (
@@ -162,6 +173,7 @@ def run(given: Namespace, words: Sequence[str]) -> None:
             force=given.force,
             trust_remote_code=given.trust_remote_code,
             repo=given.push_to_hub,
+            completions=given.completions,
             command=f"python -m ceeh.export {shown}",
         )
     except OSError as error:

@@ -12,7 +12,9 @@ def generation_settings(
     sampling at `temperature` from all tokens.
 
     Nothing else of `base` is kept: its top-p, penalties, beams or length limit would give responses that
-    were neither trained nor measured. Greedy decoding, where transformers would start without this file,
+    were neither trained nor measured. The training's own length limit is not stated: vLLM's server would cut
+    every request at it, and transformers would prefer it to a caller's `max_length`. Greedy decoding, where
+    transformers would start without this file,
     makes chains of thought repeat themselves (DeepSeek-R1, https://arxiv.org/abs/2501.12948).
     """
     stated: Any = base.eos_token_id

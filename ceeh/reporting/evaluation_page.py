@@ -24,8 +24,8 @@ Colors = Mapping[str, str]
 METRICS = (
     ("accuracy", "accuracy %", 100.0, 1),
     ("tokens", "tokens", 1.0, 1),
-    ("tokens_correct", "correct", 1.0, 1),
-    ("tokens_wrong", "wrong", 1.0, 1),
+    ("tokens_correct", "tokens if right", 1.0, 1),
+    ("tokens_wrong", "tokens if wrong", 1.0, 1),
     ("truncated_fraction", "truncated %", 100.0, 1),
     ("entropy", "nats per token", 1.0, 3),
 )
@@ -43,18 +43,19 @@ def results_grids(results: Labeled) -> list[Grid]:
         metrics = [record["metrics"] for record in records.values()]
         largest = [largest_shared(metrics, prefix) for prefix in ("pass_at_", "maj_at_")]
         shown = [metric for metric in largest if metric]
+        names = ["level", "policy"] if len(results) > 1 else ["level"]
         headings = [heading for _, heading, *_ in METRICS] + [f"{at(each)} %" for each in shown]
         grids.append(
             Grid(
                 title=f"{first.title(name)}: {questions} questions, {samples} samples each, "
                 "95 % intervals",
-                header=["level", "policy", *headings],
+                header=[*names, *headings],
                 rows=[
-                    _row(level, label, record, shown)
+                    [*(level, label)[: len(names)], *_metrics(level, record, shown)]
                     for level in ("all", *shared_levels(results, name))
                     for label, record in records.items()
                 ],
-                labels=2,
+                labels=len(names),
             )
         )
     return grids
@@ -140,10 +141,10 @@ def shared_responses(results: Labeled) -> tuple[dict[str, list[Response]], dict[
     return {}, {}
 
 
-def _row(level: str, label: str, record: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
+def _metrics(level: str, record: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
     metrics = (record if level == "all" else record["levels"][level])["metrics"]
     cells = [cell(metrics[name], scale=scale, digits=digits) for name, _, scale, digits in METRICS]
-    return [level, label, *cells, *(cell(metrics.get(name), scale=100.0) for name in shown)]
+    return [*cells, *(cell(metrics.get(name), scale=100.0) for name in shown)]
 
 
 def _change_cells(change: Mapping[str, Any], pass_at: str) -> list[str]:
@@ -202,7 +203,8 @@ def page_panels(results: Labeled, comparison: Mapping[str, Any] | None) -> list[
             title=f"{where}{metric} by level",
             unit=unit,
             draw=lambda axes: _levels(axes, results, str(name), colors, metric, scale),
-            caption="Questions by the level that the benchmark gives; bars end in 95 % intervals.",
+            caption="Questions by level: the benchmark's, or easy and hard by the base of a run. Bars end in "
+            "95 % intervals.",
             missing=no_levels,
         )
 

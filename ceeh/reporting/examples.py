@@ -18,9 +18,9 @@ PAIRS = 10
 """Pairs of one policy's responses."""
 
 OUTCOMES = {
-    (True, True): "both right",
-    (True, False): "lost",
     (False, True): "gained",
+    (True, False): "lost",
+    (True, True): "both right",
     (False, False): "both wrong",
 }
 """By whether the first and the last policy are right."""
@@ -84,7 +84,7 @@ class Section:
 
 
 def sections(responses: ByLabel, hard: Mapping[str, bool]) -> list[Section]:
-    """The policies of `responses` on the same questions; then the last policy against itself.
+    """Each policy of `responses` on the same questions; then the last policy against itself.
 
     `hard` says by uid whether a question is hard, where that is known. Sections without examples are left
     out.
@@ -93,7 +93,7 @@ def sections(responses: ByLabel, hard: Mapping[str, bool]) -> list[Section]:
         return []
     *_, (label, own) = responses.items()
     found = [
-        *([across(responses, hard)] if len(responses) > 1 else ()),
+        across(responses, hard),
         shortest_and_longest(label, own, hard),
         right_and_wrong(label, own, hard),
     ]
@@ -114,11 +114,13 @@ def across(responses: ByLabel, hard: Mapping[str, bool]) -> Section:
         room -= sum(min(each.tokens, SHOWN_PIECES) for each in sides.values())
         if room < 0 and examples:
             break
-        first, *_, final = sides.values()
-        examples.append(example(sides, hard, OUTCOMES[first.correct, final.correct]))
+        right = [each.correct for each in sides.values()]
+        one = "right" if right[0] else "wrong"
+        outcome = OUTCOMES[right[0], right[-1]] if len(right) > 1 else one
+        examples.append(example(sides, hard, outcome))
     return Section(
-        title=f"{joined(last)} on the same question",
-        note=f"The first {len(examples)} questions, and the last sample of each policy. Nothing was selected.",
+        title=f"{joined(last)} on the same questions" if others else f"Responses of {joined(last)}",
+        note=f"The first {len(examples)} questions, each policy's last sample. Nothing was selected.",
         examples=examples,
     )
 
@@ -160,7 +162,7 @@ def by_question(responses: Iterable[Response]) -> list[list[Response]]:
 
 def joined(labels: Iterable[str]) -> str:
     *others, last = labels
-    return f"{', '.join(others)} and {last}"
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def example(sides: Mapping[str, Response], hard: Mapping[str, bool], outcome: str = "") -> Example:

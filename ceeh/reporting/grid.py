@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+WIDTH = 100
+"""Columns of a terminal that a table fits into."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
@@ -13,23 +16,42 @@ class Grid:
     rows: Sequence[Sequence[str]]
     labels: int = 1
 
-    def text(self) -> str:
-        """Aligned columns; a rule below the header, and above each group of rows that share a first cell."""
+    @property
+    def grouped(self) -> bool:
+        """Whether rows share their first cell, as the policies on one level do."""
+        firsts = [row[0] for row in self.rows]
+        return len(set(firsts)) < len(firsts)
+
+    def text(self, width: int = WIDTH) -> str:
+        """Aligned columns; those that do not fit into `width` follow below, with the names again.
+
+        A rule stands below the header, and above each group of rows, with the cell that they share.
+        """
+        start = 1 if self.grouped else 0
         shown = [self.header, *self.rows]
         widths = [max(len(row[column]) for row in shown) for column in range(len(self.header))]
-        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        firsts = [row[0] for row in self.rows]
-        grouped = len(set(firsts)) < len(firsts)
-        lines, group = [], None
-        for row in shown:
-            if row is not self.header and (group is None or (grouped and row[0] != group)):
-                lines.append(rule)
+        names = range(start, self.labels)
+        blocks, room = [[*names]], width
+        for column in range(self.labels, len(self.header)):
+            used = sum(widths[each] + 2 for each in blocks[-1])
+            if used + widths[column] > room and len(blocks[-1]) > len(names):
+                blocks.append([*names])
+            blocks[-1].append(column)
+        return f"{self.title}\n" + "\n\n".join(self._block(each, widths) for each in blocks)
+
+    def _block(self, columns: Sequence[int], widths: Sequence[int]) -> str:
+        full = sum(widths[column] + 2 for column in columns) - 2
+
+        def line(row: Sequence[str]) -> str:
+            return "  ".join(row[column].ljust(widths[column]) for column in columns).rstrip()
+
+        lines, group = [line(self.header)], None
+        for row in self.rows:
+            if group is None or (self.grouped and row[0] != group):
                 group = row[0]
-            elif row is not self.header and grouped:
-                row = ["", *row[1:]]
-            cells = [each.ljust(width) for each, width in zip(row, widths, strict=True)]
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join([self.title, *lines])
+                lines.append((f"-- {group} " if self.grouped else "").ljust(full, "-"))
+            lines.append(line(row))
+        return "\n".join(lines)
 
     def markdown(self) -> str:
         """A table in GitHub's Markdown, without the title."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-from ceeh.reporting.examples import SHADES, Section
+from ceeh.reporting.examples import OUTCOMES, SHADES, Section
 from ceeh.reporting.grid import Grid
 from ceeh.reporting.panels import Panel, picture
 
@@ -37,7 +37,10 @@ def write_html(
             for panel in panels
             if not panel.missing
         ]
-        groups.append((heading, drawn, [panel.title for panel in panels if panel.missing]))
+        left_out = [
+            f"{panel.title} ({', '.join(panel.missing)})" for panel in panels if panel.missing
+        ]
+        groups.append((heading, drawn, left_out))
     report = folder / "report.html"
     report.write_text(
         page.render(
@@ -61,6 +64,8 @@ def filters(sections: Sequence[Section]) -> dict[str, list[str]]:
     found = {
         "questions": [kind for kind in ("easy", "hard") if kind in kinds],
         "level": sorted(levels, key=lambda level: (len(level), level)),
-        "result": [k for k in ("gained", "lost", "both right", "both wrong") if k in kinds],
+        "result": [
+            outcome for outcome in (*OUTCOMES.values(), "right", "wrong") if outcome in kinds
+        ],
     }
     return {heading: words for heading, words in found.items() if len(words) > 1}

@@ -80,7 +80,7 @@ CURVES: Sequence[tuple[str, str, str, Sequence[Line]]] = (
     (
         "Difficulty signals",
         "% of questions",
-        "Questions that count as hard, and those with an L_x; hard is an accuracy history below the threshold.",
+        "Questions that are hard, their accuracy history being below the threshold, and those with an L_x.",
         (
             ("signal/hard_fraction", "hard", HARD, 100.0),
             ("signal/accuracy_history_mean", "threshold", style.OTHER, 100.0),

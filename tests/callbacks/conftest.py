@@ -99,8 +99,9 @@ class TinyModule(LightningModule):
             ],
         }
 
-    def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, torch.Tensor]:
         self.log("eval/accuracy", batch.correct.float().mean(), batch_size=1)
+        return {"entropy": 0.25 * batch.response_mask}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)

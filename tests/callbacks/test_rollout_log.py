@@ -6,10 +6,12 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 import torch
+from lightning import Trainer
 
 from ceeh.callbacks.difficulty import RollingDifficulty
-from ceeh.callbacks.rollout_log import RolloutLog
+from ceeh.callbacks.rollout_log import HeldOutLog, RolloutLog
 from ceeh.runtime.text import storable
+from ceeh.starter.model import build_tokenizer
 from ceeh.types import Finish
 
 ROWS_A = [(True, 2), (False, 4, Finish.LENGTH)]
@@ -94,6 +96,34 @@ def test_a_write_that_fails_leaves_the_earlier_file_whole(fit, batch, tmp_path, 
     with pytest.warns(UserWarning, match=r"rollouts were not written .* \(disk full\)"):
         fit([RolloutLog(tmp_path, 1)], steps)
     assert (tmp_path / "step-000001.parquet").read_bytes() == before
+
+
+def test_the_measurements_before_and_after_training_are_kept_and_those_within_are_not(
+    fit, batch, tiny_module, tmp_path, monkeypatch
+):
+    tokenizer = build_tokenizer()
+    log, held_out = (
+        HeldOutLog(tmp_path, tokenizer),
+        replace(batch(("a", ROWS_A), ("bb", ROWS_B)), question_indices=(0, 1)),
+    )
+
+    def files():
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    fit([log], [batch(("a", ROWS_A))], validate=[held_out], module=tiny_module)
+    assert files() == []
+    trainer = Trainer(logger=False, callbacks=[log], enable_progress_bar=False, accelerator="cpu")
+    for step, expected in ((0, ["base.parquet"]), (5, ["base.parquet", "tuned.parquet"])):
+        monkeypatch.setattr(tiny_module, "rollout_step", step, raising=False)
+        trainer.validate(tiny_module, dataloaders=[held_out], verbose=False)
+        assert files() == expected
+    rows = pq.read_table(tmp_path / "tuned.parquet").to_pylist()
+    assert [(row["uid"], row["sample"], row["response"], row["correct"]) for row in rows] == [
+        ("a", 0, "words 0", True),
+        ("a", 1, "words 1", False),
+        ("bb", 0, "words 0", True),
+    ]
+    assert [row["entropy"] for row in rows] == [0.25] * 3
 
 
 def test_other_ranks_than_zero_write_nothing(batch, tmp_path):

@@ -88,6 +88,23 @@ def test_an_adapter_gives_the_trainers_logprobs_over_its_base(
     assert "AutoPeftModelForCausalLM" in card.text
 
 
+def test_completions_are_those_of_the_exported_weights_and_the_card_names_them(
+    full_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = full_run.copy(tmp_path), tmp_path / "out"
+    assert main([str(run), str(tmp_path / "plain")]) == 0
+    assert not (tmp_path / "plain" / "completions.parquet").exists()
+    assert "completions.parquet" not in (tmp_path / "plain" / "README.md").read_text()
+    assert main([str(run), str(out), "--completions"]) == 0
+    written = run / "held_out" / "tuned.parquet"
+    assert (out / "completions.parquet").read_bytes() == written.read_bytes()
+    assert "(completions.parquet)" in (out / "README.md").read_text()
+    written.unlink()
+    assert main([str(run), str(tmp_path / "none"), "--completions"]) == 2
+    assert "no responses of these weights" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_an_earlier_checkpoint_is_exported_as_not_measured(
     full_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
