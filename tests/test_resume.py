@@ -53,8 +53,8 @@ def command(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., Config]:
     ("owner", "name", "call", "after", "start"),
     [
         (RewardFunction, "__call__", 2, False, None),  # step 1: no checkpoint yet
-        # The checkpoint of step 1 is there, its line of metrics.jsonl is not: line 0 is the first.
-        (JSONLLogger, "log_metrics", 2, False, 1),
+        # The checkpoint of step 1 is there, its line of metrics.jsonl is not: line 0 is the first two.
+        (JSONLLogger, "log_metrics", 3, False, 1),
         # In the evaluation of step 2, whose checkpoint waits for it: the base's is the first.
         (CEEHModule, "validation_step", 2, True, 1),
         (Policy, "save", 1, True, 4),  # after the last step

@@ -325,7 +325,8 @@ class CEEHModule(PolicyModule):
         self.log_dict(self.held_out_means)  # joined over ranks
         if self.hard_questions is not None:
             table = self.held_out_table()
-            self.log_dict(level_metrics(table, self.hard_questions, self.eval_metrics))
+            levels = level_metrics(table, self.hard_questions, self.eval_metrics)
+            self.log_dict(levels, sync_dist=True)  # equal on all ranks
 
     def on_validation_end(self) -> None:
         self.clock.start()  # an evaluation is not part of the next step

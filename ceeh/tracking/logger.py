@@ -57,8 +57,13 @@ class GuardedMLFlowLogger(Logger):
         known = read_state(folder)
         if parent is not None and known.get("key") == parent:  # version 0.1 logged into the parent
             known = {}
-        new = {"key": uuid.uuid4().hex, "parent": parent, "run_id": None, "started": _now()}
-        self.state = new | {"entries": []} | START | known
+        new: dict[str, Any] = {
+            "key": uuid.uuid4().hex,
+            "parent": parent,
+            "run_id": None,
+            "started": _now(),
+        }
+        self.state: dict[str, Any] = new | {"entries": []} | START | known
         if known and known["uri"] != redact(uri):
             self.state |= START | {"run_id": None}
         self.state |= {"uri": uri, "experiment": experiment, "run_name": run_name}

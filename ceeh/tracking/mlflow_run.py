@@ -144,7 +144,7 @@ def _policies(
     reasons = _attempt(find, steps)
     used = [
         each.dataset
-        for each in client.get_run(run.info.run_id).inputs.dataset_inputs
+        for each in client.get_run(run.info.run_id).inputs.dataset_inputs  # type: ignore[union-attr]
         if any(tag.value == EVALUATION for tag in each.tags)
     ]
     if len(used) == 1:
@@ -156,12 +156,13 @@ def _policies(
 def _models(client: MlflowClient, owner: Run) -> dict[str, LoggedModel]:
     """The LoggedModels of the run `owner` by rollout step."""
     mine = f"source_run_id = '{owner.info.run_id}'"
-    found, page = {}, None
-    while page is None or page.token:
-        token = page and page.token
-        page = client.search_logged_models([owner.info.experiment_id], mine, page_token=token)
-        found |= {model.params[STEP_PARAM]: model for model in page if STEP_PARAM in model.params}
-    return found
+    where, found = [owner.info.experiment_id], []
+    token: str | None = ""
+    while token is not None:
+        page = client.search_logged_models(where, mine, page_token=token or None)
+        found += page
+        token = page.token or None
+    return {model.params[STEP_PARAM]: model for model in found if STEP_PARAM in model.params}
 
 
 def _model(client: MlflowClient, owner: Run, step: int) -> LoggedModel:

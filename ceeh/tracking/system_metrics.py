@@ -45,7 +45,7 @@ class SystemMetrics(Callback):
             found = {
                 f"system/{name}": float(value)
                 for monitor in self.monitors
-                for name, value in monitor.aggregate_metrics().items()
+                for name, value in monitor.aggregate_metrics().items()  # type: ignore[union-attr]  # abstract there
             }
             for monitor in self.monitors:
                 monitor.clear_metrics()

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 import mlflow
+import mlflow.entities
 import pytest
 
 from ceeh.run.metrics_file import JSONLLogger

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
+import mlflow.entities
 import pytest
 
 from ceeh.config.component import Component

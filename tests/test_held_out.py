@@ -1,0 +1,56 @@
+"""Before and after training: metrics.jsonl, the console and summary.json say the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ceeh.fit import fit
+from tests.test_fit import rows, small
+
+pytestmark = pytest.mark.usefixtures("without_figures")
+NAMES = ("accuracy", "tokens", "pass_at_2", "entropy")
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def folder(output: Path, tiny_model_dir: Path, without_figures: None) -> Path:
+    return fit(small(tiny_model_dir, output, "rollouts.steps=2", "evaluation.every_n_steps=1"))
+
+
+def test_the_logged_figures_are_those_of_the_summary(folder: Path) -> None:
+    summary = json.loads((folder / "summary.json").read_text())
+    lines = rows(folder)
+    assert [line["rollout_step"] for line in lines] == [0, 1, 2]
+    for policy, line in (("base", lines[0]), ("tuned", lines[-1])):
+        for level in ("all", "easy", "hard"):
+            suffix = "" if level == "all" else f"_{level}"
+            for name in NAMES:
+                expected = summary[policy][level][name]["value"]
+                assert line[f"eval/{name}{suffix}"] == pytest.approx(expected, rel=1e-5), name
+    assert {f"eval/{name}_hard" for name in NAMES} <= lines[1].keys()
+
+
+def test_a_base_measured_again_leaves_the_lines_of_a_resumed_run(
+    folder: Path, output: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = rows(folder)
+    (folder / "held_out" / "base.npz").unlink()
+    settings = ("rollouts.steps=3", "evaluation.every_n_steps=1", "ckpt_path=last")
+    fit(small(tiny_model_dir, output, *settings))
+    assert "measuring base" in capsys.readouterr().out
+    assert rows(folder)[:3] == before
+    assert rows(folder)[3]["rollout_step"] == 3
+
+
+def test_a_finished_run_that_is_started_again_measures_its_last_step_again(
+    folder: Path, output: Path, tiny_model_dir: Path
+) -> None:
+    before = rows(folder)
+    settings = ("rollouts.steps=3", "evaluation.every_n_steps=1", "ckpt_path=last")
+    assert fit(small(tiny_model_dir, output, *settings)) == folder
+    assert rows(folder) == before
