@@ -315,6 +315,17 @@ def engine_memory(
     )
 
 
+def gathered_bytes(shapes: ModelShapes, lora: LoRA, compute: int) -> int:
+    """Whole weights under FSDP: embedding and head, and two layers of which one is computing.
+
+    Of the trained ones the gradients, too, until their sum over ranks is split again.
+    """
+    outside = shapes.vocabulary * shapes.width * (1 if shapes.tied else 2)
+    layers = 2 * sum(inputs * outputs for inputs, outputs in shapes.layer.values())
+    frozen = shapes.frozen(lora, compute)
+    return (outside + layers) * (frozen if lora.rank else 2 * FP32)
+
+
 def longest_row(config: Config) -> int:
     return config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens
 
@@ -371,19 +382,27 @@ def make_plan(config: Config, shapes: ModelShapes, devices: Devices) -> Plan:
     held_out = questions * (evaluation.samples + evaluation.split_samples)
     tokens, held_out_tokens = min(budget, minibatch * longest), min(budget, held_out * longest)
 
+    sharded = config.hardware.strategy == "fsdp"
+    shards = devices.count if sharded else 1
     eight_bit = optimizer.moments == "8bit"
     work = max(
         update_activations(shapes, settings, tokens, compute=compute, cuda=cuda),
-        0 if eight_bit else optimizer_workspace(shapes, cuda=cuda),
+        0 if eight_bit else optimizer_workspace(shapes, cuda=cuda) // shards,
     )
     forward = forward_activations(shapes, settings, held_out_tokens, compute=compute, cuda=cuda)
     reference = config.objective.kl_coefficient > 0 and settings.lora.rank == 0
+    gathered = sharded * several * gathered_bytes(shapes, settings.lora, compute)
     items: list[tuple[str, int, tuple[str, ...]]] = [
-        ("policy weights", shapes.policy_bytes(settings.lora, compute), PHASES),
-        ("reference policy", FP32 * shapes.parameters * reference, PHASES),
-        ("gradients", FP32 * shapes.trained, PHASES),
-        ("gradient buckets", FP32 * shapes.trained * several, PHASES),
-        ("AdamW moments", int(2 * shapes.trained * (EIGHT_BIT if eight_bit else FP32)), PHASES),
+        ("policy weights", shapes.policy_bytes(settings.lora, compute) // shards, PHASES),
+        ("gathered weights", gathered, PHASES),
+        ("reference policy", FP32 * shapes.parameters * reference // shards, PHASES),
+        ("gradients", FP32 * shapes.trained // shards, PHASES),
+        ("gradient buckets", FP32 * shapes.trained * (several and not sharded), PHASES),
+        (
+            "AdamW moments",
+            int(2 * shapes.trained * (EIGHT_BIT if eight_bit else FP32)) // shards,
+            PHASES,
+        ),
         ("process", PROCESS[devices.kind] + NCCL * (cuda and several), PHASES),
         ("token batch", 17 * max(rows, held_out) * longest, (UPDATE, EVALUATION)),
         ("activations or AdamW", work, (UPDATE,)),

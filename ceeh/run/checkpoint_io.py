@@ -17,7 +17,9 @@ from ceeh.run.atomic import atomic_write, atomic_write_text, partial_of, sync
 from ceeh.run.checkpoint import ROWS, not_finite, read_checkpoint
 from ceeh.run.disk_space import free_bytes, storage_bytes
 from ceeh.run.shards import COMMON, MANIFEST, file_names, rank_file, split, tensors
-from ceeh.runtime.distributed import is_rank_zero, of_all_ranks, rank, wait_for_all
+from ceeh.runtime.distributed import is_rank_zero, of_all_ranks, rank, wait_for_all, world_size
+
+NOTE = ".note"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,79 +64,49 @@ class AtomicCheckpointIO(CheckpointIO):
     def save_shards(self, checkpoint: dict[str, Any], folder: Path) -> None:
         """A distributed checkpoint. Collective; a failure of any rank is that of all.
 
-        The folder gets its name from rank 0, after the manifest, once every rank has its file on disk.
+        Rank 0 gives the folder its name once every rank has its part on disk.
         """
-        common, rows = split(checkpoint)
-        files: dict[str, Any] = {rank_file(rank()): rows}
-        if is_rank_zero():
-            files = {COMMON: common} | files
-        needed = storage_bytes(tensor for _, tensor in tensors(files, "checkpoint"))
-        name = not_finite({ROWS: rows}) or not_finite(common)
-        bad, sizes = zip(*of_all_ranks((name, needed)), strict=True)
-        if any(bad):
-            reason = f"{next(filter(None, bad))} is not finite"
+        files, bad = own_part(checkpoint)
+        size = storage_bytes(tensor for _, tensor in tensors(files, "checkpoint"))
+        names, sizes = zip(*of_all_ranks((bad, size)), strict=True)
+        if any(names):
+            reason = f"{next(filter(None, names))} is not finite"
             self.failure = Failure(reason=reason, finite=False)
             return
         partial = partial_of(folder)
         if is_rank_zero():
             shutil.rmtree(partial, ignore_errors=True)
         wait_for_all()
-        words, written = None, {}
-        try:
-            partial.mkdir(parents=True, exist_ok=True)
-            if sum(sizes) > free_bytes(partial):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            written = {
-                name: write_archive(content, partial / name) for name, content in files.items()
-            }
-        except OSError as error:
-            words = error.strerror or str(error)
-        ranks = of_all_ranks((words, written))
-        words = next((found for found, _ in ranks if found), None)
-        if is_rank_zero() and words is None:
-            words = publish(
-                partial, folder, {name: file for _, each in ranks for name, file in each.items()}
-            )
-        (words, *_) = of_all_ranks(words)
+        full = sum(sizes) > free_bytes(folder.parent)
+        words = os.strerror(errno.ENOSPC) if full else write_part(files, partial)
+        words = next(filter(None, of_all_ranks(words)), None)
+        if is_rank_zero():
+            words = words or publish(partial, folder, ranks=world_size())
+            shutil.rmtree(partial, ignore_errors=True)
+        words = of_all_ranks(words)[0]
         self.failure = None
-        if words is not None:
+        if words:
             self.failure = Failure(reason=words, needed=sum(sizes), free=free_bytes(folder.parent))
-            if is_rank_zero():
-                shutil.rmtree(partial, ignore_errors=True)
 
     def save_own_part(self, checkpoint: dict[str, Any], folder: Path, *, ranks: int) -> bool:
         """This rank's part of a distributed checkpoint; whether it is whole now, with those of all `ranks`.
 
         Without communication, for ranks that end at different moments: the last one gives it its name.
         """
-        common, rows = split(checkpoint)
-        files: dict[str, Any] = {rank_file(rank()): rows}
-        if is_rank_zero():
-            files = {COMMON: common} | files
         self.failure = None
-        if name := not_finite({ROWS: rows}):
-            self.failure = Failure(reason=f"{name} is not finite", finite=False)
-            return False
+        files, bad = own_part(checkpoint)
         partial = partial_of(folder)
-        try:
-            partial.mkdir(parents=True, exist_ok=True)
-            for name, content in files.items():
-                written = write_archive(content, partial / name)
-                atomic_write_text(partial / f"{name}.note", json.dumps(written))
-        except OSError as error:
-            self.failure = Failure(reason=error.strerror or str(error))
+        if words := f"{bad} is not finite" if bad else write_part(files, partial):
+            self.failure = Failure(reason=words)
             return False
-        names, whole = file_names(ranks), partial_of(folder.with_name(f"{folder.name}.whole"))
-        if not all((partial / f"{name}.note").is_file() for name in names):
+        if not all((partial / f"{name}{NOTE}").is_file() for name in file_names(ranks)):
             return False
+        whole = partial_of(folder.with_name(f"{folder.name}.whole"))
         try:
             partial.rename(whole)
         except FileNotFoundError:  # another rank was the last one at the same moment
             return False
-        found = {name: json.loads((whole / f"{name}.note").read_text()) for name in names}
-        for name in names:
-            (whole / f"{name}.note").unlink()
-        if words := publish(whole, folder, found):
+        if words := publish(whole, folder, ranks=ranks):
             self.failure = Failure(reason=words)
         return self.failure is None
 
@@ -154,9 +126,37 @@ class AtomicCheckpointIO(CheckpointIO):
             path.unlink(missing_ok=True)
 
 
-def publish(partial: Path, folder: Path, files: Mapping[str, tuple[int, int]]) -> str | None:
-    """Writes the manifest and gives the checkpoint its name. Returns why it could not."""
+def own_part(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """The files of a distributed checkpoint that this rank writes, and what in them is not finite."""
+    common, rows = split(checkpoint)
+    files: dict[str, Any] = {rank_file(rank()): rows}
+    if is_rank_zero():
+        files[COMMON] = common
+    return files, not_finite({ROWS: rows}) or not_finite(common)
+
+
+def write_part(files: Mapping[str, Any], partial: Path) -> str | None:
+    """Writes the files, each with a note of its bytes and CRC-32. Returns why it could not."""
     try:
+        partial.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            written = write_archive(content, partial / name)
+            atomic_write_text(partial / f"{name}{NOTE}", json.dumps(written))
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def publish(partial: Path, folder: Path, *, ranks: int) -> str | None:
+    """Joins the notes of all ranks to the manifest and gives the checkpoint its name.
+
+    Returns why it could not.
+    """
+    try:
+        notes = {name: partial / f"{name}{NOTE}" for name in file_names(ranks)}
+        files = {name: json.loads(note.read_text()) for name, note in notes.items()}
+        for note in notes.values():
+            note.unlink()
         atomic_write_text(partial / MANIFEST, json.dumps(files, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ceeh.errors import ConfigError
 from ceeh.run.atomic import partial_of, remove_partial
 from ceeh.run.checkpoint import checkpoint_file, fault, newest_checkpoint, read_checkpoint
-from ceeh.run.checkpoint_io import AtomicCheckpointIO, publish, write_archive
+from ceeh.run.checkpoint_io import AtomicCheckpointIO, publish, write_part
 from ceeh.run.shards import COMMON, MANIFEST, Rows, rank_file, replaced, tensors
 from fault_injection.equality import unequal
 
@@ -42,10 +42,9 @@ def save(folder: Path, ranks: int, content: dict[str, Any] | None = None) -> Pat
     common = replaced(content or state(), cut)
     place = checkpoint_file(folder, 4)
     partial = partial_of(place)
-    partial.mkdir(parents=True)
     files = {COMMON: common} | {rank_file(rank): part for rank, part in enumerate(parts)}
-    written = {name: write_archive(each, partial / name) for name, each in files.items()}
-    assert publish(partial, place, written) is None
+    assert write_part(files, partial) is None
+    assert publish(partial, place, ranks=ranks) is None
     return place
 
 
@@ -157,3 +156,17 @@ def test_a_save_without_space_leaves_nothing_and_says_how_much_it_takes(
     assert (io.failure.reason, io.failure.free) == ("No space left on device", 100)
     assert io.failure.needed > 100
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ranks_that_end_one_by_one_leave_a_whole_checkpoint_with_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    io, place, ranks = AtomicCheckpointIO(), checkpoint_file(tmp_path, 4), [2, 0, 1]
+    for rank in ranks:
+        monkeypatch.setenv("RANK", str(rank))
+        whole = io.save_own_part(state(), place, ranks=len(ranks))
+        assert whole == place.is_dir() == (rank == ranks[-1])
+        assert io.failure is None
+    assert fault(place) is None
+    assert list(unequal(read_checkpoint(place), state(), "")) == []
+    assert [path.name for path in tmp_path.iterdir()] == [place.name]
