@@ -48,7 +48,7 @@ bench-env: .venv-trl/.ready
 
 # Half an hour on two cores. Each is also run alone: python -m benchmarks.NAME --help
 bench: env bench-env
-	for name in update step rollouts push tables growth head; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in update step rollouts push tables growth head balance; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m benchmarks.check
 
 bench-check: env

@@ -50,25 +50,21 @@ def simulate(given: argparse.Namespace, *, balanced: bool) -> dict[str, tuple[fl
         for number in range(given.questions)
     ]
     responses = Responses(given)
-    ranks = [
-        PromptStream(
-            prompts,
-            seed=given.seed,
-            prompts_per_step=given.prompts,
-            rank=rank,
-            world_size=given.ranks,
-            balanced_by=given.prompts if balanced else None,
-        )
-        for rank in range(given.ranks)
-    ]
+    stream = PromptStream(
+        prompts,
+        seed=given.seed,
+        prompts_per_step=given.prompts,
+        world_size=given.ranks,
+        balanced_by=given.prompts if balanced else None,
+    )
     waited: dict[str, list[float]] = {name: [] for name in PER_RESPONSE}
     slowest: dict[str, list[float]] = {name: [] for name in PER_RESPONSE}
     for _ in range(given.epochs * given.questions // given.prompts):
-        drawn = [[(p.uid, responses.of(int(p.uid))) for p in rank.next_step()] for rank in ranks]
-        lengths = [(uid, fmean(of)) for share in drawn for uid, of in share]
-        for rank in ranks:
-            rank.observe(lengths)
-        if ranks[0].epoch == 0:
+        drawn = [
+            [(p.uid, responses.of(int(p.uid))) for p in share] for share in stream.next_shares()
+        ]
+        stream.observe([(uid, fmean(of)) for share in drawn for uid, of in share])
+        if stream.epoch == 0:
             continue
         shares = [[length for _, of in share for length in of] for share in drawn]
         for name, per_response in PER_RESPONSE.items():

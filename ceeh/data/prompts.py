@@ -331,15 +331,19 @@ class PromptStream:
 
     def next_step(self) -> list[Prompt]:
         """This rank's prompts of the next step."""
+        return self.next_shares()[self.rank]
+
+    def next_shares(self) -> list[list[Prompt]]:
+        """Each rank's prompts of the next step."""
         self.shown = {}
         drawn = self._draw(self.prompts_per_step)
         if self.balanced_by is None or self.world_size == 1:
-            return drawn[self.rank :: self.world_size]
+            return [drawn[rank :: self.world_size] for rank in range(self.world_size)]
         # A question that was not seen is taken for one of mean length.
         mean = fmean(self.lengths.values()) if self.lengths else 0.0
         expected = [self.lengths.get(prompt.uid, mean) for prompt in drawn]
-        places = balanced_shares(expected, self.world_size, block=self.balanced_by)[self.rank]
-        return [drawn[place] for place in places]
+        shares = balanced_shares(expected, self.world_size, block=self.balanced_by)
+        return [[drawn[place] for place in share] for share in shares]
 
     def observe(self, lengths: Iterable[tuple[str, float]]) -> None:
         """Takes in (uid, mean tokens of its responses); every rank those of all ranks, in one order."""
