@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.workload import random_config
@@ -402,7 +404,7 @@ def shard_and_step(rank: int, port: int, kinds: Kinds, found: "mp.SimpleQueue") 
     store = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     torch.set_num_threads(1)
-    model = Qwen2ForCausalLM(random_config("balanced"))
+    model: Any = Qwen2ForCausalLM(random_config("balanced"))
     size = FP32 * sum(weight.numel() for weight in model.parameters())
     mesh = init_device_mesh("cpu", (2,))
     for layer in model.model.layers:
@@ -436,7 +438,7 @@ def measure(kinds: Kinds) -> list[Traffic]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     found = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(shard_and_step, args=(port, kinds, found), nprocs=2)
+    spawn(shard_and_step, args=(port, kinds, found), nprocs=2)
     return [found.get() for _ in kinds]
 
 
