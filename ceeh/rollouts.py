@@ -1,6 +1,7 @@
 """python -m ceeh.rollouts RUN: the sampled responses of a run as a table in the terminal."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,8 @@ def read_rollouts(run: Path, step: int | None) -> Rows:
         )
     try:
         rows = pq.read_table(files[step]).to_pylist()
-        return [{NUMBER: number} | row for number, row in enumerate(rows, 1)]
+        # Files of older versions have no entropy.
+        return [{NUMBER: n, "entropy": math.nan} | row for n, row in enumerate(rows, 1)]
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"'{files[step]}' cannot be read ({error})") from error
 

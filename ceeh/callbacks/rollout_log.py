@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ceeh.data.batch import RolloutBatch
-from ceeh.evaluation.responses import HELD_OUT, QUESTIONS, response_rows
+from ceeh.evaluation.responses import QUESTIONS, response_table
 from ceeh.run.atomic import atomic_write
 from ceeh.runtime.distributed import gather_objects
 from ceeh.runtime.text import storable
@@ -89,10 +89,10 @@ class HeldOutLog(Callback):
     def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         self.folder = folder
         self.tokenizer = tokenizer
-        self.rows: list[dict[str, Any]] = []
+        self.tables: list[pa.Table] = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.rows = []
+        self.tables = []
 
     def on_validation_batch_end(
         self,
@@ -104,19 +104,17 @@ class HeldOutLog(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING and min(batch.question_indices) < QUESTIONS:
-            self.rows += response_rows(batch, outputs["entropy"], self.tokenizer)
+            self.tables.append(response_table(batch, outputs["entropy"], self.tokenizer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.VALIDATING:
             return
-        ranks, self.rows = gather_objects(trainer, self.rows), []
+        ranks, self.tables = gather_objects(trainer, self.tables), []
         if trainer.is_global_zero:
-            rows = sorted(
-                (row for rank in ranks for row in rank),
-                key=lambda row: (row["index"], row["sample"]),
-            )
+            table = pa.concat_tables([each for rank in ranks for each in rank])
             name = "tuned" if pl_module.rollout_step else "base"
-            write(self.folder / f"{name}.parquet", pa.Table.from_pylist(rows, HELD_OUT))
+            order = [("index", "ascending"), ("sample", "ascending")]
+            write(self.folder / f"{name}.parquet", table.sort_by(order))
 
 
 def write(path: Path, table: pa.Table) -> None:

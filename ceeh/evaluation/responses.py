@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from ceeh.data.batch import RolloutBatch
 from ceeh.errors import first_line
 from ceeh.runtime.text import storable
+from ceeh.types import ScoredGroup
 
 QUESTIONS = 100
 """Questions whose responses are kept in full: what a page can show."""
@@ -61,41 +62,56 @@ class Response:
     pieces: Sequence[tuple[str, float]] | None
 
 
-def response_rows(
+def response_table(
     batch: RolloutBatch, entropy: Float[Tensor, "R T"], tokenizer: PreTrainedTokenizerBase
-) -> list[dict[str, Any]]:
+) -> pa.Table:
     """Rows of `HELD_OUT` for the first `QUESTIONS` held-out questions; `entropy` in nats per token."""
-    rows: list[dict[str, Any]] = []
-    entropy, mask, number = entropy.cpu(), batch.response_mask.cpu(), 0
+    tables, number = [HELD_OUT.empty_table()], 0
+    entropy, mask = entropy.cpu(), batch.response_mask.cpu()
     for index, scored in zip(batch.question_indices, batch.groups, strict=True):
-        if index >= QUESTIONS:
-            number += len(scored.verdicts)
-            continue
-        prompt = scored.group.prompt
-        level = prompt.metadata.get("level")
-        for sample, (completion, verdict) in enumerate(
-            zip(scored.group.completions, scored.verdicts, strict=True)
-        ):
-            of_tokens = entropy[number][mask[number]].tolist()
-            number += 1
-            pieces = cut_into_pieces(completion.text, completion.token_ids, of_tokens, tokenizer)
-            rows.append(
-                {
-                    "index": index,
-                    "uid": storable(prompt.uid),
-                    "level": None if level is None else storable(str(level)),
-                    "question": storable(prompt.text),
-                    "reference": storable(prompt.answer),
-                    "sample": sample,
-                    "response": storable(completion.text),
-                    "tokens": len(of_tokens),
-                    "finish": completion.finish.value,
-                    "correct": verdict.score == 1.0,
-                    "entropy": sum(of_tokens) / max(len(of_tokens), 1),
-                    "pieces": pieces and [storable(text) for text, _ in pieces],
-                    "piece_entropy": pieces and [nats for _, nats in pieces],
-                }
-            )
+        rows = range(number, number + len(scored.verdicts))
+        number = rows.stop
+        if index < QUESTIONS:
+            of_tokens = [entropy[row][mask[row]].tolist() for row in rows]
+            # A table per question: as Python objects, the tokens of all would take ten times the memory.
+            found = _question_rows(index, scored, of_tokens, tokenizer)
+            tables.append(pa.Table.from_pylist(found, HELD_OUT))
+    return pa.concat_tables(tables)
+
+
+def _question_rows(
+    index: int,
+    scored: ScoredGroup,
+    of_tokens: Sequence[Sequence[float]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[dict[str, Any]]:
+    prompt = scored.group.prompt
+    level = prompt.metadata.get("level")
+    shared = {
+        "index": index,
+        "uid": storable(prompt.uid),
+        "level": None if level is None else storable(str(level)),
+        "question": storable(prompt.text),
+        "reference": storable(prompt.answer),
+    }
+    rows = []
+    for sample, (completion, verdict, nats) in enumerate(
+        zip(scored.group.completions, scored.verdicts, of_tokens, strict=True)
+    ):
+        pieces = cut_into_pieces(completion.text, completion.token_ids, nats, tokenizer)
+        rows.append(
+            shared
+            | {
+                "sample": sample,
+                "response": storable(completion.text),
+                "tokens": len(nats),
+                "finish": completion.finish.value,
+                "correct": verdict.score == 1.0,
+                "entropy": sum(nats) / max(len(nats), 1),
+                "pieces": pieces and [storable(text) for text, _ in pieces],
+                "piece_entropy": pieces and [each for _, each in pieces],
+            }
+        )
     return rows
 
 

@@ -13,6 +13,7 @@ from ceeh.callbacks.rollout_log import HeldOutLog, RolloutLog
 from ceeh.runtime.text import storable
 from ceeh.starter.model import build_tokenizer
 from ceeh.types import Finish
+from tests.callbacks.conftest import Loader
 
 ROWS_A = [(True, 2), (False, 4, Finish.LENGTH)]
 ROWS_B = [(True, 3)]
@@ -115,7 +116,7 @@ def test_the_measurements_before_and_after_training_are_kept_and_those_within_ar
     trainer = Trainer(logger=False, callbacks=[log], enable_progress_bar=False, accelerator="cpu")
     for step, expected in ((0, ["base.parquet"]), (5, ["base.parquet", "tuned.parquet"])):
         monkeypatch.setattr(tiny_module, "rollout_step", step, raising=False)
-        trainer.validate(tiny_module, dataloaders=[held_out], verbose=False)
+        trainer.validate(tiny_module, dataloaders=Loader([held_out], lambda: None), verbose=False)
         assert files() == expected
     rows = pq.read_table(tmp_path / "tuned.parquet").to_pylist()
     assert [(row["uid"], row["sample"], row["response"], row["correct"]) for row in rows] == [

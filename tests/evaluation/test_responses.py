@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ceeh.data.batch import RolloutBatch, collate
 from ceeh.evaluation import responses
-from ceeh.evaluation.responses import HELD_OUT, cut_into_pieces, read_responses, response_rows
+from ceeh.evaluation.responses import cut_into_pieces, read_responses, response_table
 from tests.groups import make_completion, make_prompt, make_scored
 
 
@@ -71,10 +70,7 @@ def test_rows_belong_to_their_question_and_later_questions_are_left_out(
     step = batch(tokenizer, 1, 7, 4)
     # Position t of row r holds r + t / 10; two prompt tokens come first.
     entropy = torch.arange(6)[:, None] + torch.arange(step.token_ids.shape[1]) / 10
-    pq.write_table(
-        pa.Table.from_pylist(response_rows(step, entropy, tokenizer), HELD_OUT),
-        tmp_path / "tuned.parquet",
-    )
+    pq.write_table(response_table(step, entropy, tokenizer), tmp_path / "tuned.parquet")
     found = read_responses(tmp_path / "tuned.parquet")
     assert [(each.uid, each.sample, each.text, each.correct) for each in found] == [
         ("q1", 0, "1", True),
