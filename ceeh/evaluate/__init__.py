@@ -4,11 +4,31 @@ As in `ceeh.fit`, the configuration is checked before torch is imported; `ceeh.e
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ceeh.config.reference import CommandParser
 from ceeh.data.benchmarks import Benchmark, benchmark_files
 from ceeh.evaluation.config import EvaluationConfig, load_evaluation_config
 from ceeh.runtime.cli import run_command
+
+
+def evaluate(
+    model: str,
+    benchmarks: Sequence[str],
+    overrides: Sequence[str] = (),
+    *,
+    files: Sequence[str] = (),
+    output: str | None = None,
+    trust_remote_code: bool = False,
+) -> Path:
+    """Evaluates `model` on `benchmarks` as the command does; returns the folder with results.json.
+
+    Raises ConfigError for bad input, before any engine starts where possible.
+    """
+    protocol, chosen = load_evaluation_config(benchmarks, files, overrides)
+    from ceeh.evaluate.run import run
+
+    return run(model, protocol, chosen, output, trust_remote_code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,10 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         names = [name for name in given.benchmarks.split(",") if name]
-        protocol, benchmarks = load_evaluation_config(names, given.config, given.overrides)
-        from ceeh.evaluate.run import run
-
-        run(given.model, protocol, benchmarks, given.output, given.trust_remote_code)
+        evaluate(
+            given.model,
+            names,
+            given.overrides,
+            files=given.config,
+            output=given.output,
+            trust_remote_code=given.trust_remote_code,
+        )
         return 0
 
     return run_command(command, if_stopped="run the same command to resume", last=arguments is None)

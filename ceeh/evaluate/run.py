@@ -255,11 +255,12 @@ def run(
     benchmarks: Mapping[str, Benchmark],
     output: str | None,
     trust_remote_code: bool,
-) -> None:
-    """Evaluates `model` and prints the tables."""
+) -> Path:
+    """Evaluates `model` and prints the tables; returns the folder of the results."""
     source = open_trained(model, trust_remote_code=trust_remote_code)
     folder = Path(output) if output else default_output(source)
     results = evaluate(source, benchmarks, protocol, folder)
     if results is not None:
         say("\n\n".join(grid.text() for grid in results_grids({results.name: results})))
         say(f"\n{folder / FILE}; report: {folder / 'report.html'}")
+    return folder

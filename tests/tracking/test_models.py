@@ -59,7 +59,9 @@ def test_a_search_finds_the_best_policy_whose_weights_are_kept(trained: Run) -> 
         ("eval/accuracy_hard", 0.35, 4, *of_data),
     }
     assert sorted(trained.history("eval/accuracy")) == [(0, 0.9), (2, 0.6), (4, 0.7)]
-    assert {output.step for output in trained.stored.outputs.model_outputs} == {2, 4}
+    outputs = trained.stored.outputs
+    assert outputs is not None
+    assert {output.step for output in outputs.model_outputs} == {2, 4}
 
 
 def test_a_run_has_its_questions_as_inputs_once(
@@ -67,7 +69,9 @@ def test_a_run_has_its_questions_as_inputs_once(
 ) -> None:
     again = run(uri, resume_from=4)
     again.mlflow.log_data_sets(HELD_OUT)
-    (used,) = again.stored.inputs.dataset_inputs
+    inputs = again.stored.inputs
+    assert inputs is not None
+    (used,) = inputs.dataset_inputs
     assert used.dataset.name == "test.jsonl"
     assert used.dataset.digest == digests(QUESTIONS)["digest"]
     assert used.dataset.profile == '{"num_rows": 3}'
