@@ -31,6 +31,7 @@ class ReleasedDifficulty(SignalCallback):
         self.fall = fall
         self.record = QuestionTable()
         self.groups: dict[str, float] = {}
+        self._mean = -1.0
 
     @property
     def mean(self) -> float:

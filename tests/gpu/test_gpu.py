@@ -109,6 +109,8 @@ def gradient(policy: Policy, device: str, *, bf16: bool) -> Tensor:
         old_logprobs=given.old_logprobs.to(device),
         advantages=given.advantages.to(device),
         hard=given.hard.to(device),
+        entropy_weights=given.entropy_weights.to(device),
+        explored=given.explored.to(device),
     )
     with torch.autocast(device, BF16, enabled=bf16, cache_enabled=False):
         accumulate_gradients(
