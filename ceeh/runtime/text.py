@@ -4,11 +4,24 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ceeh.errors import ConfigError
+
 
 def show(value: Any) -> str:
     """Type and value for a message, at most 40 characters of it."""
     shown = repr(value)
     return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"
+
+
+def pattern_with_group(pattern: str, setting: str) -> re.Pattern[str]:
+    """`pattern`, compiled. Raises ConfigError, naming `setting`, unless it is valid and has a group."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"{setting} '{pattern}' is not a regular expression ({error})") from error
+    if not compiled.groups:
+        raise ConfigError(f"{setting} '{pattern}' must have a group (...) around the answer")
+    return compiled
 
 
 SECRET_NAMES = {

@@ -4,7 +4,6 @@ A source is an iterable of `Question`, chosen by `class_path`. A custom source i
 instances yield them.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from glob import glob
 from itertools import islice
@@ -15,6 +14,7 @@ from ceeh.data.sources.column_map import Columns
 from ceeh.data.sources.hub import dataset_rows
 from ceeh.data.sources.readers import COMPRESSIONS, SUFFIXES, Rows, file_rows, kind
 from ceeh.errors import ConfigError
+from ceeh.runtime.text import pattern_with_group
 from ceeh.types import Question
 
 
@@ -70,7 +70,9 @@ class Table:
             uid=uid,
             response=response,
             metadata=tuple(metadata),
-            answer_pattern=_pattern(answer_pattern),
+            answer_pattern=None
+            if answer_pattern is None
+            else pattern_with_group(answer_pattern, "answer_pattern"),
             join_answers=join_answers,
             where={
                 column: tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -128,17 +130,3 @@ def local_files(path: str) -> list[Path]:
         place = local if path.startswith("~") else path
         raise ConfigError(f"no file or folder '{place}'; paths are relative to {Path.cwd()}")
     return []
-
-
-def _pattern(pattern: str | None) -> re.Pattern[str] | None:
-    if pattern is None:
-        return None
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(
-            f"answer_pattern '{pattern}' is not a regular expression ({error})"
-        ) from error
-    if not compiled.groups:
-        raise ConfigError(f"answer_pattern '{pattern}' must have a group (...) around the answer")
-    return compiled

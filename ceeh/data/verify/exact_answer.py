@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from ceeh.data.verify.base import CORRECT, INCORRECT, NO_ANSWER, UNREADABLE, with_verdicts
-from ceeh.errors import ConfigError
+from ceeh.runtime.text import pattern_with_group
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup, ScoredGroup, Verdict
 
 
@@ -13,14 +13,7 @@ class ExactAnswer:
     """Compares group 1 of the last match of `pattern` with the reference; integers by value."""
 
     def __init__(self, pattern: str = r"so (\d{2})$") -> None:
-        try:
-            self.pattern = re.compile(pattern)
-        except re.error as error:
-            raise ConfigError(
-                f"pattern '{pattern}' is not a regular expression ({error})"
-            ) from error
-        if not self.pattern.groups:
-            raise ConfigError(f"pattern '{pattern}' must have a group (...) around the answer")
+        self.pattern = pattern_with_group(pattern, "pattern")
 
     def __call__(self, groups: Sequence[RolloutGroup]) -> list[ScoredGroup]:
         verdicts = (

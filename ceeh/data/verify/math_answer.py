@@ -1,5 +1,6 @@
 """MathAnswer: grades the boxed answer by value, in worker processes."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from pathlib import Path
 from ceeh.data.verify.base import CORRECT, INCORRECT, NO_ANSWER, UNREADABLE, with_verdicts
 from ceeh.data.verify.compare import UndecidedError, canonical, exactly, same
 from ceeh.data.verify.expressions import Expr, UnreadError, num, value_of
-from ceeh.data.verify.extract import boxed_answer, last_box
 from ceeh.data.verify.pool import WorkerPool, check_limits
 from ceeh.data.verify.syntax import read
 from ceeh.data.verify.terms import MAX_DIGITS
@@ -20,6 +20,8 @@ from ceeh.types import Completion, Finish, Prompt, RolloutGroup, ScoredGroup, Ve
 
 MAX_TEXT_CHARACTERS = 200
 MATH_GRADER = Path(__file__).with_name("math_grader.py")
+_BOX = re.compile(r"\\boxed\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 class MathAnswer:
@@ -120,10 +122,6 @@ class ParsedAnswer:
     value: Expr | None
 
     @property
-    def is_text(self) -> bool:
-        return self.value is None or self.value[0] == "words"
-
-    @property
     def canonical(self) -> str:
         if self.value is None:
             return self.spelling
@@ -153,13 +151,34 @@ def _parse_short(text: str) -> ParsedAnswer | None:
     return ParsedAnswer(spelling=spelling(tokens), value=value)
 
 
+def parse_reference(prompt: Prompt) -> ParsedAnswer | None:
+    """None if it cannot be an answer, or is text so long that it is a solution, not an answer."""
+    parsed = parse_answer(last_box(prompt.answer) or prompt.answer)
+    if parsed is None or len(parsed.spelling) <= MAX_TEXT_CHARACTERS:
+        return parsed
+    return None if parsed.value is None or parsed.value[0] == "words" else parsed
+
+
 def final_box(completion: Completion) -> str | None:
+    r"""The content of the last \boxed{} after a closed thinking block; None if unfinished or without one."""
     return boxed_answer(completion.text) if completion.finish is Finish.STOP else None
 
 
-def parse_reference(prompt: Prompt) -> ParsedAnswer | None:
-    """None if it cannot be an answer, or is text so long that it is a solution, not an answer."""
-    reference = parse_answer(last_box(prompt.answer) or prompt.answer)
-    if reference is None or (reference.is_text and len(reference.spelling) > MAX_TEXT_CHARACTERS):
+def boxed_answer(response: str) -> str | None:
+    r"""The content of the last \boxed{} after a closed thinking block; None without one."""
+    return last_box(response.rpartition("</think>")[2])
+
+
+def last_box(text: str) -> str | None:
+    r"""The content of the last \boxed{...} up to its closing brace; None if open or empty."""
+    start = None
+    for match in _BOX.finditer(text):
+        start = match.end()
+    if start is None:
         return None
-    return reference
+    depth = 1
+    for match in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0:
+            return text[start : match.start()].strip() or None
+    return None

@@ -151,11 +151,10 @@ def _sympy(node: Any, *, real: bool) -> Any:
 
 def _power(base: Any, exponent: Any) -> Any:
     if exponent.is_number and base.is_number:
-        size = abs(exponent.evalf(15))
-        bits = sympy.log(abs(base.evalf(15)) + 2, 2).evalf(15) if base.is_number else 1
-        if not size * max(bits, 1) < MAX_BITS:
+        bits = sympy.log(abs(base.evalf(15)) + 2, 2).evalf(15)
+        if not abs(exponent.evalf(15)) * max(bits, 1) < MAX_BITS:
             raise TooLargeError
-    elif getattr(exponent, "is_number", False) and not abs(exponent.evalf(15)) < 1000:
+    elif exponent.is_number and not abs(exponent.evalf(15)) < 1000:
         raise TooLargeError
     return base**exponent
 

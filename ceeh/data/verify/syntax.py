@@ -28,13 +28,8 @@ MAX_ITEMS = 64
 
 _RELATIONS = ("=", "<", ">", "<=", ">=", "!=", r"\in", r"\equiv", r"\approx")
 _SET_SIGNS = (r"\cup", r"\cap", r"\setminus")
-_CLOSING = {
-    "(": (")", "]"),
-    "[": ("]", ")"),
-    r"\{": (r"\}",),
-    "{": ("}",),
-    r"\langle": (r"\rangle",),
-}
+_PAIR_NAMES = r"() (] [] [) {} \{\} \langle\rangle"
+_PAIRS = frozenset(_PAIR_NAMES.split())
 _ALL_REALS = ("all real numbers", "all reals", "all real", "real numbers")
 _MEMBER = [r"\in", r"\mathbb R"]
 _MAX_CLAUSE = 12
@@ -45,7 +40,8 @@ _HALVES = ("am", "pm", "AM", "PM")
 def read(tokens: list[Token]) -> Expr:
     """The value of an answer. Raises UnreadError."""
     for i, token in enumerate(tokens):
-        if i and token.text in ("for", r"\forall") and _is_clause(tokens[i:]):
+        short = i > 0 and len(tokens) - i <= _MAX_CLAUSE
+        if short and token.text in ("for", r"\forall") and _is_clause(tokens[i:]):
             kept = [t.text for t in tokens[i:] if t.kind == "letter" or "integer" in t.text]
             value = read(tokens[: i - (tokens[i - 1].text == ",")])
             return ("qualified", " ".join(kept), value)
@@ -76,8 +72,7 @@ def _is_clause(tokens: list[Token]) -> bool:
     others = [t.text for t in tokens if t.kind not in ("word", "letter")]
     forall = others[:1] == [r"\forall"]
     return (
-        len(tokens) <= _MAX_CLAUSE
-        and (tokens[0].text == r"\forall" or words[1:2] in (["all"], ["any"], ["every"], ["each"]))
+        (tokens[0].text == r"\forall" or words[1:2] in (["all"], ["any"], ["every"], ["each"]))
         and set(words) <= CLAUSE_WORDS
         and sum(t.kind == "letter" for t in tokens) == 1
         and others[forall:] in ([], _MEMBER)
@@ -317,18 +312,18 @@ class _AnswerReader(TermReader):
             return built
         brackets = {r"\{": "{}", "{": ""}.get(opening, "()")
         value = self.items(brackets=brackets)
-        closed = self.expect(*_CLOSING[opening])
+        pair = opening + self.take().text
+        if pair not in _PAIRS:
+            raise UnreadError
         self.bars = bars
         if value[:2] == ("seq", "()"):
-            pair = "()" if opening == r"\langle" else opening + closed
-            return ("seq", pair, value[2])
-        if value[0] == "val" and not value[2] and not value[3] and brackets == "()":
-            if opening + closed not in ("()", "[]"):
-                raise UnreadError
-            if opening == "(" and self.accept("_"):
-                return ex.sym(f"{ex.written(value[1])} base {self.index()}")
+            return ("seq", "()" if opening == r"\langle" else pair, value[2])
+        plain = value[0] == "val" and not value[2] and not value[3]
+        if pair == "()" and plain and self.accept("_"):
+            return ex.sym(f"{ex.written(value[1])} base {self.index()}")
+        if pair in ("()", "[]") and plain:
             return value[1]
-        if opening + closed not in ("()", r"\{\}", "{}"):
+        if pair not in ("()", r"\{\}", "{}"):
             raise UnreadError
         return value
 

@@ -9,7 +9,8 @@ from string import ascii_lowercase, ascii_uppercase
 import pytest
 
 from ceeh.data.verify.math_answer import MathAnswer, parse_answer
-from tests.data.verify.scoring import group
+from ceeh.types import Outcome
+from tests.data.verify.scoring import group, prompt
 
 FOLDER = Path(__file__).parent / "pairs"
 FILES = ("adversarial", "math_verify", "hendrycks")
@@ -28,6 +29,7 @@ def pairs(name):
 def graded(verifier, cases):
     """1 or 0 for each (reference, box)."""
     scored = verifier([group(reference, f"\\boxed{{{box}}}") for reference, box in cases])
+    assert {s.verdicts[0].outcome for s in scored} <= {Outcome.OK, Outcome.UNREADABLE}
     return [int(s.verdicts[0].score) for s in scored]
 
 
@@ -44,6 +46,7 @@ def test_every_pair_is_graded_as_labeled(verifier, name):
     found = graded(verifier, [(row["reference"], row["response"]) for row in rows])
     wrong = [row for row, score in zip(rows, found, strict=True) if score != row["correct"]]
     assert wrong == []
+    assert verifier.unreadable([prompt(row["reference"]) for row in rows if row["correct"]]) == []
 
 
 def test_labels_that_differ_from_their_source_have_a_reason():

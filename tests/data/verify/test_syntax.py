@@ -1,11 +1,11 @@
 """Answers as values: numbers exactly, units of a closed list, and nothing half read."""
 
+import re
 from fractions import Fraction
 
 import pytest
 
 from ceeh.data.verify.expressions import UnreadError, number
-from ceeh.data.verify.math_answer import parse_answer
 from ceeh.data.verify.syntax import read
 from ceeh.data.verify.tokens import tokenize
 
@@ -46,30 +46,14 @@ def test_numbers_are_read_as_fractions(expected, texts):
     assert [number(value(text)[1]) for text in texts] == [Fraction(expected)] * len(texts)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *(
-            "1 2",
-            "1..2",
-            "\u0667",
-            "1_",
-            "1/0",
-            r"\frac{1}{0}",
-            r"\frac{0}{0}",
-            r"0.\overline{}",
-        ),
-        *("9" * 101, "2 )", "2+", r"\foo{1}", r"x^2^3", r"\frac{1}{2", "5 5", r"\sqrt12", "x_"),
-        *(
-            r"5\text{ qwerts}",
-            r"5\text{ cm}+1",
-            r"5\text{ cm}^0",
-            r"5\text{ m/m}",
-            r"5\text{ at most}",
-        ),
-        *(r"\text{about }5", r"\approx 5", r"5\ldots", "5'", "5 m/"),
-    ],
-)
+UNREAD = r"""
+    1 2; 1..2; 1_; 1/0; \frac{1}{0}; \frac{0}{0}; 0.\overline{}; 0.\overline{3x}; 2 ); 2+; \foo{1}; x^2^3
+    \frac{1}{2; 5 5; \sqrt12; x_; 5\text{ qwerts}; 5\text{ cm}+1; 5\text{ cm}^0; 5\text{ m/m}
+    5\text{ at most}; \text{about }5; \approx 5; 5\ldots; 5'; 5 m/; \triangle; A \cup \pm 1
+"""
+
+
+@pytest.mark.parametrize("text", [*re.split("; |\n    ", UNREAD.strip()), "9" * 101, "\u0667"])
 def test_what_has_a_token_without_meaning_is_unread(text):
     with pytest.raises(UnreadError):
         value(text)
@@ -80,52 +64,16 @@ def test_what_has_a_token_without_meaning_is_unread(text):
     [
         ("cm", [r"5\text{ cm}", "5 cm", "5cm", r"5\,\mathrm{cm}", r"5\text{ centimetres}"]),
         ("cm2", [r"5\text{ cm}^2", r"5\text{ square centimeters}", "5 sq cm", "5 cm^{2}"]),
-        (
-            "m s-1",
-            [r"5 \text{ m/s}", r"5\text{ meters per second}", r"5\text{ m}\cdot\text{s}^{-1}"],
-        ),
+        ("m s-1", [r"5 \text{ m/s}", r"5\text{ meters per second}"]),
+        ("m s-1", [r"5\text{ m}\cdot\text{s}^{-1}"]),
         ("h-1 mi", ["60 miles per hour", "60 mph"]),
         ("deg", [r"45^\circ", r"45^{\circ}", r"45 \text{ degrees}", r"(90-x)^\circ"]),
         ("degC", [r"45^\circ\text{C}", r"45\text{ degrees Celsius}", r"45^\circ C"]),
         ("$", [r"\$5", "5 dollars", r"-\$5"]),
         ("apple", ["5 apples", r"5 \text{ apple}"]),
-        (
-            "",
-            [
-                "5",
-                "5 m",
-                "2mg",
-                "5x",
-                r"3\mathrm{i}",
-                r"4\mathrm{e}",
-                r"7\mathit{m}",
-                r"\sin 30^\circ",
-            ],
-        ),
+        ("", ["5", "5 m", "2mg", "5x", r"3\mathrm{i}", r"4\mathrm{e}"]),
+        ("", [r"7\mathit{m}", r"\sin 30^\circ"]),
     ],
 )
 def test_a_unit_of_the_list_follows_a_value(unit, texts):
     assert [value(text)[2] for text in texts] == [unit] * len(texts)
-
-
-@pytest.mark.parametrize(
-    ("spellings", "one"),
-    [
-        (["0.5", "1/2", r"\frac12", r"\dfrac{1}{2}", "$.5$", "x = 0.5", r"0.5\text{ cm}"], "1/2"),
-        (["27", "27.0", "27.", r"27^\circ", r"\$27", r"27\%"], "27"),
-        (["1,2", "2, 1", r"\{1,2\}", "2, 1, 1", "1 or 2", r"x=1,2"], "{1,2}"),
-        (["(1,2)", r"\left(1,\,2\right)"], "(1,2)"),
-        (["(0.5,1]", r"\frac12<x\le1", r"\{x\mid 0.5<x\le1\}"], "(1/2,1]"),
-        (["(2,1)"], "(2,1)"),
-        ([r"\pm 1"], "{-1,1}"),
-        ([r"\text{Yes}", "yes", "YES"], "yes"),
-        (["(A)", r"\text{A}"], "A"),
-        ([r"(-\infty, 0)", "x<0", "2x<0"], "(-inf,0)"),
-        (["2,2"], "2"),
-        ([r"\{\}", r"\emptyset"], "{}"),
-        ([r"x\equiv 3\pmod 5", r"8 \pmod{5}"], "3 mod 5"),
-        ([r"a \mid b", r"a\mid b"], r"a \mid b"),
-    ],
-)
-def test_equal_answers_have_one_spelling_for_votes(spellings, one):
-    assert {parse_answer(text).canonical for text in spellings} == {one}
