@@ -19,6 +19,8 @@ SETTINGS = (
     "rollouts.prompts_per_step=2",
     # A rank whose question has contrast waits for the other in further rounds.
     "rollouts.dynamic_sampling.max_rounds=3",
+    # The second step knows some questions' lengths and shares them out by these.
+    "prompts.train.init_args.questions=6",
     # Five for rank 0 and four for rank 1, in batches of at most four.
     "prompts.held_out.init_args.questions=9",
     "evaluation.every_n_steps=2",

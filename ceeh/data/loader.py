@@ -110,12 +110,12 @@ class RolloutLoader:
             rounds += 1
             groups, seconds = rollout(self.engine, self.verifier, prompts, self.sampling_of(rounds))
             drawn += groups
-            timings.update(seconds)
             begin = time.perf_counter()
             lengths = [(group.outcome.uid, fmean(group.outcome.lengths)) for group in groups]
             with record_function("ceeh/waiting"):
                 ranks = self.gather((wanted - sum(map(self.has_contrast, drawn)), lengths))
-            timings["waiting"] += time.perf_counter() - begin
+            seconds["waiting"] = time.perf_counter() - begin
+            timings.update(seconds)
             missing = [number for number, _ in ranks]
             for _, lengths in ranks:
                 self.stream.observe(lengths)
