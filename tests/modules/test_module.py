@@ -16,7 +16,7 @@ from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import learning_rate_scale
 from tests import test_fit
-from tests.test_fit import steps, weights
+from tests.test_fit import rows, steps, weights
 
 
 def small(model: Path, output: Path, *overrides: str) -> Config:
@@ -30,6 +30,25 @@ def test_a_batch_of_older_weights_is_refused(
     message = "rollout step 1: sampled by policy version 0, trained at version 2; the WeightSync"
     with pytest.raises(ValueError, match=message):
         fit(small(tiny_model_dir, tmp_path))
+
+
+def test_a_run_on_packed_rows_has_the_numbers_of_one_with_padding(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """With log-probs of the trainer and the starting policy, and an evaluation: all of its passes."""
+    given = ("rollouts.steps=1", "objective.old_logprobs=trainer", "objective.kl_coefficient=0.1")
+    found = []
+    for attention in ("sdpa", "varlen"):
+        settings = (f"model.attention={attention}", *given)
+        found.append(rows(fit(small(tiny_model_dir, tmp_path / attention, *settings))))
+    padding = [
+        [line.pop("optimizer/padding_fraction") for line in lines if "loss/policy" in line]
+        for lines in found
+    ]
+    assert padding[0][0] > 0
+    assert padding[1] == [0]
+    for padded, packed in zip(*found, strict=True):
+        assert packed == pytest.approx(padded, rel=1e-4, abs=1e-5)
 
 
 def test_entropy_reaches_the_weights_only_where_the_method_has_a_gradient(
