@@ -84,7 +84,7 @@ def test_what_is_missing_or_foreign_is_named(
         (tmp_path / "stopped", "has no tuned.npz: the run did not get that far; resume it"),
         (alone, "which says how it was sampled"),
         (broken.parent, "cannot be read as samples of a run"),
-        (tmp_path / "nothing", "is not a run"),
+        (tmp_path / "nothing", "does not exist; give the output folder"),
     ):
         given = [f"a={run}", f"b={place}", "--output", str(tmp_path / "out")]
         assert main(given) == 2, place
