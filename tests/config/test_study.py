@@ -44,9 +44,10 @@ def test_the_attribution_study_crosses_entropy_and_gate() -> None:
         objective = load_run(shipped, arm, 0).objective
         if objective.shaping.class_path.endswith("OptimalLengthPenalty"):
             found[arm] = (objective.entropy.method, objective.shaping.init_args["gate"])
-    for method in ("none", "me", "ea"):
-        assert found[method] == (method, False)
-        assert found[f"{method}_gate"] == (method, True)
+    for arm in ("none", "uniform", "me", "hard_only", "ea"):
+        method = "uniform_mean" if arm == "uniform" else arm
+        assert found[arm] == (method, False)
+        assert found[f"{arm}_gate"] == (method, True)
 
 
 def test_a_run_is_the_studys_files_then_the_arms_then_the_studys_own_settings(
