@@ -426,8 +426,9 @@ def shard_and_step(rank: int, port: int, kinds: Kinds, found: "mp.SimpleQueue") 
         dist.barrier()
         counted, seconds = loopback_bytes() - before, time.perf_counter() - begin
         if rank == 0:
-            # Each rank receives the other's half: n (n - 1) / n of the whole over both.
-            predicted = size * (2 * micro + (micro if every else 1))
+            # Each rank receives the other's half: n (n - 1) / n of the whole over both. gloo scatters a
+            # reduction by reducing everything on every rank, which moves twice as much.
+            predicted = size * (2 * micro + 2 * (micro if every else 1))
             found.put(Traffic(predicted, counted, seconds))
     dist.barrier()
     dist.destroy_process_group()

@@ -43,5 +43,5 @@ def test_two_ranks_move_the_predicted_bytes() -> None:
     """Weights for each forward and backward pass, gradients once or in each micro-batch."""
     once, each = measure([(2, False), (2, True)])
     for seen in (once, each):
-        assert 0.98 < seen.counted / seen.predicted < 1.2
+        assert 0.98 < seen.counted / seen.predicted < 1.1  # others may use the loopback device
     assert each.counted > once.counted
