@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -115,12 +114,15 @@ def collate(
     )
 
 
-def even_batches(own: Sequence[T], total: int, *, size: int, world_size: int) -> list[Sequence[T]]:
-    """A rank's share of `total` items in batches of at most `size`, of as many batches on every rank.
+def equal_batches(own: Sequence[T], total: int, *, size: int, world_size: int) -> list[Sequence[T]]:
+    """A rank's share of `total` items, `size` at a time, in as many batches as every other rank has.
 
-    The shares differ by one item. No batch is empty: of several ranks `size` is at least 2.
+    The shares differ by one item, for which another rank may need one more batch: then the last one, a full
+    one, is cut in two. Of several ranks `size` must be at least 2.
     """
+    batches = [own[start : start + size] for start in range(0, len(own), size)]
     largest_share = -(-total // world_size)
-    number = -(-largest_share // size)
-    ends = [len(own) * batch // number for batch in range(number + 1)] if total else []
-    return [own[start:stop] for start, stop in pairwise(ends)]
+    if len(batches) * size < largest_share:
+        last = batches.pop()
+        batches += [last[:1], last[1:]]
+    return batches

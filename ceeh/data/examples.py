@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ceeh.data.batch import even_batches
+from ceeh.data.batch import equal_batches
 from ceeh.data.prompts import PromptBuilder, PromptStream, load_prompts
 from ceeh.errors import ConfigError
 from ceeh.types import Question, WorkedPrompt, WorkedQuestion
@@ -149,7 +149,7 @@ class HeldOutExamples:
         world_size: int = 1,
     ) -> None:
         own = sorted(examples[rank::world_size], key=lambda each: len(each.response_ids))
-        self.batches = even_batches(own, len(examples), size=size, world_size=world_size)
+        self.batches = equal_batches(own, len(examples), size=size, world_size=world_size)
         self.pad_token_id = pad_token_id
 
     def __len__(self) -> int:

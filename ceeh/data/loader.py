@@ -14,7 +14,7 @@ from typing import Any
 from torch.profiler import record_function
 
 from ceeh.config.settings import DynamicSampling
-from ceeh.data.batch import RolloutBatch, collate, even_batches
+from ceeh.data.batch import RolloutBatch, collate, equal_batches
 from ceeh.data.engine.base import RolloutEngine, Sampling
 from ceeh.data.prompts import PromptStream
 from ceeh.data.verify.base import Verifier
@@ -175,7 +175,7 @@ class HeldOutLoader:
         self.prompts = prompts
         assert len(prompts) >= world_size, "each rank needs a held-out question"
         own = range(rank, len(prompts), world_size)
-        chunks = even_batches(own, len(prompts), size=prompts_per_batch, world_size=world_size)
+        chunks = equal_batches(own, len(prompts), size=prompts_per_batch, world_size=world_size)
         self.chunks = [tuple(chunk) for chunk in chunks]
         self.sampling = sampling
         self.pad_token_id = pad_token_id

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ceeh.data.batch import collate
+from ceeh.data.batch import collate, equal_batches
 from ceeh.types import ScoredGroup
 from tests.groups import make_completion, make_prompt, make_scored
 
@@ -118,3 +118,17 @@ def test_order_and_padding_change_no_row(shapes: list, data: st.DataObject) -> N
     alone = collate([groups[0]], pad_token_id=0)
     width = alone.token_ids.shape[1]
     assert torch.equal(alone.engine_logprobs, one.engine_logprobs[: len(alone.token_ids), :width])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_every_rank_has_the_same_number_of_batches_none_of_them_empty(
+    world_size: int, size: int
+) -> None:
+    for total in range(world_size, 30):
+        shares = [list(range(total))[rank::world_size] for rank in range(world_size)]
+        ranks = [equal_batches(share, total, size=size, world_size=world_size) for share in shares]
+        assert len({len(batches) for batches in ranks}) == 1, total
+        for share, batches in zip(shares, ranks, strict=True):
+            assert [item for batch in batches for item in batch] == share
+            assert all(1 <= len(batch) <= size for batch in batches)

@@ -40,7 +40,8 @@ def main(models: dict[str, str], output: Path) -> None:
         equalized = PolicyModule.equalized
 
         def noting(module: PolicyModule, micro: list[Microbatch]) -> list[Microbatch]:
-            print(f"microbatches {rank()} {len(micro)}", flush=True)
+            sys.stdout.write(f"microbatches {rank()} {len(micro)}\n")  # in one piece
+            sys.stdout.flush()
             return equalized(module, micro)
 
         patch.setattr(PolicyModule, "equalized", noting)
