@@ -17,6 +17,7 @@ from ceeh.reporting import style
 from ceeh.reporting.evaluation_page import at, sizes_of
 from ceeh.reporting.grid import Grid, cell
 from ceeh.reporting.page import write_html
+from ceeh.reporting.panels import Panel, write_overview
 
 Record = Mapping[str, Any]
 Looks = Mapping[str, Mapping[str, Any]]
@@ -130,7 +131,8 @@ def write_study_page(folder: Path, record: Record, *, settings: str) -> Path:
 
     A panel without data says what is missing, and so do the notes.
     """
-    write_figure(folder / "report.png", record)
+    panels = study_panels(record)
+    write_overview(folder / "report.png", panels)
     grids = study_grids(record)
     notes = [*(f"missing: {each}" for each in record["missing"]), *EXPLAINED]
     title = f"{record['name']}: {len(record['arms'])} arms against {record['baseline']}"
@@ -143,7 +145,8 @@ def write_study_page(folder: Path, record: Record, *, settings: str) -> Path:
         folder,
         title,
         grids,
-        alt="Accuracy, length, pass@k and entropy",
+        figures=[("Figures", panels)],
+        examples=(),
         notes=notes,
         settings=settings,
     )
@@ -163,14 +166,31 @@ def in_order(record: Record, arms: Mapping[str, Any]) -> dict[str, Any]:
     return {arm: arms[arm] for arm in order if arm in arms}
 
 
-@style.plain_text
-def write_figure(path: Path, record: Record) -> None:
-    """Draws six panels into the PNG `path`; those of sampling settings show the first two."""
-    figure = style.new_figure()
-    axes = figure.subplots(2, 3)
+def study_panels(record: Record) -> list[Panel]:
+    """Six panels; those of sampling settings show the first two."""
+    looks = looks_of(record)
+    (first, one), (second, two) = [*record["sampling"].items(), ("", None), ("", None)][:2]
+    curves = record["entropy"]
+    return [
+        _pareto_panel(first, one, record["baseline"], looks),
+        _pareto_panel(second, two, record["baseline"], looks),
+        Panel(
+            title="Entropy of hard questions in training",
+            unit="nats per token",
+            draw=lambda axes: _entropy(axes, curves, looks),
+            caption="The mean over seeds; the band is from the lowest to the highest seed.",
+            missing=() if curves else ("loss/entropy_hard of a finished run",),
+        ),
+        _pass_panel(first, one, "all", looks),
+        _pass_panel(first, one, "hard", looks),
+        _pass_panel(second, two, "all", looks),
+    ]
+
+
+def looks_of(record: Record) -> Looks:
     untrained = {"color": style.BASE, "linestyle": LINES[0], "marker": MARKERS[0]}
     others = [color for color in style.PALETTE if color != style.BASE]
-    looks = {UNTRAINED: untrained} | {
+    return {UNTRAINED: untrained} | {
         arm: {"color": color, "linestyle": line, "marker": marker}
         for arm, ((line, marker), color) in zip(
             dict.fromkeys((record["baseline"], *record["arms"])),
@@ -178,29 +198,12 @@ def write_figure(path: Path, record: Record) -> None:
             strict=False,
         )
     }
-    settings = [*record["sampling"].items(), ("", None)][:2]
-    for panel, (name, setting) in zip((axes[0, 0], axes[0, 1]), settings, strict=True):
-        _pareto(panel, name, setting, record["baseline"], looks)
-    _entropy(axes[0, 2], record["entropy"], looks)
-    for panel, (name, setting), subset in (
-        (axes[1, 0], settings[0], "all"),
-        (axes[1, 1], settings[0], "hard"),
-        (axes[1, 2], settings[1], "all"),
-    ):
-        _pass_at_k(panel, name, setting, subset, looks)
-    handles = {}
-    for panel in axes.flat:
-        handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
-    shown = [arm for arm in looks if arm in handles]
-    if shown:
-        figure.legend(
-            [handles[arm] for arm in shown],
-            shown,
-            loc="outside lower center",
-            ncols=min(len(shown), 8),
-            frameon=False,
-        )
-    figure.savefig(path, format="png")
+
+
+def legend_below(axes: Axes) -> None:
+    """All arms, which would cover the curves inside."""
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.24), "ncols": 4}
+    style.legend(axes, fontsize=7, **below)
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -219,19 +222,27 @@ def _arms(setting: Mapping[str, Any] | None, subset: str) -> Mapping[str, Any]:
     return setting["subsets"].get(subset, {}).get("arms", {}) if setting else {}
 
 
-def _pareto(
-    axes: Axes, name: str, setting: Mapping[str, Any] | None, baseline: str, looks: Looks
-) -> None:
-    """Accuracy against tokens; a line joins the arms that no other beats on both.
-
-    The bars are the paired intervals of the change against the baseline, around the arm's own point: those
-    of the values are nearly all of the questions' difficulty, which the arms share.
-    """
-    style.dress(axes, "Accuracy against length" + (f": {name}" if name else ""), "accuracy, %")
+def _pareto_panel(
+    name: str, setting: Mapping[str, Any] | None, baseline: str, looks: Looks
+) -> Panel:
     arms = _arms(setting, "all")
-    if not setting or not arms:
-        style.missing(axes, ["evaluated runs with this sampling"])
-        return
+    return Panel(
+        title=titled("Accuracy against length", name),
+        unit="accuracy, %",
+        draw=lambda axes: _pareto(axes, setting or {}, looks),
+        caption="A grey line joins the arms that no other beats on both. Bars are the paired intervals of the "
+        f"change from {baseline}, around the arm's own point: those of the values are nearly all of the "
+        "questions' difficulty, which the arms share.",
+        missing=() if arms else ("evaluated runs with this sampling",),
+    )
+
+
+def titled(title: str, name: str) -> str:
+    return f"{title}: {name}" if name else title
+
+
+def _pareto(axes: Axes, setting: Mapping[str, Any], looks: Looks) -> None:
+    arms = _arms(setting, "all")
     points = {
         arm: (metrics["tokens"]["value"], 100 * metrics["accuracy"]["value"])
         for arm, metrics in arms.items()
@@ -246,10 +257,9 @@ def _pareto(
         }
         look = looks[arm]
         style.policy_point(axes, shown, look["color"], marker=look["marker"], label=arm)
-    axes.set_xlabel(
-        f"mean tokens; {setting['title']}\ngrey: Pareto front; bars: change from {baseline}"
-    )
+    axes.set_xlabel(f"mean tokens; {setting['title']}")
     axes.margins(0.12)
+    legend_below(axes)
 
 
 def around(
@@ -263,29 +273,28 @@ def around(
     return {"value": value} | {end: moved + change[name][end] for end in ("low", "high")}
 
 
-def _pass_at_k(
-    axes: Axes, name: str, setting: Mapping[str, Any] | None, subset: str, looks: Looks
-) -> None:
-    title = f"pass@k, {subset} questions" + (f": {name}" if name else "")
-    style.dress(axes, title, "questions solved, %")
-    arms = _arms(setting, subset)
-    if not setting or not arms:
-        style.missing(axes, [f"{subset} questions with this sampling"])
-        return
-    for arm, metrics in arms.items():
+def _pass_panel(name: str, setting: Mapping[str, Any] | None, subset: str, looks: Looks) -> Panel:
+    return Panel(
+        title=titled(f"pass@k, {subset} questions", name),
+        unit="questions solved, %",
+        draw=lambda axes: _pass_at_k(axes, setting or {}, subset, looks),
+        caption="Questions that at least one of k responses solves.",
+        missing=() if _arms(setting, subset) else (f"{subset} questions with this sampling",),
+    )
+
+
+def _pass_at_k(axes: Axes, setting: Mapping[str, Any], subset: str, looks: Looks) -> None:
+    for arm, metrics in _arms(setting, subset).items():
         sizes = sorted(sizes_of(metrics, "pass_at_"))
         values = [100 * metrics[f"pass_at_{k}"]["value"] for k in sizes]
         axes.plot(sizes, values, linewidth=2, markersize=4, label=arm, **looks[arm])
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.set_xlabel(f"k; {setting['title']}")
+    legend_below(axes)
 
 
 def _entropy(axes: Axes, curves: Mapping[str, Mapping[str, Sequence[float]]], looks: Looks) -> None:
-    style.dress(axes, "Entropy of hard questions in training", "nats per token")
-    if not curves:
-        style.missing(axes, ["loss/entropy_hard of a finished run"])
-        return
     for arm, curve in curves.items():
         mean, low, high = (smooth(curve[part]) for part in ("mean", "low", "high"))
         look = {key: looks[arm][key] for key in ("color", "linestyle")}
@@ -295,7 +304,8 @@ def _entropy(axes: Axes, curves: Mapping[str, Mapping[str, Sequence[float]]], lo
         )
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("rollout step; band: lowest to highest seed")
+    axes.set_xlabel("rollout step")
+    legend_below(axes)
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:

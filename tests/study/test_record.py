@@ -113,7 +113,8 @@ def test_the_report_is_written_of_what_is_there(
     assert answer.code == 0, answer.err
     folder = tmp_path / "studies" / "mine"
     page, text = ((folder / f"report.{end}").read_text() for end in ("html", "md"))
-    assert "data:image/png;base64," in page
+    assert ("data:image/png;base64," in page) == (there == "all")
+    assert (folder / "report.png").is_file()
     assert json.loads((folder / "results.json").read_text())["name"] == "mine"
     for written in (page, text, answer.out):
         assert ("change against none, paired" in written) == (there == "all")
