@@ -231,8 +231,8 @@ def _pareto_panel(
         unit="accuracy, %",
         draw=lambda axes: _pareto(axes, setting or {}, looks),
         caption="A grey line joins the arms that no other beats on both. Bars are the paired intervals of the "
-        f"change from {baseline}, around the arm's own point: those of the values are nearly all of the "
-        "questions' difficulty, which the arms share.",
+        f"change from {baseline}, around the arm's own point: those of the values are nearly all "
+        "of the questions' difficulty, which the arms share.",
         missing=() if arms else ("evaluated runs with this sampling",),
     )
 
