@@ -230,9 +230,9 @@ def _pareto_panel(
         title=titled("Accuracy against length", name),
         unit="accuracy, %",
         draw=lambda axes: _pareto(axes, setting or {}, looks),
-        caption="A grey line joins the arms that no other beats on both. Bars are the paired intervals of the "
-        f"change from {baseline}, around the arm's own point: those of the values are nearly all "
-        "of the questions' difficulty, which the arms share.",
+        caption="A grey line joins the arms no other beats on both. Bars are the paired intervals of "
+        f"the change from {baseline}, around the arm's own point: those of the values are nearly all of the "
+        "questions' difficulty, which the arms share.",
         missing=() if arms else ("evaluated runs with this sampling",),
     )
 
