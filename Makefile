@@ -48,13 +48,13 @@ bench-env: .venv-trl/.ready
 
 # Half an hour on two cores. Each is also run alone: python -m benchmarks.NAME --help
 bench: env bench-env
-	for name in update step rollouts push tables growth head balance; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in update step rollouts push tables growth head balance sharding; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m benchmarks.check
 
 bench-check: env
 	$(BIN)/python -m benchmarks.check
 
-# Fault injection into real runs: forty minutes on quiet cores; writes docs/reliability.md.
+# Fault injection into real runs: fifty minutes on quiet cores; writes docs/reliability.md.
 faults: env
 	$(BIN)/python -m fault_injection
 
