@@ -12,7 +12,7 @@ from ceeh.config.component import Component
 from ceeh.evaluate import main
 from ceeh.evaluate.run import tolerance_of
 from ceeh.evaluation.config import EvaluationConfig
-from ceeh.export.__main__ import main as export
+from ceeh.export import main as export
 from tests.conftest import FinishedRun
 from tests.test_evaluate import run
 from tests.torch_engine import TorchEngine

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from ceeh.evaluate import main as evaluate
-from ceeh.export.__main__ import main as export
+from ceeh.export import main as export
 from ceeh.run.checkpoint import checkpoint_files
 from tests.runtime.test_distributed import LAUNCH, ROOT
 from tests.test_fit import SHIPPED, rows

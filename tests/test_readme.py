@@ -17,7 +17,7 @@ from ceeh.compare import main as compare
 from ceeh.config.loading import fill
 from ceeh.config.settings import Config, load
 from ceeh.evaluate import main as evaluate
-from ceeh.export.__main__ import main as export
+from ceeh.export import main as export
 from ceeh.fit import main as fit
 from ceeh.modules.shaping.checked import build_shaping, trial_inputs
 from ceeh.types import GroupOutcome

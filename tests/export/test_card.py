@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from ceeh.config.component import Component
 from ceeh.config.settings import load
 from ceeh.evaluation.summary import summarize
-from ceeh.export.__main__ import main
+from ceeh.export import main
 from ceeh.export.card import Export, base_license, hub_id, method, public, write_card
 from ceeh.reporting.run_page import summary_grid
 from tests.conftest import FinishedRun

@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
+from ceeh.export import main
 from ceeh.export import run as command
-from ceeh.export.__main__ import main
 from tests.conftest import FinishedRun
 from tests.endings import interrupt
 

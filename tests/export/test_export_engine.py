@@ -7,7 +7,7 @@ import torch
 
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
-from ceeh.export.__main__ import main
+from ceeh.export import main
 from ceeh.modules.restore import load_policy
 from ceeh.pretrained.locate import open_trained
 from tests.conftest import FinishedRun

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ceeh.config.settings import load
-from ceeh.export.__main__ import main as export
+from ceeh.export import main as export
 from ceeh.fit import fit
 from ceeh.modules.restore import load_policy
 from ceeh.pretrained.locate import open_trained

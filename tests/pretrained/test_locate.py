@@ -71,7 +71,7 @@ def test_base_models_are_opened_by_name_folder_and_hub_id(tiny_model_dir: Path) 
 def test_an_adapter_goes_over_its_base_and_is_disabled_for_the_reference(
     lora_run: FinishedRun, tmp_path: Path
 ) -> None:
-    from ceeh.export.__main__ import main
+    from ceeh.export import main
 
     assert main([str(lora_run.path), str(tmp_path / "adapter"), "--adapter"]) == 0
     trained = open_trained(str(tmp_path / "adapter"))
