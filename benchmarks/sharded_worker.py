@@ -46,7 +46,23 @@ class Batches:
 
 
 class Peak(Callback):
-    """Forgets the peak before the last step: loading holds all weights, the first step makes the moments."""
+    """Forgets the peak before the last step: loading holds all weights, the first step makes the moments.
+
+    Keeps what the first step computed: AdamW turns rounding errors of small gradients into whole steps.
+    """
+
+    def __init__(self) -> None:
+        self.first: dict[str, float] = {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            logged = trainer.callback_metrics
+            self.first = {
+                "loss": float(logged["loss/policy"]),
+                "grad_norm": float(logged["optimizer/grad_norm"]),
+            }
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -75,6 +91,7 @@ def main() -> None:
     lengths = job["lengths"]
     shape = {name: job[name] for name in ("group_size", "prompt_tokens", "vocabulary")}
     own = scored_groups(lengths, **shape)[rank() :: world_size()]
+    kept = Peak()
     with ExitStack() as training:
         peak = training.enter_context(peak_memory())
         policy = Policy(config.model, job["model"], temperature=1.0, keep_reference=False)
@@ -90,7 +107,7 @@ def main() -> None:
             enable_model_summary=False,
             use_distributed_sampler=False,
             plugins=[AtomicCheckpointIO()],
-            callbacks=[Peak()],
+            callbacks=[kept],
         )
         trainer.fit(module, Batches(collate(own, pad_token_id=0)))
     largest = 0
@@ -101,8 +118,7 @@ def main() -> None:
         "training": peak[0],
         "push": push[0],
         "largest": largest,
-        "loss": float(trainer.callback_metrics["loss/policy"]),
-        "grad_norm": float(trainer.callback_metrics["optimizer/grad_norm"]),
+        **kept.first,
     }
     (Path(job["folder"]) / f"rank-{rank()}.json").write_text(json.dumps(answer))
 

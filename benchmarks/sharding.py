@@ -39,7 +39,7 @@ def run(job: dict[str, Any], strategy: str, lora_rank: int) -> Answers:
 
 
 def check_same_work(found: dict[str, Answers]) -> None:
-    """Raises RuntimeError if loss or gradient norm of the last step differ between strategies or ranks."""
+    """Raises RuntimeError if loss or gradient norm of the first step differ between strategies or ranks."""
     for name in ("loss", "grad_norm"):
         values = [answer[name] for answers in found.values() for answer in answers]
         if max(values) - min(values) > SAME * max(map(abs, values)):
@@ -75,6 +75,7 @@ def main() -> None:
         weights = sum(file.stat().st_size for file in Path(job["model"]).glob("*.safetensors"))
         for kind, lora_rank in (("full", 0), ("LoRA", 32)):
             found = {strategy: run(job, strategy, lora_rank) for strategy in STRATEGIES}
+            print(json.dumps(found), file=sys.stderr, flush=True)
             check_same_work(found)
             details[kind] = found
             peaks = {
