@@ -92,6 +92,7 @@ def main() -> None:
     shape = {name: job[name] for name in ("group_size", "prompt_tokens", "vocabulary")}
     own = scored_groups(lengths, **shape)[rank() :: world_size()]
     kept = Peak()
+    torch.manual_seed(0)  # of an adapter, which all processes must make equal
     with ExitStack() as training:
         peak = training.enter_context(peak_memory())
         policy = Policy(config.model, job["model"], temperature=1.0, keep_reference=False)
