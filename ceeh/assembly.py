@@ -48,7 +48,7 @@ from ceeh.data.engine.families import check_family
 from ceeh.data.engine.restartable import RestartableEngine
 from ceeh.data.engine.vllm_engine import check_init_args
 from ceeh.data.mixture.mixture import Mixture
-from ceeh.data.prompts import PromptBuilder, check_stream, load_prompts
+from ceeh.data.prompts import PromptBuilder, check_stream, digests, load_prompts
 from ceeh.data.verify.base import Verifier
 from ceeh.data.verify.build import build_verifier, drop_unverifiable
 from ceeh.errors import ConfigError, RunError, first_line, user_code
@@ -162,7 +162,7 @@ def gather_inputs(config: Config) -> Inputs:
     used = held_out[: config.evaluation.questions]
     check_share(used)
     if run is not None and (state := stream_state(run, config.ckpt_path or "")):
-        check_stream(state, train, config.seed)
+        check_stream(state, digests(train), config.seed)
     warn_of_doubts(config, train, held_out)
     inputs = Inputs(
         model_path=path,

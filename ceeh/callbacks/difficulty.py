@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ceeh.callbacks.signal import SignalCallback
-from ceeh.callbacks.table import QuestionTable
+from ceeh.runtime.table import QuestionTable
 from ceeh.evaluation.metrics import hard_below
 from ceeh.types import GroupOutcome
 

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any, Literal
 
 from ceeh.callbacks.signal import SignalCallback
-from ceeh.callbacks.table import QuestionTable
+from ceeh.runtime.table import QuestionTable
 from ceeh.types import GroupOutcome
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ceeh.callbacks.signal import SignalCallback
-from ceeh.callbacks.table import QuestionTable
+from ceeh.runtime.table import QuestionTable
 from ceeh.types import GroupOutcome
 
 

@@ -75,15 +75,12 @@ def collate(
 ) -> RolloutBatch:
     """The rows of all groups, each prompt + response, right-padded to the longest.
 
-    Raises ValueError when the groups come from different policy versions or one has no completion.
+    Raises ValueError when the groups come from different policy versions.
     """
     begin = time.perf_counter()
     versions = {scored.group.policy_version for scored in groups}
     if len(versions) != 1:
         raise ValueError(f"one batch must come from one policy version, got {sorted(versions)}")
-    empty = [scored.group.prompt.uid for scored in groups if not scored.group.completions]
-    if empty:
-        raise ValueError(f"the engine returned no completion for prompt '{empty[0]}'")
     rows = [
         (index, scored.group.prompt.token_ids, completion, verdict)
         for index, scored in enumerate(groups)

@@ -28,12 +28,15 @@ def rollout(
 ) -> tuple[Sequence[ScoredGroup], dict[str, float]]:
     """Generates and scores; returns the groups and the seconds of each phase. A stop comes in between.
 
-    Every rank must call it, one without prompts too: its engine may be shared.
+    Every rank must call it, one without prompts too: its engine may be shared. Raises ValueError for a prompt
+    without a completion.
     """
     shutdown.check()
     begin = time.perf_counter()
     with record_function("ceeh/generate"):
         groups = engine.generate(prompts, sampling)
+    if empty := [group.prompt.uid for group in groups if not group.completions]:
+        raise ValueError(f"the engine returned no completion for prompt '{empty[0]}'")
     shutdown.check()
     generated = time.perf_counter()
     with record_function("ceeh/score"):

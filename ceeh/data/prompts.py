@@ -1,9 +1,9 @@
 """From questions to prompts, and the endless seeded stream of prompts that training draws from."""
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from statistics import fmean
 from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +12,7 @@ from ceeh.config.settings import Prompts
 from ceeh.data.sources.column_map import encodable
 from ceeh.errors import ConfigError, user_code
 from ceeh.runtime.rng import stable_hash
+from ceeh.runtime.table import QuestionTable
 from ceeh.runtime.text import escape, show
 from ceeh.types import Prompt, Question
 
@@ -239,9 +240,8 @@ def digests(prompts: Iterable[Prompt]) -> dict[str, str]:
     return {"digest": stable_hash(uids).hex(), "rendered": stable_hash(rendered).hex()}
 
 
-def check_stream(state: Mapping[str, Any], prompts: Iterable[Prompt], seed: int) -> None:
-    """Raises ConfigError where a stream's `state` was saved with other prompts or another seed."""
-    own = digests(prompts)
+def check_stream(state: Mapping[str, Any], own: Mapping[str, str], seed: int) -> None:
+    """Raises ConfigError where a stream's `state` was saved with other `digests` or another seed."""
     if state["digest"] != own["digest"]:
         raise ConfigError(
             f"prompts.train is not the data set of the checkpoint (digest {own['digest']}, in the"
@@ -322,7 +322,8 @@ class PromptStream:
         self.rank = rank
         self.world_size = world_size
         self.balanced_by = balanced_by
-        self.lengths: dict[str, float] = {}
+        self.lengths = QuestionTable()
+        self._digests = digests(prompts)
         self.epoch = 0
         self.position = 0
         self.deferred: list[str] = []
@@ -340,15 +341,17 @@ class PromptStream:
         if self.balanced_by is None or self.world_size == 1:
             return [drawn[rank :: self.world_size] for rank in range(self.world_size)]
         # A question that was not seen is taken for one of mean length.
-        mean = fmean(self.lengths.values()) if self.lengths else 0.0
-        expected = [self.lengths.get(prompt.uid, mean) for prompt in drawn]
+        known = [self.lengths[prompt.uid] for prompt in drawn]
+        mean = self.lengths.mean() if len(self.lengths) else 0.0
+        expected = [mean if math.isnan(length) else length for length in known]
         shares = balanced_shares(expected, self.world_size, block=self.balanced_by)
         return [[drawn[place] for place in share] for share in shares]
 
     def observe(self, lengths: Iterable[tuple[str, float]]) -> None:
         """Takes in (uid, mean tokens of its responses); every rank those of all ranks, in one order."""
         if self.balanced_by is not None and self.world_size > 1:
-            self.lengths.update(lengths)
+            for uid, mean in lengths:
+                self.lengths[uid] = mean
 
     @property
     def exhausted(self) -> bool:
@@ -387,21 +390,20 @@ class PromptStream:
             "epoch": self.epoch,
             "position": self.position,
             "deferred": list(self.deferred),
-            # One text is saved ten times as fast as a million names.
-            "lengths": ("\n".join(self.lengths), list(self.lengths.values())),
+            "lengths": self.lengths.state_dict(),
             "seed": self.seed,
-            **digests(self.prompts.values()),
+            **self._digests,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the position of `state`. Raises ConfigError if the prompts or the seed changed."""
-        check_stream(state, self.prompts.values(), self.seed)
+        check_stream(state, self._digests, self.seed)
         if state["epoch"] != self.epoch:
             self._order = self._permutation(state["epoch"])
         self.epoch, self.position = state["epoch"], state["position"]
         self.deferred = list(state["deferred"])
-        uids, lengths = state.get("lengths", ("", []))
-        self.lengths = dict(zip(uids.split("\n"), lengths, strict=False))
+        if "lengths" in state:
+            self.lengths.load_state_dict(state["lengths"])
 
     def _permutation(self, epoch: int) -> list[str]:
         return sorted(self.prompts, key=lambda uid: stable_hash(f"{self.seed}/{epoch}/{uid}"))

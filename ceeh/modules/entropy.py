@@ -27,7 +27,7 @@ def entropy_anneal(progress: float, kind: str, end: float = 1.0) -> float:
 
 def me_weights(
     hard: Float[Tensor, " R"],
-    coefficient: Float[Tensor, " R"],
+    coefficient: Float[Tensor, " R"] | float,
     *,
     hard_factor: float,
     easy_factor: float,
@@ -43,7 +43,7 @@ def me_weights(
 
 def entropy_weights(
     hard: Float[Tensor, " R"],
-    coefficient: Float[Tensor, " R"],
+    coefficient: Float[Tensor, " R"] | float,
     lengths: Int[Tensor, " R"],
     *,
     settings: Entropy,

@@ -93,16 +93,16 @@ class PolicyModule(LightningModule):
     def backward_of(self, loss: Tensor, last: bool) -> None:
         """A micro-batch's backward pass; the last one's joins the gradients over ranks."""
         world_size, hold = self.trainer.world_size, nullcontext()
-        if isinstance(self.policy, FSDPModule):
-            self.policy.set_requires_gradient_sync(last)
+        if sharded(self.policy):
+            cast(FSDPModule, self.policy).set_requires_gradient_sync(last)
         elif world_size > 1 and not last:
             hold = cast(ParallelStrategy, self.trainer.strategy).block_backward_sync()
         with hold:
             self.manual_backward(loss * world_size)  # DDP and FSDP average over ranks
 
     def total(self, value: Tensor) -> Tensor:
-        """`value` summed over ranks."""
-        value = value.clone().float()
+        """`value` summed over ranks, in its own precision, counts in fp32."""
+        value = value.clone() if value.is_floating_point() else value.float()
         if self.trainer.world_size > 1:
             dist.all_reduce(value)
         return value

@@ -73,7 +73,7 @@ def update_inputs(
                     kind=settings.importance,
                     cap=settings.importance_cap,
                 )
-    coefficient = torch.full_like(hard, bonus.coefficient)
+    coefficient: Tensor | float = bonus.coefficient
     if bonus.coefficient_signal is not None:
         coefficient = batch.signals[bonus.coefficient_signal][batch.group]
     return UpdateInputs(
@@ -159,7 +159,7 @@ def accumulate_gradients(
                 backward(loss, index == len(micro) - 1)
         except torch.OutOfMemoryError as error:
             raise RunError(
-                f"GPU memory ran out in a micro-batch of {cut.shape[0]} rows of {cut.shape[1]} tokens "
+                f"GPU memory ran out in a micro-batch of {cut.shape[0]} x {cut.shape[1]} tokens "
                 f"({first_line(error)}). Lower optimizer.tokens_per_microbatch or "
                 "model.head_chunk_tokens, or set model.gradient_checkpointing=true or "
                 "engine.init_args.sleep=true; then resume with ckpt_path=last"

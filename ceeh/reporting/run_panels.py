@@ -83,7 +83,7 @@ CURVES: Sequence[tuple[str, str, str, Sequence[Line]]] = (
         "Questions that are hard, their accuracy history being below the threshold, and those with an L_x.",
         (
             ("signal/hard_fraction", "hard", HARD, 100.0),
-            ("signal/accuracy_history_mean", "threshold", style.OTHER, 100.0),
+            ("signal/hard_threshold", "threshold", style.OTHER, 100.0),
             ("signal/optimal_length_coverage", "L_x known", EASY, 100.0),
         ),
     ),

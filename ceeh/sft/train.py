@@ -27,7 +27,7 @@ from ceeh.config.hardware import (
 from ceeh.config.settings import check_not_redacted
 from ceeh.config.sft import SFTConfig, check_sft_pairs
 from ceeh.data.examples import ExampleBuilder, ExampleLoader, HeldOutExamples, load_examples
-from ceeh.data.prompts import PromptStream, check_stream
+from ceeh.data.prompts import PromptStream, check_stream, digests
 from ceeh.errors import ConfigError
 from ceeh.export.card import write_supervised_card
 from ceeh.modules.policy import Policy
@@ -83,7 +83,7 @@ def gather_examples(config: SFTConfig) -> Examples:
             f"has only {len(train)} examples; lower it or add examples"
         )
     if run is not None and (state := stream_state(run, config.ckpt_path or "")):
-        check_stream(state, train, config.seed)
+        check_stream(state, digests(train), config.seed)
     held_out: list[WorkedPrompt] = []
     if config.prompts.held_out.class_path:
         source = build_source(config.prompts.held_out, "prompts.held_out")

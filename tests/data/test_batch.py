@@ -63,11 +63,6 @@ def test_two_policy_versions_in_one_batch_are_refused() -> None:
         collate([group("a", (7,), ONE), group("b", (7,), ONE, 4)], pad_token_id=0)
 
 
-def test_a_prompt_without_completions_is_named() -> None:
-    with pytest.raises(ValueError, match="the engine returned no completion for prompt 'a'"):
-        collate([group("a", (7,), ())], pad_token_id=0)
-
-
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 
 

@@ -111,6 +111,13 @@ def test_nothing_is_generated_before_it_is_asked_for() -> None:
     assert set(batch.timings) == {"generate", "score", "waiting", "collate"}
 
 
+def test_a_prompt_without_completions_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Scripted()
+    monkeypatch.setattr(engine, "generate", lambda prompts, _: [make_group(prompts[0], [], 3)])
+    with pytest.raises(ValueError, match="the engine returned no completion for prompt 'u"):
+        next(iter(loader(engine, 1)))
+
+
 def test_every_step_has_its_own_seed_which_follows_from_the_runs() -> None:
     engine, same, other = Scripted(), Scripted(), Scripted()
     for chosen, seed in ((engine, 5), (same, 5), (other, 6)):
@@ -259,7 +266,9 @@ def test_ranks_do_the_same_rounds_and_keep_the_same_stream() -> None:
         results[rank] = []
         for batch in own:
             results[rank].append(batch)
-            states[rank].append(own.state_dict())
+            state = own.state_dict()
+            table = {name: each.tolist() for name, each in state["stream"]["lengths"].items()}
+            states[rank].append(state | {"stream": state["stream"] | {"lengths": table}})
 
     threads = [Thread(target=run, args=(rank,)) for rank in (0, 1)]
     for thread in threads:
@@ -275,14 +284,10 @@ def test_ranks_do_the_same_rounds_and_keep_the_same_stream() -> None:
         drawn += [outcome.uid for batch in (left, right) for outcome in batch.dropped]
         assert len(set(drawn)) == len(drawn)
     # Both know the lengths of all questions that either has sampled.
-    assert states[0][-1]["stream"]["lengths"][0].split("\n") == list(
-        dict.fromkeys(
-            uid
-            for pair in zip(*(e.rounds for e in engines), strict=True)
-            for uids in pair
-            for uid in uids
-        )
-    )
+    rounds = zip(*(each.rounds for each in engines), strict=True)
+    sampled = dict.fromkeys(uid for pair in rounds for uids in pair for uid in uids)
+    known = bytes(states[0][-1]["stream"]["lengths"]["uids"]).decode().split("\0")[:-1]
+    assert known == list(sampled)
     # A rank whose share is full calls the engine all the same, which may be one of both.
     assert len(engines[0].rounds) == len(engines[1].rounds)
     assert [] in engines[0].rounds + engines[1].rounds

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ceeh.callbacks.table import QuestionTable
+from ceeh.runtime.table import QuestionTable
 
 UIDS = st.text(st.characters(exclude_characters="\0"), max_size=8)  # surrogates included
 VALUES = st.floats(allow_nan=True, allow_infinity=False)
