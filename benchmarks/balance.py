@@ -55,7 +55,7 @@ def simulate(given: argparse.Namespace, *, balanced: bool) -> dict[str, tuple[fl
         seed=given.seed,
         prompts_per_step=given.prompts,
         world_size=given.ranks,
-        balanced_by=given.prompts if balanced else None,
+        balanced_by=given.minibatch if balanced else None,
     )
     waited: dict[str, list[float]] = {name: [] for name in PER_RESPONSE}
     slowest: dict[str, list[float]] = {name: [] for name in PER_RESPONSE}
@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--questions", type=int, default=4096)
     parser.add_argument("--prompts", type=int, default=128, help="per step, over all ranks")
+    parser.add_argument("--minibatch", type=int, default=32, help="prompts that are dealt together")
     parser.add_argument("--completions", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--median", type=float, default=2000, help="tokens")

@@ -35,6 +35,7 @@ from ceeh.memory import (
     PROCESS,
     USABLE,
     ModelShapes,
+    gathered_bytes,
     optimizer_workspace,
     read_shapes,
     update_activations,
@@ -135,39 +136,34 @@ class Step:
 
     @property
     def moments(self) -> float:
-        work = optimizer_workspace(self.shapes, cuda=True)
-        return (2 * FP32 * self.shapes.trained + work) / self.gpus
+        return 2 * FP32 * self.shapes.trained / self.gpus
 
     @property
     def gathered(self) -> float:
-        """What a forward pass holds whole: a layer, the next one, and the weights outside of layers."""
-        if self.gpus == 1:
-            return 0
-        shapes = self.shapes
-        layers = shapes.layers * sum(i * o for i, o in shapes.layer.values())
-        outside = shapes.parameters - layers
-        return self.shapes.frozen(self.lora, BF16) * (outside + 2 * layers / shapes.layers)
-
-    def gradients(self, *, whole: bool) -> float:
-        """`whole` until the last micro-batch reduces them, or each micro-batch reduces its own."""
-        return FP32 * self.shapes.trained / (1 if whole else self.gpus)
+        return 0 if self.gpus == 1 else gathered_bytes(self.shapes, self.lora, BF16)
 
     @property
-    def activations(self) -> float:
+    def gradients(self) -> float:
+        """An adapter's whole until the last micro-batch; those of all weights joined after each."""
+        return FP32 * self.shapes.trained / (1 if self.lora.rank else self.gpus)
+
+    @property
+    def work(self) -> float:
+        """The tokens, and activations or else AdamW's workspace."""
         settings = Model(lora=self.lora, gradient_checkpointing=True)
         tokens = 17 * PROMPTS * GROUP * (LONGEST_PROMPT + LONGEST) / self.gpus
-        return tokens + update_activations(
-            self.shapes, settings, MICROBATCH, compute=BF16, cuda=True
-        )
+        update = update_activations(self.shapes, settings, MICROBATCH, compute=BF16, cuda=True)
+        return tokens + max(update, optimizer_workspace(self.shapes, cuda=True) / self.gpus)
 
     @property
     def process(self) -> float:
         return PROCESS["cuda"] + NCCL * (self.gpus > 1)
 
-    def update_memory(self, *, whole: bool) -> float:
+    @property
+    def update_memory(self) -> float:
         """The engine sleeps."""
-        held = self.weights + self.moments + self.gathered + self.gradients(whole=whole)
-        return held + self.activations + self.process
+        held = self.weights + self.moments + self.gathered + self.gradients
+        return held + self.work + self.process
 
     @property
     def engine_weights(self) -> float:
@@ -177,13 +173,13 @@ class Step:
     @property
     def cache(self) -> float:
         """What rollouts leave to the KV cache."""
-        held = self.weights + self.moments + self.gradients(whole=False)
+        held = self.weights + self.moments + self.gradients
         free = USABLE * 80 * GIB - held - self.engine_weights - self.process - ENGINE_WORK
         return max(0.0, free)
 
     @property
     def fits(self) -> bool:
-        return self.update_memory(whole=False) <= USABLE * 80 * GIB and self.sequences > 0
+        return self.update_memory <= USABLE * 80 * GIB and self.sequences > 0
 
     # Traffic.
 
@@ -206,9 +202,10 @@ class Step:
         whole = self.shapes.policy_bytes(self.lora, BF16)
         return 2 * self.microbatches * whole * self.share
 
-    def gradients_reduced(self, *, every: bool) -> float:
-        """After `every` micro-batch, or once an optimizer step."""
-        times = self.microbatches if every else self.optimizer_steps
+    @property
+    def gradients_reduced(self) -> float:
+        """An adapter's once an optimizer step, those of all weights after each micro-batch."""
+        times = self.optimizer_steps if self.lora.rank else self.microbatches
         return times * FP32 * self.shapes.trained * self.share
 
     @property
@@ -274,7 +271,7 @@ class Step:
 
     @property
     def update_traffic(self) -> float:
-        return (self.weights_gathered + self.gradients_reduced(every=True)) / self.link
+        return (self.weights_gathered + self.gradients_reduced) / self.link
 
     @property
     def push(self) -> float:
@@ -302,7 +299,6 @@ def steps() -> list[Step]:
 def memory_table() -> str:
     rows = []
     for step in steps():
-        held, reduced = step.update_memory(whole=True), step.update_memory(whole=False)
         rows.append(
             [
                 step.model,
@@ -311,16 +307,14 @@ def memory_table() -> str:
                 gib(step.weights),
                 gib(step.moments),
                 gib(step.gathered),
-                gib(step.gradients(whole=True)),
-                gib(step.activations),
-                gib(held) + ("" if held <= USABLE * 80 * GIB else ", **no**"),
-                gib(reduced) + ("" if reduced <= USABLE * 80 * GIB else ", **no**"),
+                gib(step.gradients),
+                gib(step.work),
+                gib(step.update_memory)
+                + ("" if step.update_memory <= USABLE * 80 * GIB else ", **no**"),
                 f"{gib(step.cache)}, {step.sequences}" if step.cache else "**none**",
             ]
         )
-    head = (
-        "model,trained,GPUs,weights,moments,gathered,gradients,activations,update,reduced at once"
-    )
+    head = "model,trained,GPUs,weights,moments,gathered,gradients,work,update"
     return markdown([*head.split(","), "KV cache, sequences"], rows)
 
 
@@ -332,14 +326,13 @@ def traffic_table() -> str:
             str(step.gpus),
             str(step.microbatches),
             gb(step.weights_gathered),
-            gb(step.gradients_reduced(every=False)),
-            gb(step.gradients_reduced(every=True)),
+            gb(step.gradients_reduced),
             gb(step.pushed),
         ]
         for step in steps()
         if step.gpus > 1
     ]
-    head = "model,trained,GPUs,micro-batches,weights gathered,gradients: once,each micro-batch,push"
+    head = "model,trained,GPUs,micro-batches,weights gathered,gradients joined,push"
     return markdown(head.split(","), rows)
 
 

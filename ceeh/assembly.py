@@ -300,20 +300,30 @@ def write_model(policy: Policy, folder: RunFolder, inputs: RunInputs) -> None:
     """
 
     def write() -> None:
+        begun = False
         try:
             with atomic_folder(folder.model) as model:
+                begun = True
                 policy.save(model, inputs.tokenizer)
         except OSError as error:
+            if not begun:
+                gather_weights(policy)  # the other ranks wait for this one
             raise RunError(
                 f"the model cannot be written to '{folder.model}' ({error.strerror or error}), "
                 f"{format_bytes(free_bytes(folder.path))} are free there; free space and resume with "
                 "ckpt_path=last"
             ) from error
 
-    if sharded(policy) and not is_rank_zero():
-        for _ in policy.engine_weights():  # `save` gathers the same weights in the same order
-            pass
+    if not is_rank_zero():
+        gather_weights(policy)  # `save` gathers the same weights in the same order
     from_rank_zero(write)
+
+
+def gather_weights(policy: Policy) -> None:
+    """Takes part in a gather of sharded weights."""
+    if sharded(policy):
+        for _ in policy.engine_weights():
+            pass
 
 
 def set_threads(hardware: Hardware) -> None:

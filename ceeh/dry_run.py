@@ -200,7 +200,7 @@ def notes(plan: Plan) -> Iterator[str]:
     else:
         yield "The engine is not ceeh's own: its memory is not in the plan."
     if plan.devices.kind == "cuda":
-        host = plan.items[0][1] * plan.devices.count / GIB
+        host = plan.weights * plan.devices.count / GIB
         yield f"Main memory: {host:.1f} GiB, to load the weights in fp32 or hold a sleeping engine's."
 
 

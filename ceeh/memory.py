@@ -339,10 +339,12 @@ def rollout_rows(config: Config, devices: Devices) -> int:
 class Plan:
     """Of one device; all devices hold the same. `items`: name, bytes, phases that hold them.
 
+    `weights`: bytes of the whole policy, which each process loads before it may keep a share.
     `engine` is None for an engine other than ceeh's, which is then not in the plan.
     """
 
     devices: Devices
+    weights: int
     items: list[tuple[str, int, tuple[str, ...]]]
     engine: EngineMemory | None
 
@@ -392,11 +394,13 @@ def make_plan(config: Config, shapes: ModelShapes, devices: Devices) -> Plan:
     forward = forward_activations(shapes, settings, held_out_tokens, compute=compute, cuda=cuda)
     reference = config.objective.kl_coefficient > 0 and settings.lora.rank == 0
     gathered = sharded * several * gathered_bytes(shapes, settings.lora, compute)
+    weights = shapes.policy_bytes(settings.lora, compute)
     items: list[tuple[str, int, tuple[str, ...]]] = [
-        ("policy weights", shapes.policy_bytes(settings.lora, compute) // shards, PHASES),
+        ("policy weights", weights // shards, PHASES),
         ("gathered weights", gathered, PHASES),
         ("reference policy", FP32 * shapes.parameters * reference // shards, PHASES),
-        ("gradients", FP32 * shapes.trained // shards, PHASES),
+        # An adapter's are whole until the last micro-batch.
+        ("gradients", FP32 * shapes.trained // (1 if settings.lora.rank else shards), PHASES),
         ("gradient buckets", FP32 * shapes.trained * (several and not sharded), PHASES),
         (
             "AdamW moments",
@@ -413,4 +417,5 @@ def make_plan(config: Config, shapes: ModelShapes, devices: Devices) -> Plan:
         items.append(("engine weights", engine.weights, awake))
         items.append(("engine KV cache", engine.kv_cache, awake))
         items.append(("engine at work", engine.work, (ROLLOUTS,)))
-    return Plan(devices=devices, items=[item for item in items if item[1]], engine=engine)
+    held = [item for item in items if item[1]]
+    return Plan(devices=devices, weights=weights, items=held, engine=engine)

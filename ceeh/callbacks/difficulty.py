@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ceeh.callbacks.signal import SignalCallback
-from ceeh.runtime.table import QuestionTable
 from ceeh.evaluation.metrics import hard_below
+from ceeh.runtime.table import QuestionTable
 from ceeh.types import GroupOutcome
 
 BINS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -239,7 +239,8 @@ def token_metrics(
     trainer_logprobs = logprobs
     if settings.old_logprobs == "trainer":
         trainer_logprobs, weight = sampled.old_logprobs, sampled.importance
-        counts["importance_truncated"] = (weight >= settings.importance_cap) | (weight == 0)
+        if settings.importance != "none":
+            counts["importance_truncated"] = (weight >= settings.importance_cap) | (weight == 0)
     return {name: value.to(entropy) for name, value in counts.items()} | {
         "tokens": torch.ones_like(entropy),
         "tokens_hard": sampled.hard,

@@ -94,7 +94,9 @@ class PolicyModule(LightningModule):
         """A micro-batch's backward pass; the last one's joins the gradients over ranks."""
         world_size, hold = self.trainer.world_size, nullcontext()
         if sharded(self.policy):
-            cast(FSDPModule, self.policy).set_requires_gradient_sync(last)
+            # Gradients are whole until they are joined: an adapter's are small, those of all weights would
+            # take more memory than sharding saves.
+            cast(FSDPModule, self.policy).set_requires_gradient_sync(last or not self.policy.lora)
         elif world_size > 1 and not last:
             hold = cast(ParallelStrategy, self.trainer.strategy).block_backward_sync()
         with hold:

@@ -90,8 +90,8 @@ CURVES: Sequence[tuple[str, str, str, Sequence[Line]]] = (
     (
         "Clipped tokens",
         "% of tokens",
-        "Tokens whose policy gradient a bound of the clipped loss removed; none where a rollout step is one "
-        "optimizer step.",
+        "Tokens whose ratio is beyond a bound that matters for the sign of their advantage; none where a "
+        "rollout step is one optimizer step.",
         (
             ("loss/clipped_high_fraction", "above", style.TUNED, 100.0),
             ("loss/clipped_low_fraction", "below", style.OTHER, 100.0),

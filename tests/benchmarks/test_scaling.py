@@ -22,17 +22,17 @@ def test_models_have_the_parameters_of_their_cards(model: str, billions: float) 
 
 
 def test_all_weights_take_16_bytes_a_parameter_over_all_gpus() -> None:
-    """fp32 weights, gradients and two moments, and 4 bytes of AdamW's workspace."""
+    """fp32 weights, gradients and two moments."""
     for gpus in GPUS:
         step = Step("7B", "full", gpus)
-        held = gpus * (step.weights + step.moments + step.gradients(whole=False))
-        assert held / step.shapes.parameters == pytest.approx(20)
+        held = gpus * (step.weights + step.moments + step.gradients)
+        assert held / step.shapes.parameters == pytest.approx(16)
 
 
 def test_more_gpus_never_hold_more_each_and_are_never_slower() -> None:
     for kind in ("LoRA 32", "full"):
         steps = [Step("7B", kind, gpus) for gpus in GPUS[1:]]
-        held = [step.update_memory(whole=True) / GIB for step in steps]
+        held = [step.update_memory / GIB for step in steps]
         times = [step.generation()[0] + step.computing for step in steps]
         assert held == sorted(held, reverse=True)
         assert times == sorted(times, reverse=True)

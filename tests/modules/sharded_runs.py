@@ -25,6 +25,16 @@ CASES = {
     "full": ("model.gradient_checkpointing=true",),
     "lora": (*LORA, "model.gradient_checkpointing=true"),
     "lora over bf16": (*LORA, "hardware.precision=bf16-mixed"),
+    # Forward passes and sums of their own, all collective; the checkpoint gathered on rank 0.
+    "collectives": (
+        "objective.old_logprobs=trainer",
+        "objective.ratio=sequence",
+        "objective.aggregation=sequence_mean",
+        "objective.advantage=token_whitened",
+        "objective.entropy.method=uniform_mean",
+        "objective.entropy.top_fraction=0.5",
+        "checkpoints.format=full",
+    ),
 }
 """With a KL term: to a kept copy, and to the model without its adapter."""
 STRATEGIES = {1: ("auto",), 2: ("ddp", "fsdp")}

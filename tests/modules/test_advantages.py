@@ -1,4 +1,4 @@
-"""Advantages by comparison within a group: the four baselines."""
+"""Advantages by comparison within a group: the five kinds."""
 
 import math
 import statistics
