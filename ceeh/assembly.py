@@ -22,7 +22,7 @@ from ceeh.callbacks.console import Console
 from ceeh.callbacks.contrast import ContrastGuard
 from ceeh.callbacks.profiler import Profiler
 from ceeh.callbacks.rollout_log import HeldOutLog, RolloutLog
-from ceeh.callbacks.signal import check_signals
+from ceeh.callbacks.signal import SignalCallback, check_signals
 from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.config.component import Component
 from ceeh.config.hardware import (
@@ -236,7 +236,8 @@ def build_callbacks(config: Config) -> list[Callback]:
     """The callbacks of the configuration. Raises ConfigError unless each needed signal has one writer."""
     callbacks = built_as(config.callbacks, "callbacks", Callback)
     objective, needed = config.objective, {}
-    if objective.entropy.method in READ_HARD:
+    observed = any(isinstance(each, SignalCallback) and each.observes_hard for each in callbacks)
+    if objective.entropy.method in READ_HARD or observed:
         needed["objective.hard_signal"] = objective.hard_signal
     if objective.entropy.coefficient_signal is not None:
         needed["objective.entropy.coefficient_signal"] = objective.entropy.coefficient_signal

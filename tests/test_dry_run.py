@@ -193,7 +193,7 @@ def test_an_unreachable_hub_id_and_a_broken_config_json_are_named(
         raise OSError("We couldn't connect to 'https://huggingface.co'\nand more")
 
     monkeypatch.setattr("ceeh.pretrained.loading.AutoConfig.from_pretrained", offline)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("ceeh.pretrained.loading.constants.HF_HUB_OFFLINE", True)
     assert main([*SHIPPED, "model.path=some/model", "--dry-run", "--devices", "1x80GB"]) == 2
     error = capsys.readouterr().err
     assert "cannot load model or tokenizer from 'some/model' (OSError: We couldn't" in error

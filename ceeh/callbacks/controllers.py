@@ -116,6 +116,7 @@ class AnchoredEntropy(Controller):
 
     writes = ("entropy_coefficient",)
     state = ("coefficient", "anchor")
+    observes_hard = True
 
     def __init__(
         self,

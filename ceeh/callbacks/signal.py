@@ -39,7 +39,8 @@ class SignalCallback(Callback, ABC):
     checkpoint keeps (plain containers; or it overrides `state_dict` and `load_state_dict`), and implements
     `read` and `observe`. The signals in `may_be_undefined` are NaN for a question of which nothing is known;
     their readers must handle it. Others must be finite. All ranks observe the outcomes of all ranks in the
-    same order, so their tables agree. Raises TypeError when a subclass lacks a declaration.
+    same order, so their tables agree. `observes_hard`: outcomes must carry `objective.hard_signal`. Raises
+    TypeError when a subclass lacks a declaration.
 
     A signal is state: where a method fails, or returns an invalid value, the run stops with a ConfigError
     instead of continuing with a gap in the history. The last checkpoint is older than the failure.
@@ -48,6 +49,7 @@ class SignalCallback(Callback, ABC):
     writes: tuple[str, ...]
     state: tuple[str, ...]
     may_be_undefined: tuple[str, ...] = ()
+    observes_hard: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -89,7 +89,7 @@ def test_a_file_with_a_byte_order_mark_is_read(whole_config: Path, tmp_path: Pat
         ("objective.hard_signal=harsh", "no callback wrote the signal 'harsh'"),
         ("ckpt_path=x.ckpt", "no checkpoint 'x.ckpt'"),
         ("model.lora.rank=2 model.lora.target_modules=[nope]", "lora.target_modules ... nope"),
-        ("model.attention=flash_attention_2", "with attention flash_attention_2"),
+        ("model.attention=flash_attention_2", "flash_attention_2, which needs CUDA"),
         ("rollouts.prompts_per_step=1000", "rollouts.prompts_per_step is 1000 ... 24 prompts"),
         ("prompts.max_prompt_tokens=1", "prompts.max_prompt_tokens (1) ... raise it to at least"),
         ("objective.shaping.class_path=ceeh.modules.shaping.Nothing", "has no 'Nothing'"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ceeh.assembly import build_callbacks
 from ceeh.callbacks.controllers import (
     AnchoredEntropy,
     Controller,
@@ -14,7 +15,8 @@ from ceeh.callbacks.controllers import (
     SkyworkEntropy,
     step_entropy,
 )
-from ceeh.config.settings import Entropy
+from ceeh.config.settings import Entropy, load
+from ceeh.errors import ConfigError
 from ceeh.modules.entropy import entropy_weights
 from ceeh.modules.shaping.optimal_length import OptimalLengthPenalty
 from ceeh.types import GroupOutcome
@@ -80,6 +82,16 @@ def test_the_anchored_coefficient_rises_where_hard_questions_lose_entropy(outcom
     # + 0.1 (1 - -1) = 0.26, at most 0.2.
     steps = [step(2.0), step(0.4), step(0.4, hard=0.0), step(-1.0)]
     assert followed(controller, steps) == pytest.approx([0.1, 0.0, 0.06, 0.06, 0.2])
+
+
+def test_an_anchor_needs_a_signal_that_marks_hard_questions():
+    given = [
+        "objective.entropy.method=none",
+        "objective.hard_signal=harsh",
+        "callbacks.anchor.class_path=ceeh.callbacks.controllers.AnchoredEntropy",
+    ]
+    with pytest.raises(ConfigError, match="no callback wrote the signal 'harsh'"):
+        build_callbacks(load(["configs/ceeh.yaml"], given))
 
 
 def test_skywork_moves_by_a_step_and_acts_only_below_its_target(outcome):

@@ -300,7 +300,7 @@ def test_ranks_do_the_same_rounds_and_keep_the_same_stream() -> None:
         (10, 1, 2, [(1, 3, 5, 7), (9,)]),
         # All ranks have as many batches as the first, which here has one question more.
         (9, 0, 2, [(0, 2, 4, 6), (8,)]),
-        (9, 1, 2, [(1, 3, 5), (7,)]),
+        (9, 1, 2, [(1,), (3, 5, 7)]),
     ],
 )
 def test_held_out_questions_come_once_each_in_order_with_their_places(
