@@ -341,6 +341,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     # The base model is always in evaluation mode: its own dropout would make the ratio random.
     warnings.filterwarnings("ignore", message="Found \\d+ module.s. in eval mode")
+    # In a run of one process, because vLLM has a process group of its own.
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log\\(")
     # Lightning 2.6 calls an API that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 

@@ -30,6 +30,10 @@ WITHOUT_LENGTH_TERM = {"grpo", "dr_grpo", "gspo", "cispo"}
 MAY_BE_UNDEFINED = {  # means over rows or tokens of which a step may have none
     "rollout/tokens_correct",
     "rollout/tokens_wrong",
+    "rollout/accuracy_easy",
+    "rollout/accuracy_hard",
+    "rollout/tokens_easy",
+    "rollout/tokens_hard",
     "reward/length_penalty",
     "loss/entropy_hard",
     "loss/entropy_easy",

@@ -59,7 +59,10 @@ def test_a_stopped_run_is_its_newest_checkpoint_even_with_an_older_model_folder(
     assert difference(trained, lora_run) <= FP32
 
 
-def test_base_models_are_opened_by_name_folder_and_hub_id(tiny_model_dir: Path) -> None:
+def test_base_models_are_opened_by_name_folder_and_hub_id(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ceeh.pretrained.loading.constants.HF_HUB_OFFLINE", True)
     starter = open_trained("starter")
     assert starter.name == "starter"
     assert (Path(starter.model_path) / "model.safetensors").is_file()
