@@ -1,4 +1,4 @@
-"""A whole run of two processes under DDP that share one engine: the numbers of a run with an engine each."""
+"""A whole run of two processes that share one engine: the numbers of a run with an engine each."""
 
 from pathlib import Path
 
@@ -28,20 +28,27 @@ SETTINGS = (
 )
 
 
+@pytest.fixture(scope="module")
+def each(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run with an engine each."""
+    return fitted(tiny_model_dir, tmp_path_factory.mktemp("each"), "ddp", tensor_parallel=1)
+
+
+def fitted(model: Path, output: Path, strategy: str, *, tensor_parallel: int) -> Path:
+    given = [f"hardware.strategy={strategy}", f"engine.init_args.tensor_parallel={tensor_parallel}"]
+    ended_well(two_processes([*SETTINGS, *given, f"model.path={model}"], output))
+    return output / "starter"
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_shared_engine_gives_the_numbers_of_an_engine_each(
-    tiny_model_dir: Path, tmp_path: Path
+    strategy: str, tiny_model_dir: Path, each: Path, tmp_path: Path
 ) -> None:
-    folders = []
-    for number in (2, 1):
-        given = [*SETTINGS, f"engine.init_args.tensor_parallel={number}"]
-        output = tmp_path / str(number)
-        ended_well(two_processes([*given, f"model.path={tiny_model_dir}"], output))
-        folders.append(output / "starter")
-    shared, each = folders
+    shared = fitted(tiny_model_dir, tmp_path, strategy, tensor_parallel=2)
     names = [f"rollouts/step-{step:06d}.parquet" for step in (1, 2, 3)]
     responses = [
         [pq.read_table(folder / name, columns=["uid", "response"]) for name in names]
-        for folder in folders
+        for folder in (shared, each)
     ]
     assert responses[0] == responses[1]
     # Equal tokens; log-probs, and what follows from them, differ by fp32's rounding. Measured: metrics by
