@@ -258,6 +258,6 @@ def test_a_gpu_out_of_memory_is_told_with_the_settings_that_help(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
     monkeypatch.setattr(Policy, "loss", full)
-    says = r"micro-batch of 1 rows of 12 tokens .*2 GiB.*optimizer\.tokens_per_microbatch"
+    says = r"micro-batch of 1 x 12 tokens .*2 GiB.*optimizer\.tokens_per_microbatch"
     with pytest.raises(RunError, match=says):
         updated(make(tiny_model_dir, 0, 4), ragged(), Objective(kl_coefficient=0.0), budget=12)
