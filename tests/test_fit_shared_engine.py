@@ -25,6 +25,7 @@ SETTINGS = (
     "prompts.held_out.init_args.questions=9",
     "evaluation.every_n_steps=2",
     "checkpoints.every_n_steps=3",
+    "checkpoints.format=full",
 )
 
 
