@@ -11,7 +11,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
 
-.PHONY: env fit smollm2 test slow audit lint lock clean bench bench-env bench-check faults
+.PHONY: env fit smollm2 starter test slow audit lint lock clean bench bench-env bench-check faults
 
 env: $(VENV)/.ready-$(DEVICE)
 
@@ -41,6 +41,15 @@ smollm2: env
 	  --benchmarks legs tracking.mlflow=false || exit 1; done
 	$(BIN)/python -m ceeh.compare warm=evaluations/smollm2-warm ceeh=runs/smollm2_cpu
 	$(BIN)/python -m ceeh.export runs/smollm2_cpu exported/smollm2 --force
+
+# How the shipped starter model was made: docs/starter.md. Resumes where it was stopped.
+starter: env
+	test -d runs/starter-untrained || $(BIN)/python -m ceeh.starter untrained runs/starter-untrained
+	$(BIN)/python -m ceeh.sft --config configs/starter/arithmetic.yaml ckpt_path=last
+	$(BIN)/python -m ceeh.sft --config configs/starter/styles.yaml ckpt_path=last
+	$(BIN)/python -m ceeh.fit --config configs/ceeh.yaml --config configs/methods/grpo.yaml \
+	  --config configs/starter/correctness.yaml ckpt_path=last
+	for stage in styles correctness; do $(BIN)/python -m ceeh.starter table runs/starter-$$stage/model || exit 1; done
 
 # The reference of `python -m benchmarks.update` and `.step`: TRL in an environment of its own. The same
 # torch as ours comes first, so that no dependency asks for the CUDA build.

@@ -44,30 +44,21 @@ class Prompt(Question):
     token_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of a worked response; `learn` is False for a mistake that must not be imitated."""
-
-    text: str
-    learn: bool = True
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkedQuestion(Question):
-    """A question with a response to learn from. response: its parts, without the end token."""
+    """A question with a response to learn from, given without the end token."""
 
-    response: tuple[Piece, ...]
+    response: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkedPrompt(Prompt):
     """A worked question ready for the model.
 
-    response_ids: [T] of the response, with its end token. learned: which of them carry loss.
+    response_ids: [T] of the response, with its end token.
     """
 
     response_ids: tuple[int, ...]
-    learned: tuple[bool, ...]
 
 
 class Finish(StrEnum):

@@ -23,7 +23,7 @@ from ceeh.types import Question, WorkedPrompt, WorkedQuestion
 class ExampleBatch:
     """Prompt tokens, then response tokens, then padding.
 
-    learned: True on the response tokens that carry loss. totals: prompt plus response tokens of each row.
+    learned: True on the response tokens, which carry loss. totals: prompt plus response tokens of each row.
     timings: seconds per phase of its making. ready_at: the time after them, by `time.perf_counter`.
     """
 
@@ -51,17 +51,11 @@ class ExampleBuilder(PromptBuilder):
                 f"the question '{question.uid}' has no response to learn from; name the column of worked "
                 "responses, init_args.response=COLUMN, or the styles of a procedural source"
             )
-        response_ids: list[int] = []
-        learned: list[bool] = []
-        for piece in question.response:
-            tokens = self.tokenizer(piece.text, add_special_tokens=False).input_ids
-            response_ids += tokens
-            learned += [piece.learn] * len(tokens)
+        response_ids = self.tokenizer(question.response, add_special_tokens=False).input_ids
         prompt = super().__call__(question)
         return WorkedPrompt(
             **{each.name: getattr(prompt, each.name) for each in fields(prompt)},
             response_ids=(*response_ids, int(self.tokenizer.eos_token_id)),  # type: ignore[arg-type]
-            learned=(*learned, True),
         )
 
 
@@ -96,7 +90,7 @@ def collate_examples(examples: Sequence[WorkedPrompt], *, pad_token_id: int) -> 
     learned = torch.zeros(len(examples), max(totals), dtype=torch.bool)
     for row, (each, total) in enumerate(zip(examples, totals, strict=True)):
         token_ids[row, :total] = torch.tensor(each.token_ids + each.response_ids)
-        learned[row, len(each.token_ids) : total] = torch.tensor(each.learned)
+        learned[row, len(each.token_ids) : total] = True
     now = time.perf_counter()
     return ExampleBatch(
         token_ids=token_ids,

@@ -1,40 +1,42 @@
 """The starter task: chains of small operations, evaluated from left to right modulo 100.
 
-`47+8*3*16-5?` asks for (((47 + 8) * 3) * 16 - 5) mod 100 = 35. A question of level n has n operations.
+`47+8*3*31-5?` asks for (((47 + 8) * 3) * 31 - 5) mod 100 = 10. A question of level n has n operations.
 Adding or subtracting a digit is easy for a small model, multiplying by a digit is harder, and multiplying
-by a two-digit number is at the edge of what it can do; `MULTIPLICATIONS` defines the levels.
-A trace is in one of five styles, named by its first word:
+by a two-digit number in one step is beyond it; `MULTIPLICATIONS` defines the levels.
+A worked response is in one of five styles, named by its first word:
 
-    so 35                                         the answer alone
-    leap 47+8*3=65;65*16-5=35;so 35               two operations per step: shorter, less reliable
-    step 47+8=55;55*3=65;65*16=40;40-5=35;so 35   one operation per step
-    test leap ...;check step ...;ok               leaps, many of them checked step by step and repaired
-    read 47+8*3*16-5?step ...;again ...;redo ...  steps, with restating, useless checks and restarts
+    so 10                                         the answer alone
+    leap 47+8*3=65;65*31-5=10;so 10               two operations per step
+    step 47+8=55;55*3=65;65*31=15;15-5=10;so 10   one operation per step
+    long ...;65*30=50;65*1=65;50+65=15;...        one per step, multiplications by partial products
+    read 47+8*3*31-5?...;again ...;redo ...       as `long`, with restating, repetitions and restarts
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ceeh.types import Piece
-
-Style = Literal["so", "leap", "step", "test", "read"]
+Style = Literal["so", "leap", "step", "long", "read"]
 STYLES: tuple[Style, ...] = get_args(Style)
-LEVELS = range(1, 9)
+LEVELS = range(1, 7)
 MODULUS = 100
-MULTIPLICATIONS = dict.fromkeys((1, 2, 3), (0, 0)) | {
-    4: (1, 0),
-    5: (2, 0),
-    6: (3, 0),
-    7: (2, 1),
-    8: (2, 2),
-}
+MULTIPLICATIONS = {1: (0, 0), 2: (1, 0), 3: (0, 0), 4: (2, 0), 5: (2, 1), 6: (2, 2)}
 """Level -> how many operations multiply by one digit and by two digits; the rest add or subtract."""
 ONE_DIGIT = range(2, 10)
-TWO_DIGITS = tuple(ten + unit for ten in range(20, 100, 10) for unit in (0, 1))
+TWO_DIGITS = tuple(ten + unit for ten in range(20, 100, 10) for unit in range(4))
 """Multipliers in the questions. 30 is easy; 31 is not, because the tens digit sums two products."""
-WORDS = ("so", "leap", "step", "test", "read", "check", "ok", "fix", "again", "redo")
+PRACTICED = tuple(range(11, 100))
+"""Multipliers in worked examples. With those of the questions alone the model would memorize the products,
+and the hardest levels would be as easy as the others."""
+SHORT_CHAINS: Mapping[tuple[Style, int], float] = {
+    ("so", 1): 16,
+    ("so", 2): 3,
+    ("so", 3): 2,
+    ("leap", 3): 5,
+}
+"""How much more often than elsewhere a worked example of that level has that style."""
+WORDS = ("so", "leap", "step", "long", "read", "again", "redo")
 SYMBOLS = (*"0123456789", "+", "-", "*", "=", ";", "?")
 
 Operation = tuple[Literal["+", "-", "*"], int]
@@ -84,65 +86,61 @@ def sample_chain(rng: random.Random, level: int, two_digits: Sequence[int] = TWO
     return Chain(rng.randrange(MODULUS), tuple(operations))
 
 
-def trace(chain: Chain, style: Style, rng: random.Random) -> list[Piece]:
-    """A worked response to `chain` in `style`, ending in `so` and the correct answer."""
-    end = Piece(f"so {chain.answer:02d}")
-    if style == "so":
-        return [end]
-    body = {
+def sample_style(rng: random.Random, level: int, styles: Mapping[Style, float]) -> Style:
+    """A style, by its frequency in `styles` times SHORT_CHAINS."""
+    weights = [each * SHORT_CHAINS.get((style, level), 1) for style, each in styles.items()]
+    return rng.choices(list(styles), weights)[0]
+
+
+def worked_response(chain: Chain, style: Style, rng: random.Random) -> str:
+    """A response to `chain` in `style`, ending in `so` and the correct answer."""
+    end = f"so {chain.answer:02d}"
+    bodies: Mapping[Style, Callable[[], Iterator[str]]] = {
         "leap": lambda: _walk(chain, 2),
         "step": lambda: _walk(chain, 1),
-        "test": lambda: _checked_leaps(chain, rng),
-        "read": lambda: _wasteful(chain, rng),
-    }[style]
-    return [Piece(f"{style} "), *body(), end]
+        "long": lambda: _careful_walk(chain),
+        "read": lambda: _wasteful_walk(chain, rng),
+    }
+    return end if style == "so" else "".join([f"{style} ", *bodies[style](), end])
 
 
-def _walk(chain: Chain, stride: int) -> Iterator[Piece]:
+def _walk(chain: Chain, stride: int) -> Iterator[str]:
     value = chain.start
     for index in range(0, chain.level, stride):
         chunk = chain.operations[index : index + stride]
         result = apply(value, chunk)
-        yield Piece(f"{expression(value, chunk)}={result:02d};")
+        yield f"{expression(value, chunk)}={result:02d};"
         value = result
 
 
-def _checked_leaps(chain: Chain, rng: random.Random) -> Iterator[Piece]:
-    """Leaps; three in four are checked, and half of those are wrong and are repaired."""
+def _careful_walk(chain: Chain) -> Iterator[str]:
+    """One operation per step; a product is the sum of two, by the tens and by the units of a factor."""
     value = chain.start
-    for index in range(0, chain.level, 2):
-        chunk = chain.operations[index : index + 2]
-        result = apply(value, chunk)
-        yield Piece(f"{expression(value, chunk)}=")
-        if rng.random() < 0.75:
-            wrong = rng.random() < 0.5
-            guess = _mistaken(result, rng) if wrong else result
-            yield Piece(f"{guess:02d}", learn=not wrong)
-            yield Piece(";check ")
-            yield from _walk(Chain(value, chunk), 1)
-            yield Piece(f"fix {result:02d};" if wrong else "ok ")
+    for sign, operand in chain.operations:
+        result = apply(value, [(sign, operand)])
+        if sign == "*":
+            if operand < 10:
+                split = [(f"{value // 10 * 10:02d}", operand), (value % 10, operand)]
+            else:
+                split = [(f"{value:02d}", operand // 10 * 10), (f"{value:02d}", operand % 10)]
+            parts = [int(one) * two % MODULUS for one, two in split]
+            for (one, two), part in zip(split, parts, strict=True):
+                yield f"{one}*{two}={part:02d};"
+            yield f"{parts[0]:02d}+{parts[1]:02d}={result:02d};"
         else:
-            yield Piece(f"{result:02d};")
+            yield f"{expression(value, [(sign, operand)])}={result:02d};"
         value = result
 
 
-def _mistaken(result: int, rng: random.Random) -> int:
-    """`result` with one or both of its digits changed."""
-    digits = list(f"{result:02d}")
-    for place in rng.sample(range(2), rng.choice((1, 1, 2))):
-        digits[place] = rng.choice([d for d in "0123456789" if d != digits[place]])
-    return int("".join(digits))
-
-
-def _wasteful(chain: Chain, rng: random.Random) -> Iterator[Piece]:
+def _wasteful_walk(chain: Chain, rng: random.Random) -> Iterator[str]:
     if rng.random() < 0.7:
-        yield Piece(f"{chain.text}?")
+        yield f"{chain.text}?"
     for attempt in range(2):
-        for step in _walk(chain, 1):
+        for step in _careful_walk(chain):
             yield step
-            if rng.random() < 0.35:
-                yield Piece(f"again {step.text}")
-        if attempt == 0 and rng.random() < 0.5:
+            if rng.random() < 0.15:
+                yield f"again {step}"
+        if attempt == 0 and rng.random() < 0.8:
             return
         if attempt == 0:
-            yield Piece("redo ")
+            yield "redo "

@@ -18,43 +18,34 @@ from ceeh.data.prompts import PromptStream
 from ceeh.data.sources import Table
 from ceeh.errors import ConfigError
 from ceeh.starter.model import EOS_ID, PAD_ID, build_tokenizer
-from ceeh.types import Piece, Question, WorkedPrompt, WorkedQuestion
+from ceeh.types import Question, WorkedPrompt, WorkedQuestion
 
 BUILDER = ExampleBuilder.of(build_tokenizer(), Prompts())
 TOKENIZER = BUILDER.tokenizer
 
 
-def worked(text: str, *pieces: Piece) -> WorkedQuestion:
-    return WorkedQuestion(uid=text, text=text, answer="0", response=pieces)
+def worked(text: str, response: str) -> WorkedQuestion:
+    return WorkedQuestion(uid=text, text=text, answer="0", response=response)
 
 
 def examples(count: int) -> list[WorkedPrompt]:
-    questions = [worked(f"{n}+1?", Piece("so "), Piece("7" * (n % 5 + 1))) for n in range(count)]
+    questions = [worked(f"{n}+1?", "so " + "7" * (n % 5 + 1)) for n in range(count)]
     return load_examples(questions, BUILDER, "prompts.train", max_response_tokens=16)
 
 
 def test_a_response_ends_with_the_end_token_which_is_learned() -> None:
-    example = BUILDER(worked("1+1?", Piece("so 02")))
+    example = BUILDER(worked("1+1?", "so 02"))
     assert example.token_ids == tuple(TOKENIZER("1+1?").input_ids)
     assert TOKENIZER.decode(example.response_ids[:-1]) == "so 02"
     assert example.response_ids[-1] == EOS_ID
-    assert example.learned == (True,) * 4
 
 
-def test_a_mistake_is_read_but_not_learned() -> None:
-    example = BUILDER(worked("1+1?", Piece("03", learn=False), Piece("so 02")))
-    assert example.learned == (False, False, True, True, True, True)
-
-
-def test_prompt_mistakes_and_padding_carry_no_loss() -> None:
-    pair = [
-        BUILDER(worked("12+1?", Piece("9", learn=False), Piece("so 3"))),
-        BUILDER(worked("1?", Piece("so 1"))),
-    ]
+def test_prompts_and_padding_carry_no_loss() -> None:
+    pair = [BUILDER(worked("12+1?", "so 13")), BUILDER(worked("1?", "so 1"))]
     batch = collate_examples(pair, pad_token_id=PAD_ID)
-    # 5 prompt tokens, a mistake, `so `, 3 and the end; 2 prompt tokens, `so `, 1 and the end.
+    # 5 prompt tokens, `so `, 1, 3 and the end; 2 prompt tokens, `so `, 1 and the end.
     assert batch.totals.tolist() == [9, 5]
-    assert batch.learned.int().tolist() == [[0] * 6 + [1] * 3, [0, 0, 1, 1, 1] + [0] * 4]
+    assert batch.learned.int().tolist() == [[0] * 5 + [1] * 4, [0, 0, 1, 1, 1] + [0] * 4]
     assert batch.token_ids[1, 5:].tolist() == [PAD_ID] * 4
 
 
@@ -65,7 +56,7 @@ def test_a_question_without_a_response_is_refused_with_the_cure() -> None:
 
 
 def test_responses_over_the_limit_are_dropped_and_counted() -> None:
-    questions = [worked("1?", Piece("so 1")), worked("2?", Piece("so 22222"))]
+    questions = [worked("1?", "so 1"), worked("2?", "so 22222")]
     with pytest.warns(UserWarning, match=re.escape("1 of 2 worked responses are longer")):
         (kept,) = load_examples(questions, BUILDER, "prompts.train", max_response_tokens=3)
     assert kept.uid == "1?"
@@ -110,7 +101,7 @@ def test_a_table_gives_the_responses_of_its_column(tmp_path: Path) -> None:
     file.write_text('{"question": "1+1?", "answer": "2", "how": "so 2"}\n')
     (question,) = Table(str(file), response="how")
     assert isinstance(question, WorkedQuestion)
-    assert question.response == (Piece("so 2"),)
+    assert question.response == "so 2"
     file.write_text('{"question": "1+1?", "answer": "2", "how": ""}\n')
     with pytest.raises(ConfigError, match="line 1: column 'how' must hold the worked response"):
         list(Table(str(file), response="how"))

@@ -1,4 +1,4 @@
-"""The starter task: correct arithmetic, traces that end with the answer, mistakes that are not learned."""
+"""The starter task: correct arithmetic, and worked responses that end with the answer."""
 
 import random
 import re
@@ -6,51 +6,64 @@ import re
 import pytest
 
 from ceeh.starter.model import build_tokenizer
-from ceeh.starter.task import LEVELS, MULTIPLICATIONS, STYLES, Chain, apply, sample_chain, trace
+from ceeh.starter.task import (
+    LEVELS,
+    MULTIPLICATIONS,
+    PRACTICED,
+    STYLES,
+    Chain,
+    Style,
+    apply,
+    sample_chain,
+    sample_style,
+    worked_response,
+)
 
-CHAIN = Chain(47, (("+", 8), ("*", 3), ("*", 16), ("-", 5)))
+CHAIN = Chain(47, (("+", 8), ("*", 3), ("*", 31), ("-", 5)))
 
 
-def text(chain: Chain, style: str, seed: int = 0) -> str:
-    return "".join(piece.text for piece in trace(chain, style, random.Random(seed)))  # type: ignore[arg-type]
+def text(chain: Chain, style: Style, seed: int = 0) -> str:
+    return worked_response(chain, style, random.Random(seed))
 
 
 def test_a_chain_is_evaluated_from_left_to_right_modulo_100() -> None:
-    # 47 + 8 = 55; 55 * 3 = 165 -> 65; 65 * 16 = 1040 -> 40; 40 - 5 = 35.
-    assert CHAIN.text == "47+8*3*16-5"
-    assert CHAIN.answer == 35
+    # 47 + 8 = 55; 55 * 3 = 165 -> 65; 65 * 31 = 2015 -> 15; 15 - 5 = 10.
+    assert CHAIN.text == "47+8*3*31-5"
+    assert CHAIN.answer == 10
     assert apply(3, [("-", 5)]) == 98
 
 
-def test_the_short_styles_are_as_documented() -> None:
-    assert text(CHAIN, "so") == "so 35"
-    assert text(CHAIN, "leap") == "leap 47+8*3=65;65*16-5=35;so 35"
-    assert text(CHAIN, "step") == "step 47+8=55;55*3=65;65*16=40;40-5=35;so 35"
+def test_the_styles_are_as_documented() -> None:
+    assert text(CHAIN, "so") == "so 10"
+    assert text(CHAIN, "leap") == "leap 47+8*3=65;65*31-5=10;so 10"
+    assert text(CHAIN, "step") == "step 47+8=55;55*3=65;65*31=15;15-5=10;so 10"
+    # 50 * 3 = 150 and 5 * 3 = 15; 65 * 30 = 1950 and 65 * 1 = 65.
+    assert text(CHAIN, "long") == (
+        "long 47+8=55;50*3=50;5*3=15;50+15=65;65*30=50;65*1=65;50+65=15;15-5=10;so 10"
+    )
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_every_learned_equation_of_every_style_is_correct(style: str) -> None:
+def test_every_equation_of_every_style_is_correct(style: Style) -> None:
     rng = random.Random(1)
     for index in range(200):
-        chain = sample_chain(rng, LEVELS[index % 8])
-        pieces = trace(chain, style, rng)  # type: ignore[arg-type]
-        whole = "".join(piece.text for piece in pieces)
+        chain = sample_chain(rng, LEVELS[index % len(LEVELS)], PRACTICED)
+        whole = worked_response(chain, style, rng)
         assert whole.endswith(f"so {chain.answer:02d}")
-        # A mistake is the only thing not learned: blanked, its equation disappears.
-        learned = "".join(piece.text if piece.learn else "?" for piece in pieces)
-        for start, chained, result in re.findall(r"(\d\d)((?:[-+*]\d+)+)=(\d\d)", learned):
+        for start, chained, result in re.findall(r"(\d+)((?:[-+*]\d+)+)=(\d\d)", whole):
             operations = [(sign, int(n)) for sign, n in re.findall(r"([-+*])(\d+)", chained)]
             assert apply(int(start), operations) == int(result), whole  # type: ignore[arg-type]
 
 
-def test_checks_find_wrong_leaps_and_repair_them() -> None:
-    texts = [text(CHAIN, "test", seed) for seed in range(50)]
-    assert any("fix" in t for t in texts)
-    assert any("ok " in t for t in texts)
-    for fixed in (t for t in texts if "fix" in t):
-        # What `fix` names is the last result of the check before it.
-        for check, repaired in re.findall(r"check ([^a-z]*)fix (\d\d);", fixed):
-            assert check.endswith(f"={repaired};")
+def test_a_wasteful_response_is_a_careful_one_with_restating_repetitions_and_restarts() -> None:
+    responses = [text(CHAIN, "read", seed) for seed in range(50)]
+    careful = text(CHAIN, "long").removeprefix("long ").removesuffix("so 10")
+    for response in responses:
+        body = response.removeprefix("read ").removeprefix(f"{CHAIN.text}?").removesuffix("so 10")
+        attempts = re.sub(r"again [^;]*;", "", body).split("redo ")
+        assert set(attempts) == {careful}
+    for waste in (f"{CHAIN.text}?", "again ", "redo "):
+        assert 0 < sum(waste in response for response in responses) < 50
 
 
 def test_levels_have_the_documented_operations() -> None:
@@ -62,6 +75,15 @@ def test_levels_have_the_documented_operations() -> None:
             factors = [operand for sign, operand in chain.operations if sign == "*"]
             by_two = sum(factor > 9 for factor in factors)
             assert (len(factors) - by_two, by_two) == MULTIPLICATIONS[level]
+
+
+def test_the_shortest_styles_are_more_frequent_on_short_chains() -> None:
+    rng = random.Random(3)
+    given: dict[Style, float] = {"so": 0.1, "long": 0.9}
+    drawn = {level: [sample_style(rng, level, given) for _ in range(2000)] for level in (1, 2, 6)}
+    shares = {level: styles.count("so") / 2000 for level, styles in drawn.items()}
+    # 0.1 * 16 / (1.6 + 0.9) = 0.64; 0.3 / 1.2 = 0.25; 0.1. Three standard errors are at most 0.034.
+    assert shares == pytest.approx({1: 0.64, 2: 0.25, 6: 0.1}, abs=0.034)
 
 
 def test_the_tokenizer_knows_every_symbol_and_round_trips() -> None:

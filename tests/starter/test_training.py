@@ -1,4 +1,4 @@
-"""The shipped starter model and the program that trained it."""
+"""The shipped starter model and how it is made."""
 
 import json
 import random
@@ -10,8 +10,12 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ceeh.starter.__main__ import batches, main, sample, token_loss
-from ceeh.starter.model import EOS, EOS_ID, MODEL_DIR, build_model, build_tokenizer
+from ceeh.config.settings import load
+from ceeh.config.sft import load_sft
+from ceeh.fit import fit
+from ceeh.sft import sft
+from ceeh.starter.__main__ import main, sample
+from ceeh.starter.model import EOS, MODEL_DIR, build_tokenizer
 from ceeh.starter.task import LEVELS, STYLES, sample_chain
 
 
@@ -38,42 +42,50 @@ def test_the_shipped_model_solves_easy_chains_step_by_step() -> None:
     assert all(0 < length < 60 for length in lengths)
 
 
-def test_mistakes_and_questions_are_seen_and_not_learned() -> None:
-    tokenizer = build_tokenizer()
-    for ids, labels in batches(tokenizer, random.Random(0), rows_per_batch=8, steps=16):
-        learned = labels != -100
-        assert torch.equal(labels[learned], ids[learned])
-        question = tokenizer.convert_tokens_to_ids("?")
-        first = (ids == question).int().argmax(1)
-        for row, end in enumerate(first.tolist()):
-            assert not learned[row, : end + 1].any()
-        assert (labels == EOS_ID).sum() == len(ids)
-
-
-def test_a_tokens_weight_does_not_depend_on_its_batch() -> None:
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer, width=32, layers=1, heads=1)
-    ids, labels = next(iter(batches(tokenizer, random.Random(0), rows_per_batch=6, steps=1)))
-    whole, tokens = token_loss(model, ids, labels)
-    parts = [token_loss(model, ids[rows], labels[rows]) for rows in (slice(0, 2), slice(2, 6))]
-    torch.testing.assert_close(whole, parts[0][0] + parts[1][0])
-    assert tokens == parts[0][1] + parts[1][1] == int((labels != -100).sum())
-
-
-def test_training_is_seeded_and_writes_a_model_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    small = shlex.split(
-        "--steps 3 --width 32 --layers 1 --heads 1 --rows 4 --every 0 --questions 2"
-    )
-    for name in ("a", "b"):
-        main(["--out", str(tmp_path / name), *small])
-    capsys.readouterr()
-    main(["--out", str(tmp_path / "a"), "--table", "--questions", "2"])
-    table = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [row[0] for row in table] == ["style", "free", *STYLES]
-    assert table[0][1:] == ["all", *(f"L{level}" for level in LEVELS)]
-    a, b = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("a", "b"))
-    for (name, one), other in zip(a.named_parameters(), b.parameters(), strict=True):
-        assert torch.equal(one, other), name
+def test_the_untrained_model_depends_on_its_seed_alone(tmp_path: Path) -> None:
+    small = shlex.split("--width 32 --layers 1 --heads 1")
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        main(["untrained", str(tmp_path / name), "--seed", seed, *small])
+    a, b, c = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in "abc")
+    same = [torch.equal(one, other) for one, other in zip(a.parameters(), b.parameters())]
+    assert all(same)
+    assert not torch.equal(a.model.embed_tokens.weight, c.model.embed_tokens.weight)
     assert AutoTokenizer.from_pretrained(tmp_path / "a").eos_token == EOS
+
+
+def test_the_table_has_a_row_per_style_and_the_shares_of_the_free_choice(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["table", "--questions", "2"])
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in table] == ["style", "free", *STYLES, *(f"%{s}" for s in STYLES)]
+    assert table[0][1:] == ["all", *(f"L{level}" for level in LEVELS)]
+    shares = torch.tensor([[float(cell) for cell in row[1:]] for row in table[-len(STYLES) :]])
+    assert shares.sum(0).max() <= 100.5
+
+
+@pytest.mark.slow
+def test_the_stages_of_the_starter_follow_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step each of what `make starter` runs, on a smaller model."""
+    configs = Path("configs").resolve()
+    monkeypatch.chdir(tmp_path)
+    main(["untrained", "runs/starter-untrained", *shlex.split("--width 32 --layers 1 --heads 1")])
+    few = [
+        "prompts.train.init_args.questions=96",
+        "prompts.held_out.init_args.questions=12",
+    ]
+    for stage in ("arithmetic", "styles"):
+        sft(load_sft([configs / "starter" / f"{stage}.yaml"], ["steps=2", *few]))
+    files = ["ceeh.yaml", "methods/grpo.yaml", "starter/correctness.yaml"]
+    overrides = [
+        *few,
+        "rollouts.steps=1",
+        "rollouts.max_response_tokens=16",
+        "evaluation.questions=12",
+        "evaluation.samples=2",
+        "evaluation.split_samples=1",
+    ]
+    run = fit(load([configs / file for file in files], overrides))
+    assert (run / "model" / "model.safetensors").is_file()

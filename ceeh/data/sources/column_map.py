@@ -15,7 +15,7 @@ from typing import Any
 from ceeh.errors import ConfigError
 from ceeh.runtime.rng import stable_hash
 from ceeh.runtime.text import show
-from ceeh.types import Piece, Question, WorkedQuestion
+from ceeh.types import Question, WorkedQuestion
 
 Row = Mapping[str, Any]
 
@@ -146,7 +146,7 @@ class Columns:
                 f"{place}: column '{self.response}' must hold the worked response as text, got "
                 f"{show(response)}"
             )
-        return WorkedQuestion(**fields, response=(Piece(response),))
+        return WorkedQuestion(**fields, response=response)
 
     def _messages(self, place: str, given: list[Any]) -> tuple[tuple[str, str], ...]:
         """(role, content) of messages as chat templates take them; content is text or parts of text."""

@@ -13,12 +13,13 @@ from typing import Any
 from ceeh.data.sources.splits import (
     HELD_OUT_ONE_IN,
     Split,
+    check_styles,
     parse_levels,
     parse_split,
     split_of,
 )
 from ceeh.errors import ConfigError
-from ceeh.types import Piece, Question, WorkedQuestion
+from ceeh.types import Question, WorkedQuestion
 
 LEVELS = range(1, 5)
 LEGS = (
@@ -132,12 +133,8 @@ class LegCounting:
             raise ConfigError(
                 f"questions and max_count must be at least 1, got {questions} and {max_count}"
             )
-        if styles is not None and (
-            not styles.keys() <= STYLES.keys() or min(styles.values(), default=0) <= 0
-        ):
-            raise ConfigError(
-                f"styles must give {', '.join(STYLES)} relative frequencies above 0, got {dict(styles)}"
-            )
+        if styles is not None:
+            check_styles(styles, STYLES)
         self.num_questions, self.seed, self.split = questions, seed, parse_split(split)
         self.levels, self.max_count, self.styles = parse_levels(levels, LEVELS), max_count, styles
         for index, level in enumerate(self.levels):
@@ -171,7 +168,7 @@ class LegCounting:
                 yield Question(**fields)
             else:
                 style = rng.choices(list(self.styles), list(self.styles.values()))[0]
-                yield WorkedQuestion(**fields, response=(Piece(STYLES[style](herd)),))
+                yield WorkedQuestion(**fields, response=STYLES[style](herd))
 
 
 def num_herds(level: int, max_count: int, split: Split) -> int:

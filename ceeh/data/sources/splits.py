@@ -1,7 +1,7 @@
-"""What the procedural sources share: levels, and splits that are disjoint whatever the seeds."""
+"""What the procedural sources share: levels, styles, and splits that are disjoint whatever the seeds."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from ceeh.errors import ConfigError
@@ -37,3 +37,11 @@ def parse_levels(levels: str | int | Sequence[int], known: range) -> list[int]:
             f"{known[-1]}' or [1, 2], got {levels!r}"
         )
     return wanted
+
+
+def check_styles(styles: Mapping[Any, float], known: Collection[str]) -> None:
+    """Raises ConfigError unless `styles` gives relative frequencies of some of `known`."""
+    if not styles or not styles.keys() <= set(known) or min(styles.values()) <= 0:
+        raise ConfigError(
+            f"styles must give {', '.join(known)} relative frequencies above 0, got {dict(styles)}"
+        )

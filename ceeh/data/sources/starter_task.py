@@ -2,26 +2,41 @@
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from ceeh.data.sources.splits import HELD_OUT_ONE_IN, parse_levels, parse_split, split_of
+from ceeh.data.sources.splits import (
+    HELD_OUT_ONE_IN,
+    check_styles,
+    parse_levels,
+    parse_split,
+    split_of,
+)
 from ceeh.errors import ConfigError
 from ceeh.starter.task import (
     LEVELS,
     MODULUS,
     MULTIPLICATIONS,
     ONE_DIGIT,
+    PRACTICED,
+    STYLES,
     TWO_DIGITS,
+    Style,
     sample_chain,
+    sample_style,
+    worked_response,
 )
-from ceeh.types import Question
+from ceeh.types import Question, WorkedQuestion
 
 
 class StarterTask:
     """`questions` distinct chains of the starter task, cycling through `levels`, drawn from `seed`.
 
     A hash of a chain's text puts one chain in five into the held-out split, whatever the seed: the
-    splits of any two runs are disjoint. `levels` is a range "1-8", one level, or a list.
+    splits of any two runs are disjoint. `levels` is a range "1-6", one level, or a list.
+
+    With `styles`, style -> relative frequency, they are worked examples to learn from: multipliers are drawn
+    from PRACTICED, and a chain may come again with another response.
     """
 
     def __init__(
@@ -29,12 +44,16 @@ class StarterTask:
         questions: int,
         seed: int = 0,
         split: str = "train",
-        levels: str | int | Sequence[int] = "1-8",
+        levels: str | int | Sequence[int] = "1-6",
+        styles: Mapping[Style, float] | None = None,
     ) -> None:
         if questions < 1:
             raise ConfigError(f"questions must be at least 1, got {questions}")
         self.num_questions, self.seed, self.split = questions, seed, parse_split(split)
-        self.levels = parse_levels(levels, LEVELS)
+        self.levels, self.styles = parse_levels(levels, LEVELS), styles
+        if styles is not None:
+            check_styles(styles, STYLES)
+            return
         held_out = 1 / HELD_OUT_ONE_IN
         fraction = held_out if split == "held_out" else 1 - held_out
         for index, level in enumerate(self.levels):
@@ -52,19 +71,28 @@ class StarterTask:
 
     def __iter__(self) -> Iterator[Question]:
         rng = random.Random(f"starter/{self.split}/{self.seed}")
+        multipliers = TWO_DIGITS if self.styles is None else PRACTICED
         seen: set[str] = set()
-        while len(seen) < self.num_questions:
-            level = self.levels[len(seen) % len(self.levels)]
-            chain = sample_chain(rng, level)
-            if chain.text in seen or split_of(chain.text) != self.split:
+        count = 0
+        while count < self.num_questions:
+            level = self.levels[count % len(self.levels)]
+            chain = sample_chain(rng, level, multipliers)
+            if split_of(chain.text) != self.split or (self.styles is None and chain.text in seen):
                 continue
-            seen.add(chain.text)
-            yield Question(
-                uid=f"starter-{chain.text}",
-                text=f"{chain.text}?",
-                answer=f"{chain.answer:02d}",
-                metadata={"level": level},
-            )
+            fields: dict[str, Any] = {
+                "text": f"{chain.text}?",
+                "answer": f"{chain.answer:02d}",
+                "metadata": {"level": level},
+            }
+            uid = f"starter-{chain.text}"
+            if self.styles is None:
+                seen.add(chain.text)
+                yield Question(uid=uid, **fields)
+            else:
+                style = sample_style(rng, level, self.styles)
+                response = worked_response(chain, style, rng)
+                yield WorkedQuestion(uid=f"{uid}-{count}", response=response, **fields)
+            count += 1
 
 
 def num_chains(level: int) -> int:

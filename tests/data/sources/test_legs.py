@@ -65,7 +65,7 @@ def test_levels_cycle_and_count_the_kinds_of_animals() -> None:
 
 def test_worked_and_plain_questions_of_a_seed_are_drawn_from_the_same_space() -> None:
     assert not any(isinstance(question, WorkedQuestion) for question in LegCounting(8))
-    styles = [q.response[0].text for q in LegCounting(120, styles=EVEN)]  # type: ignore[attr-defined]
+    styles = [q.response for q in LegCounting(120, styles=EVEN)]  # type: ignore[attr-defined]
     openings = {re.match(r"\\boxed|\d|An? |We want", text)[0][:1] for text in styles}  # type: ignore[index]
     assert {"\\", "A", "W"} <= openings
 
