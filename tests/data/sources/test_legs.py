@@ -35,10 +35,9 @@ def test_every_equation_of_a_worked_response_is_correct_and_its_end_is_the_answe
 ) -> None:
     for question in LegCounting(200, styles={style: 1}):
         assert isinstance(question, WorkedQuestion)
-        ((piece),) = question.response
-        for left, sign, right, result in re.findall(r"(\d+) ?([*+]) ?(\d+) = (\d+)", piece.text):
+        for left, sign, right, result in re.findall(r"(\d+) ?([*+]) ?(\d+) = (\d+)", question.response):
             assert int(result) == {"*": int(left) * int(right), "+": int(left) + int(right)}[sign]
-        assert re.findall(r"\\boxed\{(\d+)\}\.?$", piece.text) == [question.answer]
+        assert re.findall(r"\\boxed\{(\d+)\}\.?$", question.response) == [question.answer]
 
 
 def test_longer_styles_are_longer() -> None:
