@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ceeh.assembly import build_callbacks
+from ceeh.assembly.components import build_callbacks
 from ceeh.callbacks.controllers import (
     AnchoredEntropy,
     Controller,
