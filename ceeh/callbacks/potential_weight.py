@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ceeh.callbacks.controllers import Controller
+from ceeh.config.rules import UNIT, UNIT_BELOW_1, check
 from ceeh.modules.shaping.adaptive_target import symmetric_efficiency
 from ceeh.modules.shaping.base import Responses
 from ceeh.types import GroupOutcome
@@ -50,10 +51,8 @@ class PotentialScaledWeight(Controller):
         self, shortest: int, longest: int, momentum: float = 0.95, minimum: float = 0.3
     ) -> None:
         super().__init__(start=0.5, maximum=1.0)
-        if not (0 <= momentum < 1 and 0 <= minimum <= 1):
-            raise ValueError(
-                f"momentum in [0, 1) and minimum in [0, 1] are needed, got {momentum} and {minimum}"
-            )
+        check(UNIT_BELOW_1, momentum=momentum)
+        check(UNIT, minimum=minimum)
         self.shortest = shortest
         self.longest = longest
         self.momentum = momentum

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ceeh.config.rules import NOT_NEGATIVE, UNIT, check
 from ceeh.modules.advantages import group_advantages
-from ceeh.modules.shaping.base import Responses, ShapingInputs, check_at_least_zero
+from ceeh.modules.shaping.base import Responses, ShapingInputs
 
 
 def within_experience(
@@ -35,9 +36,8 @@ class ExperienceLimit:
     optimal_length_signal: str = "optimal_length"
 
     def __post_init__(self) -> None:
-        check_at_least_zero(tolerance=self.tolerance)
-        if not 0 <= self.discount <= 1:
-            raise ValueError(f"discount must be in [0, 1], got {self.discount}")
+        check(NOT_NEGATIVE, tolerance=self.tolerance)
+        check(UNIT, discount=self.discount)
 
     @property
     def reads(self) -> tuple[str, ...]:

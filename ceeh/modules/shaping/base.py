@@ -119,12 +119,6 @@ class MeasuredShaping(Shaping, Protocol):
         ...
 
 
-def check_at_least_zero(**values: float) -> None:
-    for name, value in values.items():
-        if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be a finite number, at least 0, got {value}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class NoShaping:
     """R_total = score: correctness alone."""

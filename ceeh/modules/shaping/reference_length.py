@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ceeh.config.rules import NOT_NEGATIVE, UNIT, UNIT_BELOW_1, check
 from ceeh.modules.advantages import group_sum
-from ceeh.modules.shaping.base import Responses, ShapingInputs, check_at_least_zero
+from ceeh.modules.shaping.base import Responses, ShapingInputs
 
 
 def length_penalty(rows: Responses, *, alpha: float) -> Float[Tensor, " R"]:
@@ -44,8 +45,7 @@ class LengthPenalty:
     reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha < 1:
-            raise ValueError(f"alpha must be in [0, 1), got {self.alpha}")
+        check(UNIT_BELOW_1, alpha=self.alpha)
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         penalty = length_penalty(inputs, alpha=self.alpha)
@@ -79,8 +79,7 @@ class HistoryAware:
     optimal_length_signal: str = "optimal_length"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"weight must be in [0, 1], got {self.weight}")
+        check(UNIT, weight=self.weight)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -116,7 +115,7 @@ class SampleOptimalLength:
     reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        check_at_least_zero(alpha=self.alpha, beta=self.beta)
+        check(NOT_NEGATIVE, alpha=self.alpha, beta=self.beta)
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         distance = sample_optimal_distance(inputs).to(inputs.scores.dtype)
@@ -146,7 +145,7 @@ class AdaptivePenalty:
     reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        check_at_least_zero(beta=self.beta)
+        check(NOT_NEGATIVE, beta=self.beta)
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         penalty = adaptive_penalty(inputs).to(inputs.scores.dtype)
@@ -179,10 +178,8 @@ class MinMaxLength:
     reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"weight must be in [0, 1], got {self.weight}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup must be in [0, 1), got {self.warmup}")
+        check(UNIT, weight=self.weight)
+        check(UNIT_BELOW_1, warmup=self.warmup)
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         if inputs.progress < self.warmup:
