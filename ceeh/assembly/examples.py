@@ -44,7 +44,7 @@ def gather_examples(config: SFTConfig) -> Examples:
     check_attention(config, accelerator)
     limit = config.max_response_tokens
     path, tokenizer = read_model(config, limit, "max_response_tokens")
-    builder = ExampleBuilder.of(tokenizer, config.prompts)
+    builder = ExampleBuilder(tokenizer, config.prompts)
     source = build_source(config.prompts.train, "prompts.train")
     train = load_examples(source, builder, "prompts.train", max_response_tokens=limit)
     if len(train) < config.optimizer.prompts_per_minibatch:

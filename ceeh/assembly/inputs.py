@@ -80,7 +80,7 @@ def gather_inputs(config: Config) -> Inputs:
     loggers = built_as(config.loggers, "loggers", Logger)
     run = resumed_run(config)
     path, tokenizer = read_model(config, config.rollouts.max_response_tokens)
-    prompts, builder = config.prompts, PromptBuilder.of(tokenizer, config.prompts)
+    prompts, builder = config.prompts, PromptBuilder(tokenizer, config.prompts)
     train_source = build_source(prompts.train, "prompts.train")
     if isinstance(train_source, Mixture):
         train_source.run = run

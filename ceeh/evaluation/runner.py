@@ -66,15 +66,7 @@ def build_task(
     """
     try:
         questions = benchmark_questions(benchmark)[:limit]
-        builder = PromptBuilder(
-            tokenizer,
-            max_prompt_tokens=benchmark.max_prompt_tokens,
-            chat_template=benchmark.chat_template,
-            system_prompt=benchmark.system_prompt,
-            instruction=benchmark.instruction,
-            chat_template_args=benchmark.chat_template_args,
-        )
-        prompts = load_prompts(questions, builder, "questions")
+        prompts = load_prompts(questions, PromptBuilder(tokenizer, benchmark), "questions")
         verifier = build_verifier(benchmark.verifier)
         verifiable = drop_unverifiable(prompts, verifier, "questions")
     except ConfigError as error:
