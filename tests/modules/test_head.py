@@ -104,29 +104,6 @@ def weighted(
     )
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 3, 100])
-def test_an_objective_that_mixes_both_outputs_equals_autograd_on_full_logits(chunk_tokens: int):
-    hidden, weight, targets = random_head(11)
-
-    def mixed(logprobs: Tensor, entropy: Tensor) -> Tensor:
-        return (logprobs.exp() * entropy - 0.3 * entropy**2).sum()
-
-    loss = chunked_objective(
-        hidden,
-        weight,
-        targets,
-        lambda logprobs, entropy, _: mixed(logprobs, entropy),
-        temperature=0.6,
-        chunk_tokens=chunk_tokens,
-    )
-    expected = mixed(*plain(hidden, weight, targets, 0.6))
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(3 * loss, (hidden, weight)),
-        torch.autograd.grad(3 * expected, (hidden, weight)),
-    )
-
-
 TRANSFORMS = {
     "Gemma 2": LogitTransform(cap=2.0),
     "Cohere": LogitTransform(scale=0.0625),
@@ -136,17 +113,22 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.parametrize("chunk_tokens", [1, 4, 100])
 @pytest.mark.parametrize("with_bias", [False, True], ids=["", "bias"])
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_caps_scales_and_biases_equal_autograd_on_full_logits(name: str, with_bias: bool):
+def test_an_objective_that_mixes_both_outputs_equals_autograd_on_full_logits(
+    name: str, with_bias: bool, chunk_tokens: int
+):
+    """For every cap, scale and bias, and whatever the chunk."""
     hidden, weight, targets = random_head(11)
     transform, inputs, bias = TRANSFORMS[name], [hidden, weight], None
     if with_bias:
         bias = torch.linspace(-2, 2, len(weight), dtype=torch.float64).requires_grad_()
         inputs.append(bias)
     settings: dict[str, Any] = {"temperature": 0.6, "bias": bias, "transform": transform}
+    settings["chunk_tokens"] = chunk_tokens
     expected = plain(hidden, weight, targets, 0.6, 0.0 if bias is None else bias, transform)
-    values = chunked_logprobs_and_entropy(hidden, weight, targets, chunk_tokens=4, **settings)
+    values = chunked_logprobs_and_entropy(hidden, weight, targets, **settings)
     torch.testing.assert_close(values, expected)
 
     def mixed(logprobs: Tensor, entropy: Tensor) -> Tensor:
@@ -157,7 +139,6 @@ def test_caps_scales_and_biases_equal_autograd_on_full_logits(name: str, with_bi
         weight,
         targets,
         lambda logprobs, entropy, _: mixed(logprobs, entropy),
-        chunk_tokens=4,
         **settings,
     )
     torch.testing.assert_close(
