@@ -293,8 +293,10 @@ def slopes_of(
     """
     z, slope = transformed(x, temperature, bias, scale, cap)
     log_p = z - log_z[:, None]
-    in_z = -log_p.exp() * (by_logprob[:, None] + by_entropy[:, None] * (log_p + entropy[:, None]))
-    chosen = torch.arange(x.shape[1], device=x.device) == targets[:, None]
+    constant = -(by_logprob + by_entropy * entropy)
+    in_z = log_p.exp() * torch.addcmul(constant[:, None], -by_entropy[:, None], log_p)
+    words = torch.arange(x.shape[1], device=x.device, dtype=torch.int32)
+    chosen = words == targets[:, None].int()
     return ((in_z + torch.where(chosen, by_logprob[:, None], 0.0)) * slope).to(dtype)
 
 
