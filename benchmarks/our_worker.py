@@ -14,7 +14,6 @@ from lightning import Callback, LightningModule, Trainer
 from benchmarks.memory import Stopwatch
 from benchmarks.worker import Requests
 from benchmarks.workload import scored_groups
-from ceeh.assembly import quieten
 from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE
 from ceeh.config.settings import Config, load
@@ -27,6 +26,7 @@ from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.pretrained.loading import load_tokenizer
+from ceeh.runtime.quiet import quieten
 from ceeh.runtime.rng import derived_seed
 from ceeh.types import Finish, Prompt, RolloutGroup
 

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 from benchmarks.harness import in_turn, report, share
 from benchmarks.worker import ROOT
-from ceeh.assembly import gather_inputs
+from ceeh.assembly.inputs import gather_inputs
 from ceeh.config.settings import load
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.data.engine.vllm_engine import VLLMEngine

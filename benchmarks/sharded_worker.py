@@ -18,7 +18,6 @@ from torch import Tensor
 from benchmarks.memory import peak_memory
 from benchmarks.our_worker import settings
 from benchmarks.workload import scored_groups
-from ceeh.assembly import quieten
 from ceeh.config.settings import LoRA
 from ceeh.data.batch import RolloutBatch, collate
 from ceeh.modules.module import CEEHModule
@@ -26,6 +25,7 @@ from ceeh.modules.policy import Policy
 from ceeh.run.checkpoint_io import AtomicCheckpointIO
 from ceeh.run.sharded_strategy import ShardedStrategy
 from ceeh.runtime.distributed import join_processes, rank, world_size
+from ceeh.runtime.quiet import quieten
 
 STEPS = 3
 JOINED_EACH = "fsdp, gradients joined in each micro-batch"

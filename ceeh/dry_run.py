@@ -8,14 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ceeh.assembly import (
-    Inputs,
-    build_callbacks,
-    check_device,
-    gather_inputs,
-    quieten,
-    resolve_model,
-)
+from ceeh.assembly.components import build_callbacks
+from ceeh.assembly.inputs import Inputs, check_device, gather_inputs
 from ceeh.config.hardware import resolve_accelerator
 from ceeh.config.settings import Config, check_pairs
 from ceeh.errors import ConfigError
@@ -33,9 +27,10 @@ from ceeh.memory import (
     read_shapes,
 )
 from ceeh.modules.schedule import optimizer_steps
-from ceeh.pretrained.loading import check_weight_files
+from ceeh.pretrained.loading import check_weight_files, resolve_model
 from ceeh.run.folder import RunFolder, run_to_resume, writing
 from ceeh.runtime.distributed import processes_here, say
+from ceeh.runtime.quiet import quieten
 from ceeh.runtime.text import flatten, redact
 from ceeh.types import FAILURES, Completion, Finish, RolloutGroup
 

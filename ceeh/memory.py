@@ -20,7 +20,7 @@ from ceeh.config.hardware import resolve_precision
 from ceeh.config.settings import Config, LoRA, Model
 from ceeh.data.engine import vllm_engine as vllm
 from ceeh.errors import ConfigError, first_line
-from ceeh.modules.head import BLOCKS
+from ceeh.modules.head import block_tokens
 from ceeh.pretrained.loading import load_config
 from ceeh.runtime.distributed import processes_here, world_size
 
@@ -195,14 +195,15 @@ def layer_activations(shapes: ModelShapes, lora: LoRA, tokens: int, *, compute: 
 def head_logits(
     shapes: ModelShapes, settings: Model, tokens: int, *, compute: int, gradient: bool, cuda: bool
 ) -> int:
-    """A chunk's logits in fp32, and the probabilities of two blocks of it.
+    """A chunk's logits in fp32, and intermediates of four blocks, six for the gradient.
 
     With bf16 operands also their `gradient`, and the head's weight unless it is in bf16. The CPU has no such
     product and multiplies fp32 copies.
     """
     chunk = min(settings.head_chunk_tokens, tokens)
     logits, matrix = shapes.vocabulary * chunk, shapes.vocabulary * shapes.width
-    blocks = 2 * FP32 * shapes.vocabulary * -(-chunk // BLOCKS)
+    block = shapes.vocabulary * min(chunk, block_tokens(shapes.vocabulary))
+    blocks = (6 if gradient else 4) * FP32 * block
     if compute == FP32:
         return FP32 * logits + blocks
     slopes = logits if gradient else 0

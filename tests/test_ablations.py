@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ceeh.assembly import build_callbacks
+from ceeh.assembly.components import build_callbacks
 from ceeh.config.settings import Config, check_pairs, load
 from ceeh.modules.shaping.checked import build_shaping
 from ceeh.runtime.text import flatten

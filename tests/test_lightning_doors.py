@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lightning import Callback, LightningModule, Trainer
 
-from ceeh.assembly import gather_inputs
+from ceeh.assembly.inputs import gather_inputs
 from ceeh.errors import ConfigError
 from ceeh.fit import fit
 from tests.test_fit import rows, small

@@ -12,7 +12,7 @@ import yaml
 from lightning import Callback
 from lightning.pytorch.loggers import Logger
 
-from ceeh.assembly import build_callbacks, check_trainer
+from ceeh.assembly.components import build_callbacks, check_trainer
 from ceeh.compare import main as compare
 from ceeh.config.loading import fill
 from ceeh.config.settings import Config, load

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ceeh.assembly import build_callbacks
+from ceeh.assembly.components import build_callbacks
 from ceeh.config.settings import Config, check_pairs, load
 from ceeh.runtime.text import flatten
 

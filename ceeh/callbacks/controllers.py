@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from ceeh.callbacks.signal import SignalCallback
+from ceeh.config.rules import POSITIVE, UNIT_BELOW_1, at_least, check
 from ceeh.types import GroupOutcome
 
 
@@ -70,11 +71,9 @@ class LengthByAccuracy(Controller):
         reference_steps: int = 5,
     ) -> None:
         super().__init__(start, maximum)
-        if not (rate > 0 and 0 <= slack < 1 and reference_steps >= 1):
-            raise ValueError(
-                "rate > 0, 0 <= slack < 1 and reference_steps >= 1 are needed, got "
-                f"rate {rate}, slack {slack}, reference_steps {reference_steps}"
-            )
+        check(POSITIVE, rate=rate)
+        check(UNIT_BELOW_1, slack=slack)
+        check(at_least(1), reference_steps=reference_steps)
         self.rate = rate
         self.slack = slack
         self.reference = reference
@@ -126,8 +125,7 @@ class AnchoredEntropy(Controller):
         maximum: float = 0.01,
     ) -> None:
         super().__init__(start, maximum)
-        if not (rate > 0 and fraction > 0):
-            raise ValueError(f"rate and fraction must be above 0, got {rate} and {fraction}")
+        check(POSITIVE, rate=rate, fraction=fraction)
         self.rate = rate
         self.fraction = fraction
         self.anchor: float | None = None
@@ -157,8 +155,7 @@ class SkyworkEntropy(Controller):
         self, target: float = 0.2, step: float = 0.005, start: float = 0.0, maximum: float = 0.1
     ) -> None:
         super().__init__(start, maximum)
-        if not (target > 0 and step > 0):
-            raise ValueError(f"target and step must be above 0, got {target} and {step}")
+        check(POSITIVE, target=target, step=step)
         self.target = target
         self.step = step
         self.entropy = math.nan

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ceeh.callbacks.signal import SignalCallback
+from ceeh.config.rules import UNIT_ABOVE_0, check
 from ceeh.evaluation.metrics import hard_below
 from ceeh.runtime.table import QuestionTable
 from ceeh.types import GroupOutcome
@@ -39,17 +40,7 @@ class RollingDifficulty(SignalCallback):
         threshold: Literal["mean", "median", "quantile", "fixed"] = "mean",
         level: float = 0.5,
     ) -> None:
-        for name, rate in (("rise", rise), ("fall", fall), ("level", level)):
-            if not 0 < rate <= 1:
-                raise ValueError(f"{name} must be in (0, 1], got {rate}")
-        if judged not in ("history", "last_visit", "own_group"):
-            raise ValueError(
-                f"judged must be one of history, last_visit, own_group, got '{judged}'"
-            )
-        if threshold not in ("mean", "median", "quantile", "fixed"):
-            raise ValueError(
-                f"threshold must be one of mean, median, quantile, fixed, got '{threshold}'"
-            )
+        check(UNIT_ABOVE_0, rise=rise, fall=fall, level=level)
         self.rise = rise
         self.fall = fall
         self.judged = judged

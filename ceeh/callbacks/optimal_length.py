@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any, Literal
 
 from ceeh.callbacks.signal import SignalCallback
+from ceeh.config.rules import UNIT_ABOVE_0, at_least, check
 from ceeh.runtime.table import QuestionTable
 from ceeh.types import GroupOutcome
 
@@ -45,15 +46,8 @@ class OptimalLength(SignalCallback):
         window: int = 8,
         from_own_group: bool = True,
     ) -> None:
-        if rule not in ("minimum", "ema", "median", "own_group"):
-            raise ValueError(f"rule must be one of minimum, ema, median, own_group, got '{rule}'")
-        for name, rate in (("rise", rise), ("fall", fall)):
-            if not 0 < rate <= 1:
-                raise ValueError(f"{name} must be in (0, 1], got {rate}")
-        if window < 1:
-            raise ValueError(f"window must be at least 1 group, got {window}")
-        if not isinstance(from_own_group, bool):
-            raise ValueError(f"from_own_group must be true or false, got {from_own_group!r}")
+        check(UNIT_ABOVE_0, rise=rise, fall=fall)
+        check(at_least(1), window=window)
         self.rule = rule
         self.rise = rise
         self.fall = fall

@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ceeh.callbacks.controllers import Controller
-from ceeh.modules.advantages import group_mean
+from ceeh.config.rules import UNIT, UNIT_BELOW_1, check
 from ceeh.modules.shaping.adaptive_target import symmetric_efficiency
+from ceeh.modules.shaping.base import Responses
 from ceeh.types import GroupOutcome
 
 EPSILON = 1e-8
 
 
 def instability(
-    values: Tensor, group: Tensor, num_prompts: int, *, lowest: float
+    values: Float[Tensor, " R"], rows: Responses, *, lowest: float
 ) -> tuple[float, float]:
     """std / |mean| of `values`, and the potential (1 - mean) / (1 - lowest).
 
@@ -22,8 +24,8 @@ def instability(
     [lowest, 1] that the mean has not reached. Groups without values do not count; (0, 1) without any. LEAD's
     released code, https://arxiv.org/abs/2605.09806.
     """
-    means = group_mean(values, group, num_prompts)
-    within = group_mean((values - means[group]).square(), group, num_prompts)
+    means = rows.mean(values)
+    within = rows.mean((values - means[rows.group]).square())
     means, within = means[~means.isnan()], within[~within.isnan()]
     if not len(means):
         return 0.0, 1.0
@@ -49,10 +51,8 @@ class PotentialScaledWeight(Controller):
         self, shortest: int, longest: int, momentum: float = 0.95, minimum: float = 0.3
     ) -> None:
         super().__init__(start=0.5, maximum=1.0)
-        if not (0 <= momentum < 1 and 0 <= minimum <= 1):
-            raise ValueError(
-                f"momentum in [0, 1) and minimum in [0, 1] are needed, got {momentum} and {minimum}"
-            )
+        check(UNIT_BELOW_1, momentum=momentum)
+        check(UNIT, minimum=minimum)
         self.shortest = shortest
         self.longest = longest
         self.momentum = momentum
@@ -62,15 +62,17 @@ class PotentialScaledWeight(Controller):
         return {"correctness_weight": max(self.coefficient, self.minimum)}
 
     def updated(self, outcomes: Sequence[GroupOutcome]) -> float:
-        correct = torch.tensor([flag for each in outcomes for flag in each.correct])
-        lengths = torch.tensor([length for each in outcomes for length in each.lengths])
         sizes = torch.tensor([len(each.correct) for each in outcomes])
-        group = torch.arange(len(outcomes)).repeat_interleave(sizes)
-        efficiency = symmetric_efficiency(
-            correct, lengths, group, len(outcomes), shortest=self.shortest, longest=self.longest
+        rows = Responses(
+            correct=torch.tensor([flag for each in outcomes for flag in each.correct]),
+            lengths=torch.tensor([length for each in outcomes for length in each.lengths]),
+            group=torch.arange(len(outcomes)).repeat_interleave(sizes),
+            num_prompts=len(outcomes),
         )
-        cv_c, left_c = instability(correct.double(), group, len(outcomes), lowest=0.0)
-        cv_e, left_e = instability(efficiency[correct], group[correct], len(outcomes), lowest=-1.0)
+        efficiency = symmetric_efficiency(rows, shortest=self.shortest, longest=self.longest)
+        solved = rows.only(rows.correct)
+        cv_c, left_c = instability(rows.correct.double(), rows, lowest=0.0)
+        cv_e, left_e = instability(efficiency[rows.correct], solved, lowest=-1.0)
         both = cv_c + cv_e + EPSILON
         d_c, d_e = cv_c / both * left_c, cv_e / both * left_e
         target = d_c / (d_c + d_e + EPSILON)

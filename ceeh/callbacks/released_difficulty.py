@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ceeh.callbacks.signal import SignalCallback
+from ceeh.config.rules import at_least, check
 from ceeh.runtime.table import QuestionTable
 from ceeh.types import GroupOutcome
 
@@ -22,10 +23,7 @@ class ReleasedDifficulty(SignalCallback):
     may_be_undefined = ("accuracy_history",)
 
     def __init__(self, questions: int, rise: float = 0.2, fall: float = 0.05) -> None:
-        if questions < 1:
-            raise ValueError(
-                f"questions must be at least 1, the size of the training set, got {questions}"
-            )
+        check(at_least(1), questions=questions)
         self.questions = questions
         self.rise = rise
         self.fall = fall

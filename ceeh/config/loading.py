@@ -14,8 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from ceeh.config.packaged import find_config
-from ceeh.config.typed import leaves, plain, shown, structured
+from ceeh.config.typed import plain, shown, structured
 from ceeh.errors import ConfigError
+from ceeh.runtime.text import leaves
 
 Schema = TypeVar("Schema")
 

@@ -1,6 +1,7 @@
 """`setting` declares a configuration field: default, description and rule in one place."""
 
 import copy
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, is_dataclass
@@ -25,6 +26,13 @@ def setting(default: Any, description: str, rule: Rule | None = None) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def check(rule: Rule, **arguments: Any) -> None:
+    """Raises ValueError for an argument that breaks the rule."""
+    for name, value in arguments.items():
+        if not rule.holds(value):
+            raise ValueError(f"{name} must be {rule.words}, got {value}")
+
+
 def at_least(bound: float) -> Rule:
     return Rule(f"at least {bound}", lambda value: value >= bound)
 
@@ -35,8 +43,10 @@ def above(bound: float) -> Rule:
 
 POSITIVE = above(0)
 OPEN_UNIT = Rule("in (0, 1)", lambda value: 0 < value < 1)
+UNIT = Rule("in [0, 1]", lambda value: 0 <= value <= 1)
 UNIT_ABOVE_0 = Rule("in (0, 1]", lambda value: 0 < value <= 1)
 UNIT_BELOW_1 = Rule("in [0, 1)", lambda value: 0 <= value < 1)
+NOT_NEGATIVE = Rule("a finite number, at least 0", lambda value: 0 <= value < math.inf)
 SEED = Rule("from 0 to 4294967295", lambda value: 0 <= value < 2**32)
 """What NumPy's generators take."""
 TEXT = Rule("non-empty text", lambda value: bool(value.strip()))

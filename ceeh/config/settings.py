@@ -458,6 +458,27 @@ def check_sharding(
             )
 
 
+def check_multiple(name: str, value: int, processes: int) -> None:
+    """Raises ConfigError unless the processes can share `value` questions evenly."""
+    if value % processes:
+        raise ConfigError(
+            f"{name} is over all processes and must be a multiple of their number "
+            f"({processes}), got {value}"
+        )
+
+
+def check_policy(config: Any, response_tokens: int, name: str) -> None:
+    """What a run and supervised training refuse alike; `name` is the setting of `response_tokens`."""
+    check_lora(config.model.lora)
+    check_sharding(config.hardware, config.model, config.optimizer, config.checkpoints)
+    longest = config.prompts.max_prompt_tokens + response_tokens
+    if config.optimizer.tokens_per_microbatch < longest:
+        raise ConfigError(
+            "optimizer.tokens_per_microbatch must hold one longest row, prompts.max_prompt_tokens + "
+            f"{name} = {longest}, got {config.optimizer.tokens_per_microbatch}"
+        )
+
+
 def check_pairs(config: Config, processes: int) -> None:
     """Raises ConfigError for settings that contradict each other or the number of `processes`."""
     objective = config.objective
@@ -472,26 +493,12 @@ def check_pairs(config: Config, processes: int) -> None:
             f"objective.importance is {objective.importance}, but with objective.old_logprobs=engine the "
             "ratio itself corrects for the engine; set objective.old_logprobs=trainer"
         )
-    for name, value in (
-        ("rollouts.prompts_per_step", config.rollouts.prompts_per_step),
-        ("optimizer.prompts_per_minibatch", config.optimizer.prompts_per_minibatch),
-    ):
-        if value % processes:
-            raise ConfigError(
-                f"{name} is over all processes and must be a multiple of their number "
-                f"({processes}), got {value}"
-            )
     step, minibatch = config.rollouts.prompts_per_step, config.optimizer.prompts_per_minibatch
+    check_multiple("rollouts.prompts_per_step", step, processes)
+    check_multiple("optimizer.prompts_per_minibatch", minibatch, processes)
     if step > minibatch and step % minibatch:
         raise ConfigError(
             f"rollouts.prompts_per_step ({step}) must be a multiple of optimizer.prompts_per_minibatch, "
             f"got {minibatch}: the last optimizer step would be smaller than the others"
         )
-    check_lora(config.model.lora)
-    check_sharding(config.hardware, config.model, config.optimizer, config.checkpoints)
-    longest = config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens
-    if config.optimizer.tokens_per_microbatch < longest:
-        raise ConfigError(
-            "optimizer.tokens_per_microbatch must hold one longest row, prompts.max_prompt_tokens + "
-            f"rollouts.max_response_tokens = {longest}, got {config.optimizer.tokens_per_microbatch}"
-        )
+    check_policy(config, config.rollouts.max_response_tokens, "rollouts.max_response_tokens")

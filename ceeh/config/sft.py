@@ -13,10 +13,9 @@ from ceeh.config.settings import (
     Optimizer,
     Prompts,
     Tracking,
-    check_lora,
-    check_sharding,
+    check_multiple,
+    check_policy,
 )
-from ceeh.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -55,16 +54,5 @@ def load_sft(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> SFTC
 def check_sft_pairs(config: SFTConfig, processes: int) -> None:
     """Raises ConfigError for settings that contradict each other or the number of `processes`."""
     examples = config.optimizer.prompts_per_minibatch
-    if examples % processes:
-        raise ConfigError(
-            "optimizer.prompts_per_minibatch is over all processes and must be a multiple of their number "
-            f"({processes}), got {examples}"
-        )
-    check_lora(config.model.lora)
-    check_sharding(config.hardware, config.model, config.optimizer, config.checkpoints)
-    longest = config.prompts.max_prompt_tokens + config.max_response_tokens
-    if config.optimizer.tokens_per_microbatch < longest:
-        raise ConfigError(
-            "optimizer.tokens_per_microbatch must hold one longest row, prompts.max_prompt_tokens + "
-            f"max_response_tokens = {longest}, got {config.optimizer.tokens_per_microbatch}"
-        )
+    check_multiple("optimizer.prompts_per_minibatch", examples, processes)
+    check_policy(config, config.max_response_tokens, "max_response_tokens")

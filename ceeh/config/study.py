@@ -5,7 +5,15 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from ceeh.config.loading import merged
-from ceeh.config.rules import FILE_NAME, LOCATION, POSITIVE, Rule, at_least, setting
+from ceeh.config.rules import (
+    FILE_NAME,
+    LOCATION,
+    POSITIVE,
+    UNIT_ABOVE_0,
+    Rule,
+    at_least,
+    setting,
+)
 from ceeh.config.settings import Config, check_pairs, load
 from ceeh.errors import ConfigError
 
@@ -42,9 +50,7 @@ class Arm:
 class SamplingSetting:
     samples: int = setting(64, "Responses per question; pass@k is reported up to it.", at_least(1))
     temperature: float = setting(1.0, "Sampling temperature.", POSITIVE)
-    top_p: float = setting(
-        1.0, "Nucleus sampling.", Rule("in (0, 1]", lambda value: 0 < value <= 1)
-    )
+    top_p: float = setting(1.0, "Nucleus sampling.", UNIT_ABOVE_0)
 
 
 @dataclass(frozen=True)

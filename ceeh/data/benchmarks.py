@@ -11,7 +11,7 @@ from typing import Any
 from ceeh.config.component import Component
 from ceeh.config.loading import merged
 from ceeh.config.packaged import CONFIGS
-from ceeh.config.rules import POSITIVE, TEXT, Rule, at_least, setting
+from ceeh.config.rules import POSITIVE, TEXT, UNIT_ABOVE_0, at_least, setting
 from ceeh.errors import ConfigError
 from ceeh.types import Question
 
@@ -47,9 +47,7 @@ class Benchmark:
     )
     samples: int = setting(16, "Responses per question. Paper: 16.", at_least(1))
     temperature: float = setting(0.6, "Sampling temperature. Paper: 0.6.", POSITIVE)
-    top_p: float = setting(
-        0.95, "Nucleus sampling. Paper: 0.95.", Rule("in (0, 1]", lambda value: 0 < value <= 1)
-    )
+    top_p: float = setting(0.95, "Nucleus sampling. Paper: 0.95.", UNIT_ABOVE_0)
     max_response_tokens: int = setting(
         16000, "Tokens. A longer response is truncated. Paper: 16000.", POSITIVE
     )

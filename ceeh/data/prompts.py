@@ -4,11 +4,12 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ceeh.config.settings import Prompts
+from ceeh.data.benchmarks import Benchmark
 from ceeh.data.sources.column_map import encodable
 from ceeh.errors import ConfigError, user_code
 from ceeh.runtime.rng import stable_hash
@@ -16,73 +17,41 @@ from ceeh.runtime.table import QuestionTable
 from ceeh.runtime.text import escape, show
 from ceeh.types import Prompt, Question
 
-Builder = TypeVar("Builder", bound="PromptBuilder")
-
 
 class PromptBuilder:
     """Encodes a question for the model, as plain text or through the tokenizer's chat template.
 
-    `instruction` is a separate paragraph after the question, in the user's last message.
-    `system_prompt` is for questions without a system message of their own. `chat_template_args` go to
-    the template, whose date is `date` (YYYY-MM-DD), or today's. `load_prompts` applies
-    `max_prompt_tokens`. Raises ConfigError when the tokenizer lacks the chat template asked for, for
-    a system prompt or template arguments without a chat template, and for an invalid date.
+    The instruction is a separate paragraph after the question, in the user's last message. The system
+    prompt is for questions without a system message of their own. A template's date is that of the
+    settings, or today's. Raises ConfigError when the tokenizer lacks the chat template asked for, for a
+    system prompt or template arguments without a chat template, and for an invalid date.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        max_prompt_tokens: int,
-        chat_template: bool,
-        system_prompt: str | None,
-        instruction: str | None,
-        chat_template_args: Mapping[str, Any] | None = None,
-        date: str | None = None,
-    ) -> None:
-        for name, given in (
-            ("system_prompt", system_prompt),
-            ("chat_template_args", chat_template_args),
-        ):
-            if given and not chat_template:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: Prompts | Benchmark) -> None:
+        for name in ("system_prompt", "chat_template_args"):
+            if getattr(settings, name) and not settings.chat_template:
                 raise ConfigError(
                     f"prompts.{name} needs prompts.chat_template: true; set it, or remove {name}"
                 )
-        if chat_template and not tokenizer.chat_template:
+        if settings.chat_template and not tokenizer.chat_template:
             raise ConfigError(
                 f"prompts.chat_template is true, but the tokenizer '{tokenizer.name_or_path}' has"
                 " no chat template; set it to false, or model.path to an instruct model"
             )
         self.tokenizer = tokenizer
-        self.max_prompt_tokens = max_prompt_tokens
-        self.chat_template = chat_template
-        self.system_prompt = system_prompt
-        self.instruction = instruction
-        self.chat_template_args = dict(chat_template_args or {})
-        if date is not None:
+        self.settings = settings
+        self.template_arguments = dict(settings.chat_template_args)
+        if isinstance(settings, Prompts) and settings.date is not None:
             # Arguments of a template hide transformers' function of this name, which reads the clock.
-            self.chat_template_args["strftime_now"] = _day(date).strftime
-
-    @classmethod
-    def of(cls: type[Builder], tokenizer: PreTrainedTokenizerBase, settings: Prompts) -> Builder:
-        """The builder that the `prompts` settings of a run describe."""
-        return cls(
-            tokenizer,
-            max_prompt_tokens=settings.max_prompt_tokens,
-            chat_template=settings.chat_template,
-            system_prompt=settings.system_prompt,
-            instruction=settings.instruction,
-            chat_template_args=settings.chat_template_args,
-            date=settings.date,
-        )
+            self.template_arguments["strftime_now"] = _day(settings.date).strftime
 
     def __call__(self, question: Question) -> Prompt:
         """The prompt, of any length: `text` is the question's, `token_ids` what the engine reads."""
         messages = list(question.messages or [("user", question.text)])
-        if self.instruction is not None:
+        if self.settings.instruction is not None:
             role, content = messages[-1]
-            messages[-1] = (role, f"{content.rstrip()}\n\n{self.instruction}")
-        if self.chat_template:
+            messages[-1] = (role, f"{content.rstrip()}\n\n{self.settings.instruction}")
+        if self.settings.chat_template:
             token_ids = self._chat(messages)
         elif len(messages) == 1:
             token_ids = self.tokenizer(messages[0][1]).input_ids
@@ -114,15 +83,16 @@ class PromptBuilder:
 
     def _chat(self, given: Sequence[tuple[str, str]]) -> list[int]:
         messages = [{"role": role, "content": content} for role, content in given]
-        if self.system_prompt is not None and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": self.system_prompt})
+        system_prompt = self.settings.system_prompt
+        if system_prompt is not None and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": system_prompt})
         try:
             token_ids = self.tokenizer.apply_chat_template(
                 messages,
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=False,
-                **self.chat_template_args,
+                **self.template_arguments,
             )
         except Exception as error:  # a template is a program that came with the model
             system = messages[0]["role"] == "system"
@@ -155,7 +125,7 @@ def _day(date: str) -> datetime:
 def load_prompts(source: Iterable[Question], builder: PromptBuilder, place: str) -> list[Prompt]:
     """The prompts of `source`, in its order; `place` is its config path, for messages.
 
-    Prompts longer than `builder.max_prompt_tokens` are dropped with one warning that counts them.
+    Prompts longer than `max_prompt_tokens` are dropped with one warning that counts them.
     Raises ConfigError when none is left, when a uid repeats, and for what the source refuses.
     """
     prompts: dict[str, Prompt] = {}
@@ -171,8 +141,9 @@ def load_prompts(source: Iterable[Question], builder: PromptBuilder, place: str)
         raise ConfigError(f"{place}: {error}") from error
     if not prompts:
         raise ConfigError(f"{place} has no questions; name a source with at least one")
-    limit = f"prompts.max_prompt_tokens ({builder.max_prompt_tokens})"
-    kept = [p for p in prompts.values() if len(p.token_ids) <= builder.max_prompt_tokens]
+    longest = builder.settings.max_prompt_tokens
+    limit = f"prompts.max_prompt_tokens ({longest})"
+    kept = [p for p in prompts.values() if len(p.token_ids) <= longest]
     lengths = [len(prompt.token_ids) for prompt in prompts.values()]
     if not kept:
         raise ConfigError(
@@ -305,16 +276,8 @@ class PromptStream:
         world_size: int = 1,
         balanced_by: int | None = None,
     ) -> None:
-        if prompts_per_step % world_size:
-            raise ConfigError(
-                f"rollouts.prompts_per_step must be a multiple of the number of ranks"
-                f" ({world_size}), got {prompts_per_step}"
-            )
-        if len(prompts) < prompts_per_step:
-            raise ConfigError(
-                f"rollouts.prompts_per_step is {prompts_per_step}, but prompts.train has only"
-                f" {len(prompts)} prompts; lower it, or add questions"
-            )
+        assert prompts_per_step % world_size == 0, "see check_pairs and check_sft_pairs"
+        assert len(prompts) >= prompts_per_step, "see gather_inputs and gather_examples"
         self.prompts = {prompt.uid: prompt for prompt in prompts}
         assert len(self.prompts) == len(prompts), "uids are unique"
         self.seed = seed

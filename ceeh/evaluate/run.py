@@ -7,12 +7,18 @@ from pathlib import Path
 
 import yaml
 
-from ceeh.assembly import build_engine, quieten
 from ceeh.config.component import Component
-from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE, resolve_accelerator, resolve_precision
+from ceeh.config.hardware import (
+    CANARY_TOLERANCE,
+    DTYPE,
+    join,
+    resolve_accelerator,
+    resolve_precision,
+)
 from ceeh.config.settings import Tracking
 from ceeh.data.benchmarks import Benchmark
 from ceeh.data.engine.base import RolloutEngine
+from ceeh.data.engine.restartable import build_engine
 from ceeh.data.engine.vllm_engine import check_init_args
 from ceeh.evaluation.config import EvaluationConfig
 from ceeh.evaluation.results import FILE, Results, flat_metrics, write_results
@@ -27,12 +33,12 @@ from ceeh.run.checkpoint import rollout_step_of
 from ceeh.runtime.distributed import (
     from_rank_zero,
     is_rank_zero,
-    join_processes,
     processes_here,
     say,
     wait_for_all,
     world_size,
 )
+from ceeh.runtime.quiet import quieten
 from ceeh.runtime.text import HIDDEN
 from ceeh.runtime.versions import weights_digest
 from ceeh.tracking.data_set import data_set
@@ -62,11 +68,7 @@ def evaluate(
             processes=world_size(),
             here=processes_here(),
         )
-    join_processes(
-        accelerator,
-        join_minutes=protocol.hardware.join_minutes,
-        collective_minutes=protocol.hardware.collective_minutes,
-    )
+    join(protocol.hardware, accelerator)
     with ExitStack() as stack:
         tasks = [
             build_task(name, benchmark, tokenizer, protocol.limit)

@@ -159,12 +159,3 @@ def logged_values(table: SampleTable) -> dict[str, np.ndarray]:
     ratios = sample_ratios(table)
     names = ("accuracy", "tokens", "truncated_fraction")
     return {name: ratios[name][0] for name in names} | question_values(table)
-
-
-def table_metrics(table: SampleTable) -> dict[str, float]:
-    """Every metric by name; NaN for a mean over nothing. Fractions in [0, 1]."""
-    found = {
-        name: float(above.sum() / below.sum()) if below.sum() else math.nan
-        for name, (above, below) in sample_ratios(table).items()
-    }
-    return found | {name: float(values.mean()) for name, values in question_values(table).items()}

@@ -24,17 +24,22 @@ from ceeh.types import ScoredGroup
 QUESTIONS = 100
 """Questions whose responses are kept in full: what a page can show."""
 
+RESPONSE = {
+    "index": pa.int64(),  # of the question within its benchmark, or of the held-out question
+    "uid": pa.string(),
+    "level": pa.string(),
+    "question": pa.string(),
+    "reference": pa.string(),
+    "sample": pa.int64(),
+    "response": pa.string(),
+    "tokens": pa.int64(),
+    "finish": pa.string(),
+}
+"""Columns of every file of responses."""
+
 HELD_OUT = pa.schema(
-    {
-        "index": pa.int64(),  # of the held-out question
-        "uid": pa.string(),
-        "level": pa.string(),
-        "question": pa.string(),
-        "reference": pa.string(),
-        "sample": pa.int64(),
-        "response": pa.string(),
-        "tokens": pa.int64(),
-        "finish": pa.string(),
+    RESPONSE
+    | {
         "correct": pa.bool_(),
         "entropy": pa.float64(),  # nats per token, mean over the response
         "pieces": pa.list_(pa.string()),  # the response cut into tokens; null where it cannot be
@@ -79,39 +84,46 @@ def response_table(
     return pa.concat_tables(tables)
 
 
+def response_rows(index: int, scored: ScoredGroup, level: str | None) -> list[dict[str, Any]]:
+    """The columns `RESPONSE` and `correct` of each response to a question."""
+    prompt = scored.group.prompt
+    shared = {
+        "index": index,
+        "uid": storable(prompt.uid),
+        "level": level and storable(level),
+        "question": storable(prompt.text),
+        "reference": storable(prompt.answer),
+    }
+    return [
+        shared
+        | {
+            "sample": sample,
+            "response": storable(completion.text),
+            "tokens": len(completion.token_ids),
+            "finish": completion.finish.value,
+            "correct": verdict.score == 1.0,
+        }
+        for sample, (completion, verdict) in enumerate(
+            zip(scored.group.completions, scored.verdicts, strict=True)
+        )
+    ]
+
+
 def _question_rows(
     index: int,
     scored: ScoredGroup,
     of_tokens: Sequence[Sequence[float]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[dict[str, Any]]:
-    prompt = scored.group.prompt
-    level = prompt.metadata.get("level")
-    shared = {
-        "index": index,
-        "uid": storable(prompt.uid),
-        "level": None if level is None else storable(str(level)),
-        "question": storable(prompt.text),
-        "reference": storable(prompt.answer),
-    }
-    rows = []
-    for sample, (completion, verdict, nats) in enumerate(
-        zip(scored.group.completions, scored.verdicts, of_tokens, strict=True)
-    ):
+    level = scored.group.prompt.metadata.get("level")
+    rows = response_rows(index, scored, None if level is None else str(level))
+    for row, completion, nats in zip(rows, scored.group.completions, of_tokens, strict=True):
         pieces = cut_into_pieces(completion.text, completion.token_ids, nats, tokenizer)
-        rows.append(
-            shared
-            | {
-                "sample": sample,
-                "response": storable(completion.text),
-                "tokens": len(nats),
-                "finish": completion.finish.value,
-                "correct": verdict.score == 1.0,
-                "entropy": sum(nats) / max(len(nats), 1),
-                "pieces": pieces and [storable(text) for text, _ in pieces],
-                "piece_entropy": pieces and [each for _, each in pieces],
-            }
-        )
+        row |= {
+            "entropy": sum(nats) / max(len(nats), 1),
+            "pieces": pieces and [storable(text) for text, _ in pieces],
+            "piece_entropy": pieces and [each for _, each in pieces],
+        }
     return rows
 
 

@@ -18,6 +18,7 @@ from ceeh.data.prompts import PromptBuilder, load_prompts
 from ceeh.data.verify.base import Verifier
 from ceeh.data.verify.build import build_verifier, drop_unverifiable
 from ceeh.errors import ConfigError
+from ceeh.evaluation.responses import response_rows
 from ceeh.evaluation.store import SampleStore
 from ceeh.runtime.distributed import from_rank_zero, rank, say, world_size
 from ceeh.runtime.rng import derived_seed
@@ -66,15 +67,7 @@ def build_task(
     """
     try:
         questions = benchmark_questions(benchmark)[:limit]
-        builder = PromptBuilder(
-            tokenizer,
-            max_prompt_tokens=benchmark.max_prompt_tokens,
-            chat_template=benchmark.chat_template,
-            system_prompt=benchmark.system_prompt,
-            instruction=benchmark.instruction,
-            chat_template_args=benchmark.chat_template_args,
-        )
-        prompts = load_prompts(questions, builder, "questions")
+        prompts = load_prompts(questions, PromptBuilder(tokenizer, benchmark), "questions")
         verifier = build_verifier(benchmark.verifier)
         verifiable = drop_unverifiable(prompts, verifier, "questions")
     except ConfigError as error:
@@ -129,30 +122,18 @@ def sample_task(
 
 def sample_rows(task: Task, index: int, scored: ScoredGroup) -> list[dict[str, Any]]:
     """A row of `ceeh.evaluation.store.SCHEMA` per completion of the question at `index`."""
-    prompt = scored.group.prompt
-    shared = {
-        "benchmark": task.name,
-        "index": index,
-        "uid": prompt.uid,
-        "level": task.level(prompt),
-        "question": prompt.text,
-        "reference": prompt.answer,
-    }
+    rows = response_rows(index, scored, task.level(scored.group.prompt))
     return [
-        shared
+        row
         | {
-            "sample": number,
-            "response": completion.text,
-            "tokens": len(completion.token_ids),
-            "finish": completion.finish.value,
+            "benchmark": task.name,
             "score": verdict.score,
-            "correct": verdict.score == 1.0,
             "outcome": verdict.outcome.value,
             "answer": task.verifier.answer(completion),
             "entropy": -sum(completion.logprobs) / max(len(completion.logprobs), 1),
         }
-        for number, (completion, verdict) in enumerate(
-            zip(scored.group.completions, scored.verdicts, strict=True)
+        for row, completion, verdict in zip(
+            rows, scored.group.completions, scored.verdicts, strict=True
         )
     ]
 

@@ -16,22 +16,15 @@ import pyarrow.parquet as pq
 import torch
 
 from ceeh.errors import ConfigError, first_line
+from ceeh.evaluation.responses import RESPONSE
 from ceeh.evaluation.samples import SampleTable, answer_classes
 from ceeh.run.atomic import atomic_write, atomic_write_text, check_folder
 from ceeh.runtime.text import flatten
 
 SCHEMA = pa.schema(
-    {
-        "benchmark": pa.string(),
-        "index": pa.int64(),  # of the question within its benchmark
-        "uid": pa.string(),
-        "level": pa.string(),
-        "question": pa.string(),
-        "reference": pa.string(),
-        "sample": pa.int64(),
-        "response": pa.string(),
-        "tokens": pa.int64(),
-        "finish": pa.string(),
+    {"benchmark": pa.string()}
+    | RESPONSE
+    | {
         "score": pa.float64(),
         "correct": pa.bool_(),
         "outcome": pa.string(),

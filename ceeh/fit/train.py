@@ -9,21 +9,13 @@ from pathlib import Path
 
 from lightning import seed_everything
 
-from ceeh.assembly import (
-    build_engine,
-    build_loggers,
-    build_trainer,
-    check_device,
-    engine_context,
-    gather_inputs,
-    open_folder,
-    quieten,
-    set_threads,
-    write_model,
-)
-from ceeh.config.hardware import resolve_accelerator
+from ceeh.assembly.folder import open_folder, write_model
+from ceeh.assembly.inputs import check_device, engine_context, gather_inputs
+from ceeh.assembly.trainer import build_loggers, build_trainer
+from ceeh.config.hardware import resolve_accelerator, set_threads
 from ceeh.config.settings import Config
 from ceeh.data.datamodule import RolloutDataModule
+from ceeh.data.engine.restartable import build_engine
 from ceeh.held_out import measure_base, measure_tuned, write_results
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
@@ -36,6 +28,7 @@ from ceeh.runtime.distributed import (
     say,
     world_size,
 )
+from ceeh.runtime.quiet import quieten
 
 
 @shutdown.signals_honored()

@@ -2,9 +2,9 @@
 
 Axes: N tokens of a micro-batch, C tokens of one chunk, D width, V vocabulary.
 
-`evaluate_` and `gradient_` are all the element-wise work; the matrix products are in their callers. On
-CUDA `fused_evaluate` and `fused_gradient` do the same, compiled to few passes over the logits: eagerly that
-work takes longer than the products (docs/gpu.md).
+`token_values` and `slopes_of` are all the element-wise work; the matrix products are in their callers. On
+CUDA they are compiled to few passes over the logits: eagerly that work takes longer than the products
+(docs/gpu.md). On the CPU they go through a chunk in blocks, whose intermediates stay in the cache.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from torch.autograd.function import once_differentiable
 TokenObjective = Callable[[Tensor, Tensor, slice], Tensor]
 """(log-probs [C], entropy [C], which of the N tokens they are) -> the loss of these tokens."""
 
-BLOCKS = 16
-"""Parts of a chunk for element-wise work; few enough that kernel launches on a GPU cost nothing."""
+BLOCK = 2**18
+"""Logits of a block, 1 MiB in fp32, or one token's if those are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +34,6 @@ class LogitTransform:
 
     scale: float = 1.0
     cap: float | None = None
-
-    def apply_(self, x: Float[Tensor, "C V"], temperature: float) -> Float[Tensor, "C V"]:
-        """z, in place of x."""
-        if self.cap is None:
-            return x.div_(temperature / self.scale)
-        return x.mul_(self.scale / self.cap).tanh_().mul_(self.cap / temperature)
-
-    def backward_(
-        self, gradient: Float[Tensor, "C V"], z: Float[Tensor, "C V"] | None, temperature: float
-    ) -> Float[Tensor, "C V"]:
-        """The gradient in z becomes, in place, that in x: dz/dx = scale (1 - (logits / cap)^2) / temperature.
-
-        `z` is needed, and overwritten, only with a cap.
-        """
-        gradient.div_(temperature / self.scale)
-        if self.cap is None:
-            return gradient
-        assert z is not None, "a cap's slope depends on the logits"
-        return gradient.mul_(z.mul_(temperature / self.cap).square_().neg_().add_(1))
 
 
 PLAIN = LogitTransform()
@@ -75,7 +56,7 @@ def chunked_logprobs_and_entropy(
     logits = `transform` of hidden weight.T + bias.
 
     Without gradient. At most `chunk_tokens` x V logits exist at a time, with intermediates of a
-    sixteenth of them. Logits and softmax are in fp32 (float64 for float64 `hidden`), also under
+    few blocks. Logits and softmax are in fp32 (float64 for float64 `hidden`), also under
     autocast: bf16 logits are the main source of mismatch between trainer and engine (MiniMax-M1,
     https://arxiv.org/abs/2506.13585). `operands` is what the product multiplies, by default the same;
     products of bf16 operands are exact in fp32, in which they are summed.
@@ -231,22 +212,23 @@ def differentiated(
 
 
 def evaluate(
-    logits: Float[Tensor, "C V"],
+    products: Float[Tensor, "C V"],
     targets: Int[Tensor, " C"],
     temperature: float,
     bias: Float[Tensor, " V"] | None,
     transform: LogitTransform,
 ) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"], Float[Tensor, " C"]]:
-    """`fused_evaluate` on CUDA, which leaves `logits` as they are, else `evaluate_`."""
-    if logits.is_cuda:
-        return compiled(fused_evaluate)(
-            logits, targets, temperature, bias, transform.scale, transform.cap
-        )
-    return evaluate_(logits, targets, temperature, bias, transform)
+    """`token_values` of a chunk."""
+    given = temperature, bias, transform.scale, transform.cap
+    if products.is_cuda:
+        return compiled(token_values)(products, targets, *given)
+    parts = [token_values(products[rows], targets[rows], *given) for rows in blocks(products)]
+    logprobs, entropy, log_z = map(torch.cat, zip(*parts, strict=True))
+    return logprobs, entropy, log_z
 
 
 def gradient(
-    logits: Float[Tensor, "C V"],
+    products: Float[Tensor, "C V"],
     targets: Int[Tensor, " C"],
     entropy: Float[Tensor, " C"],
     log_z: Float[Tensor, " C"],
@@ -257,12 +239,15 @@ def gradient(
     transform: LogitTransform,
     dtype: torch.dtype,
 ) -> Float[Tensor, "C V"]:
-    """The gradient in the products hidden weight.T, in `dtype`; `logits` as `evaluate` left them."""
-    given = targets, entropy, log_z, by_logprob, by_entropy, temperature
-    if logits.is_cuda:
-        return compiled(fused_gradient)(logits, *given, bias, transform.scale, transform.cap, dtype)
-    gradient_(logits, *given, transform)
-    return logits.to(dtype)
+    """`slopes_of` a chunk, in `dtype`; on the CPU in place of the products."""
+    of_tokens = targets, entropy, log_z, by_logprob, by_entropy
+    given = temperature, bias, transform.scale, transform.cap
+    if products.is_cuda:
+        return compiled(slopes_of)(products, *of_tokens, *given, dtype)
+    for rows in blocks(products):
+        block, of_block = products[rows], (each[rows] for each in of_tokens)
+        block.copy_(slopes_of(block, *of_block, *given, products.dtype))
+    return products.to(dtype)
 
 
 @cache
@@ -272,7 +257,7 @@ def compiled(function: Callable) -> Callable:
 
 
 @no_type_check  # the tests' checks of shapes cannot be compiled
-def fused_evaluate(
+def token_values(
     x: Float[Tensor, "C V"],
     targets: Int[Tensor, " C"],
     temperature: float,
@@ -280,7 +265,7 @@ def fused_evaluate(
     scale: float,
     cap: float | None,
 ) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"], Float[Tensor, " C"]]:
-    """`evaluate_` from the products `x` = hidden weight.T."""
+    """Log-probs of the targets, entropy, and log sum_v exp z_v, from the products x = hidden weight.T."""
     z, _ = transformed(x, temperature, bias, scale, cap)
     log_z = z.logsumexp(1)
     log_p = z - log_z[:, None]
@@ -289,7 +274,7 @@ def fused_evaluate(
 
 
 @no_type_check
-def fused_gradient(
+def slopes_of(
     x: Float[Tensor, "C V"],
     targets: Int[Tensor, " C"],
     entropy: Float[Tensor, " C"],
@@ -302,11 +287,16 @@ def fused_gradient(
     cap: float | None,
     dtype: torch.dtype,
 ) -> Float[Tensor, "C V"]:
-    """`gradient_` from the products `x`, in `dtype`."""
+    """The gradient in the products x, in `dtype`.
+
+    In z it is -p (g_logp + g_H (log p + H)), and + g_logp at the target.
+    """
     z, slope = transformed(x, temperature, bias, scale, cap)
     log_p = z - log_z[:, None]
-    in_z = -log_p.exp() * (by_logprob[:, None] + by_entropy[:, None] * (log_p + entropy[:, None]))
-    chosen = torch.arange(x.shape[1], device=x.device) == targets[:, None]
+    constant = -(by_logprob + by_entropy * entropy)
+    in_z = log_p.exp() * torch.addcmul(constant[:, None], -by_entropy[:, None], log_p)
+    words = torch.arange(x.shape[1], device=x.device, dtype=torch.int32)
+    chosen = words == targets[:, None].int()
     return ((in_z + torch.where(chosen, by_logprob[:, None], 0.0)) * slope).to(dtype)
 
 
@@ -318,7 +308,7 @@ def transformed(
     scale: float,
     cap: float | None,
 ) -> tuple[Float[Tensor, "C V"], Float[Tensor, "C V"] | float]:
-    """z and dz/dx, as `LogitTransform`."""
+    """z and dz/dx as of `LogitTransform`: scale / temperature, with a cap times 1 - (logits / cap)^2."""
     x = x if bias is None else x + bias
     if cap is None:
         return x * (scale / temperature), scale / temperature
@@ -326,48 +316,13 @@ def transformed(
     return bounded * (cap / temperature), (1 - bounded**2) * (scale / temperature)
 
 
-def evaluate_(
-    logits: Float[Tensor, "C V"],
-    targets: Int[Tensor, " C"],
-    temperature: float,
-    bias: Float[Tensor, " V"] | None,
-    transform: LogitTransform,
-) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"], Float[Tensor, " C"]]:
-    """Log-probs of the targets, entropy, and log sum_v exp z_v; the products become log-probs in place."""
-    logprobs, entropy, log_z = [], [], []
-    for rows in slices(len(logits), -(-len(logits) // BLOCKS)):
-        log_p = logits[rows]
-        if bias is not None:
-            log_p.add_(bias)
-        transform.apply_(log_p, temperature)
-        log_z.append(log_p.logsumexp(1))
-        log_p.sub_(log_z[-1][:, None])
-        logprobs.append(log_p.gather(1, targets[rows, None]).squeeze(1))
-        entropy.append(log_p.exp().mul_(log_p).sum(1).neg_())
-    return torch.cat(logprobs), torch.cat(entropy), torch.cat(log_z)
+def blocks(products: Float[Tensor, "C V"]) -> list[slice]:
+    return slices(len(products), block_tokens(products.shape[1]))
 
 
-def gradient_(
-    log_p: Float[Tensor, "C V"],
-    targets: Int[Tensor, " C"],
-    entropy: Float[Tensor, " C"],
-    log_z: Float[Tensor, " C"],
-    by_logprob: Float[Tensor, " C"],
-    by_entropy: Float[Tensor, " C"],
-    temperature: float,
-    transform: LogitTransform,
-) -> None:
-    """Log-probs become, in place, the gradient in the products hidden weight.T.
-
-    In z it is -p (g_logp + g_H (log p + H)), and + g_logp at the target; `transform` does the rest.
-    """
-    for rows in slices(len(log_p), -(-len(log_p) // BLOCKS)):
-        block, by_target = log_p[rows], by_logprob[rows, None]
-        z = None if transform.cap is None else block + log_z[rows, None]
-        p = block.exp()
-        block.add_(entropy[rows, None]).mul_(by_entropy[rows, None]).add_(by_target).mul_(p)
-        block.neg_().scatter_add_(1, targets[rows, None], by_target)
-        transform.backward_(block, z, temperature)
+def block_tokens(vocabulary: int) -> int:
+    """Tokens of a block."""
+    return max(1, BLOCK // vocabulary)
 
 
 def slices(rows: int, size: int) -> list[slice]:

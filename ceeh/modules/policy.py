@@ -191,18 +191,7 @@ class Policy(nn.Module):
         """The sum of `objective` over all response tokens, chunk by chunk in the mask's order."""
         places = flat_places(response_mask, places)
         hidden, targets = self._predicting(token_ids, places, packing)
-        head: Any = self.causal_lm.get_output_embeddings()
-        return chunked_objective(
-            hidden,
-            head.weight,
-            targets,
-            objective,
-            temperature=self.temperature,
-            chunk_tokens=self.chunk_tokens,
-            bias=head.bias,
-            transform=self.transform,
-            operands=self.head_operands,
-        )
+        return chunked_objective(hidden, targets=targets, objective=objective, **self._head())
 
     @torch.no_grad()
     def reference_logprobs(
@@ -224,25 +213,27 @@ class Policy(nn.Module):
     def _evaluate(
         self, token_ids: Tensor, places: Tensor, packing: Packing | None
     ) -> tuple[Tensor, Tensor]:
-        head: Any = self.causal_lm.get_output_embeddings()
         training = self.training
         self.eval()
         hidden, targets = self._predicting(token_ids, places, packing)
         self.train(training)
-        logprobs, entropy = chunked_logprobs_and_entropy(
-            hidden,
-            head.weight,
-            targets,
-            temperature=self.temperature,
-            chunk_tokens=self.chunk_tokens,
-            bias=head.bias,
-            transform=self.transform,
-            operands=self.head_operands,
-        )
+        logprobs, entropy = chunked_logprobs_and_entropy(hidden, targets=targets, **self._head())
         zeros = torch.zeros(token_ids.numel(), dtype=logprobs.dtype, device=token_ids.device)
         return tuple(  # type: ignore[return-value]
             zeros.index_copy(0, places, each).view(token_ids.shape) for each in (logprobs, entropy)
         )
+
+    def _head(self) -> dict[str, Any]:
+        """The output head, for `chunked_objective` and `chunked_logprobs_and_entropy`."""
+        head: Any = self.causal_lm.get_output_embeddings()
+        return {
+            "weight": head.weight,
+            "bias": head.bias,
+            "transform": self.transform,
+            "temperature": self.temperature,
+            "chunk_tokens": self.chunk_tokens,
+            "operands": self.head_operands,
+        }
 
     def _predicting(
         self, token_ids: Tensor, places: Tensor, packing: Packing | None

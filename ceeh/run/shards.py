@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ceeh.errors import ConfigError, first_line
+from ceeh.runtime.text import leaves
 
 COMMON, MANIFEST = "common.pt", "manifest.json"
 SHARDED = ("state_dict", "optimizer_states")
@@ -35,14 +36,7 @@ def file_names(ranks: int) -> list[str]:
 
 def tensors(node: Any, place: str) -> Iterator[tuple[str, Tensor]]:
     """The tensors in nested containers, with their places."""
-    if isinstance(node, Tensor):
-        yield place, node
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            yield from tensors(value, f"{place}.{key}")
-    elif isinstance(node, list | tuple):
-        for index, value in enumerate(node):
-            yield from tensors(value, f"{place}[{index}]")
+    return ((name, value) for name, value in leaves(node, place) if isinstance(value, Tensor))
 
 
 def replaced(checkpoint: Mapping[str, Any], change: Callable[[str, Tensor], Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Text for terminals and files: values shortened, secrets redacted, control characters escaped."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ceeh.errors import ConfigError
@@ -73,6 +73,18 @@ def flatten(tree: Mapping[str, Any], joint: str = ".", prefix: str = "") -> dict
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value of nested containers with its path: a.b[0]."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from leaves(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from leaves(value, f"{place}[{index}]")
+    else:
+        yield place, node
 
 
 # Control characters except tab and newline, line separators, direction marks and surrogates: they move

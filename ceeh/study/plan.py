@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
-from ceeh.assembly import build_callbacks, check_trainer
+from ceeh.assembly.components import build_callbacks, check_trainer
 from ceeh.config.settings import Config, to_public_yaml, to_yaml
 from ceeh.config.study import (
     OF_THE_STUDY,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ceeh.assembly import build_callbacks
+from ceeh.assembly.components import build_callbacks
 from ceeh.callbacks.controllers import (
     AnchoredEntropy,
     Controller,
@@ -175,9 +175,9 @@ def test_a_controller_of_ones_own_is_a_class_with_one_method(fit, batch):
     ("make", "message"),
     [
         (lambda: LengthByAccuracy(start=2.0), "start must be from 0 to maximum, got 2.0"),
-        (lambda: LengthByAccuracy(rate=0.0), "rate > 0"),
-        (lambda: AnchoredEntropy(fraction=0.0), "rate and fraction must be above 0"),
-        (lambda: SkyworkEntropy(target=-1.0), "target and step must be above 0"),
+        (lambda: LengthByAccuracy(rate=0.0), "rate must be greater than 0, got 0.0"),
+        (lambda: AnchoredEntropy(fraction=0.0), "fraction must be greater than 0"),
+        (lambda: SkyworkEntropy(target=-1.0), "target must be greater than 0"),
     ],
 )
 def test_arguments_out_of_range_are_refused(make, message):

@@ -89,14 +89,6 @@ def test_histories_match_a_slow_reference_over_random_visits(outcome):
         assert reading["hard"] == (history < mean)
 
 
-def test_with_nothing_solved_every_question_is_hard(outcome):
-    signal = RollingDifficulty()
-    for uid in "ab":
-        signal.observe(outcome(uid, WRONG, WRONG))
-    assert [signal.read(uid)["hard"] for uid in "ab"] == [1, 1]
-    assert signal.metrics()["hard_fraction"] == 1
-
-
 def test_a_question_never_seen_has_no_history_and_is_not_hard():
     reading = RollingDifficulty().read("a")
     assert math.isnan(reading["accuracy_history"])

@@ -124,7 +124,7 @@ def test_resuming_with_another_rule_is_refused():
     [
         ({"rise": 0.0}, r"rise must be in \(0, 1\], got 0.0"),
         ({"fall": 2.0}, r"fall must be in \(0, 1\], got 2.0"),
-        ({"window": 0}, "window must be at least 1 group, got 0"),
+        ({"window": 0}, "window must be at least 1, got 0"),
     ],
 )
 def test_an_argument_outside_its_range_is_refused(arguments, message):

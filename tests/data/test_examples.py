@@ -20,7 +20,7 @@ from ceeh.errors import ConfigError
 from ceeh.starter.model import EOS_ID, PAD_ID, build_tokenizer
 from ceeh.types import Question, WorkedPrompt, WorkedQuestion
 
-BUILDER = ExampleBuilder.of(build_tokenizer(), Prompts())
+BUILDER = ExampleBuilder(build_tokenizer(), Prompts())
 TOKENIZER = BUILDER.tokenizer
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
+from ceeh.config.settings import Prompts
 from ceeh.data.prompts import PromptBuilder, PromptStream, balanced_shares, load_prompts
 from ceeh.errors import ConfigError
 from ceeh.starter.model import build_tokenizer
@@ -23,25 +24,10 @@ TEMPLATE = (
 )
 
 
-def builder(
-    *,
-    max_prompt_tokens=100,
-    chat_template=False,
-    system_prompt=None,
-    instruction=None,
-    template=None,
-    **rest,
-):
+def builder(*, template=None, **settings):
     tokenizer = build_tokenizer()
     tokenizer.chat_template = template
-    return PromptBuilder(
-        tokenizer,
-        max_prompt_tokens=max_prompt_tokens,
-        chat_template=chat_template,
-        system_prompt=system_prompt,
-        instruction=instruction,
-        **rest,
-    )
+    return PromptBuilder(tokenizer, Prompts(**settings))
 
 
 def question(uid="a", text="473+8?", **metadata):
@@ -421,12 +407,3 @@ def test_other_prompts_or_answers_to_the_same_questions_are_refused_on_resume(ch
     changed = [replace(prompt, **change) for prompt in prompts(10)]
     with pytest.raises(ConfigError, match=r"their prompts or answers are not; resume with .* date"):
         PromptStream(changed, seed=0, prompts_per_step=4).load_state_dict(state)
-
-
-def test_invalid_prompts_per_step_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"prompts_per_step is 4, but prompts.train has only 3 prompts"
-    ):
-        stream(3)
-    with pytest.raises(ConfigError, match=r"multiple of the number of ranks \(3\), got 4"):
-        stream(world_size=3)

@@ -1,8 +1,11 @@
 """Sample tables for tests, from the columns that a test cares about."""
 
+import math
+
 import torch
 from torch import Tensor
 
+from ceeh.evaluation.metrics import question_values, sample_ratios
 from ceeh.evaluation.samples import NO_ANSWER, SampleTable
 
 
@@ -30,3 +33,12 @@ def sample_table(
         answers=torch.full(correct.shape, NO_ANSWER) if answers is None else answers,
         entropy=entropy.float(),
     )
+
+
+def table_metrics(table: SampleTable) -> dict[str, float]:
+    """Every metric by name; NaN for a mean over nothing. Fractions in [0, 1]."""
+    found = {
+        name: float(above.sum() / below.sum()) if below.sum() else math.nan
+        for name, (above, below) in sample_ratios(table).items()
+    }
+    return found | {name: float(values.mean()) for name, values in question_values(table).items()}

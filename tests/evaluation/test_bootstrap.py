@@ -15,9 +15,8 @@ from ceeh.evaluation.bootstrap import (
     pooled,
     win_share,
 )
-from ceeh.evaluation.metrics import table_metrics
 from ceeh.evaluation.samples import SampleTable
-from tests.evaluation.tables import sample_table
+from tests.evaluation.tables import sample_table, table_metrics
 
 
 def table(questions: int, samples: int, seed: int) -> SampleTable:

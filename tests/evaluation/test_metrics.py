@@ -15,11 +15,10 @@ from ceeh.evaluation.metrics import (
     nag_product,
     nag_quotient,
     pass_at_k,
-    table_metrics,
     vote_subsets,
 )
 from ceeh.evaluation.samples import answer_classes
-from tests.evaluation.tables import sample_table
+from tests.evaluation.tables import sample_table, table_metrics
 
 
 def reference_pass_at_k(correct: int, samples: int, k: int) -> float:

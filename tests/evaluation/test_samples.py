@@ -2,8 +2,8 @@
 
 import torch
 
-from ceeh.evaluation.metrics import table_metrics
 from ceeh.evaluation.samples import COLUMNS, NO_ANSWER, SampleTable, answer_classes, join_tables
+from tests.evaluation.tables import table_metrics
 
 
 def table(index: list[int], correct: list[list[bool]]) -> SampleTable:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from ceeh.assembly import gather_inputs
+from ceeh.assembly.inputs import gather_inputs
 from ceeh.config.settings import load
 from ceeh.config.sft import load_sft
 from ceeh.data.sources.legs import STYLES

@@ -13,10 +13,8 @@ from ceeh.modules.head import (
     LogitTransform,
     chunked_logprobs_and_entropy,
     chunked_objective,
-    evaluate_,
-    fused_evaluate,
-    fused_gradient,
-    gradient_,
+    slopes_of,
+    token_values,
 )
 
 
@@ -106,29 +104,6 @@ def weighted(
     )
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 3, 100])
-def test_an_objective_that_mixes_both_outputs_equals_autograd_on_full_logits(chunk_tokens: int):
-    hidden, weight, targets = random_head(11)
-
-    def mixed(logprobs: Tensor, entropy: Tensor) -> Tensor:
-        return (logprobs.exp() * entropy - 0.3 * entropy**2).sum()
-
-    loss = chunked_objective(
-        hidden,
-        weight,
-        targets,
-        lambda logprobs, entropy, _: mixed(logprobs, entropy),
-        temperature=0.6,
-        chunk_tokens=chunk_tokens,
-    )
-    expected = mixed(*plain(hidden, weight, targets, 0.6))
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(3 * loss, (hidden, weight)),
-        torch.autograd.grad(3 * expected, (hidden, weight)),
-    )
-
-
 TRANSFORMS = {
     "Gemma 2": LogitTransform(cap=2.0),
     "Cohere": LogitTransform(scale=0.0625),
@@ -138,17 +113,22 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.parametrize("chunk_tokens", [1, 4, 100])
 @pytest.mark.parametrize("with_bias", [False, True], ids=["", "bias"])
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_caps_scales_and_biases_equal_autograd_on_full_logits(name: str, with_bias: bool):
+def test_an_objective_that_mixes_both_outputs_equals_autograd_on_full_logits(
+    name: str, with_bias: bool, chunk_tokens: int
+):
+    """For every cap, scale and bias, and whatever the chunk."""
     hidden, weight, targets = random_head(11)
     transform, inputs, bias = TRANSFORMS[name], [hidden, weight], None
     if with_bias:
         bias = torch.linspace(-2, 2, len(weight), dtype=torch.float64).requires_grad_()
         inputs.append(bias)
     settings: dict[str, Any] = {"temperature": 0.6, "bias": bias, "transform": transform}
+    settings["chunk_tokens"] = chunk_tokens
     expected = plain(hidden, weight, targets, 0.6, 0.0 if bias is None else bias, transform)
-    values = chunked_logprobs_and_entropy(hidden, weight, targets, chunk_tokens=4, **settings)
+    values = chunked_logprobs_and_entropy(hidden, weight, targets, **settings)
     torch.testing.assert_close(values, expected)
 
     def mixed(logprobs: Tensor, entropy: Tensor) -> Tensor:
@@ -159,7 +139,6 @@ def test_caps_scales_and_biases_equal_autograd_on_full_logits(name: str, with_bi
         weight,
         targets,
         lambda logprobs, entropy, _: mixed(logprobs, entropy),
-        chunk_tokens=4,
         **settings,
     )
     torch.testing.assert_close(
@@ -242,11 +221,14 @@ def test_no_tokens_give_empty_outputs_and_zero_gradients():
     torch.testing.assert_close(gradients, (torch.zeros_like(hidden), torch.zeros_like(weight)))
 
 
-def test_memory_is_one_chunk_of_logits_and_a_sixteenth_for_intermediates():
+def test_memory_is_one_chunk_of_logits_and_intermediates_of_six_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tokens, width, vocabulary, chunk = 128, 4, 500, 32
     hidden, weight, targets = random_head(tokens, width, vocabulary, dtype=torch.float32)
     logits = 4 * chunk * vocabulary
-    small = 4 * (2 * vocabulary * width + 8 * tokens * width) + 4 * logits / 16
+    monkeypatch.setattr("ceeh.modules.head.BLOCK", vocabulary)  # a token's logits
+    small = 4 * (2 * vocabulary * width + 8 * tokens * width) + 6 * 4 * vocabulary
     given = {"temperature": 1.0, "chunk_tokens": chunk}
     peaks = []
     for run in (
@@ -299,42 +281,20 @@ def test_logits_far_apart_stay_finite():
     torch.testing.assert_close(hidden.grad, torch.zeros(1, 1))
 
 
-@pytest.mark.parametrize("cap", [None, 2.0])
-@pytest.mark.parametrize("with_bias", [True, False])
-def test_the_fused_work_is_the_eager_work(cap: float | None, with_bias: bool) -> None:
-    """What CUDA compiles, here as plain functions: the same numbers, and the same gradient."""
-    hidden, weight, targets = random_head(11)
-    x = (hidden @ weight.T).detach()
-    bias = torch.linspace(-1, 1, 7, dtype=torch.float64) if with_bias else None
-    transform, temperature = LogitTransform(scale=0.5, cap=cap), 0.7
-    by_logprob, by_entropy = torch.randn(2, 11, dtype=torch.float64)
-    work = x.clone()
-    eager = evaluate_(work, targets, temperature, bias, transform)
-    fused = fused_evaluate(x, targets, temperature, bias, 0.5, cap)
-    torch.testing.assert_close(fused, eager)
-    entropy, log_z = eager[1:]
-    given = targets, entropy, log_z, by_logprob, by_entropy, temperature
-    gradient_(work, *given, transform)
-    found = fused_gradient(x, *given, bias, 0.5, cap, torch.float64)
-    torch.testing.assert_close(found, work)
-    assert work.abs().max() > 1e-2
-
-
-def test_the_fused_work_compiles_without_a_break() -> None:
+def test_what_cuda_compiles_compiles_without_a_break() -> None:
     hidden, weight, targets = random_head(11)
     x = (hidden @ weight.T).detach()
     evaluate, slope = (
-        torch.compile(work, fullgraph=True, backend="eager")
-        for work in (fused_evaluate, fused_gradient)
+        torch.compile(work, fullgraph=True, backend="eager") for work in (token_values, slopes_of)
     )
     for rows in (slice(0, 8), slice(8, 11)):
         found = evaluate(x[rows], targets[rows], 0.7, None, 1.0, None)
         torch.testing.assert_close(
-            found, fused_evaluate(x[rows], targets[rows], 0.7, None, 1.0, None)
+            found, token_values(x[rows], targets[rows], 0.7, None, 1.0, None)
         )
         given = targets[rows], found[1], found[2], found[0], found[1], 0.7, None, 1.0, 2.0
         torch.testing.assert_close(
-            slope(x[rows], *given, torch.float64), fused_gradient(x[rows], *given, torch.float64)
+            slope(x[rows], *given, torch.float64), slopes_of(x[rows], *given, torch.float64)
         )
 
 

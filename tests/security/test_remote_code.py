@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ceeh import evaluate, fit
+from ceeh.config.settings import Prompts
 from ceeh.errors import ConfigError
 from ceeh.export import __main__ as export
 from ceeh.pretrained.loading import load_config, load_tokenizer
@@ -99,9 +100,7 @@ def test_a_chat_template_cannot_reach_out_of_its_sandbox(model: Path, tmp_path: 
         "{% if %}",
     ):
         tokenizer.chat_template = template
-        builder = PromptBuilder(
-            tokenizer, max_prompt_tokens=9, chat_template=True, system_prompt=None, instruction=None
-        )
+        builder = PromptBuilder(tokenizer, Prompts(chat_template=True))
         with pytest.raises(ConfigError, match=r"the chat template of .* rejects the messages"):
             builder(question)
         assert not Path(victim).exists()

@@ -2,13 +2,14 @@
 
 import gc
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
+from ceeh.config.component import Component
 from ceeh.data.engine.base import RolloutEngine, Sampling
 from ceeh.errors import RunError, first_line
 from ceeh.runtime import shutdown
@@ -20,6 +21,13 @@ Weights = Callable[[], Iterable[tuple[str, Tensor]]]
 
 TRIED_AFTER = 50
 """Generations without a failure after which a restarted engine may be restarted again."""
+
+
+def build_engine(
+    component: Component, context: Mapping[str, Any], weights: Weights | None
+) -> "RestartableEngine":
+    """The engine that `component` names; it restarts with the current `weights` if it fails."""
+    return RestartableEngine(lambda: component.build("engine", **context), weights)
 
 
 class RestartableEngine:

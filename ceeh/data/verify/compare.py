@@ -89,7 +89,10 @@ def same(reference: Expr, answer: Expr, equal: Equal) -> bool:
             return _same_quantity(reference, answer, equal)
     if _is_relation(reference) and _is_relation(answer) and _symbols(reference) != _symbols(answer):
         return False
-    reference, answer = _as_set(_equation(reference)), _as_set(_equation(answer))
+    reference, answer = _equation(reference), _equation(answer)
+    if reference[0] == answer[0] == "rel":
+        return _same_relation(reference, answer, equal)
+    reference, answer = _as_set(reference), _as_set(answer)
     match reference, answer:
         case ("seq", *_), ("seq", *_):
             return _same_sequence(reference, answer, equal)
@@ -98,8 +101,6 @@ def same(reference: Expr, answer: Expr, equal: Equal) -> bool:
         case ("op", sign, items), ("op", other, given) if sign == other:
             ordered = sign == r"\setminus"
             return (_same_in_order if ordered else _same_members)(items, given, equal)
-        case ("rel", *_), ("rel", *_):
-            return _same_relation(reference, answer, equal)
         case ("builder", variable, domain, condition), ("builder", other, where, given):
             free = other == variable or variable not in _symbols(given)
             renamed = _renamed(given, other, variable)
@@ -250,9 +251,6 @@ def _intersection(sets: tuple[Expr, ...]) -> Expr | None:
 
 def _interval(signs: tuple[str, ...], sides: tuple[Expr, ...]) -> Expr | None:
     """The interval of a relation between a variable and one or two bounds; None for another one."""
-    if len(sides) == 2 and (isolated := _isolated(sides)) is not None:
-        factor, bound, variable = isolated
-        sides = (variable, bound) if factor > 0 else (bound, variable)
     middle = [i for i, side in enumerate(sides) if side[0] in ("sym", "app")]
     if len(middle) != 1:
         return None
@@ -270,19 +268,6 @@ def _interval(signs: tuple[str, ...], sides: tuple[Expr, ...]) -> Expr | None:
     if at < len(sides) - 1:
         high, right = sides[at + 1], "]" if signs[at] == "<=" else ")"
     return _between(low, high, left + right)
-
-
-def _isolated(sides: tuple[Expr, ...]) -> tuple[Fraction, Expr, Expr] | None:
-    """Of a x + b on the left less the right side: a, -b/a and x; None unless a and b are rational."""
-    difference = ex.subtract(*sides)
-    terms = difference[1:] if difference[0] == "+" else (difference,)
-    constant = sum((term[1] for term in terms if term[0] == "num"), Fraction(0))
-    match [term for term in terms if term[0] != "num"]:
-        case [("*", ("num", factor, _), ("sym", name))]:
-            return factor, ex.num(-constant / factor), ex.sym(name)
-        case [("sym", name)]:
-            return Fraction(1), ex.num(-constant), ex.sym(name)
-    return None
 
 
 def _without_points(points: list[Expr], count: int) -> Expr | None:

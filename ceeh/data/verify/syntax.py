@@ -234,9 +234,6 @@ class _AnswerReader(TermReader):
             unit += self.take().text[0].upper()
         if not unit and not percent:
             unit = self.unit()
-        if (self.peek.text, self.ahead(1).text) == ("below", "zero"):
-            self.at += 2
-            node = ex.negative(node)
         if dollars:
             if unit or percent:
                 raise UnreadError

@@ -7,7 +7,6 @@ from ceeh.data.verify import expressions as ex
 from ceeh.data.verify.expressions import Expr, UnreadError
 from ceeh.data.verify.tokens import Token, spelling
 from ceeh.data.verify.words import (
-    FRACTIONS,
     FUNCTIONS,
     INFINITE,
     NUMBERS,
@@ -36,7 +35,7 @@ _ACCENT_NAMES = (
 )
 _ACCENTS = frozenset(_ACCENT_NAMES.split())
 _SHAPES = (r"\angle", r"\triangle", r"\measuredangle")
-_MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "vmatrix", "array")
+_MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array")
 _FACTOR_NAMES = r"[ { \l| \frac \sqrt \binom \begin \infty \pi \lfloor \lceil"
 _FACTORS = {*_FACTOR_NAMES.split(), *_ACCENTS, *_SHAPES, *(f for f in FUNCTIONS if f[0] == "\\")}
 """Signs and commands that begin a factor."""
@@ -244,17 +243,9 @@ class TermReader(ABC):
         return found
 
     def index(self) -> str:
-        """A subscript in one spelling: an expression, or text where it has words or commas."""
-        start = self.at
-        raw = self.raw_script()
-        if raw.lower() in NUMBERS:
-            return str(NUMBERS[raw.lower()])
-        reader = type(self)(self.tokens[start : self.at])
-        try:
-            node = None if any(t.kind == "word" for t in reader.tokens) else reader.script()
-        except UnreadError:
-            return raw
-        return raw if node is None or reader.peek is not END else ex.written(node)
+        """A subscript as text, with digits for a number word."""
+        raw = self.raw_script().replace(" ", "")
+        return str(NUMBERS.get(raw.lower(), raw))
 
     def primary(self, *, script: bool = False) -> Expr:
         """One factor. `script` takes no more than one token or group, as an exponent does."""
@@ -336,27 +327,13 @@ class TermReader(ABC):
             self.at += 1
         if lower in SCALES:
             return ex.num(SCALES[lower])
-        if lower in NUMBERS:
-            return self._number_word(NUMBERS[lower])
-        before = self.ahead(-2)
-        if lower in FRACTIONS and (before.kind == "number" or before.text.lower() in NUMBERS):
-            return ex.num(FRACTIONS[lower])
+        if lower in NUMBERS and self.peek.text != "-":  # not of twenty-four
+            return ex.num(NUMBERS[lower])
         if token.font == "text" or len(text) > 3:
             raise UnreadError
         self.at -= 1
         self.replace([Token("letter", letter, "name" * text.isupper()) for letter in text])
         return self.power()
-
-    def _number_word(self, value: int) -> Expr:
-        """twenty, twenty-four, two-thirds."""
-        dash = self.peek.text == "-"
-        if value >= 20 and NUMBERS.get(self.ahead(int(dash)).text.lower(), 10) < 10:
-            self.at += dash
-            value += NUMBERS[self.take().text.lower()]
-        if self.peek.text == "-" and self.ahead(1).text.lower() in FRACTIONS:
-            self.take()
-            return ex.num(value * FRACTIONS[self.take().text.lower()])
-        return ex.num(value)
 
     def _command(self, text: str) -> Expr:
         """The command `text`, which has been taken, with its arguments."""
@@ -447,5 +424,4 @@ class TermReader(ABC):
         self.expect("}")
         if len({len(row) for row in rows}) > 1:
             raise UnreadError
-        node = ("matrix", *map(tuple, rows))
-        return ("fn", "det", node) if name == "vmatrix" else node
+        return ("matrix", *map(tuple, rows))

@@ -32,14 +32,6 @@ SCALES = {
     **{f"{name}illion": Fraction(1000) ** n for n, name in enumerate(("m", "b", "tr", "quadr"), 2)},
 }
 SCALES |= {f"{name}s": scale for name, scale in SCALES.items()}
-_ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth"
-_PARTS = {
-    **{name: n for n, name in enumerate(_ORDINALS.split(), 3)},
-    **{"half": 2, "quarter": 4, "hundredth": 100, "thousandth": 1000},
-}
-FRACTIONS = {name: Fraction(1, n) for part, n in _PARTS.items() for name in (part, f"{part}s")}
-FRACTIONS["halves"] = Fraction(1, 2)
-"""After a number: three fifths."""
 _SHORT = "yes no odd all any one two six ten red mon tue wed thu fri sat sun non dne per am pm cm"
 SHORT_WORDS = frozenset(_SHORT.split())
 """Words of up to three letters that are no products of variables."""
@@ -47,7 +39,7 @@ _CLAUSE = "for all any every each real reals number numbers value values of inte
 CLAUSE_WORDS = frozenset(_CLAUSE.split())
 """The words of a clause that may be left out: for all real numbers x."""
 LINKS = (",", ";", "and", "or")
-_STOPS = "and or for mod am pm AM PM percent pct percentage below per"
+_STOPS = "and or for mod am pm AM PM percent pct percentage per"
 STOPS = frozenset(_STOPS.split())
 INFINITE = ("infinity", "inf", "oo")
 _SIGNS = frozenset(["sqrt", "negative", "minus", "positive", *INFINITE])

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ceeh.modules.advantages import group_advantages, group_mean
-from ceeh.modules.shaping.base import ShapingInputs, check_at_least_zero
-from ceeh.modules.shaping.reference_length import group_min
+from ceeh.config.rules import NOT_NEGATIVE, UNIT, check
+from ceeh.modules.advantages import group_advantages
+from ceeh.modules.shaping.base import Responses, ShapingInputs
 
 
 def within_experience(
@@ -36,28 +36,22 @@ class ExperienceLimit:
     optimal_length_signal: str = "optimal_length"
 
     def __post_init__(self) -> None:
-        check_at_least_zero(tolerance=self.tolerance)
-        if not 0 <= self.discount <= 1:
-            raise ValueError(f"discount must be in [0, 1], got {self.discount}")
+        check(NOT_NEGATIVE, tolerance=self.tolerance)
+        check(UNIT, discount=self.discount)
 
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.optimal_length_signal,)
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
-        correct, group = inputs.correct, inputs.group
-        own = group_min(inputs.lengths[correct], group[correct], inputs.num_prompts)[group]
+        solved = inputs.only(inputs.correct)
+        own = solved.least(solved.lengths)[inputs.group]
         shortest = own.fmin(inputs.signal(self.optimal_length_signal).double())
         kept = within_experience(inputs.lengths, shortest, self.tolerance)
-        return torch.where(correct & ~kept, self.discount * inputs.scores, inputs.scores)
+        return torch.where(inputs.correct & ~kept, self.discount * inputs.scores, inputs.scores)
 
 
-def peak_accuracy_length(
-    correct: Bool[Tensor, " R"],
-    lengths: Int[Tensor, " R"],
-    group: Int[Tensor, " R"],
-    num_prompts: int,
-) -> Float[Tensor, " P"]:
+def peak_accuracy_length(rows: Responses) -> Float[Tensor, " P"]:
     """(s_c m - s m_c) / (s_c - s), within the group's lengths: where a correct length is likeliest.
 
     m and s are mean and variance (population) of the group's lengths, m_c and s_c those of its correct
@@ -65,18 +59,15 @@ def peak_accuracy_length(
     variances, the longest where m_c < m. All correct: the shortest; none: the longest. SmartThinker and its
     released code, https://arxiv.org/abs/2603.08000.
     """
-    values = lengths.double()
 
-    def moments(rows: Bool[Tensor, " R"]) -> tuple[Tensor, Tensor]:
-        chosen, of = values[rows], group[rows]
-        mean = group_mean(chosen, of, num_prompts)
-        return mean, group_mean((chosen - mean[of]).square(), of, num_prompts)
+    def moments(of: Responses) -> tuple[Tensor, Tensor]:
+        mean = of.mean(of.lengths)
+        return mean, of.mean((of.lengths - mean[of.group]).square())
 
-    mean, variance = moments(torch.ones_like(correct))
-    mean_c, variance_c = moments(correct)
-    shortest = group_min(lengths, group, num_prompts)
-    longest = -group_min(-lengths, group, num_prompts)
-    solved = group_mean(correct, group, num_prompts)
+    mean, variance = moments(rows)
+    mean_c, variance_c = moments(rows.only(rows.correct))
+    shortest, longest = rows.least(rows.lengths), -rows.least(-rows.lengths)
+    solved = rows.mean(rows.correct)
     difference = variance_c - variance
     peak = (variance_c * mean - variance * mean_c) / difference
     peak = torch.where(difference > 0, shortest, peak.clamp(shortest, longest))
@@ -85,24 +76,18 @@ def peak_accuracy_length(
     return torch.where(solved == 1, shortest, torch.where(solved == 0, longest, peak))
 
 
-def calibrated_penalty(
-    correct: Bool[Tensor, " R"],
-    lengths: Int[Tensor, " R"],
-    group: Int[Tensor, " R"],
-    num_prompts: int,
-) -> Float[Tensor, " R"]:
+def calibrated_penalty(rows: Responses) -> Float[Tensor, " R"]:
     """a e_i, with e_i = max(0, L_i - `peak_accuracy_length`) where correct, else 0.
 
     a = (1 - Acc) / (max e - mean e + 1e-6) over the group: then no correct response is below the group's
     mean reward. 0 for groups that are all correct or all wrong. SmartThinker,
     https://arxiv.org/abs/2603.08000, and its released code.
     """
-    target = peak_accuracy_length(correct, lengths, group, num_prompts)[group]
-    excess = torch.where(correct, (lengths - target).clamp(min=0), 0.0)
-    most = -group_min(-excess, group, num_prompts)
-    solved = group_mean(correct, group, num_prompts)
-    scale = (1 - solved) / (most - group_mean(excess, group, num_prompts) + 1e-6)
-    return torch.where((solved > 0) & (solved < 1), scale, 0.0)[group] * excess
+    target = peak_accuracy_length(rows)[rows.group]
+    excess = torch.where(rows.correct, (rows.lengths - target).clamp(min=0), 0.0)
+    solved = rows.mean(rows.correct)
+    scale = (1 - solved) / (-rows.least(-excess) - rows.mean(excess) + 1e-6)
+    return torch.where((solved > 0) & (solved < 1), scale, 0.0)[rows.group] * excess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,29 +97,21 @@ class CalibratedLength:
     reads: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
-        penalty = calibrated_penalty(
-            inputs.correct, inputs.lengths, inputs.group, inputs.num_prompts
-        )
-        return inputs.scores - penalty.to(inputs.scores.dtype)
+        return inputs.scores - calibrated_penalty(inputs).to(inputs.scores.dtype)
 
 
 def symmetric_efficiency(
-    correct: Bool[Tensor, " R"],
-    lengths: Int[Tensor, " R"],
-    group: Int[Tensor, " R"],
-    num_prompts: int,
-    *,
-    shortest: float,
-    longest: float,
+    rows: Responses, *, shortest: float, longest: float
 ) -> Float[Tensor, " R"]:
     """max(-1, 1 - |L_i - L*| / L*), L* the mean length of the group's correct responses.
 
     L* is kept within [`shortest`, `longest`], and is `longest` without a correct response. LEAD and its
     released code, https://arxiv.org/abs/2605.09806.
     """
-    mean = group_mean(lengths[correct], group[correct], num_prompts)
-    target = mean.nan_to_num(longest).clamp(shortest, longest)[group]
-    return (1 - (lengths - target).abs() / target).clamp(min=-1)
+    solved = rows.only(rows.correct)
+    mean = solved.mean(solved.lengths)
+    target = mean.nan_to_num(longest).clamp(shortest, longest)[rows.group]
+    return (1 - (rows.lengths - target).abs() / target).clamp(min=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,14 +139,7 @@ class EfficiencyBalance:
         return (self.weight_signal,)
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
-        efficiency = symmetric_efficiency(
-            inputs.correct,
-            inputs.lengths,
-            inputs.group,
-            inputs.num_prompts,
-            shortest=self.shortest,
-            longest=self.longest,
-        )
+        efficiency = symmetric_efficiency(inputs, shortest=self.shortest, longest=self.longest)
         correctness, efficiency = (
             group_advantages(
                 rewards.double(),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from ceeh.data.batch import RolloutBatch
@@ -19,7 +19,35 @@ from ceeh.types import Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShapingInputs:
+class Responses:
+    """Rows in groups: what most length rewards see. `group` is the prompt of each."""
+
+    correct: Bool[Tensor, " R"]
+    lengths: Int[Tensor, " R"]
+    group: Int[Tensor, " R"]
+    num_prompts: int
+
+    def mean(self, values: Shaped[Tensor, " R"]) -> Float[Tensor, " P"]:
+        """Mean of the rows' `values` per prompt, in float64; see `group_mean`."""
+        return group_mean(values, self.group, self.num_prompts)
+
+    def least(self, values: Shaped[Tensor, " R"]) -> Float[Tensor, " P"]:
+        """Least of the rows' `values` per prompt, in float64; infinity for a prompt without rows."""
+        empty = torch.full((self.num_prompts,), math.inf, dtype=torch.float64, device=values.device)
+        return empty.scatter_reduce(0, self.group, values.double(), "amin")
+
+    def only(self, rows: Bool[Tensor, " R"]) -> "Responses":
+        """Some of the rows, e.g. the correct ones."""
+        return Responses(
+            correct=self.correct[rows],
+            lengths=self.lengths[rows],
+            group=self.group[rows],
+            num_prompts=self.num_prompts,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapingInputs(Responses):
     """The rows of one rollout step and the signals of their prompts.
 
     `answered` is False where there was no answer to grade. `progress` is the share of the run's rollout
@@ -27,12 +55,8 @@ class ShapingInputs:
     """
 
     scores: Float[Tensor, " R"]
-    correct: Bool[Tensor, " R"]
-    lengths: Int[Tensor, " R"]
     finished: Bool[Tensor, " R"]
     answered: Bool[Tensor, " R"]
-    group: Int[Tensor, " R"]
-    num_prompts: int
     signals: Mapping[str, Float[Tensor, " P"]]
     progress: float
 
@@ -69,7 +93,7 @@ class ShapingInputs:
     @property
     def accuracy(self) -> Float[Tensor, " R"]:
         """Acc(x) of each row's prompt: the share of correct responses in its group."""
-        return group_mean(self.correct, self.group, self.num_prompts)[self.group]
+        return self.mean(self.correct)[self.group]
 
 
 @runtime_checkable
@@ -93,12 +117,6 @@ class MeasuredShaping(Shaping, Protocol):
     def metrics(self, inputs: ShapingInputs) -> Mapping[str, Float[Tensor, " R"]]:
         """Values per row by name, NaN for rows without; `reward/<name>` is their mean over ranks."""
         ...
-
-
-def check_at_least_zero(**values: float) -> None:
-    for name, value in values.items():
-        if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be a finite number, at least 0, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

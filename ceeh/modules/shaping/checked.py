@@ -66,11 +66,9 @@ class CheckedShaping:
         read = [f"{name} = {float(inputs.signal(name)[row]):g}" for name in self.reads]
         return ", ".join(read) or "none"
 
-
-class CheckedMeasuredShaping(CheckedShaping):
-    """The same with metrics."""
-
     def metrics(self, inputs: ShapingInputs) -> Mapping[str, Float[Tensor, " R"]]:
+        if not isinstance(self.shaping, MeasuredShaping):
+            return {}
         with self.guard("metrics"):
             values = dict(self.shaping.metrics(inputs))
         for name, value in values.items():
@@ -89,8 +87,7 @@ def build_shaping(config: Config) -> Shaping:
     )
     if type(shaping).__module__.startswith("ceeh."):
         return shaping
-    measured = isinstance(shaping, MeasuredShaping)
-    return (CheckedMeasuredShaping if measured else CheckedShaping)(shaping, component.class_path)
+    return CheckedShaping(shaping, component.class_path)
 
 
 def trial_inputs(reads: tuple[str, ...]) -> ShapingInputs:

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ceeh.modules.shaping.base import ShapingInputs, check_at_least_zero
+from ceeh.config.rules import NOT_NEGATIVE, check
+from ceeh.modules.shaping.base import ShapingInputs
 
 
 def optimal_length_penalty(
@@ -69,13 +70,8 @@ class OptimalLengthPenalty:
     history_signal: str = "accuracy_history"
 
     def __post_init__(self) -> None:
-        check_at_least_zero(beta=self.beta)
+        check(NOT_NEGATIVE, beta=self.beta)
         check_floor(self.floor)
-        if self.floor_on not in ("scaled", "unscaled"):
-            raise ValueError(f"floor_on must be scaled or unscaled, got '{self.floor_on}'")
-        for name in ("gate", "strict_gate"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, got {value!r}")
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -142,7 +138,7 @@ class BudgetPenalty:
     optimal_length_signal: str = "optimal_length"
 
     def __post_init__(self) -> None:
-        check_at_least_zero(beta=self.beta, kappa=self.kappa)
+        check(NOT_NEGATIVE, beta=self.beta, kappa=self.kappa)
         check_floor(self.floor)
 
     @property

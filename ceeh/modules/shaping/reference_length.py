@@ -9,43 +9,28 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ceeh.modules.advantages import group_mean, group_sum
-from ceeh.modules.shaping.base import ShapingInputs, check_at_least_zero
+from ceeh.config.rules import NOT_NEGATIVE, UNIT, UNIT_BELOW_1, check
+from ceeh.modules.advantages import group_sum
+from ceeh.modules.shaping.base import Responses, ShapingInputs
 
 
-def group_min(
-    values: Shaped[Tensor, " R"], group: Int[Tensor, " R"], num_prompts: int
-) -> Float[Tensor, " P"]:
-    """Least of the rows' `values` per prompt, in float64; infinity for a prompt without rows."""
-    empty = torch.full((num_prompts,), math.inf, dtype=torch.float64, device=values.device)
-    return empty.scatter_reduce(0, group, values.double(), "amin")
-
-
-def length_penalty(
-    correct: Bool[Tensor, " R"],
-    lengths: Int[Tensor, " R"],
-    group: Int[Tensor, " R"],
-    num_prompts: int,
-    *,
-    alpha: float,
-) -> Float[Tensor, " R"]:
+def length_penalty(rows: Responses, *, alpha: float) -> Float[Tensor, " R"]:
     """-alpha sigmoid((L_i - mean_x) / std_x) where correct, else 0.
 
     mean_x and std_x (population) are over the lengths of the group's correct responses; equal
     lengths, or a single one, count as average: -alpha / 2.
     Arora & Zanette, https://arxiv.org/abs/2502.04463.
     """
-    of_correct = group[correct]
-    values = lengths[correct].double()
-    centered = values - group_mean(values, of_correct, num_prompts)[of_correct]
-    std = group_mean(centered.square(), of_correct, num_prompts).sqrt()[of_correct]
+    solved = rows.only(rows.correct)
+    centered = solved.lengths - solved.mean(solved.lengths)[solved.group]
+    std = solved.mean(centered.square()).sqrt()[solved.group]
     # Integer lengths that differ have a std above a thousandth of a token; below it is rounding.
     standardized = torch.where(std > 1e-3, centered / std, 0.0)
-    penalty = torch.zeros(len(lengths), dtype=torch.float64, device=lengths.device)
-    penalty[correct] = -alpha * standardized.sigmoid()
+    penalty = torch.zeros_like(rows.lengths, dtype=torch.float64)
+    penalty[rows.correct] = -alpha * standardized.sigmoid()
     return penalty
 
 
@@ -60,13 +45,10 @@ class LengthPenalty:
     reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha < 1:
-            raise ValueError(f"alpha must be in [0, 1), got {self.alpha}")
+        check(UNIT_BELOW_1, alpha=self.alpha)
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
-        penalty = length_penalty(
-            inputs.correct, inputs.lengths, inputs.group, inputs.num_prompts, alpha=self.alpha
-        )
+        penalty = length_penalty(inputs, alpha=self.alpha)
         return inputs.scores + penalty.to(inputs.scores.dtype)
 
 
@@ -97,8 +79,7 @@ class HistoryAware:
     optimal_length_signal: str = "optimal_length"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"weight must be in [0, 1], got {self.weight}")
+        check(UNIT, weight=self.weight)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -110,20 +91,15 @@ class HistoryAware:
         return inputs.scores + self.weight * reward.to(inputs.scores.dtype)
 
 
-def sample_optimal_distance(
-    correct: Bool[Tensor, " R"],
-    lengths: Int[Tensor, " R"],
-    group: Int[Tensor, " R"],
-    num_prompts: int,
-) -> Float[Tensor, " R"]:
+def sample_optimal_distance(rows: Responses) -> Float[Tensor, " R"]:
     """|L_i - SOL|, SOL the group's shortest correct response, or its mean length if none is correct.
 
     ShorterBetter, section 3, https://arxiv.org/abs/2504.21370.
     """
-    shortest = group_min(lengths[correct], group[correct], num_prompts)
-    mean = group_mean(lengths, group, num_prompts)
-    optimal = torch.where(shortest.isinf(), mean, shortest)
-    return (lengths - optimal[group]).abs()
+    solved = rows.only(rows.correct)
+    shortest = solved.least(solved.lengths)
+    optimal = torch.where(shortest.isinf(), rows.mean(rows.lengths), shortest)
+    return (rows.lengths - optimal[rows.group]).abs()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,29 +115,21 @@ class SampleOptimalLength:
     reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        check_at_least_zero(alpha=self.alpha, beta=self.beta)
+        check(NOT_NEGATIVE, alpha=self.alpha, beta=self.beta)
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
-        distance = sample_optimal_distance(
-            inputs.correct, inputs.lengths, inputs.group, inputs.num_prompts
-        )
-        return self.alpha * inputs.scores - self.beta * distance.to(inputs.scores.dtype)
+        distance = sample_optimal_distance(inputs).to(inputs.scores.dtype)
+        return self.alpha * inputs.scores - self.beta * distance
 
 
-def adaptive_penalty(
-    correct: Bool[Tensor, " R"],
-    lengths: Int[Tensor, " R"],
-    group: Int[Tensor, " R"],
-    num_prompts: int,
-) -> Float[Tensor, " R"]:
+def adaptive_penalty(rows: Responses) -> Float[Tensor, " R"]:
     """max(p, 1/K) L_i, p the group's share of correct responses, K its size.
 
     A token costs more the easier the question is, in wrong responses too.
     ALP, section 3, https://arxiv.org/abs/2506.05256.
     """
-    solved = group_mean(correct, group, num_prompts)
-    sizes = group_sum(torch.ones_like(group), group, num_prompts)
-    return torch.maximum(solved, 1 / sizes)[group] * lengths
+    sizes = group_sum(torch.ones_like(rows.group), rows.group, rows.num_prompts)
+    return torch.maximum(rows.mean(rows.correct), 1 / sizes)[rows.group] * rows.lengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,31 +145,24 @@ class AdaptivePenalty:
     reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        check_at_least_zero(beta=self.beta)
+        check(NOT_NEGATIVE, beta=self.beta)
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
-        penalty = adaptive_penalty(
-            inputs.correct, inputs.lengths, inputs.group, inputs.num_prompts
-        ).to(inputs.scores.dtype)
+        penalty = adaptive_penalty(inputs).to(inputs.scores.dtype)
         return inputs.scores - self.beta / self.max_response_tokens * penalty
 
 
-def min_max_score(
-    correct: Bool[Tensor, " R"],
-    lengths: Int[Tensor, " R"],
-    group: Int[Tensor, " R"],
-    num_prompts: int,
-) -> Float[Tensor, " R"]:
+def min_max_score(rows: Responses) -> Float[Tensor, " R"]:
     """s where correct, min(0, s) where wrong, s = 0.5 - (L_i - min) / (max - min) over the whole group.
 
     0 where all responses of a group have one length. Kimi k1.5, section 2.3.3,
     https://arxiv.org/abs/2501.12599.
     """
-    shortest = group_min(lengths, group, num_prompts)
-    spread = -group_min(-lengths, group, num_prompts) - shortest
-    score = 0.5 - (lengths - shortest[group]) / spread[group]
-    score = torch.where(spread[group] > 0, score, 0.0)
-    return torch.where(correct, score, score.clamp(max=0.0))
+    shortest = rows.least(rows.lengths)
+    spread = (-rows.least(-rows.lengths) - shortest)[rows.group]
+    score = 0.5 - (rows.lengths - shortest[rows.group]) / spread
+    score = torch.where(spread > 0, score, 0.0)
+    return torch.where(rows.correct, score, score.clamp(max=0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,13 +178,10 @@ class MinMaxLength:
     reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"weight must be in [0, 1], got {self.weight}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup must be in [0, 1), got {self.warmup}")
+        check(UNIT, weight=self.weight)
+        check(UNIT_BELOW_1, warmup=self.warmup)
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         if inputs.progress < self.warmup:
             return inputs.scores
-        score = min_max_score(inputs.correct, inputs.lengths, inputs.group, inputs.num_prompts)
-        return inputs.scores + self.weight * score.to(inputs.scores.dtype)
+        return inputs.scores + self.weight * min_max_score(inputs).to(inputs.scores.dtype)

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ceeh.modules.shaping.base import ShapingInputs, check_at_least_zero
+from ceeh.config.rules import NOT_NEGATIVE, check
+from ceeh.modules.shaping.base import ShapingInputs
 
 
 def within_limit(
@@ -116,7 +117,7 @@ class TargetLength:
     target_signal: str = "target_length"
 
     def __post_init__(self) -> None:
-        check_at_least_zero(bonus=self.bonus, wrong=self.wrong, no_answer=self.no_answer)
+        check(NOT_NEGATIVE, bonus=self.bonus, wrong=self.wrong, no_answer=self.no_answer)
 
     @property
     def reads(self) -> tuple[str, ...]:

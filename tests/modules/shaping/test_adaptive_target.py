@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tests.modules.shaping.test_shaping import NAN, inputs, ragged, rows
 
 def peak(correct: list[int], lengths: list[int]) -> float:
     given = inputs(correct, lengths, [0] * len(lengths))
-    return float(peak_accuracy_length(given.correct, given.lengths, given.group, 1)[0])
+    return float(peak_accuracy_length(given)[0])
 
 
 @pytest.mark.parametrize(
@@ -101,11 +102,7 @@ def test_exp_think_by_hand():
 
 def balance(given: ShapingInputs, weight: float) -> torch.Tensor:
     signals = {"correctness_weight": torch.full((given.num_prompts,), weight)}
-    given = ShapingInputs(
-        **{name: getattr(given, name) for name in given.__slots__ if name != "signals"},
-        signals=signals,
-    )
-    return EfficiencyBalance(shortest=10, longest=100)(given)
+    return EfficiencyBalance(shortest=10, longest=100)(replace(given, signals=signals))
 
 
 def test_lead_by_hand():

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from ceeh.assembly import gather_inputs
+from ceeh.assembly.inputs import gather_inputs
 from ceeh.config.settings import Config, load
 from ceeh.errors import ConfigError
 
-SHIPPED = Path(__file__).parent.parent / "configs" / "ceeh.yaml"
+SHIPPED = Path(__file__).parents[2] / "configs" / "ceeh.yaml"
 
 
 def config(folder: Path, train: list[str], held_out: list[str], *overrides: str) -> Config:

@@ -1,0 +1,68 @@
+"""The classes and arguments of the user's that a configuration names: built, and checked for their kind."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from lightning import Callback, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from ceeh.callbacks.signal import SignalCallback, check_signals
+from ceeh.config.component import Component
+from ceeh.config.settings import READ_HARD, Config
+from ceeh.config.trainer import check_trainer_arguments
+from ceeh.errors import ConfigError, first_line
+from ceeh.modules.shaping.checked import build_shaping
+from ceeh.types import Question
+
+T = TypeVar("T")
+
+
+def build_source(component: Component, place: str) -> Iterable[Question]:
+    source = component.build(place)
+    if not isinstance(source, Iterable):
+        raise ConfigError(
+            f"{place}: {component.class_path} is not a source of questions (ceeh.data.sources): its "
+            "__iter__ must yield ceeh.types.Question"
+        )
+    return source
+
+
+def build_callbacks(config: Config) -> list[Callback]:
+    """The callbacks of the configuration. Raises ConfigError unless each needed signal has one writer."""
+    callbacks = built_as(config.callbacks, "callbacks", Callback)
+    objective, needed = config.objective, {}
+    observed = any(isinstance(each, SignalCallback) and each.observes_hard for each in callbacks)
+    if objective.entropy.method in READ_HARD or observed:
+        needed["objective.hard_signal"] = objective.hard_signal
+    if objective.entropy.coefficient_signal is not None:
+        needed["objective.entropy.coefficient_signal"] = objective.entropy.coefficient_signal
+    for signal in build_shaping(config).reads:
+        needed[f"objective.shaping ({signal})"] = signal
+    check_signals(callbacks, needed)
+    return callbacks
+
+
+def check_trainer(arguments: Mapping[str, Any]) -> None:
+    """Raises ConfigError for arguments that the run sets itself, or that Lightning refuses."""
+    check_trainer_arguments(arguments)
+    if arguments:
+        try:  # Lightning checks them when it builds a Trainer; the run's own comes after the engine
+            Trainer(
+                accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, **arguments
+            )
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise ConfigError(f"trainer: {first_line(error)}, got {dict(arguments)}") from error
+
+
+def built_as(components: Mapping[str, Component], place: str, kind: type[T]) -> list[T]:
+    """Instances of the named classes. Raises ConfigError for one that is not a `kind`."""
+    built = []
+    for name, component in components.items():
+        instance = component.build(f"{place}.{name}")
+        if not isinstance(instance, kind):
+            raise ConfigError(
+                f"{place}.{name}: {component.class_path} is not a {kind.__name__} of Lightning, as "
+                f"every entry of {place} must be"
+            )
+        built.append(instance)
+    return built

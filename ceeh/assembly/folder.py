@@ -1,0 +1,65 @@
+"""The run folder: opened at the start, the model written into it at the end."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from ceeh.assembly.inputs import RunConfig, RunInputs
+from ceeh.data.mixture.mixture import Mixture
+from ceeh.errors import RunError
+from ceeh.modules.policy import Policy
+from ceeh.modules.sharding import gather_weights
+from ceeh.run.atomic import atomic_folder
+from ceeh.run.checkpoint import rollout_step_of
+from ceeh.run.disk_space import check_space, format_bytes, free_bytes
+from ceeh.run.folder import RunFolder, parent_folder
+from ceeh.run.resumed import write_config
+from ceeh.runtime.distributed import from_rank_zero, is_rank_zero
+
+
+def open_folder(
+    config: RunConfig, inputs: RunInputs, checkpoint_size: int, held: ExitStack
+) -> tuple[RunFolder, Path | None]:
+    """A new run folder, or the one to resume and its checkpoint, claimed until `held` closes.
+
+    Writes the configuration into it, beside that of its start, and the report of a mixture. Raises
+    ConfigError when a checkpoint of `checkpoint_size` bytes does not fit on the disk.
+    """
+    if config.ckpt_path is None:
+        check_space(parent_folder(config.output), checkpoint_size, config.checkpoints.keep)
+        folder, checkpoint = RunFolder.create(config.output, config.name), None
+        held.enter_context(folder.claimed())
+    else:
+        folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
+        held.enter_context(folder.claimed())
+        folder.drop_after(rollout_step_of(checkpoint) if checkpoint else 0)
+        check_space(folder.checkpoints, checkpoint_size, config.checkpoints.keep)
+    write_config(folder.path, config)
+    if isinstance(inputs.train_source, Mixture):
+        inputs.train_source.write(folder.path)
+    return folder, checkpoint
+
+
+def write_model(policy: Policy, folder: RunFolder, inputs: RunInputs) -> None:
+    """Rank 0 writes the trained model into the run folder. Collective.
+
+    Raises RunError, on all ranks, when the disk is full.
+    """
+
+    def write() -> None:
+        begun = False
+        try:
+            with atomic_folder(folder.model) as model:
+                begun = True
+                policy.save(model, inputs.tokenizer)
+        except OSError as error:
+            if not begun:
+                gather_weights(policy)  # the other ranks wait for this one
+            raise RunError(
+                f"the model cannot be written to '{folder.model}' ({error.strerror or error}), "
+                f"{format_bytes(free_bytes(folder.path))} are free there; free space and resume with "
+                "ckpt_path=last"
+            ) from error
+
+    if not is_rank_zero():
+        gather_weights(policy)  # `save` gathers the same weights in the same order
+    from_rank_zero(write)

@@ -1,0 +1,197 @@
+"""The inputs of a run: model files, questions, user classes. Bad ones fail before an engine starts."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback
+from lightning.pytorch.loggers import Logger
+from transformers import PreTrainedTokenizerBase
+
+from ceeh.assembly.components import build_callbacks, build_source, built_as, check_trainer
+from ceeh.config.hardware import (
+    DTYPE,
+    check_attention,
+    check_quantization,
+    join,
+    resolve_accelerator,
+    resolve_precision,
+)
+from ceeh.config.settings import Config, check_not_redacted, check_pairs
+from ceeh.config.sft import SFTConfig
+from ceeh.data.engine.families import check_family
+from ceeh.data.engine.vllm_engine import check_init_args
+from ceeh.data.mixture.mixture import Mixture
+from ceeh.data.prompts import PromptBuilder, check_stream, digests, load_prompts
+from ceeh.data.verify.base import Verifier
+from ceeh.data.verify.build import build_verifier, drop_unverifiable
+from ceeh.errors import ConfigError
+from ceeh.modules.schedule import optimizer_steps
+from ceeh.pretrained.loading import (
+    check_length,
+    load_config,
+    load_tokenizer,
+    pad_token_id,
+    resolve_model,
+)
+from ceeh.run.folder import run_to_resume
+from ceeh.run.resumed import check_resumed, stream_state
+from ceeh.runtime.distributed import world_size
+from ceeh.types import Prompt, Question
+
+RunConfig = Config | SFTConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInputs:
+    """What every run reads, checked."""
+
+    model_path: str
+    tokenizer: PreTrainedTokenizerBase
+    train_source: Iterable[Question]
+    train_prompts: Sequence[Prompt]
+    held_out_prompts: Sequence[Prompt]
+    precision: str
+    accelerator: str
+
+    @property
+    def pad_token_id(self) -> int:
+        return pad_token_id(self.tokenizer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs(RunInputs):
+    """What training from rollouts reads besides."""
+
+    verifier: Verifier
+    callbacks: Sequence[Callback]
+    loggers: Sequence[Logger]
+
+
+def gather_inputs(config: Config) -> Inputs:
+    """Reads model files, data and user classes. Raises ConfigError with the cure for bad input."""
+    accelerator = resolve_accelerator(config.hardware)
+    check_not_redacted(config)
+    check_pairs(config, world_size())
+    check_trainer(config.trainer)
+    callbacks = build_callbacks(config)
+    loggers = built_as(config.loggers, "loggers", Logger)
+    run = resumed_run(config)
+    path, tokenizer = read_model(config, config.rollouts.max_response_tokens)
+    prompts, builder = config.prompts, PromptBuilder(tokenizer, config.prompts)
+    train_source = build_source(prompts.train, "prompts.train")
+    if isinstance(train_source, Mixture):
+        train_source.run = run
+    train = load_prompts(train_source, builder, "prompts.train")
+    held_out_source = build_source(prompts.held_out, "prompts.held_out")
+    held_out = load_prompts(held_out_source, builder, "prompts.held_out")
+    verifier = build_verifier(config.verifier)
+    join(config.hardware, accelerator)
+    train = drop_unverifiable(train, verifier, "prompts.train")
+    held_out = drop_unverifiable(held_out, verifier, "prompts.held_out")
+    if len(train) < config.rollouts.prompts_per_step:
+        raise ConfigError(
+            f"rollouts.prompts_per_step is {config.rollouts.prompts_per_step}, but prompts.train has only "
+            f"{len(train)} prompts; lower prompts_per_step or add prompts"
+        )
+    used = held_out[: config.evaluation.questions]
+    check_share(used)
+    check_questions(run, config, train)
+    warn_of_doubts(config, train, held_out)
+    inputs = Inputs(
+        model_path=path,
+        tokenizer=tokenizer,
+        train_source=train_source,
+        train_prompts=train,
+        held_out_prompts=used,
+        verifier=verifier,
+        callbacks=callbacks,
+        loggers=loggers,
+        accelerator=accelerator,
+        precision=resolve_precision(config.hardware, accelerator),
+    )
+    config.engine.fitted("engine", **engine_context(config, inputs))
+    return inputs
+
+
+def resumed_run(config: RunConfig) -> Path | None:
+    """The run that `ckpt_path` resumes, if any. Raises ConfigError for settings that must not change."""
+    if not config.ckpt_path:
+        return None
+    run = run_to_resume(config.output, config.name, config.ckpt_path)
+    if run is not None and (run / "config.yaml").is_file():
+        check_resumed(run, config)
+    return run
+
+
+def read_model(
+    config: RunConfig, response_tokens: int, setting: str = "rollouts.max_response_tokens"
+) -> tuple[str, PreTrainedTokenizerBase]:
+    """Path and tokenizer of a model with positions for prompts and `response_tokens`, given by `setting`."""
+    path, trusted = resolve_model(config.model.path), config.model.trust_remote_code
+    tokenizer = load_tokenizer(path, trusted)
+    longest = config.prompts.max_prompt_tokens + response_tokens
+    check_length(load_config(path, trusted), path, longest, setting)
+    return path, tokenizer
+
+
+def check_questions(run: Path | None, config: RunConfig, train: Sequence[Prompt]) -> None:
+    """Raises ConfigError where `run` drew from other questions than `train`, or in another order."""
+    if run is not None and (state := stream_state(run, config.ckpt_path or "")):
+        check_stream(state, digests(train), config.seed)
+
+
+def check_share(held_out: Sequence[Prompt]) -> None:
+    """Raises ConfigError where a process would have no held-out question."""
+    if len(held_out) < world_size():
+        raise ConfigError(
+            f"prompts.held_out: {len(held_out)} questions are fewer than the {world_size()} processes, each "
+            "of which evaluates its share; add questions, or raise evaluation.questions"
+        )
+
+
+def check_device(config: Config, accelerator: str, *, processes: int, here: int) -> None:
+    """Raises ConfigError for what the devices cannot do: quantized weights, kernels, families, sharing.
+
+    There are as many devices as `processes`, `here` of them on each machine.
+    """
+    check_quantization(config, accelerator)
+    check_attention(config, accelerator)
+    path = resolve_model(config.model.path)
+    if config.engine.class_path == Config().engine.class_path:
+        model = load_config(path, config.model.trust_remote_code)
+        dtype = DTYPE[resolve_precision(config.hardware, accelerator)]
+        check_family(model, accelerator=accelerator, dtype=dtype)
+        check_init_args(config.engine.init_args, model, processes=processes, here=here)
+
+
+def warn_of_doubts(config: Config, train: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:
+    """Warns of what a run can do, but hardly is meant to."""
+    updates = config.rollouts.steps * optimizer_steps(config)
+    if (warmup := config.optimizer.warmup_steps) > updates:
+        warnings.warn(
+            f"optimizer.warmup_steps is {warmup}, but the run has only {updates} optimizer steps: the "
+            "learning rate never reaches optimizer.lr",
+            stacklevel=3,
+        )
+    trained = {prompt.squeezed for prompt in train}
+    if known := [prompt.uid for prompt in held_out if prompt.squeezed in trained]:
+        warnings.warn(
+            f"prompts.held_out: {len(known)} of {len(held_out)} questions are also in prompts.train, the "
+            f"first is '{known[0]}'; measured on them, a model that memorizes looks better",
+            stacklevel=3,
+        )
+
+
+def engine_context(config: Config, inputs: Inputs) -> dict[str, Any]:
+    """What an engine may take besides its `init_args`."""
+    return {
+        "model_path": inputs.model_path,
+        "max_model_len": config.prompts.max_prompt_tokens + config.rollouts.max_response_tokens,
+        "trust_remote_code": config.model.trust_remote_code,
+        "seed": config.seed,
+        "accelerator": inputs.accelerator,
+        "dtype": DTYPE[inputs.precision],
+    }
