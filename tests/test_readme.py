@@ -17,10 +17,12 @@ from ceeh.compare import main as compare
 from ceeh.config.loading import fill
 from ceeh.config.settings import Config, load
 from ceeh.evaluate import main as evaluate
+from ceeh.evaluation.config import load_evaluation_config
 from ceeh.export import main as export
 from ceeh.fit import main as fit
 from ceeh.modules.shaping.checked import build_shaping, trial_inputs
 from ceeh.types import GroupOutcome
+from tests.test_evaluate import SMALL as EVALUATION
 from tests.test_fit import SMALL
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +89,7 @@ def test_every_method_and_benchmark_is_in_the_documents() -> None:
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_the_python_of_the_docs_runs_a_fit(
+def test_the_python_of_the_docs_trains_and_evaluates(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # its file is found in the package
@@ -95,10 +97,16 @@ def test_the_python_of_the_docs_runs_a_fit(
     monkeypatch.setattr(
         "ceeh.config.settings.load", lambda files, given: load(files, [*quick, *given])
     )
+    monkeypatch.setattr(
+        "ceeh.evaluate.load_evaluation_config",
+        lambda names, files, given: load_evaluation_config(names, files, [*EVALUATION, *given]),
+    )
     names: dict = {}
-    exec(block("python", "from ceeh.fit import fit"), names)
-    assert (names["folder"] / "summary.json").is_file()
-    assert (names["folder"] / "model").is_dir()
+    exec(block("python", "from ceeh import Config, evaluate, fit, load"), names)
+    assert (names["run"] / "summary.json").is_file()
+    assert (names["run"] / "model").is_dir()
+    assert names["results"] == names["run"] / "evaluation"
+    assert (names["results"] / "results.json").is_file()
 
 
 def test_the_loggers_and_trainer_arguments_of_the_docs_are_accepted() -> None:
