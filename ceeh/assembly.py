@@ -55,7 +55,7 @@ from ceeh.errors import ConfigError, RunError, first_line, user_code
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import optimizer_steps
 from ceeh.modules.shaping.checked import build_shaping
-from ceeh.modules.sharding import sharded
+from ceeh.modules.sharding import gather_weights
 from ceeh.pretrained.loading import (
     check_length,
     load_config,
@@ -318,13 +318,6 @@ def write_model(policy: Policy, folder: RunFolder, inputs: RunInputs) -> None:
     if not is_rank_zero():
         gather_weights(policy)  # `save` gathers the same weights in the same order
     from_rank_zero(write)
-
-
-def gather_weights(policy: Policy) -> None:
-    """Takes part in a gather of sharded weights."""
-    if sharded(policy):
-        for _ in policy.engine_weights():
-            pass
 
 
 def set_threads(hardware: Hardware) -> None:

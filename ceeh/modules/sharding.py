@@ -38,3 +38,10 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
 def sharded(policy: Policy) -> bool:
     """Whether every forward pass of `policy` is collective."""
     return isinstance(policy, FSDPModule)
+
+
+def gather_weights(policy: Policy) -> None:
+    """Takes part in the gather of sharded weights that another process writes or pushes."""
+    if sharded(policy):
+        for _ in policy.engine_weights():
+            pass
