@@ -134,10 +134,11 @@ def test_our_settings_beside_those_of_trl_and_verl_exist() -> None:
 
 
 def test_the_loggers_and_trainer_arguments_of_the_docs_are_accepted() -> None:
-    config = fill(Config, yaml.safe_load(block("yaml", "loggers:")), "")
-    check_trainer(config.trainer)
-    for name, component in (config.callbacks | config.loggers).items():
-        assert issubclass(component.imported(name), Callback | Logger)
+    for holding in ("loggers:", "HubPush"):
+        config = fill(Config, yaml.safe_load(block("yaml", holding)), "")
+        check_trainer(config.trainer)
+        for name, component in (config.callbacks | config.loggers).items():
+            assert issubclass(component.imported(name), Callback | Logger)
 
 
 def test_the_signal_of_the_readme_does_what_it_says(tmp_path: Path) -> None:

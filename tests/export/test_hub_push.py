@@ -12,7 +12,8 @@ from ceeh.export import hub_push
 from ceeh.export.hub_push import HubPush
 from ceeh.fit import fit
 from tests.hub_server import Hub, served
-from tests.test_fit import small
+from tests.runtime.test_distributed import ended_well, two_processes
+from tests.test_fit import SMALL, small
 
 TOKEN = "hf_abcdefghijklmnopqrst"
 CALLBACK = (
@@ -122,3 +123,19 @@ def test_an_upload_cannot_keep_a_process_alive(hub: Hub, tmp_path: Path) -> None
     thread.join(30)
     assert callback.uploaded == 3
     assert hub.commits == [("Rollout step 3 of a ceeh run", {"config.json": b"{}"})]
+
+
+@pytest.mark.slow
+def test_two_processes_push_the_whole_of_their_shards(
+    hub: Hub, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    given = ["hardware.strategy=fsdp", "rollouts.steps=2", "checkpoints.every_n_steps=1"]
+    ended_well(
+        two_processes(
+            [*SMALL, *given, f"model.path={tiny_model_dir}", CALLBACK % ""], tmp_path / "runs"
+        )
+    )
+    assert [message[:14] for message, _ in hub.commits] == ["Rollout step 1", "Rollout step 2"]
+    own = (tmp_path / "runs" / "starter" / "model" / "model.safetensors").read_bytes()
+    assert hub.commits[-1][1]["model.safetensors"] == own != hub.commits[0][1]["model.safetensors"]
