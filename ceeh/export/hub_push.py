@@ -52,7 +52,7 @@ class HubPush(Callback):
         self.repo_id, self.private, self.adapter = repo_id, private, adapter
         self.wait_seconds = 60 * wait_minutes
         self.due = False
-        """A checkpoint was written whose weights are not in `FOLDER`."""
+        """The last step ended with a checkpoint."""
         self.written, self.uploaded = 0, 0
         """Rollout steps of the weights in `FOLDER` and on the hub."""
         self.warned = False
@@ -77,14 +77,14 @@ class HubPush(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self.due = (
-            True  # pushed when the checkpoint is there; the weights stay until the next update
-        )
+        # The checkpoint is not there yet. Its weights are those of the next step's start.
+        self.due = True
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.due and not from_rank_zero(self.thread.is_alive):
+        due, self.due = self.due, False
+        if due and not from_rank_zero(self.thread.is_alive):
             self.push(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -99,7 +99,7 @@ class HubPush(Callback):
         folder = Path(trainer.default_root_dir) / FOLDER
         self.join()
         if self.uploaded == self.written:
-            say(f"pushed to https://huggingface.co/{self.repo_id}")
+            say(f"pushed rollout step {self.written} to https://huggingface.co/{self.repo_id}")
             shutil.rmtree(folder, ignore_errors=True)
         else:
             state = "is still being pushed" if self.thread.is_alive() else "was not pushed"
@@ -111,11 +111,10 @@ class HubPush(Callback):
     def push(self, trainer: Trainer, module: LightningModule) -> None:
         """Writes the current weights into `FOLDER` and starts their upload. Collective."""
         assert isinstance(module, CEEHModule)
-        self.due, begun = False, False
         if not is_rank_zero():
             gather_weights(module.policy)
             return
-        folder, step = Path(trainer.default_root_dir) / FOLDER, module.rollout_step
+        folder, begun = Path(trainer.default_root_dir) / FOLDER, False
         try:
             with atomic_folder(folder) as made:
                 begun = True
@@ -125,7 +124,7 @@ class HubPush(Callback):
                 gather_weights(module.policy)
             self.warn(f"the model for '{self.repo_id}' cannot be written to '{folder}' ({error})")
             return
-        self.thread = self.start(folder, step)
+        self.thread = self.start(folder, module.rollout_step)
 
     def start(self, folder: Path, step: int) -> Thread:
         """The thread that uploads `folder`, started. It does not keep the process alive."""

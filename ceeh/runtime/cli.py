@@ -53,7 +53,7 @@ def run_command(
 
 
 def _reader_left() -> bool:
-    """Whether the reader of standard output is gone, like `head` after its lines; nothing goes there any more."""
+    """Whether the reader of standard output is gone, as `head` after its lines; then nothing goes there."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):

@@ -61,7 +61,7 @@ def test_each_checkpoint_becomes_a_commit(
         assert last[file] == (run / "model" / file).read_bytes()
     assert b"4 rollout steps" in last["README.md"]
     assert b'from_pretrained("me/brief"' in last["README.md"]
-    assert "pushed to https://huggingface.co/me/brief" in capsys.readouterr().out
+    assert "pushed rollout step 4 to https://huggingface.co/me/brief" in capsys.readouterr().out
     assert not (run / hub_push.FOLDER).exists()
     assert hub.tokens == {f"Bearer {TOKEN}"}
     written = b"".join(path.read_bytes() for path in run.rglob("*") if path.is_file())
