@@ -33,6 +33,8 @@ def measure_base(
 ) -> SampleTable:
     """The starting policy: `samples` + `split_samples` completions per question; a resumed run reads them.
 
+    It measures again where they are of other questions or samples, and its figures replace those of step 0.
+
     From here on the module logs easy and hard questions apart, by the base's `split_samples`.
     """
     evaluation, prompts = datamodule.config.evaluation, datamodule.held_out_prompts
@@ -42,12 +44,20 @@ def measure_base(
     if table is None:
         jsonl = trainer.loggers[0]
         assert isinstance(jsonl, JSONLLogger)
-        with jsonl.of_base():
+        with jsonl.of_base() as replaced:
             table = sample(trainer, module, datamodule, samples=samples, name=file.stem)
             measured, hard = split_off_hard(table, evaluation.split_samples)
             for logger in trainer.loggers:
                 logger.log_metrics(level_metrics(measured, hard, module.eval_metrics), step=0)
         keep(file, table, prompts)
+        for line in replaced:
+            say(
+                "metrics.jsonl: step 0 is the base as measured now; held-out metrics of the steps until this "
+                "resume are of the questions and samples before"
+            )
+            for logger in trainer.loggers:
+                if isinstance(logger, GuardedMLFlowLogger):
+                    logger.log_base(line)
     _, module.hard_questions = split_off_hard(table, evaluation.split_samples)
     accuracy = float(table.correct.float().mean())
     if not NEARLY_NONE <= accuracy <= 1 - NEARLY_NONE:

@@ -54,3 +54,22 @@ def test_a_finished_run_that_is_started_again_measures_its_last_step_again(
     settings = ("rollouts.steps=3", "evaluation.every_n_steps=1", "ckpt_path=last")
     assert fit(small(tiny_model_dir, output, *settings)) == folder
     assert rows(folder) == before
+
+
+def test_other_held_out_questions_replace_the_base_in_the_metrics(
+    folder: Path, output: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = rows(folder)
+    other = "prompts.held_out.init_args.questions=4"
+    settings = ("rollouts.steps=4", "evaluation.every_n_steps=1", "ckpt_path=last", other)
+    fit(small(tiny_model_dir, output, *settings))
+    assert "metrics.jsonl: step 0 is the base as measured now" in capsys.readouterr().out
+    after = rows(folder)
+    assert after[1 : len(before)] == before[1:]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["questions"]["all"] == 4
+    for policy, line in (("base", after[0]), ("tuned", after[-1])):
+        for name in NAMES:
+            expected = summary[policy]["all"][name]["value"]
+            assert line[f"eval/{name}"] == pytest.approx(expected, rel=1e-5), (policy, name)
+    assert after[0] != before[0]

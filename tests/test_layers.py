@@ -60,8 +60,11 @@ def graph(root: Path) -> dict[str, set[str]]:
 
 
 def upward(modules: dict[str, set[str]]) -> list[str]:
+    """`ceeh` itself, the face of the package, is above all others: it imports them when they are used."""
     found = []
     for module, imported in modules.items():
+        if module == "ceeh":
+            continue
         for other in imported:
             if not other.startswith("ceeh.") or unit(other) == unit(module):
                 continue

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,17 @@ from lightning.pytorch.loggers import Logger
 from ceeh.assembly.components import build_callbacks, check_trainer
 from ceeh.compare import main as compare
 from ceeh.config.loading import fill
+from ceeh.config.reference import entries
 from ceeh.config.settings import Config, load
+from ceeh.data.engine import VLLMEngine
+from ceeh.data.sources import Table
 from ceeh.evaluate import main as evaluate
+from ceeh.evaluation.config import load_evaluation_config
 from ceeh.export import main as export
 from ceeh.fit import main as fit
 from ceeh.modules.shaping.checked import build_shaping, trial_inputs
 from ceeh.types import GroupOutcome
+from tests.test_evaluate import SMALL as EVALUATION
 from tests.test_fit import SMALL
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +93,7 @@ def test_every_method_and_benchmark_is_in_the_documents() -> None:
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_the_python_of_the_docs_runs_a_fit(
+def test_the_python_of_the_docs_trains_and_evaluates(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # its file is found in the package
@@ -95,17 +101,44 @@ def test_the_python_of_the_docs_runs_a_fit(
     monkeypatch.setattr(
         "ceeh.config.settings.load", lambda files, given: load(files, [*quick, *given])
     )
+    monkeypatch.setattr(
+        "ceeh.evaluate.load_evaluation_config",
+        lambda names, files, given: load_evaluation_config(names, files, [*EVALUATION, *given]),
+    )
     names: dict = {}
-    exec(block("python", "from ceeh.fit import fit"), names)
-    assert (names["folder"] / "summary.json").is_file()
-    assert (names["folder"] / "model").is_dir()
+    exec(block("python", "from ceeh import Config, evaluate, fit, load"), names)
+    assert (names["run"] / "summary.json").is_file()
+    assert (names["run"] / "model").is_dir()
+    assert names["results"] == names["run"] / "evaluation"
+    assert (names["results"] / "results.json").is_file()
+
+
+def test_our_settings_beside_those_of_trl_and_verl_exist() -> None:
+    units, settings = (ROOT / "docs/coming_from.md").read_text().split("## Settings")
+    cells = [
+        line.split("|")[column]
+        for part, column in ((units, 4), (settings, 3))
+        for line in part.splitlines()
+        if line.startswith("| ")
+    ]
+    names = {name.partition("=")[0] for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+    known = {entry.path for entry in entries(Config)}
+    for place, owner in {"engine": VLLMEngine, "prompts.train": Table}.items():
+        known |= {f"{place}.init_args.{name}" for name in signature(owner).parameters}
+    # Values of a setting, a class, a command, and any argument of vLLM.
+    values = {"token_mean", "sequence_mean", "constant", "group_std", "batch_std", "group_mean"}
+    others = {"ceeh.export.hub_push.HubPush", "torchrun --nproc-per-node", "--nnodes"}
+    unknown = {name for name in names - known if not name.startswith("verifier.class_path")}
+    assert unknown == values | others
+    assert len(names & known) > 40
 
 
 def test_the_loggers_and_trainer_arguments_of_the_docs_are_accepted() -> None:
-    config = fill(Config, yaml.safe_load(block("yaml", "loggers:")), "")
-    check_trainer(config.trainer)
-    for name, component in (config.callbacks | config.loggers).items():
-        assert issubclass(component.imported(name), Callback | Logger)
+    for holding in ("loggers:", "HubPush"):
+        config = fill(Config, yaml.safe_load(block("yaml", holding)), "")
+        check_trainer(config.trainer)
+        for name, component in (config.callbacks | config.loggers).items():
+            assert issubclass(component.imported(name), Callback | Logger)
 
 
 def test_the_signal_of_the_readme_does_what_it_says(tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ from pathlib import Path
 from ceeh.config.reference import CommandParser
 from ceeh.data.benchmarks import Benchmark, benchmark_files
 from ceeh.evaluation.config import EvaluationConfig, load_evaluation_config
+from ceeh.runtime.callable_module import make_callable
 from ceeh.runtime.cli import run_command
+
+make_callable(__name__)
 
 
 def evaluate(
-    model: str,
+    model: str | Path,
     benchmarks: Sequence[str],
     overrides: Sequence[str] = (),
     *,
@@ -28,7 +31,7 @@ def evaluate(
     protocol, chosen = load_evaluation_config(benchmarks, files, overrides)
     from ceeh.evaluate.run import run
 
-    return run(model, protocol, chosen, output, trust_remote_code)
+    return run(str(model), protocol, chosen, output, trust_remote_code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -133,12 +133,12 @@ def check_out(out: Path, run: RunFolder, force: bool) -> None:
         raise ConfigError(f"OUT '{out}' already contains a model; --force replaces the folder")
 
 
-def push(folder: Path, repo: str, *, private: bool) -> str:
+def push(folder: Path, repo: str, *, private: bool, message: str = "Export of a ceeh run") -> str:
     """Uploads `folder` and returns its address. Raises RunError; the folder stays complete."""
     try:
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Export of a ceeh run")
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
     except Exception as error:  # an outside service: it and the network may raise anything
         raise RunError(
             f"'{repo}' was not pushed: {redact(first_line(error))}; the folder is complete, push it later "
@@ -147,14 +147,17 @@ def push(folder: Path, repo: str, *, private: bool) -> str:
     return f"https://huggingface.co/{repo}"
 
 
-def check_push(repo: str) -> None:
-    """Raises ConfigError for an invalid hub id or a missing token, before anything is written."""
+def check_push(repo: str, place: str = "--push-to-hub") -> None:
+    """Raises ConfigError for an invalid hub id or a missing token, before anything is written.
+
+    `place` is where the user named the hub id.
+    """
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise ConfigError(f"--push-to-hub: '{repo}' is not a hub id; write user/name") from error
+        raise ConfigError(f"{place}: '{repo}' is not a hub id; write user/name") from error
     if get_token() is None:
-        raise ConfigError("--push-to-hub needs a token; set HF_TOKEN, or run: hf auth login")
+        raise ConfigError(f"{place} needs a token; set HF_TOKEN, or run: hf auth login")
 
 
 def run(given: Namespace, words: Sequence[str]) -> None:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from ceeh.config.reference import CommandParser
 from ceeh.config.settings import Config, load, to_public_yaml
+from ceeh.runtime.callable_module import make_callable
 from ceeh.runtime.cli import run_command
 from ceeh.runtime.text import escape
+
+make_callable(__name__)
 
 
 def fit(config: Config) -> Path:

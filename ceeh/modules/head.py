@@ -245,7 +245,8 @@ def gradient(
     if products.is_cuda:
         return compiled(slopes_of)(products, *of_tokens, *given, dtype)
     for rows in blocks(products):
-        block, of_block = products[rows], (each[rows] for each in of_tokens)
+        of_block = targets[rows], entropy[rows], log_z[rows], by_logprob[rows], by_entropy[rows]
+        block = products[rows]
         block.copy_(slopes_of(block, *of_block, *given, products.dtype))
     return products.to(dtype)
 

@@ -41,7 +41,7 @@ def sharded(policy: Policy) -> bool:
 
 
 def gather_weights(policy: Policy) -> None:
-    """Takes part in a gather of sharded weights."""
+    """Takes part in the gather of sharded weights that another process writes or pushes."""
     if sharded(policy):
         for _ in policy.engine_weights():
             pass

@@ -21,15 +21,23 @@ def stable_name(name: str) -> str:
     return name.replace("@", "_at_")
 
 
+def finite(metrics: Mapping[str, int | float]) -> dict[str, int | float | None]:
+    """`metrics` by their stable names; infinite and undefined values are None."""
+    return {
+        stable_name(name): value if math.isfinite(value) else None
+        for name, value in metrics.items()
+    }
+
+
 class JSONLLogger(Logger):
     """`metrics.jsonl`: a line `{"rollout_step": n, "global_step": m, name: value}` per step.
 
     Lightning logs several times within a step. All of it goes into the step's line, which is rewritten in
     place, so the file is complete after every call. Metrics without `rollout/step` (an evaluation) belong to
-    the last rollout step, to 0 before the first; a base measured again when a run is resumed keeps its first
-    line. `global_step` is the `step` that Lightning passes: finished batches, from 0, under manual
-    optimization. Infinite and undefined values are null. Opening the file removes a half line that a crash
-    left. Lines that do not fit on a full disk are written later; one warning says so.
+    the last rollout step, to 0 before the first, and in `of_base` always to 0. `global_step` is the `step`
+    that Lightning passes: finished batches, from 0, under manual optimization. Infinite and undefined
+    values are null. Opening the file removes a half line that a crash left. Lines that do not fit on a full
+    disk are written later; one warning says so.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,7 +48,8 @@ class JSONLLogger(Logger):
         self._offset = 0
         """Where the first of them begins in the file."""
         self._failed = False
-        self._of_base = False
+        self._base: dict[str, Any] | None = None
+        """The base's line, while it is measured again."""
         self._keep(math.inf)
 
     @property
@@ -70,24 +79,34 @@ class JSONLLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, int | float], step: int | None = None) -> None:
-        if self._step == 0 or not self._of_base:
+        if self._base is None:
             self._write(self.row(metrics, step))
+        else:
+            self._base = {"global_step": step} | self._base | finite(metrics)
 
     @contextmanager
-    def of_base(self) -> Iterator[None]:
-        """Inside, metrics are of the base, and left out after step 0: it is measured again."""
-        self._of_base = True
-        yield
-        self._of_base = False
+    def of_base(self) -> Iterator[list[dict[str, Any]]]:
+        """Inside, metrics are of the base. In a resumed run they replace the line of step 0 afterwards.
+
+        It is measured again on other questions or samples, which are those of the later lines and of the
+        summary. The list that it yields then has the new line, unless it equals the old one.
+        """
+        replaced: list[dict[str, Any]] = []
+        if self._step == 0:
+            self._rows.clear()
+            yield replaced
+            return
+        self._base = {"rollout_step": 0}
+        yield replaced
+        base, self._base = self._base, None
+        if self._replace_base(base):
+            replaced.append(base)
 
     def row(self, metrics: Mapping[str, int | float], step: int | None) -> dict[str, Any]:
         """The line of the metrics' rollout step with `metrics` added."""
         rollout_step = int(metrics.get(ROLLOUT_STEP, self._step))
         known = self._rows[-1] if self._rows and rollout_step == self._step else {}
-        row = {"rollout_step": rollout_step, "global_step": step} | known
-        for name, value in metrics.items():
-            row[stable_name(name)] = value if math.isfinite(value) else None
-        return row
+        return {"rollout_step": rollout_step, "global_step": step} | known | finite(metrics)
 
     @property
     def _step(self) -> int:
@@ -117,6 +136,20 @@ class JSONLLogger(Logger):
         self._failed = False
         self._offset += sum(map(len, lines[:-1]))
         del self._rows[:-1]
+
+    def _replace_base(self, row: dict[str, Any]) -> bool:
+        """Rewrites the file with `row` in place of the line of step 0; whether that line is another now."""
+        first, *others = self.path.read_bytes().splitlines(keepends=True)
+        known = json.loads(first)
+        if known == row:
+            return False
+        if known["rollout_step"] > 0:  # the run was killed before it wrote the base's line
+            first, others = b"", [first, *others]
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        with atomic_write(self.path) as file:
+            file.writelines([line, *others])
+        self._offset += len(line) - len(first)
+        return True
 
     @rank_zero_only
     def _keep(self, last_step: int | float) -> None:

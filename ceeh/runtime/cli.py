@@ -1,5 +1,8 @@
 """How a command ends: errors on standard error, and the exit status."""
 
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +22,7 @@ def run_command(
     command: Callable[[], int], *, if_stopped: str, last: bool, at_once: bool = False
 ) -> int:
     """The exit status of `command`: its own, 2 for a ConfigError, 1 for a RunError, 128 + n for
-    termination signal n.
+    termination signal n, as for the SIGPIPE of a reader that has left.
 
     `if_stopped` is the hint printed when a signal stops the command. After the `last` command of a
     process that was stopped, signals stay ignored. An error during a stop is printed and does not
@@ -29,7 +32,9 @@ def run_command(
     try:
         with shutdown.signals_honored(last=last, at_once=at_once):
             try:
-                return command()
+                status = command()
+                sys.stdout.flush()
+                return status
             except Exception as error:
                 if (number := shutdown.requested()) is None:
                     raise
@@ -38,9 +43,23 @@ def run_command(
     except shutdown.Stopped as stopped:
         _print(f"{stopped}; {if_stopped}")
         return stopped.status
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        return 128 + signal.SIGPIPE
     except (ConfigError, RunError) as error:
         complain(error)
         return 2 if isinstance(error, ConfigError) else 1
+
+
+def _reader_left() -> bool:
+    """Whether the reader of standard output is gone, as `head` after its lines; then nothing goes there."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _print(line: str) -> None:

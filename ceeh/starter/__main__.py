@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from ceeh.runtime.cli import run_command
 from ceeh.starter.model import EOS, EOS_ID, MODEL_DIR, PAD, PAD_ID, build_model, build_tokenizer
@@ -106,15 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         if args.command == "untrained":
-            write_untrained(
-                args.folder,
-                seed=args.seed,
-                width=args.width,
-                layers=args.layers,
-                heads=args.heads,
-            )
+            sizes = {"width": args.width, "layers": args.layers, "heads": args.heads}
+            write_untrained(args.folder, seed=args.seed, **sizes)
         else:
-            model = AutoModelForCausalLM.from_pretrained(args.folder, dtype=torch.float32).eval()
+            model = Qwen3ForCausalLM.from_pretrained(args.folder, dtype=torch.float32).eval()
             print_table(model, build_tokenizer(), questions=args.questions, seed=11)
         return 0
 

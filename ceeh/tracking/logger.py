@@ -68,6 +68,8 @@ class GuardedMLFlowLogger(Logger):
             self.state |= START | {"run_id": None}
         self.state |= {"uri": uri, "experiment": experiment, "run_name": run_name}
         self.state |= {"parent": parent} if parent else {}
+        self._replaced = False
+        """metrics.jsonl has a new first line, and its other lines begin elsewhere."""
         self._rewind()
         self._client: Any = None
         self._run: Any = None
@@ -114,6 +116,12 @@ class GuardedMLFlowLogger(Logger):
         ms = _now()
         points = [(stable_name(k), v, ms, step) for k, v in values.items() if math.isfinite(v)]
         self._add({"metrics": points})
+
+    def log_base(self, row: Mapping[str, Any]) -> None:
+        """Delivers the base that was measured again, whose line in metrics.jsonl was replaced by `row`."""
+        self._replaced = True
+        held_out = {k: v for k, v in row.items() if k.startswith("eval/") and v is not None}
+        self.log_values(held_out)
 
     def log_file(self, path: Path, artifact_path: str | None = None) -> None:
         """Delivers the file as it is at delivery. Its path is kept relative: the folder may move."""
@@ -220,7 +228,11 @@ class GuardedMLFlowLogger(Logger):
 
         Metrics come before the rest, which may be large files; what names their data set before them.
         """
-        if self.metrics_file.is_file() and self.metrics_file.stat().st_size < self.state["offset"]:
+        shorter = self.metrics_file.is_file() and (
+            self.metrics_file.stat().st_size < self.state["offset"]
+        )
+        if self._replaced or shorter:
+            self._replaced = False
             self._rewind()
         named = not any("datasets" in entry for entry in self._undelivered)
         if named and (rows := list(islice(self._rows(), ROWS_PER_CALL))):
@@ -243,10 +255,16 @@ class GuardedMLFlowLogger(Logger):
                 offset += len(line)
 
     def _rewind(self) -> None:
-        """Moves `offset` back to the start of its line, or of the last one that a resume has left."""
+        """Moves `offset` to the line of the last step delivered, or the last line that a resume has left."""
         content = self.metrics_file.read_bytes() if self.metrics_file.is_file() else b""
-        end = min(self.state["offset"], max(0, len(content) - 1))
-        self.state["offset"] = content.rfind(b"\n", 0, end) + 1
+        delivered, start, offset = self.state["row"].get("rollout_step", 0), 0, 0
+        for line in content.splitlines(keepends=True):
+            with suppress(ValueError):  # a line that is being written
+                if json.loads(line)["rollout_step"] > delivered:
+                    break
+                start = offset
+            offset += len(line)
+        self.state["offset"] = start
 
     def _points(self, row: Mapping[str, Any]) -> list[tuple[str, float, int, int]]:
         """(name, value, ms, step) of what is new: Lightning adds to the line of a step several times."""

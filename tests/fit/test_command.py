@@ -1,5 +1,6 @@
 """The command answers a mistake before it imports what takes seconds."""
 
+import signal
 import subprocess
 import sys
 
@@ -29,3 +30,13 @@ def test_a_setting_with_dashes_is_answered_without_them() -> None:
     answer = said(fit.main, ["--config", "x.yaml", "--optimizer.lr=0.1"])
     assert answer.code == 2
     assert "--optimizer.lr=0.1; settings are written without dashes: optimizer.lr=0.1" in answer.err
+
+
+def test_a_reader_that_leaves_is_no_error_of_the_command() -> None:
+    given = [sys.executable, "-m", "ceeh.fit", "--config", str(SHIPPED), "--print-config"]
+    with subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        command.stdout.close()
+        assert command.stderr.read() == b""
+    assert command.returncode == 128 + signal.SIGPIPE

@@ -22,7 +22,8 @@ def log_steps(logger: JSONLLogger, steps: range) -> None:
         logger.save()
 
 
-def test_a_base_measured_again_changes_no_line(tmp_path):
+@pytest.mark.parametrize("accuracy", [0.5, 0.4321, 0.4, 1])
+def test_a_base_measured_again_replaces_the_line_of_step_0_alone(tmp_path, accuracy):
     logger = JSONLLogger(tmp_path)
     with logger.of_base():
         logger.log_metrics({"eval/accuracy": 0.5}, step=0)
@@ -31,11 +32,35 @@ def test_a_base_measured_again_changes_no_line(tmp_path):
     assert before[0] == {"rollout_step": 0, "global_step": 0, "eval/accuracy": 0.5}
     resumed = JSONLLogger(tmp_path)
     resumed.resume_from_step(2)
-    with resumed.of_base():
-        resumed.log_metrics({"eval/accuracy": 0.4}, step=0)
-    assert rows_of(tmp_path) == before
+    with resumed.of_base() as replaced:
+        resumed.log_metrics({"eval/accuracy": accuracy}, step=0)
+    base = {"rollout_step": 0, "global_step": 0, "eval/accuracy": accuracy}
+    assert rows_of(tmp_path) == [base, *before[1:]]
+    assert replaced == ([] if accuracy == 0.5 else [base])
+    # The lines after it are still found, though they begin elsewhere.
     resumed.log_metrics({"eval/tokens": 9.0}, step=2)
-    assert rows_of(tmp_path)[-1] == before[-1] | {"eval/tokens": 9.0}
+    log_steps(resumed, range(3, 4))
+    assert rows_of(tmp_path)[1:3] == [before[1], before[2] | {"eval/tokens": 9.0}]
+    assert [row["rollout_step"] for row in rows_of(tmp_path)] == [0, 1, 2, 3]
+
+
+def test_a_base_measured_again_keeps_no_metric_of_the_first(tmp_path):
+    for names in (("eval/pass@8",), ("eval/pass@4", "eval/entropy")):
+        logger = JSONLLogger(tmp_path)
+        with logger.of_base():
+            for name in names:
+                logger.log_metrics({name: 0.5}, step=0)
+    ids = {"rollout_step": 0, "global_step": 0}
+    assert rows_of(tmp_path) == [ids | {"eval/pass_at_4": 0.5, "eval/entropy": 0.5}]
+
+
+def test_a_base_whose_line_was_never_written_gets_one(tmp_path):
+    log_steps(JSONLLogger(tmp_path), range(1, 3))
+    resumed = JSONLLogger(tmp_path)
+    with resumed.of_base() as replaced:
+        resumed.log_metrics({"eval/accuracy": 0.4}, step=0)
+    assert [row["rollout_step"] for row in rows_of(tmp_path)] == [0, 1, 2]
+    assert rows_of(tmp_path)[:1] == replaced
 
 
 def test_each_rollout_step_is_one_line_after_any_number_of_calls(tmp_path):

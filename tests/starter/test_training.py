@@ -47,7 +47,9 @@ def test_the_untrained_model_depends_on_its_seed_alone(tmp_path: Path) -> None:
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         main(["untrained", str(tmp_path / name), "--seed", seed, *small])
     a, b, c = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in "abc")
-    same = [torch.equal(one, other) for one, other in zip(a.parameters(), b.parameters())]
+    same = [
+        torch.equal(one, other) for one, other in zip(a.parameters(), b.parameters(), strict=True)
+    ]
     assert all(same)
     assert not torch.equal(a.model.embed_tokens.weight, c.model.embed_tokens.weight)
     assert AutoTokenizer.from_pretrained(tmp_path / "a").eos_token == EOS

@@ -35,7 +35,9 @@ def test_every_equation_of_a_worked_response_is_correct_and_its_end_is_the_answe
 ) -> None:
     for question in LegCounting(200, styles={style: 1}):
         assert isinstance(question, WorkedQuestion)
-        for left, sign, right, result in re.findall(r"(\d+) ?([*+]) ?(\d+) = (\d+)", question.response):
+        for left, sign, right, result in re.findall(
+            r"(\d+) ?([*+]) ?(\d+) = (\d+)", question.response
+        ):
             assert int(result) == {"*": int(left) * int(right), "+": int(left) + int(right)}[sign]
         assert re.findall(r"\\boxed\{(\d+)\}\.?$", question.response) == [question.answer]
 
