@@ -44,7 +44,7 @@ smollm2: env
 
 # How the shipped starter model was made: docs/starter.md. Resumes where it was stopped.
 starter: env
-	test -d runs/starter-untrained || $(BIN)/python -m ceeh.starter untrained runs/starter-untrained
+	test -f runs/starter-untrained/tokenizer.json || $(BIN)/python -m ceeh.starter untrained runs/starter-untrained
 	$(BIN)/python -m ceeh.sft --config configs/starter/arithmetic.yaml ckpt_path=last
 	$(BIN)/python -m ceeh.sft --config configs/starter/styles.yaml ckpt_path=last
 	$(BIN)/python -m ceeh.fit --config configs/ceeh.yaml --config configs/methods/grpo.yaml \

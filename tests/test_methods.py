@@ -12,7 +12,7 @@ from tests.endings import Killed, at_call, die
 from tests.test_fit import SHIPPED, SMALL, rows, weights
 
 OVERLAYS = sorted((SHIPPED.parent / "methods").glob("*.yaml"))
-# Responses have 8 tokens at most here instead of 224: what an overlay says in tokens comes down with them.
+# Responses have 8 tokens at most here instead of 288: what an overlay says in tokens comes down with them.
 IN_TOKENS = {
     "dapo": ["objective.shaping.init_args.margin=4"],
     "dler": [

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
+from ceeh.errors import ConfigError
 from ceeh.runtime.cli import run_command
 from ceeh.starter.model import EOS, EOS_ID, MODEL_DIR, PAD, PAD_ID, build_model, build_tokenizer
 from ceeh.starter.task import LEVELS, STYLES, sample_chain
@@ -17,7 +18,12 @@ MAX_RESPONSE_TOKENS = 288
 
 
 def write_untrained(folder: Path, *, seed: int, width: int, layers: int, heads: int) -> None:
-    """A model folder with random weights; `heads` of size 32."""
+    """A model folder with random weights; `heads` of size 32.
+
+    Raises ConfigError where there is a model already.
+    """
+    if (folder / "tokenizer.json").exists():  # written last
+        raise ConfigError(f"{folder} has a model; remove it, or name another folder")
     tokenizer = build_tokenizer()
     torch.manual_seed(seed)
     model = build_model(tokenizer, width=width, layers=layers, heads=heads)
@@ -103,14 +109,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table.add_argument("folder", type=Path, nargs="?", default=MODEL_DIR)
     table.add_argument("--questions", type=int, default=200, help="per style and level")
     args = parser.parse_args(arguments)
+    if args.command == "table" and args.questions < 1:
+        parser.error(f"--questions must be at least 1, got {args.questions}")
 
     def command() -> int:
         if args.command == "untrained":
             sizes = {"width": args.width, "layers": args.layers, "heads": args.heads}
             write_untrained(args.folder, seed=args.seed, **sizes)
         else:
+            if not (args.folder / "config.json").is_file():
+                raise ConfigError(
+                    f"{args.folder} has no config.json; name a folder of the starter model"
+                )
             model = Qwen3ForCausalLM.from_pretrained(args.folder, dtype=torch.float32).eval()
-            print_table(model, build_tokenizer(), questions=args.questions, seed=11)
+            tokenizer = AutoTokenizer.from_pretrained(args.folder)
+            print_table(model, tokenizer, questions=args.questions, seed=11)
         return 0
 
     return run_command(

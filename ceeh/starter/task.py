@@ -29,7 +29,7 @@ TWO_DIGITS = tuple(ten + unit for ten in range(20, 100, 10) for unit in range(4)
 PRACTICED = tuple(range(11, 100))
 """Multipliers in worked examples. With those of the questions alone the model would memorize the products,
 and the hardest levels would be as easy as the others."""
-SHORT_CHAINS: Mapping[tuple[Style, int], float] = {
+STYLE_BOOST: Mapping[tuple[Style, int], float] = {
     ("so", 1): 16,
     ("so", 2): 3,
     ("so", 3): 2,
@@ -87,8 +87,8 @@ def sample_chain(rng: random.Random, level: int, two_digits: Sequence[int] = TWO
 
 
 def sample_style(rng: random.Random, level: int, styles: Mapping[Style, float]) -> Style:
-    """A style, by its frequency in `styles` times SHORT_CHAINS."""
-    weights = [each * SHORT_CHAINS.get((style, level), 1) for style, each in styles.items()]
+    """A style, by its frequency in `styles` times STYLE_BOOST."""
+    weights = [each * STYLE_BOOST.get((style, level), 1) for style, each in styles.items()]
     return rng.choices(list(styles), weights)[0]
 
 
@@ -135,12 +135,14 @@ def _careful_walk(chain: Chain) -> Iterator[str]:
 def _wasteful_walk(chain: Chain, rng: random.Random) -> Iterator[str]:
     if rng.random() < 0.7:
         yield f"{chain.text}?"
-    for attempt in range(2):
-        for step in _careful_walk(chain):
-            yield step
-            if rng.random() < 0.15:
-                yield f"again {step}"
-        if attempt == 0 and rng.random() < 0.8:
-            return
-        if attempt == 0:
-            yield "redo "
+    yield from _repetitive_walk(chain, rng)
+    if rng.random() < 0.2:
+        yield "redo "
+        yield from _repetitive_walk(chain, rng)
+
+
+def _repetitive_walk(chain: Chain, rng: random.Random) -> Iterator[str]:
+    for step in _careful_walk(chain):
+        yield step
+        if rng.random() < 0.15:
+            yield f"again {step}"

@@ -55,6 +55,18 @@ def test_the_untrained_model_depends_on_its_seed_alone(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(tmp_path / "a").eos_token == EOS
 
 
+def test_wrong_folders_and_numbers_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["table", str(tmp_path)]) == 2
+    assert "has no config.json; name a folder of the starter model" in capsys.readouterr().err
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert main(["untrained", str(tmp_path)]) == 2
+    assert "has a model; remove it" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["table", "--questions", "0"])
+
+
 def test_the_table_has_a_row_per_style_and_the_shares_of_the_free_choice(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -24,7 +24,7 @@ def parse_split(split: str) -> Split:
 
 
 def parse_levels(levels: str | int | Sequence[int], known: range) -> list[int]:
-    """A range "1-8", one level, or a list of distinct levels, all in `known`."""
+    """A range "1-6", one level, or a list of distinct levels, all in `known`."""
     wanted: list[Any]
     if isinstance(levels, str):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", levels, re.ASCII)
