@@ -240,6 +240,8 @@ def test_the_starters_own_coefficients_are_not_inherited(overlays: list[str]) ->
     files = [CONFIGS / "ceeh.yaml", *(CONFIGS / "examples" / f"{name}.yaml" for name in overlays)]
     for config in (load(files), load([CONFIGS / "ceeh.yaml", CONFIGS / "math.yaml"])):
         assert config.objective.entropy.coefficient < starter.objective.entropy.coefficient
+        beta = config.objective.shaping.init_args["beta"]
+        assert 0.1 == beta < starter.objective.shaping.init_args["beta"]
         assert config.verifier != starter.verifier
         assert config.prompts.train.class_path != starter.prompts.train.class_path
 
