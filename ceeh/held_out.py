@@ -1,7 +1,7 @@
 """Before and after training: the policy measured on held-out questions, and the run's results."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,8 @@ def measure_base(
     if table is None:
         jsonl = trainer.loggers[0]
         assert isinstance(jsonl, JSONLLogger)
-        with jsonl.of_base() as replaced:
-            table = sample(trainer, module, datamodule, samples=samples, name=file.stem)
-            measured, hard = split_off_hard(table, evaluation.split_samples)
-            for logger in trainer.loggers:
-                logger.log_metrics(level_metrics(measured, hard, module.eval_metrics), step=0)
-        keep(file, table, prompts)
-        for line in replaced:
+
+        def tell(line: Mapping[str, Any]) -> None:
             say(
                 "metrics.jsonl: step 0 is the base as measured now; held-out metrics of the steps until this "
                 "resume are of the questions and samples before"
@@ -58,6 +53,14 @@ def measure_base(
             for logger in trainer.loggers:
                 if isinstance(logger, GuardedMLFlowLogger):
                     logger.log_base(line)
+
+        with jsonl.of_base(tell):
+            table = sample(trainer, module, datamodule, samples=samples, name=file.stem)
+            measured, hard = split_off_hard(table, evaluation.split_samples)
+            for logger in trainer.loggers:
+                logger.log_metrics(level_metrics(measured, hard, module.eval_metrics), step=0)
+        # Last: a run that is killed before has no base and measures it again.
+        keep(file, table, prompts)
     _, module.hard_questions = split_off_hard(table, evaluation.split_samples)
     accuracy = float(table.correct.float().mean())
     if not NEARLY_NONE <= accuracy <= 1 - NEARLY_NONE:

@@ -3,7 +3,7 @@
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ class JSONLLogger(Logger):
         self._failed = False
         self._base: dict[str, Any] | None = None
         """The base's line, while it is measured again."""
+        self._new_base: dict[str, Any] | None = None
+        """The base's line, until it has replaced the one in the file."""
         self._keep(math.inf)
 
     @property
@@ -85,22 +87,27 @@ class JSONLLogger(Logger):
             self._base = {"global_step": step} | self._base | finite(metrics)
 
     @contextmanager
-    def of_base(self) -> Iterator[list[dict[str, Any]]]:
+    def of_base(self, tell: Callable[[dict[str, Any]], None]) -> Iterator[None]:
         """Inside, metrics are of the base. In a resumed run they replace the line of step 0 afterwards.
 
         It is measured again on other questions or samples, which are those of the later lines and of the
-        summary. The list that it yields then has the new line, unless it equals the old one.
+        summary. `tell` gets the new line, unless it equals the old one, before it is in the file: after a
+        kill in between the lines still differ, and the next resume tells it again.
         """
-        replaced: list[dict[str, Any]] = []
         if self._step == 0:
             self._rows.clear()
-            yield replaced
+            yield
             return
         self._base = {"rollout_step": 0}
-        yield replaced
-        base, self._base = self._base, None
-        if self._replace_base(base):
-            replaced.append(base)
+        try:
+            yield
+            base = self._base
+        finally:
+            self._base = None
+        if base != json.loads(self.path.read_bytes().splitlines()[0]):
+            tell(base)
+            self._new_base = base
+            self._flush()
 
     def row(self, metrics: Mapping[str, int | float], step: int | None) -> dict[str, Any]:
         """The line of the metrics' rollout step with `metrics` added."""
@@ -116,40 +123,49 @@ class JSONLLogger(Logger):
         if self._rows and row["rollout_step"] == self._step:
             self._rows.pop()
         self._rows.append(row)
-        lines = [json.dumps(each, allow_nan=False).encode() + b"\n" for each in self._rows]
+        self._flush()
+
+    def _flush(self) -> None:
+        """Writes what is not in the file, or warns, once until it succeeds."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # One write over the lines that are there: a kill during it leaves at worst a half line.
-            with self.path.open("r+b" if self.path.exists() else "w+b") as file:
-                file.seek(self._offset)
-                file.write(b"".join(lines))
-                file.truncate()
+            self._write_rows()
+            self._replace_base()
         except OSError as error:
             if not self._failed:
                 warnings.warn(
                     f"'{self.path}' cannot be written ({error.strerror or error}); training continues, and "
                     "its lines are written when there is space again",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
             self._failed = True
-            return
-        self._failed = False
+        else:
+            self._failed = False
+
+    def _write_rows(self) -> None:
+        lines = [json.dumps(each, allow_nan=False).encode() + b"\n" for each in self._rows]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # One write over the lines that are there: a kill during it leaves at worst a half line.
+        with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+            file.seek(self._offset)
+            file.write(b"".join(lines))
+            file.truncate()
         self._offset += sum(map(len, lines[:-1]))
         del self._rows[:-1]
 
-    def _replace_base(self, row: dict[str, Any]) -> bool:
-        """Rewrites the file with `row` in place of the line of step 0; whether that line is another now."""
+    def _replace_base(self) -> None:
+        """Rewrites the file with `_new_base`, if any, in place of the line of step 0."""
+        if self._new_base is None:
+            return
         first, *others = self.path.read_bytes().splitlines(keepends=True)
-        known = json.loads(first)
-        if known == row:
-            return False
-        if known["rollout_step"] > 0:  # the run was killed before it wrote the base's line
+        if (
+            json.loads(first)["rollout_step"] > 0
+        ):  # the run was killed before it wrote the base's line
             first, others = b"", [first, *others]
-        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        line = json.dumps(self._new_base, allow_nan=False).encode() + b"\n"
         with atomic_write(self.path) as file:
             file.writelines([line, *others])
         self._offset += len(line) - len(first)
-        return True
+        self._new_base = None
 
     @rank_zero_only
     def _keep(self, last_step: int | float) -> None:

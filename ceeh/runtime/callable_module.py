@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,9 @@ class CallableModule(ModuleType):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._function(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return import_module, (self.__name__,)
 
     @property
     def __signature__(self) -> inspect.Signature:

@@ -68,8 +68,6 @@ class GuardedMLFlowLogger(Logger):
             self.state |= START | {"run_id": None}
         self.state |= {"uri": uri, "experiment": experiment, "run_name": run_name}
         self.state |= {"parent": parent} if parent else {}
-        self._replaced = False
-        """metrics.jsonl has a new first line, and its other lines begin elsewhere."""
         self._rewind()
         self._client: Any = None
         self._run: Any = None
@@ -118,8 +116,7 @@ class GuardedMLFlowLogger(Logger):
         self._add({"metrics": points})
 
     def log_base(self, row: Mapping[str, Any]) -> None:
-        """Delivers the base that was measured again, whose line in metrics.jsonl was replaced by `row`."""
-        self._replaced = True
+        """Delivers the base that was measured again, whose line in metrics.jsonl `row` replaces."""
         held_out = {k: v for k, v in row.items() if k.startswith("eval/") and v is not None}
         self.log_values(held_out)
 
@@ -228,11 +225,8 @@ class GuardedMLFlowLogger(Logger):
 
         Metrics come before the rest, which may be large files; what names their data set before them.
         """
-        shorter = self.metrics_file.is_file() and (
-            self.metrics_file.stat().st_size < self.state["offset"]
-        )
-        if self._replaced or shorter:
-            self._replaced = False
+        now = self._file_state()
+        if now and (now.st_size < self.state["offset"] or now.st_ino != self._inode):
             self._rewind()
         named = not any("datasets" in entry for entry in self._undelivered)
         if named and (rows := list(islice(self._rows(), ROWS_PER_CALL))):
@@ -256,7 +250,10 @@ class GuardedMLFlowLogger(Logger):
 
     def _rewind(self) -> None:
         """Moves `offset` to the line of the last step delivered, or the last line that a resume has left."""
-        content = self.metrics_file.read_bytes() if self.metrics_file.is_file() else b""
+        now = self._file_state()
+        self._inode = now and now.st_ino
+        """Another where the file was rewritten with a new first line, so that all others begin elsewhere."""
+        content = self.metrics_file.read_bytes() if now else b""
         delivered, start, offset = self.state["row"].get("rollout_step", 0), 0, 0
         for line in content.splitlines(keepends=True):
             with suppress(ValueError):  # a line that is being written
@@ -265,6 +262,9 @@ class GuardedMLFlowLogger(Logger):
                 start = offset
             offset += len(line)
         self.state["offset"] = start
+
+    def _file_state(self) -> os.stat_result | None:
+        return self.metrics_file.stat() if self.metrics_file.is_file() else None
 
     def _points(self, row: Mapping[str, Any]) -> list[tuple[str, float, int, int]]:
         """(name, value, ms, step) of what is new: Lightning adds to the line of a step several times."""

@@ -2,6 +2,8 @@
 
 import json
 import math
+import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,19 +26,19 @@ def log_steps(logger: JSONLLogger, steps: range) -> None:
 
 @pytest.mark.parametrize("accuracy", [0.5, 0.4321, 0.4, 1])
 def test_a_base_measured_again_replaces_the_line_of_step_0_alone(tmp_path, accuracy):
-    logger = JSONLLogger(tmp_path)
-    with logger.of_base():
+    logger, told = JSONLLogger(tmp_path), []
+    with logger.of_base(told.append):
         logger.log_metrics({"eval/accuracy": 0.5}, step=0)
     log_steps(logger, range(1, 3))
     before = rows_of(tmp_path)
     assert before[0] == {"rollout_step": 0, "global_step": 0, "eval/accuracy": 0.5}
     resumed = JSONLLogger(tmp_path)
     resumed.resume_from_step(2)
-    with resumed.of_base() as replaced:
+    with resumed.of_base(told.append):
         resumed.log_metrics({"eval/accuracy": accuracy}, step=0)
     base = {"rollout_step": 0, "global_step": 0, "eval/accuracy": accuracy}
     assert rows_of(tmp_path) == [base, *before[1:]]
-    assert replaced == ([] if accuracy == 0.5 else [base])
+    assert told == ([] if accuracy == 0.5 else [base])
     # The lines after it are still found, though they begin elsewhere.
     resumed.log_metrics({"eval/tokens": 9.0}, step=2)
     log_steps(resumed, range(3, 4))
@@ -47,7 +49,7 @@ def test_a_base_measured_again_replaces_the_line_of_step_0_alone(tmp_path, accur
 def test_a_base_measured_again_keeps_no_metric_of_the_first(tmp_path):
     for names in (("eval/pass@8",), ("eval/pass@4", "eval/entropy")):
         logger = JSONLLogger(tmp_path)
-        with logger.of_base():
+        with logger.of_base(print):
             for name in names:
                 logger.log_metrics({name: 0.5}, step=0)
     ids = {"rollout_step": 0, "global_step": 0}
@@ -56,11 +58,60 @@ def test_a_base_measured_again_keeps_no_metric_of_the_first(tmp_path):
 
 def test_a_base_whose_line_was_never_written_gets_one(tmp_path):
     log_steps(JSONLLogger(tmp_path), range(1, 3))
-    resumed = JSONLLogger(tmp_path)
-    with resumed.of_base() as replaced:
+    resumed, told = JSONLLogger(tmp_path), []
+    with resumed.of_base(told.append):
         resumed.log_metrics({"eval/accuracy": 0.4}, step=0)
     assert [row["rollout_step"] for row in rows_of(tmp_path)] == [0, 1, 2]
-    assert rows_of(tmp_path)[:1] == replaced
+    assert rows_of(tmp_path)[:1] == told
+
+
+def resumed_after_two_steps(folder: Path) -> JSONLLogger:
+    logger = JSONLLogger(folder)
+    logger.log_metrics({"eval/accuracy": 0.5}, step=0)
+    log_steps(logger, range(1, 3))
+    return JSONLLogger(folder)
+
+
+def test_a_base_that_could_not_be_told_stays_to_be_told(tmp_path):
+    def killed(line):
+        raise KeyboardInterrupt
+
+    resumed, told = resumed_after_two_steps(tmp_path), []
+    for tell in (killed, told.append):
+        with suppress(KeyboardInterrupt), resumed.of_base(tell):
+            resumed.log_metrics({"eval/accuracy": 0.4}, step=0)
+    assert (
+        told
+        == [{"rollout_step": 0, "global_step": 0, "eval/accuracy": 0.4}]
+        == rows_of(tmp_path)[:1]
+    )
+
+
+def test_a_base_that_fails_to_be_measured_leaves_the_file_and_takes_no_later_metric(tmp_path):
+    resumed, told = resumed_after_two_steps(tmp_path), []
+    before = rows_of(tmp_path)
+    with suppress(KeyboardInterrupt), resumed.of_base(told.append):
+        resumed.log_metrics({"eval/accuracy": 0.4}, step=0)
+        raise KeyboardInterrupt
+    assert rows_of(tmp_path) == before
+    log_steps(resumed, range(3, 4))
+    assert [row["rollout_step"] for row in rows_of(tmp_path)] == [0, 1, 2, 3]
+    assert told == []
+
+
+def test_a_base_measured_again_on_a_full_disk_replaces_its_line_later(tmp_path):
+    for folder in (tmp_path / "whole", tmp_path / "full"):
+        resumed = resumed_after_two_steps(folder)
+        limit = 10 if folder.name == "full" else 10_000
+        with largest_file(limit), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with resumed.of_base([].append):
+                resumed.log_metrics({"eval/accuracy": 0.4321}, step=0)
+            log_steps(resumed, range(3, 4))
+        assert len(caught) == (folder.name == "full")
+        log_steps(resumed, range(4, 5))
+    contents = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "full")]
+    assert contents[0] == contents[1]
 
 
 def test_each_rollout_step_is_one_line_after_any_number_of_calls(tmp_path):

@@ -129,16 +129,14 @@ def test_a_run_whose_id_was_lost_is_found_again(uri, run, monkeypatch):
 def test_a_base_measured_again_is_delivered_and_the_lines_after_it_once(uri, run, accuracy):
     """Its line is shorter or longer, so that all others begin elsewhere."""
     first = run(uri)
-    with first.jsonl.of_base():
+    with first.jsonl.of_base(first.mlflow.log_base):
         first.jsonl.log_metrics({"eval/accuracy": 0.54321}, step=0)
     first.log(1, 2)
     assert first.history("eval/accuracy") == [(0, 0.54321)]
     first.mlflow.close()
     again = run(uri, resume_from=2)
-    with again.jsonl.of_base() as replaced:
+    with again.jsonl.of_base(again.mlflow.log_base):
         again.jsonl.log_metrics({"eval/accuracy": accuracy}, step=0)
-    for line in replaced:
-        again.mlflow.log_base(line)
     again.jsonl.log_metrics({"b": 7.0}, step=2)  # an evaluation just after the resume
     again.log(3)
     assert again.history() == [(1, 0.5), (2, 1.0), (3, 1.5)]
