@@ -189,8 +189,8 @@ class TermReader(ABC):
         )
 
     def _begins_factor(self, token: Token) -> bool:
-        if token.kind == "number":
-            raise UnreadError  # two numbers side by side
+        if token.kind == "number" or token.text.lower() in NUMBERS:
+            raise UnreadError  # two numbers side by side, twenty four
         if token.kind in ("letter", "word"):
             degrees = self.ahead(-1).text == r"^\circ" and token.text in ("C", "F")
             ends = degrees or token.text in STOPS or token.text in POWERS_BEFORE
@@ -326,6 +326,9 @@ class TermReader(ABC):
                 return derivative
             self.at += 1
         if lower in SCALES:
+            after = self.ahead(1).text.lower()
+            if self.peek.text == "-" and (after in NUMBERS or after in SCALES):
+                raise UnreadError  # hundred-five
             return ex.num(SCALES[lower])
         if lower in NUMBERS and self.peek.text != "-":  # not of twenty-four
             return ex.num(NUMBERS[lower])
