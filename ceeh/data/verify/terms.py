@@ -1,5 +1,6 @@
 """Reads expressions: sums, products, powers, numbers, letters and LaTeX commands with their arguments."""
 
+import re
 from abc import ABC, abstractmethod
 from fractions import Fraction
 
@@ -244,7 +245,7 @@ class TermReader(ABC):
 
     def index(self) -> str:
         """A subscript as text, with digits for a number word."""
-        raw = self.raw_script().replace(" ", "")
+        raw = re.sub(r"(?<!\d) | (?!\d)", "", self.raw_script())  # 1 2 is not 12
         return str(NUMBERS.get(raw.lower(), raw))
 
     def primary(self, *, script: bool = False) -> Expr:
