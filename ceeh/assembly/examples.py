@@ -14,7 +14,6 @@ from ceeh.assembly.inputs import (
 from ceeh.config.hardware import (
     check_attention,
     check_quantization,
-    join,
     resolve_accelerator,
     resolve_precision,
 )
@@ -22,7 +21,7 @@ from ceeh.config.settings import check_not_redacted
 from ceeh.config.sft import SFTConfig, check_sft_pairs
 from ceeh.data.examples import ExampleBuilder, load_examples
 from ceeh.errors import ConfigError
-from ceeh.runtime.distributed import world_size
+from ceeh.runtime.distributed import join_processes, world_size
 from ceeh.types import WorkedPrompt
 
 
@@ -57,7 +56,11 @@ def gather_examples(config: SFTConfig) -> Examples:
     if config.prompts.held_out.class_path:
         unseen = build_source(config.prompts.held_out, "prompts.held_out")
         held_out = load_examples(unseen, builder, "prompts.held_out", max_response_tokens=limit)
-    join(config.hardware, accelerator)
+    join_processes(
+        accelerator,
+        join_minutes=config.hardware.join_minutes,
+        collective_minutes=config.hardware.collective_minutes,
+    )
     if held_out:
         check_share(held_out)
     return Examples(

@@ -15,7 +15,6 @@ from ceeh.config.hardware import (
     DTYPE,
     check_attention,
     check_quantization,
-    join,
     resolve_accelerator,
     resolve_precision,
 )
@@ -38,7 +37,7 @@ from ceeh.pretrained.loading import (
 )
 from ceeh.run.folder import run_to_resume
 from ceeh.run.resumed import check_resumed, stream_state
-from ceeh.runtime.distributed import world_size
+from ceeh.runtime.distributed import join_processes, world_size
 from ceeh.types import Prompt, Question
 
 RunConfig = Config | SFTConfig
@@ -88,7 +87,11 @@ def gather_inputs(config: Config) -> Inputs:
     held_out_source = build_source(prompts.held_out, "prompts.held_out")
     held_out = load_prompts(held_out_source, builder, "prompts.held_out")
     verifier = build_verifier(config.verifier)
-    join(config.hardware, accelerator)
+    join_processes(
+        accelerator,
+        join_minutes=config.hardware.join_minutes,
+        collective_minutes=config.hardware.collective_minutes,
+    )
     train = drop_unverifiable(train, verifier, "prompts.train")
     held_out = drop_unverifiable(held_out, verifier, "prompts.held_out")
     if len(train) < config.rollouts.prompts_per_step:

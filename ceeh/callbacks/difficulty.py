@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ceeh.callbacks.signal import SignalCallback
-from ceeh.config.rules import UNIT_ABOVE_0, check
+from ceeh.config.rules import UNIT_ABOVE_0, check, one_of
 from ceeh.evaluation.metrics import hard_below
 from ceeh.runtime.table import QuestionTable
 from ceeh.types import GroupOutcome
@@ -41,6 +41,8 @@ class RollingDifficulty(SignalCallback):
         level: float = 0.5,
     ) -> None:
         check(UNIT_ABOVE_0, rise=rise, fall=fall, level=level)
+        check(one_of("history", "last_visit", "own_group"), judged=judged)
+        check(one_of("mean", "median", "quantile", "fixed"), threshold=threshold)
         self.rise = rise
         self.fall = fall
         self.judged = judged

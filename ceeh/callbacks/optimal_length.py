@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any, Literal
 
 from ceeh.callbacks.signal import SignalCallback
-from ceeh.config.rules import UNIT_ABOVE_0, at_least, check
+from ceeh.config.rules import UNIT_ABOVE_0, at_least, check, one_of
 from ceeh.runtime.table import QuestionTable
 from ceeh.types import GroupOutcome
 
@@ -46,6 +46,7 @@ class OptimalLength(SignalCallback):
         window: int = 8,
         from_own_group: bool = True,
     ) -> None:
+        check(one_of("minimum", "ema", "median", "own_group"), rule=rule)
         check(UNIT_ABOVE_0, rise=rise, fall=fall)
         check(at_least(1), window=window)
         self.rule = rule

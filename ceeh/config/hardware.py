@@ -8,7 +8,6 @@ import torch
 from ceeh.config.settings import Config, Hardware
 from ceeh.config.sft import SFTConfig
 from ceeh.errors import ConfigError
-from ceeh.runtime.distributed import join_processes
 
 CANARY_TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1}
 """Mean difference in nats by precision. In fp32 engine and trainer agree to 1e-5; bf16 rounds log-probs to
@@ -97,15 +96,6 @@ def check_attention(config: Config | SFTConfig, accelerator: str) -> None:
     packages = ("flash_attn", "kernels")  # transformers loads the hub's build with the second
     if torch.cuda.is_available() and not any(map(importlib.util.find_spec, packages)):
         raise ConfigError(f"{words} the package flash-attn, or kernels; install one, or set {cure}")
-
-
-def join(hardware: Hardware, accelerator: str) -> None:
-    """Meets the other processes of a run; see `join_processes`."""
-    join_processes(
-        accelerator,
-        join_minutes=hardware.join_minutes,
-        collective_minutes=hardware.collective_minutes,
-    )
 
 
 def set_threads(hardware: Hardware) -> None:

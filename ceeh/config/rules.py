@@ -26,7 +26,7 @@ def setting(default: Any, description: str, rule: Rule | None = None) -> Any:
     return field(default=default, metadata=metadata)
 
 
-def check(rule: Rule, **arguments: Any) -> None:
+def check(rule: Rule, /, **arguments: Any) -> None:
     """Raises ValueError for an argument that breaks the rule."""
     for name, value in arguments.items():
         if not rule.holds(value):
@@ -39,6 +39,10 @@ def at_least(bound: float) -> Rule:
 
 def above(bound: float) -> Rule:
     return Rule(f"greater than {bound}", lambda value: value > bound)
+
+
+def one_of(*options: str) -> Rule:
+    return Rule(f"one of {', '.join(options)}", lambda value: value in options)
 
 
 POSITIVE = above(0)

@@ -467,15 +467,15 @@ def check_multiple(name: str, value: int, processes: int) -> None:
         )
 
 
-def check_policy(config: Any, response_tokens: int, name: str) -> None:
-    """What a run and supervised training refuse alike; `name` is the setting of `response_tokens`."""
-    check_lora(config.model.lora)
-    check_sharding(config.hardware, config.model, config.optimizer, config.checkpoints)
-    longest = config.prompts.max_prompt_tokens + response_tokens
-    if config.optimizer.tokens_per_microbatch < longest:
+def check_microbatch(
+    optimizer: Optimizer, prompts: Prompts, response_tokens: int, name: str
+) -> None:
+    """Raises ConfigError for one too small for a longest row; `name` is the setting of `response_tokens`."""
+    longest = prompts.max_prompt_tokens + response_tokens
+    if optimizer.tokens_per_microbatch < longest:
         raise ConfigError(
             "optimizer.tokens_per_microbatch must hold one longest row, prompts.max_prompt_tokens + "
-            f"{name} = {longest}, got {config.optimizer.tokens_per_microbatch}"
+            f"{name} = {longest}, got {optimizer.tokens_per_microbatch}"
         )
 
 
@@ -501,4 +501,7 @@ def check_pairs(config: Config, processes: int) -> None:
             f"rollouts.prompts_per_step ({step}) must be a multiple of optimizer.prompts_per_minibatch, "
             f"got {minibatch}: the last optimizer step would be smaller than the others"
         )
-    check_policy(config, config.rollouts.max_response_tokens, "rollouts.max_response_tokens")
+    check_lora(config.model.lora)
+    check_sharding(config.hardware, config.model, config.optimizer, config.checkpoints)
+    longest = config.rollouts.max_response_tokens
+    check_microbatch(config.optimizer, config.prompts, longest, "rollouts.max_response_tokens")

@@ -13,8 +13,10 @@ from ceeh.config.settings import (
     Optimizer,
     Prompts,
     Tracking,
+    check_lora,
+    check_microbatch,
     check_multiple,
-    check_policy,
+    check_sharding,
 )
 
 
@@ -55,4 +57,7 @@ def check_sft_pairs(config: SFTConfig, processes: int) -> None:
     """Raises ConfigError for settings that contradict each other or the number of `processes`."""
     examples = config.optimizer.prompts_per_minibatch
     check_multiple("optimizer.prompts_per_minibatch", examples, processes)
-    check_policy(config, config.max_response_tokens, "max_response_tokens")
+    check_lora(config.model.lora)
+    check_sharding(config.hardware, config.model, config.optimizer, config.checkpoints)
+    longest = config.max_response_tokens
+    check_microbatch(config.optimizer, config.prompts, longest, "max_response_tokens")

@@ -11,7 +11,6 @@ from ceeh.config.component import Component
 from ceeh.config.hardware import (
     CANARY_TOLERANCE,
     DTYPE,
-    join,
     resolve_accelerator,
     resolve_precision,
 )
@@ -33,6 +32,7 @@ from ceeh.run.checkpoint import rollout_step_of
 from ceeh.runtime.distributed import (
     from_rank_zero,
     is_rank_zero,
+    join_processes,
     processes_here,
     say,
     wait_for_all,
@@ -68,7 +68,11 @@ def evaluate(
             processes=world_size(),
             here=processes_here(),
         )
-    join(protocol.hardware, accelerator)
+    join_processes(
+        accelerator,
+        join_minutes=protocol.hardware.join_minutes,
+        collective_minutes=protocol.hardware.collective_minutes,
+    )
     with ExitStack() as stack:
         tasks = [
             build_task(name, benchmark, tokenizer, protocol.limit)

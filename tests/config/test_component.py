@@ -4,12 +4,14 @@ import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 from ceeh.config.component import MOVED, Component
 from ceeh.errors import ConfigError
 
 HERE = f"{__name__}.Thing"
+DIFFICULTY = "ceeh.callbacks.difficulty.RollingDifficulty"
 
 
 @dataclass
@@ -84,6 +86,30 @@ def test_an_argument_of_another_type_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"init_args.n must be a whole number, got 'x'"):
         Component(f"{file}:Known", {"n": "x"}).build("engine")
     assert Component(f"{file}:Unknown", {"n": "x"}).build("engine").n == "x"
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "words"),
+    [
+        (DIFFICULTY, "judged", "history, last_visit, own_group"),
+        (DIFFICULTY, "threshold", "mean, median, quantile, fixed"),
+        ("ceeh.callbacks.optimal_length.OptimalLength", "rule", "minimum, ema, median, own_group"),
+        ("ceeh.modules.shaping.OptimalLengthPenalty", "floor_on", "scaled, unscaled"),
+    ],
+)
+def test_an_unknown_option_is_refused_where_no_annotation_tells(
+    base: str, name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the tests check every call
+    package, _, parent = base.rpartition(".")
+    (tmp_path / "mine.py").write_text(
+        f"from {package} import {parent}\n"
+        f"class Mine({parent}):\n"
+        "    def __init__(self, **given): super().__init__(**given)\n"
+    )
+    mine = Component(f"{tmp_path}/mine.py:Mine", {name: "min"})
+    with pytest.raises(ConfigError, match=f"{name} must be one of {words}, got min"):
+        mine.build("callbacks.mine")
 
 
 def test_a_file_that_does_not_run_is_reported_and_not_left_half_imported(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from live_memory import LiveMemory
 from torch import Tensor
 
 from ceeh.modules.head import (
+    BLOCK,
     PLAIN,
     LogitTransform,
     chunked_logprobs_and_entropy,
@@ -113,13 +114,15 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.parametrize("block", [7, 14, BLOCK], ids=["a token", "two tokens", "default"])
 @pytest.mark.parametrize("chunk_tokens", [1, 4, 100])
 @pytest.mark.parametrize("with_bias", [False, True], ids=["", "bias"])
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_an_objective_that_mixes_both_outputs_equals_autograd_on_full_logits(
-    name: str, with_bias: bool, chunk_tokens: int
+    name: str, with_bias: bool, chunk_tokens: int, block: int, monkeypatch: pytest.MonkeyPatch
 ):
-    """For every cap, scale and bias, and whatever the chunk."""
+    """For every cap, scale and bias, and whatever the chunk and the block, of a vocabulary of 7."""
+    monkeypatch.setattr("ceeh.modules.head.BLOCK", block)
     hidden, weight, targets = random_head(11)
     transform, inputs, bias = TRANSFORMS[name], [hidden, weight], None
     if with_bias:

@@ -90,8 +90,9 @@ def same(reference: Expr, answer: Expr, equal: Equal) -> bool:
     if _is_relation(reference) and _is_relation(answer) and _symbols(reference) != _symbols(answer):
         return False
     reference, answer = _equation(reference), _equation(answer)
-    if reference[0] == answer[0] == "rel":
-        return _same_relation(reference, answer, equal)
+    relations = reference[0] == answer[0] == "rel"
+    if relations and _same_relation(reference, answer, equal):
+        return True
     reference, answer = _as_set(reference), _as_set(answer)
     match reference, answer:
         case ("seq", *_), ("seq", *_):

@@ -1,5 +1,6 @@
 """Reads expressions: sums, products, powers, numbers, letters and LaTeX commands with their arguments."""
 
+import re
 from abc import ABC, abstractmethod
 from fractions import Fraction
 
@@ -189,8 +190,8 @@ class TermReader(ABC):
         )
 
     def _begins_factor(self, token: Token) -> bool:
-        if token.kind == "number":
-            raise UnreadError  # two numbers side by side
+        if token.kind == "number" or token.text.lower() in NUMBERS:
+            raise UnreadError  # two numbers side by side, twenty four
         if token.kind in ("letter", "word"):
             degrees = self.ahead(-1).text == r"^\circ" and token.text in ("C", "F")
             ends = degrees or token.text in STOPS or token.text in POWERS_BEFORE
@@ -244,7 +245,7 @@ class TermReader(ABC):
 
     def index(self) -> str:
         """A subscript as text, with digits for a number word."""
-        raw = self.raw_script().replace(" ", "")
+        raw = re.sub(r"(?<!\d) | (?!\d)", "", self.raw_script())  # 1 2 is not 12
         return str(NUMBERS.get(raw.lower(), raw))
 
     def primary(self, *, script: bool = False) -> Expr:
@@ -326,6 +327,9 @@ class TermReader(ABC):
                 return derivative
             self.at += 1
         if lower in SCALES:
+            after = self.ahead(1).text.lower()
+            if self.peek.text == "-" and (after in NUMBERS or after in SCALES):
+                raise UnreadError  # hundred-five
             return ex.num(SCALES[lower])
         if lower in NUMBERS and self.peek.text != "-":  # not of twenty-four
             return ex.num(NUMBERS[lower])

@@ -66,9 +66,11 @@ class CheckedShaping:
         read = [f"{name} = {float(inputs.signal(name)[row]):g}" for name in self.reads]
         return ", ".join(read) or "none"
 
+
+class CheckedMeasuredShaping(CheckedShaping):
+    """`CheckedShaping` of a reward with metrics, which are checked, too."""
+
     def metrics(self, inputs: ShapingInputs) -> Mapping[str, Float[Tensor, " R"]]:
-        if not isinstance(self.shaping, MeasuredShaping):
-            return {}
         with self.guard("metrics"):
             values = dict(self.shaping.metrics(inputs))
         for name, value in values.items():
@@ -87,7 +89,8 @@ def build_shaping(config: Config) -> Shaping:
     )
     if type(shaping).__module__.startswith("ceeh."):
         return shaping
-    return CheckedShaping(shaping, component.class_path)
+    measured = isinstance(shaping, MeasuredShaping)
+    return (CheckedMeasuredShaping if measured else CheckedShaping)(shaping, component.class_path)
 
 
 def trial_inputs(reads: tuple[str, ...]) -> ShapingInputs:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ceeh.config.rules import NOT_NEGATIVE, check
+from ceeh.config.rules import NOT_NEGATIVE, check, one_of
 from ceeh.modules.shaping.base import ShapingInputs
 
 
@@ -72,6 +72,7 @@ class OptimalLengthPenalty:
     def __post_init__(self) -> None:
         check(NOT_NEGATIVE, beta=self.beta)
         check_floor(self.floor)
+        check(one_of("scaled", "unscaled"), floor_on=self.floor_on)
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import ast
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +25,24 @@ ENGINE = Path("ceeh/data/engine")
 @pytest.mark.parametrize("used", SURFACE, ids=lambda used: used.name)
 def test_the_installed_vllm_has_what_is_used(used: Used) -> None:
     assert missing(installed(), used) == ""
+
+
+def test_the_installed_vllm_has_it_at_run_time() -> None:
+    """By import, where a decorator or an alias could hide what the sources show.
+
+    The engine's tests cannot tell: they run on the CPU, where nothing sleeps.
+    """
+    code = (
+        "import inspect, vllm; from vllm.logprobs import FlatLogprobs; "
+        "takes = lambda f, *names: set(names) <= set(inspect.signature(f).parameters); "
+        "assert takes(vllm.LLM.enqueue, 'prompts', 'sampling_params', 'use_tqdm'); "
+        "assert takes(vllm.LLM.sleep, 'level') and takes(vllm.LLM.wake_up, 'tags'); "
+        "vllm.SamplingParams(logprobs=0, flat_logprobs=True, detokenize=False); vllm.TokensPrompt; "
+        "assert {'logprobs', 'token_ids', 'start_indices'} <= set(vars(FlatLogprobs())); "
+        "from vllm.distributed import cleanup_dist_env_and_memory"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_each_variable_that_is_set_is_one_that_is_looked_up() -> None:

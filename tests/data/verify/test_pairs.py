@@ -18,7 +18,7 @@ FILES = ("adversarial", "math_verify", "hendrycks")
 ALLOWED = [
     r"\\[pb]?mod|\\equiv|mod",  # another number of the same residue class
     r"\\(?:mp|pm)",
-    r"\\(?:max|gcd|binom)|1\^|twenty|array|-0|\(-x\)\^2|\d\\infty",  # \max(3,4) = \max(1,4)
+    r"\\(?:max|gcd|binom)|1\^|array|-0|\(-x\)\^2|\d\\infty",  # \max(3,4) = \max(1,4)
 ]
 
 

@@ -50,7 +50,8 @@ UNREAD = r"""
     1 2; 1..2; 1_; 1/0; \frac{1}{0}; \frac{0}{0}; 0.\overline{}; 0.\overline{3x}; 2 ); 2+; \foo{1}; x^2^3
     \frac{1}{2; 5 5; \sqrt12; x_; 5\text{ qwerts}; 5\text{ cm}+1; 5\text{ cm}^0; 5\text{ m/m}
     5\text{ at most}; \text{about }5; \approx 5; 5\ldots; 5'; 5 m/; \triangle; A \cup \pm 1
-    \text{twenty-four}
+    \text{twenty-four}; \text{twenty four}; twenty four; \text{one hundred five}
+    \text{hundred-five}; 5\text{ two}
 """
 
 
