@@ -136,7 +136,7 @@ def _wasteful_walk(chain: Chain, rng: random.Random) -> Iterator[str]:
     if rng.random() < 0.7:
         yield f"{chain.text}?"
     yield from _repetitive_walk(chain, rng)
-    if rng.random() < 0.2:
+    if rng.random() < 0.3:
         yield "redo "
         yield from _repetitive_walk(chain, rng)
 
@@ -144,5 +144,5 @@ def _wasteful_walk(chain: Chain, rng: random.Random) -> Iterator[str]:
 def _repetitive_walk(chain: Chain, rng: random.Random) -> Iterator[str]:
     for step in _careful_walk(chain):
         yield step
-        if rng.random() < 0.15:
+        if rng.random() < 0.3:
             yield f"again {step}"
