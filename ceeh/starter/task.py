@@ -29,7 +29,7 @@ TWO_DIGITS = tuple(ten + unit for ten in range(20, 100, 10) for unit in range(4)
 PRACTICED = tuple(range(11, 100))
 """Multipliers in worked examples. With those of the questions alone the model would memorize the products,
 and the hardest levels would be as easy as the others."""
-STYLE_BOOST: Mapping[tuple[Style, int], float] = {
+STYLE_BOOST: Mapping[tuple[str, int], float] = {
     ("so", 1): 16,
     ("so", 2): 3,
     ("so", 3): 2,
@@ -86,10 +86,10 @@ def sample_chain(rng: random.Random, level: int, two_digits: Sequence[int] = TWO
     return Chain(rng.randrange(MODULUS), tuple(operations))
 
 
-def sample_style(rng: random.Random, level: int, styles: Mapping[Style, float]) -> Style:
+def sample_style(rng: random.Random, level: int, styles: Mapping[str, float]) -> Style:
     """A style, by its frequency in `styles` times STYLE_BOOST."""
     weights = [each * STYLE_BOOST.get((style, level), 1) for style, each in styles.items()]
-    return rng.choices(list(styles), weights)[0]
+    return rng.choices(list(styles), weights)[0]  # type: ignore[return-value]
 
 
 def worked_response(chain: Chain, style: Style, rng: random.Random) -> str:

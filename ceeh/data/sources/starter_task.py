@@ -21,7 +21,6 @@ from ceeh.starter.task import (
     PRACTICED,
     STYLES,
     TWO_DIGITS,
-    Style,
     sample_chain,
     sample_style,
     worked_response,
@@ -45,7 +44,7 @@ class StarterTask:
         seed: int = 0,
         split: str = "train",
         levels: str | int | Sequence[int] = "1-6",
-        styles: Mapping[Style, float] | None = None,
+        styles: Mapping[str, float] | None = None,
     ) -> None:
         if questions < 1:
             raise ConfigError(f"questions must be at least 1, got {questions}")
