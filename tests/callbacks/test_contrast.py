@@ -23,7 +23,9 @@ def test_a_run_stops_after_that_many_steps_without_contrast(
 
 
 def test_steps_with_contrast_start_the_count_again(tiny_model_dir: Path, tmp_path: Path) -> None:
-    folder = fit(small(tiny_model_dir, tmp_path, "rollouts.max_flat_steps=1"))
+    # Long enough for about half of the responses to end: with fewer, a step can be flat by chance.
+    long = ["rollouts.max_response_tokens=40", "rollouts.completions_per_prompt=6"]
+    folder = fit(small(tiny_model_dir, tmp_path, "rollouts.max_flat_steps=1", *long))
     assert newest(folder)["callbacks"]["ContrastGuard"] == {"flat_steps": 0}
 
 

@@ -18,7 +18,7 @@ OVERLAYS = [
     path
     for path in SHIPPED.parent.rglob("*.yaml")
     if path != SHIPPED
-    and path.parent.name not in ("benchmarks", "data", "studies")
+    and path.parent.name not in ("benchmarks", "data", "starter", "studies")
     and "sft" not in path.stem
 ]
 
