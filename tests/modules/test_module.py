@@ -36,7 +36,12 @@ def test_a_run_on_packed_rows_has_the_numbers_of_one_with_padding(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     """With log-probs of the trainer and the starting policy, and an evaluation: all of its passes."""
-    given = ("rollouts.steps=1", "objective.old_logprobs=trainer", "objective.kl_coefficient=0.1")
+    given = (
+        "rollouts.steps=1",
+        "rollouts.max_response_tokens=40",  # so that some responses end, and none of the means is empty
+        "objective.old_logprobs=trainer",
+        "objective.kl_coefficient=0.1",
+    )
     found = []
     for attention in ("sdpa", "varlen"):
         settings = (f"model.attention={attention}", *given)

@@ -8,12 +8,10 @@ import sys
 
 import pytest
 
-from ceeh.data.verify.base import outcome_counts
 from ceeh.data.verify.math_answer import MATH_GRADER
 from ceeh.data.verify.pool import TaskQueue, WorkerPool
 from ceeh.errors import RunError
 from ceeh.types import Outcome
-from tests.data.verify.hostile import CALCULUS, response
 from tests.data.verify.scoring import CORRECT, DIED, INCORRECT, group, verdict
 
 OK, TIMEOUT, MEMORY = Outcome.OK, Outcome.TIMEOUT, Outcome.MEMORY
@@ -115,18 +113,6 @@ def test_an_interrupted_call_leaves_no_busy_worker(make_pool, monkeypatch):
     with pytest.raises(SystemExit):
         pool.grade([TOWER])
     assert pool.workers == []
-
-
-def test_a_slow_answer_stalls_no_other(mathematics):
-    groups = [
-        group(r"\sqrt2", response(CALCULUS["determinant"])),
-        *(group("x+1", f"\\boxed{{{n}+x}}") for n in range(9)),
-    ]
-    scored = mathematics(groups)
-    assert [s.group for s in scored] == groups
-    counts = outcome_counts(scored)
-    assert (counts["ok"], counts["timeout"]) == (9, 1)
-    assert [s.verdicts[0].score for s in scored] == [0.0, 0.0, 1.0] + [0.0] * 7
 
 
 def test_equal_answers_are_graded_once(mathematics, monkeypatch):
