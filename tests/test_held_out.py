@@ -10,6 +10,11 @@ from tests.test_fit import rows, small
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 NAMES = ("accuracy", "tokens", "pass_at_2", "entropy")
+EVALUATED = (
+    "evaluation.every_n_steps=1",
+    "evaluation.split_samples=4",  # these two make some questions easy for a random model
+    "rollouts.max_response_tokens=32",
+)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +24,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(output: Path, tiny_model_dir: Path, without_figures: None) -> Path:
-    return fit(small(tiny_model_dir, output, "rollouts.steps=2", "evaluation.every_n_steps=1"))
+    return fit(small(tiny_model_dir, output, "rollouts.steps=2", *EVALUATED))
 
 
 def test_the_logged_figures_are_those_of_the_summary(folder: Path) -> None:
@@ -40,7 +45,7 @@ def test_a_base_measured_again_leaves_the_lines_of_a_resumed_run(
 ) -> None:
     before = rows(folder)
     (folder / "held_out" / "base.npz").unlink()
-    settings = ("rollouts.steps=3", "evaluation.every_n_steps=1", "ckpt_path=last")
+    settings = ("rollouts.steps=3", *EVALUATED, "ckpt_path=last")
     fit(small(tiny_model_dir, output, *settings))
     assert "measuring base" in capsys.readouterr().out
     assert rows(folder)[:3] == before
@@ -51,7 +56,7 @@ def test_a_finished_run_that_is_started_again_measures_its_last_step_again(
     folder: Path, output: Path, tiny_model_dir: Path
 ) -> None:
     before = rows(folder)
-    settings = ("rollouts.steps=3", "evaluation.every_n_steps=1", "ckpt_path=last")
+    settings = ("rollouts.steps=3", *EVALUATED, "ckpt_path=last")
     assert fit(small(tiny_model_dir, output, *settings)) == folder
     assert rows(folder) == before
 
@@ -61,7 +66,7 @@ def test_other_held_out_questions_replace_the_base_in_the_metrics(
 ) -> None:
     before = rows(folder)
     other = "prompts.held_out.init_args.questions=4"
-    settings = ("rollouts.steps=4", "evaluation.every_n_steps=1", "ckpt_path=last", other)
+    settings = ("rollouts.steps=4", *EVALUATED, "ckpt_path=last", other)
     fit(small(tiny_model_dir, output, *settings))
     assert "metrics.jsonl: step 0 is the base as measured now" in capsys.readouterr().out
     after = rows(folder)
