@@ -188,7 +188,7 @@ def test_a_rank_without_held_out_examples_is_refused(
     """It would skip the evaluation in which the others wait for it."""
     monkeypatch.setattr("ceeh.assembly.examples.world_size", lambda: 8)
     monkeypatch.setattr("ceeh.assembly.inputs.world_size", lambda: 8)
-    monkeypatch.setattr("ceeh.assembly.examples.join", lambda *_: None)
+    monkeypatch.setattr("ceeh.assembly.examples.join_processes", lambda *_, **__: None)
     few = "prompts.held_out.init_args.limit=3"
     with pytest.raises(ConfigError, match=r"held_out: 3 questions are fewer than the 8 processes"):
         sft(config(config_file, tmp_path, few, "optimizer.prompts_per_minibatch=8"))
