@@ -1,5 +1,6 @@
 """A whole run with the real engine: killed and resumed, it equals an uninterrupted one."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,15 @@ def small(output: Path, *overrides: str) -> Config:
     return load([SHIPPED], [*given, *overrides])
 
 
+def delivered_run(folder: Path) -> str:
+    """The run's id in MLflow. The delivering thread survives this kill and may still make its database."""
+    for _ in range(600):
+        if run_id := read_state(folder)["run_id"]:
+            return run_id
+        time.sleep(0.1)
+    raise AssertionError("no MLflow run after a minute")
+
+
 def test_a_stopped_and_resumed_run_gives_the_numbers_of_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,7 +65,7 @@ def test_a_stopped_and_resumed_run_gives_the_numbers_of_one_that_was_not(
         fit(small(tmp_path / "stopped"))
     folder = tmp_path / "stopped" / "starter"
     assert not (folder / "summary.json").exists()
-    run_id = read_state(folder)["run_id"]
+    run_id = delivered_run(folder)
     resumed = fit(small(tmp_path / "stopped", "ckpt_path=last"))
 
     assert resumed == folder
