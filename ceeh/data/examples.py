@@ -23,12 +23,12 @@ from ceeh.types import Question, WorkedPrompt, WorkedQuestion
 class ExampleBatch:
     """Prompt tokens, then response tokens, then padding.
 
-    learned: True on the response tokens, which carry loss. totals: prompt plus response tokens of each row.
-    timings: seconds per phase of its making. ready_at: the time after them, by `time.perf_counter`.
+    response_mask: True on the response tokens, which carry loss. totals: prompt plus response tokens of each
+    row. timings: seconds per phase of its making. ready_at: the time after them, by `time.perf_counter`.
     """
 
     token_ids: Int[Tensor, "R T"]
-    learned: Bool[Tensor, "R T"]
+    response_mask: Bool[Tensor, "R T"]
     totals: Int[Tensor, " R"]
     timings: Mapping[str, float]
     ready_at: float
@@ -37,7 +37,7 @@ class ExampleBatch:
         return replace(
             self,
             token_ids=self.token_ids.to(device, **kwargs),
-            learned=self.learned.to(device, **kwargs),
+            response_mask=self.response_mask.to(device, **kwargs),
             totals=self.totals.to(device, **kwargs),
         )
 
@@ -87,14 +87,14 @@ def collate_examples(examples: Sequence[WorkedPrompt], *, pad_token_id: int) -> 
     begin = time.perf_counter()
     totals = [len(each.token_ids) + len(each.response_ids) for each in examples]
     token_ids = torch.full((len(examples), max(totals)), pad_token_id)
-    learned = torch.zeros(len(examples), max(totals), dtype=torch.bool)
+    response_mask = torch.zeros(len(examples), max(totals), dtype=torch.bool)
     for row, (each, total) in enumerate(zip(examples, totals, strict=True)):
         token_ids[row, :total] = torch.tensor(each.token_ids + each.response_ids)
-        learned[row, len(each.token_ids) : total] = True
+        response_mask[row, len(each.token_ids) : total] = True
     now = time.perf_counter()
     return ExampleBatch(
         token_ids=token_ids,
-        learned=learned,
+        response_mask=response_mask,
         totals=torch.tensor(totals),
         timings={"collate": now - begin},
         ready_at=now,

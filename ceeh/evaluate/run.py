@@ -8,12 +8,7 @@ from pathlib import Path
 import yaml
 
 from ceeh.config.component import Component
-from ceeh.config.hardware import (
-    CANARY_TOLERANCE,
-    DTYPE,
-    resolve_accelerator,
-    resolve_precision,
-)
+from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE, resolve_accelerator, resolve_precision
 from ceeh.config.settings import Tracking
 from ceeh.data.benchmarks import Benchmark
 from ceeh.data.engine.base import RolloutEngine

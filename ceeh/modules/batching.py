@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from ceeh.data.batch import RolloutBatch
@@ -53,7 +53,7 @@ def located(micro: Sequence[Microbatch], batch: RolloutBatch | ExampleBatch) -> 
 
     The device is not waited for: indexing by a mask, or by an index on the host, waits each time.
     """
-    totals, mask = batch.totals.cpu(), loss_mask(batch).cpu().flatten()
+    totals, mask = batch.totals.cpu(), batch.response_mask.cpu().flatten()
     columns, device = batch.token_ids.shape[1], batch.token_ids.device
     shapes, packings, parts = [], [], []
     for cut in micro:
@@ -93,15 +93,11 @@ def located(micro: Sequence[Microbatch], batch: RolloutBatch | ExampleBatch) -> 
     return found
 
 
-def loss_mask(batch: RolloutBatch | ExampleBatch) -> Bool[Tensor, "R T"]:
-    return batch.learned if isinstance(batch, ExampleBatch) else batch.response_mask
-
-
 def tokens_of(batch: RolloutBatch | ExampleBatch, cut: Located) -> tuple[Tensor, Tensor]:
     """Token ids of a micro-batch and the mask of those with loss, both of its shape."""
     ids, mask = (
         values.flatten().index_select(0, cut.tokens).view(cut.shape)
-        for values in (batch.token_ids, loss_mask(batch))
+        for values in (batch.token_ids, batch.response_mask)
     )
     return ids, mask
 

@@ -22,9 +22,9 @@ from ceeh.runtime import shutdown
 
 
 class SFTModule(PolicyModule):
-    """Mean negative log-likelihood (nats) of the learned tokens of a step, one optimizer step per batch.
+    """Mean negative log-likelihood (nats) of the response tokens of a step, one optimizer step per batch.
 
-        loss = - sum_t log p(y_t | y_<t) / N,   N the learned tokens of the step on all ranks
+        loss = - sum_t log p(y_t | y_<t) / N,   N the response tokens of the step on all ranks
 
     Every token counts the same, whatever the micro-batches and ranks.
     """
@@ -38,11 +38,11 @@ class SFTModule(PolicyModule):
         """Sum of nats and number of tokens of the evaluation so far."""
 
     def training_step(self, batch: ExampleBatch, batch_idx: int) -> dict[str, Any]:
-        """Returns "tokens", the learned tokens of all ranks."""
+        """Returns "tokens", the response tokens of all ranks."""
         self.clock.update_begins()
         cuts = self.cut(batch)
         micro = self.equalized(cuts)
-        tokens = self.total(batch.learned.sum())
+        tokens = self.total(batch.response_mask.sum())
         self.optimizers().zero_grad()  # type: ignore[union-attr]
         parts = []
         for index, cut in enumerate(located(micro, batch)):
@@ -89,7 +89,7 @@ class SFTModule(PolicyModule):
                 *tokens_of(batch, cut), places=cut.places, packing=cut.packing
             )
             nats -= logprobs.double().sum()
-        self.held_out += torch.stack([nats, batch.learned.sum()]).cpu()
+        self.held_out += torch.stack([nats, batch.response_mask.sum()]).cpu()
 
     def on_validation_epoch_end(self) -> None:
         nats, tokens = self.total(self.held_out.to(self.device)).tolist()

@@ -157,9 +157,7 @@ class JSONLLogger(Logger):
         if self._new_base is None:
             return
         first, *others = self.path.read_bytes().splitlines(keepends=True)
-        if (
-            json.loads(first)["rollout_step"] > 0
-        ):  # the run was killed before it wrote the base's line
+        if json.loads(first)["rollout_step"] > 0:  # killed before the base's line was written
             first, others = b"", [first, *others]
         line = json.dumps(self._new_base, allow_nan=False).encode() + b"\n"
         with atomic_write(self.path) as file:

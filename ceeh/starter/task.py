@@ -120,12 +120,15 @@ def _careful_walk(chain: Chain) -> Iterator[str]:
         result = apply(value, [(sign, operand)])
         if sign == "*":
             if operand < 10:
-                split = [(f"{value // 10 * 10:02d}", operand), (value % 10, operand)]
+                tens, units = value // 10 * 10, value % 10
+                texts = f"{tens:02d}*{operand}", f"{units}*{operand}"
+                parts = tens * operand % MODULUS, units * operand % MODULUS
             else:
-                split = [(f"{value:02d}", operand // 10 * 10), (f"{value:02d}", operand % 10)]
-            parts = [int(one) * two % MODULUS for one, two in split]
-            for (one, two), part in zip(split, parts, strict=True):
-                yield f"{one}*{two}={part:02d};"
+                tens, units = operand // 10 * 10, operand % 10
+                texts = f"{value:02d}*{tens}", f"{value:02d}*{units}"
+                parts = value * tens % MODULUS, value * units % MODULUS
+            yield f"{texts[0]}={parts[0]:02d};"
+            yield f"{texts[1]}={parts[1]:02d};"
             yield f"{parts[0]:02d}+{parts[1]:02d}={result:02d};"
         else:
             yield f"{expression(value, [(sign, operand)])}={result:02d};"

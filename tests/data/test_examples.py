@@ -45,7 +45,7 @@ def test_prompts_and_padding_carry_no_loss() -> None:
     batch = collate_examples(pair, pad_token_id=PAD_ID)
     # 5 prompt tokens, `so `, 1, 3 and the end; 2 prompt tokens, `so `, 1 and the end.
     assert batch.totals.tolist() == [9, 5]
-    assert batch.learned.int().tolist() == [[0] * 5 + [1] * 4, [0, 0, 1, 1, 1] + [0] * 4]
+    assert batch.response_mask.int().tolist() == [[0] * 5 + [1] * 4, [0, 0, 1, 1, 1] + [0] * 4]
     assert batch.token_ids[1, 5:].tolist() == [PAD_ID] * 4
 
 

@@ -54,7 +54,9 @@ def batch(rows: int, width: int, seed: int = 0) -> ExampleBatch:
     learned = (places >= prompts) & (places < totals[:, None])
     learned &= torch.rand(rows, width, generator=generator) < 0.8
     ids[places >= totals[:, None]] = 0
-    return ExampleBatch(token_ids=ids, learned=learned, totals=totals, timings={}, ready_at=0.0)
+    return ExampleBatch(
+        token_ids=ids, response_mask=learned, totals=totals, timings={}, ready_at=0.0
+    )
 
 
 def trained(
@@ -78,11 +80,11 @@ def gradients(module: Trained) -> dict[str, Tensor]:
 def reference(model: Path, given: ExampleBatch) -> tuple[float, dict[str, Tensor]]:
     """Token by token over rows without padding, in float64."""
     policy = Policy(Model(), str(model), temperature=1.0, keep_reference=False).double()
-    total, count = torch.zeros((), dtype=torch.float64), int(given.learned.sum())
+    total, count = torch.zeros((), dtype=torch.float64), int(given.response_mask.sum())
     for row in range(len(given.totals)):
         ids = given.token_ids[row, : int(given.totals[row])]
         logits = policy.causal_lm(input_ids=ids[None]).logits[0]  # type: ignore[operator]
-        for place in given.learned[row].nonzero().flatten().tolist():
+        for place in given.response_mask[row].nonzero().flatten().tolist():
             total = total - logits[place - 1].log_softmax(0)[ids[place]]
     (total / count).backward()
     weights = policy.named_parameters()
@@ -101,7 +103,7 @@ def test_loss_and_gradient_are_those_of_a_float64_loop(untied_model_dir: Path, s
     module = trained(untied_model_dir, given)
     loss, expected = reference(untied_model_dir, given)
     assert module.logged["loss/nats_per_token"] == pytest.approx(loss, rel=1e-5)
-    assert module.logged["loss/tokens"] == int(given.learned.sum())
+    assert module.logged["loss/tokens"] == int(given.response_mask.sum())
     assert_equal(gradients(module), expected)
 
 
@@ -149,7 +151,7 @@ def test_padding_and_row_order_change_nothing(tiny_model_dir: Path) -> None:
     padded = replace(
         given,
         token_ids=wide(given.token_ids, (0, 7), value=5)[rows],
-        learned=wide(given.learned, (0, 7), value=False)[rows],
+        response_mask=wide(given.response_mask, (0, 7), value=False)[rows],
         totals=given.totals[rows],
     )
     assert_equal(
@@ -160,8 +162,8 @@ def test_padding_and_row_order_change_nothing(tiny_model_dir: Path) -> None:
 def test_a_token_that_is_not_learned_has_no_gradient_of_its_own(untied_model_dir: Path) -> None:
     """The head's row of a token that is only ever read moves as the softmax moves it, never toward it."""
     given = batch(4, 10)
-    first = replace(given, learned=torch.zeros_like(given.learned))
-    first.learned[:, 5] = True
+    first = replace(given, response_mask=torch.zeros_like(given.response_mask))
+    first.response_mask[:, 5] = True
     other = replace(first, token_ids=first.token_ids.clone())
     other.token_ids[:, 6:] = 3  # after the one learned token: neither its input nor its target
     assert_equal(

@@ -50,19 +50,23 @@ class StarterTask:
             raise ConfigError(f"questions must be at least 1, got {questions}")
         self.num_questions, self.seed, self.split = questions, seed, parse_split(split)
         self.levels, self.styles = parse_levels(levels, LEVELS), styles
-        if styles is not None:
+        if styles is None:
+            self._check_available()
+        else:
             check_styles(styles, STYLES)
-            return
+
+    def _check_available(self) -> None:
+        """Raises ConfigError for more questions of a level than can be drawn."""
         held_out = 1 / HELD_OUT_ONE_IN
-        fraction = held_out if split == "held_out" else 1 - held_out
+        fraction = held_out if self.split == "held_out" else 1 - held_out
         for index, level in enumerate(self.levels):
-            wanted = len(range(index, questions, len(self.levels)))
+            wanted = len(range(index, self.num_questions, len(self.levels)))
             # Finding the last tenth by rejection would take longer than all the rest.
             available = int(0.9 * num_chains(level) * fraction)
             if wanted > available:
                 raise ConfigError(
-                    f"questions: {questions} asks for {wanted} of level {level}, which has about"
-                    f" {available} in the split '{split}'; lower questions or add levels"
+                    f"questions: {self.num_questions} asks for {wanted} of level {level}, which has about"
+                    f" {available} in the split '{self.split}'; lower questions or add levels"
                 )
 
     def __len__(self) -> int:
