@@ -296,8 +296,8 @@ def slopes_of(
     log_p = z - log_z[:, None]
     constant = -(by_logprob + by_entropy * entropy)
     in_z = log_p.exp() * torch.addcmul(constant[:, None], -by_entropy[:, None], log_p)
-    words = torch.arange(x.shape[1], device=x.device, dtype=torch.int32)
-    chosen = words == targets[:, None].int()
+    token_ids = torch.arange(x.shape[1], device=x.device, dtype=torch.int32)
+    chosen = token_ids == targets[:, None].int()
     return ((in_z + torch.where(chosen, by_logprob[:, None], 0.0)) * slope).to(dtype)
 
 
