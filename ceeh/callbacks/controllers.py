@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from ceeh.callbacks.signal import SignalCallback
-from ceeh.config.rules import POSITIVE, UNIT_BELOW_1, at_least, check
+from ceeh.config.rules import OPEN_UNIT, POSITIVE, at_least, check
 from ceeh.types import GroupOutcome
 
 
@@ -48,14 +48,36 @@ class Controller(SignalCallback, ABC):
         return dict.fromkeys(self.writes, self.coefficient)
 
 
-class LengthByAccuracy(Controller):
+class RelativeController(Controller, ABC):
+    """Abstract: a coefficient that is multiplied by exp(rate e) after each step, e = `error` cut to [-1, 1].
+
+    So `rate` is about the largest relative change in one step, whatever the coefficient's scale, and a
+    start that is ten times too large or too small is corrected in ln(10) / rate steps. Raises ValueError for
+    arguments out of range.
+    """
+
+    def __init__(self, start: float, rate: float, maximum: float) -> None:
+        super().__init__(start, maximum)
+        check(POSITIVE, start=start, rate=rate)
+        self.rate = rate
+
+    @abstractmethod
+    def error(self, outcomes: Sequence[GroupOutcome]) -> float:
+        """Above 0 where the coefficient should rise, below 0 where it should fall; 0 leaves it as it is."""
+
+    def updated(self, outcomes: Sequence[GroupOutcome]) -> float:
+        error = min(max(self.error(outcomes), -1.0), 1.0)
+        return self.coefficient * math.exp(self.rate * error)
+
+
+class LengthByAccuracy(RelativeController):
     """`length_coefficient`: the length penalty grows while accuracy stays within `slack` of its reference.
 
-        beta <- clip(beta + rate (Acc - (reference - slack)), 0, maximum)
+        beta <- min(beta exp(rate e), maximum),  e = clip((Acc - (reference - slack)) / slack, -1, 1)
 
     Acc is the step's mean accuracy; without a `reference` it is that of the first `reference_steps` steps,
-    during which beta stays. After A-DLP's rule, https://arxiv.org/abs/2505.18298, which has no slack and no
-    maximum. Raises ValueError for arguments out of range.
+    during which beta stays. After A-DLP, https://arxiv.org/abs/2505.18298, which adds rate (Acc - reference)
+    instead: its rate has to fit the coefficient's scale. Raises ValueError for arguments out of range.
     """
 
     writes = ("length_coefficient",)
@@ -64,30 +86,28 @@ class LengthByAccuracy(Controller):
     def __init__(
         self,
         start: float = 0.1,
-        rate: float = 0.05,
+        rate: float = 0.1,
         slack: float = 0.01,
         maximum: float = 1.0,
         reference: float | None = None,
         reference_steps: int = 5,
     ) -> None:
-        super().__init__(start, maximum)
-        check(POSITIVE, rate=rate)
-        check(UNIT_BELOW_1, slack=slack)
+        super().__init__(start, rate, maximum)
+        check(OPEN_UNIT, slack=slack)
         check(at_least(1), reference_steps=reference_steps)
-        self.rate = rate
         self.slack = slack
         self.reference = reference
         self.reference_steps = reference_steps
         self.first: list[float] = []
 
-    def updated(self, outcomes: Sequence[GroupOutcome]) -> float:
+    def error(self, outcomes: Sequence[GroupOutcome]) -> float:
         accuracy = fmean(outcome.accuracy for outcome in outcomes)
         if self.reference is None:
             self.first.append(accuracy)
             if len(self.first) == self.reference_steps:
                 self.reference = fmean(self.first)
-            return self.coefficient
-        return self.coefficient + self.rate * (accuracy - (self.reference - self.slack))
+            return 0.0
+        return (accuracy - (self.reference - self.slack)) / self.slack
 
 
 def step_entropy(outcomes: Sequence[GroupOutcome], *, hard: bool = False) -> float:
@@ -102,15 +122,15 @@ def step_entropy(outcomes: Sequence[GroupOutcome], *, hard: bool = False) -> flo
     return sum(tokens * entropy for tokens, entropy in weighted) / total if total else math.nan
 
 
-class AnchoredEntropy(Controller):
+class AnchoredEntropy(RelativeController):
     """`entropy_coefficient`: holds the entropy of hard questions at a fraction of its starting value.
 
-        lambda <- clip(lambda + rate (fraction H0 - H), 0, maximum)
+        lambda <- min(lambda exp(rate e), maximum),  e = clip(1 - H / (fraction H0), -1, 1)
 
     H is the step's entropy of the questions that `objective.hard_signal` marks, in nats per token, and H0
     its first value. A step without one changes nothing. After AER, https://arxiv.org/abs/2510.10959, and
-    SIREN, https://arxiv.org/abs/2509.25133, which anchor the entropy of all questions. Raises ValueError for
-    arguments out of range.
+    SIREN, https://arxiv.org/abs/2509.25133, which anchor the entropy of all questions, and add rate times the
+    difference. Raises ValueError for arguments out of range.
     """
 
     writes = ("entropy_coefficient",)
@@ -120,23 +140,23 @@ class AnchoredEntropy(Controller):
     def __init__(
         self,
         start: float = 0.001,
-        rate: float = 0.001,
+        rate: float = 0.1,
         fraction: float = 0.8,
         maximum: float = 0.01,
     ) -> None:
-        super().__init__(start, maximum)
-        check(POSITIVE, rate=rate, fraction=fraction)
-        self.rate = rate
+        super().__init__(start, rate, maximum)
+        check(POSITIVE, fraction=fraction)
         self.fraction = fraction
         self.anchor: float | None = None
 
-    def updated(self, outcomes: Sequence[GroupOutcome]) -> float:
+    def error(self, outcomes: Sequence[GroupOutcome]) -> float:
         entropy = step_entropy(outcomes, hard=True)
         if math.isnan(entropy):
-            return self.coefficient
+            return 0.0
         if self.anchor is None:
             self.anchor = entropy
-        return self.coefficient + self.rate * (self.fraction * self.anchor - entropy)
+        target = self.fraction * self.anchor
+        return 1 - entropy / target if target > 0 else 0.0
 
 
 class SkyworkEntropy(Controller):

@@ -24,7 +24,7 @@ from tests.modules.shaping.test_shaping import inputs
 
 RIGHT, WRONG = (True, 2), (False, 2)
 CONTROLLERS: dict[str, Callable[[], Controller]] = {
-    "length": lambda: LengthByAccuracy(start=0.1, rate=0.5, reference_steps=1),
+    "length": lambda: LengthByAccuracy(start=0.1, rate=0.5, slack=0.5, reference_steps=1),
     "anchored": lambda: AnchoredEntropy(start=0.01, rate=0.1, fraction=0.5, maximum=0.2),
     "skywork": lambda: SkyworkEntropy(target=0.5, step=0.01),
 }
@@ -42,23 +42,38 @@ def followed(controller: Controller, steps: list[list[GroupOutcome]]) -> list[fl
 def test_the_length_coefficient_follows_accuracy_by_hand(outcome):
     solved = [outcome("a", RIGHT, RIGHT), outcome("b", RIGHT, WRONG)]  # 3/4
     worse = [outcome("a", RIGHT, WRONG), outcome("b", WRONG, WRONG)]  # 1/4
-    controller = LengthByAccuracy(start=0.1, rate=0.2, slack=0.05, reference=0.5)
-    # 0.1 + 0.2 (0.75 - 0.45) = 0.16; 0.16 + 0.2 (0.25 - 0.45) = 0.12.
-    assert followed(controller, [solved, worse]) == pytest.approx([0.1, 0.16, 0.12])
+    controller = LengthByAccuracy(start=0.1, rate=0.2, slack=0.5, reference=0.875)
+    # The target is 0.875 - 0.5 = 0.375: e = (0.75 - 0.375) / 0.5 = 0.75; (0.25 - 0.375) / 0.5 = -0.25.
+    expected = [0.1, 0.1 * math.exp(0.15), 0.1 * math.exp(0.15 - 0.05)]
+    assert followed(controller, [solved, worse]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("start", [0.03, 0.3, 3.0])
+def test_one_rate_corrects_a_start_of_any_size(outcome, start):
+    """ln(10) / 0.1 = 23 steps of the largest change are a factor of ten, from whatever start."""
+    wrong = [[outcome("a", WRONG)]] * 23
+    controller = LengthByAccuracy(start=start, rate=0.1, slack=0.01, reference=1.0, maximum=10.0)
+    assert followed(controller, wrong)[-1] == pytest.approx(start * math.exp(-2.3))
 
 
 def test_without_a_reference_it_is_the_mean_of_the_first_steps(outcome):
     solved, half = [outcome("a", RIGHT, RIGHT)], [outcome("a", RIGHT, WRONG)]
-    controller = LengthByAccuracy(start=0.1, rate=0.2, slack=0.0, reference_steps=2)
-    # Reference (1 + 0.5) / 2 = 0.75; then 0.1 + 0.2 (1 - 0.75) = 0.15.
-    assert followed(controller, [solved, half, solved]) == pytest.approx([0.1, 0.1, 0.1, 0.15])
+    controller = LengthByAccuracy(start=0.1, rate=0.2, slack=0.5, reference_steps=2)
+    # Reference (1 + 0.5) / 2 = 0.75; then e = (0.5 - 0.25) / 0.5 = 0.5.
+    expected = [0.1, 0.1, 0.1, 0.1 * math.exp(0.1)]
+    assert followed(controller, [solved, half, half]) == pytest.approx(expected)
     assert controller.reference == 0.75
 
 
-@pytest.mark.parametrize(("rows", "bound"), [([RIGHT], 0.3), ([WRONG], 0.0)])
-def test_a_coefficient_stays_between_zero_and_its_maximum(outcome, rows, bound):
-    controller = LengthByAccuracy(start=0.1, rate=5.0, reference=0.5, maximum=0.3)
-    assert followed(controller, [[outcome("a", *rows)]])[-1] == bound
+@pytest.mark.parametrize(("step", "bound"), [(1.0, 0.3), (-1.0, 0.0)])
+def test_a_coefficient_stays_between_zero_and_its_maximum(outcome, step, bound):
+    class Steps(Controller):
+        def updated(self, outcomes):
+            return self.coefficient + step
+
+    assert followed(Steps(start=0.1, maximum=0.3), [[outcome("a", RIGHT)]])[-1] == bound
+    relative = LengthByAccuracy(start=0.1, rate=5.0, reference=0.5, maximum=0.3)
+    assert followed(relative, [[outcome("a", RIGHT)]])[-1] == 0.3
 
 
 def test_the_entropy_of_a_step_is_over_tokens_and_over_what_was_trained(outcome):
@@ -77,11 +92,13 @@ def test_the_anchored_coefficient_rises_where_hard_questions_lose_entropy(outcom
         easy = replace(outcome("e", RIGHT), entropy=9.0, hard=0.0)
         return [replace(outcome("h", RIGHT), entropy=entropy, hard=hard), easy]
 
-    controller = AnchoredEntropy(start=0.1, rate=0.1, fraction=0.5, maximum=0.2)
-    # H0 = 2, target 1. 0.1 + 0.1 (1 - 2) = 0; + 0.1 (1 - 0.4) = 0.06; no hard group: as it was;
-    # + 0.1 (1 - -1) = 0.26, at most 0.2.
-    steps = [step(2.0), step(0.4), step(0.4, hard=0.0), step(-1.0)]
-    assert followed(controller, steps) == pytest.approx([0.1, 0.0, 0.06, 0.06, 0.2])
+    controller = AnchoredEntropy(start=0.1, rate=0.1, fraction=0.5, maximum=0.12)
+    # H0 = 2, target 1: e = 1 - 2 = -1; 1 - 0.4 = 0.6; no hard group: 0; 1 - 9, cut to -1;
+    # 1 - -1, cut to 1, four times, at most 0.12.
+    steps = [step(2.0), step(0.4), step(0.4, hard=0.0), step(9.0), *[step(-1.0)] * 4]
+    exponents = [0.0, -0.1, -0.04, -0.04, -0.14, -0.04, 0.06, 0.16, 0.26]
+    expected = [min(0.1 * math.exp(each), 0.12) for each in exponents]
+    assert followed(controller, steps) == pytest.approx(expected)
 
 
 def test_an_anchor_needs_a_signal_that_marks_hard_questions():
@@ -176,6 +193,8 @@ def test_a_controller_of_ones_own_is_a_class_with_one_method(fit, batch):
     [
         (lambda: LengthByAccuracy(start=2.0), "start must be from 0 to maximum, got 2.0"),
         (lambda: LengthByAccuracy(rate=0.0), "rate must be greater than 0, got 0.0"),
+        (lambda: LengthByAccuracy(slack=0.0), r"slack must be in \(0, 1\), got 0.0"),
+        (lambda: LengthByAccuracy(start=0.0), "start must be greater than 0"),
         (lambda: AnchoredEntropy(fraction=0.0), "fraction must be greater than 0"),
         (lambda: SkyworkEntropy(target=-1.0), "target must be greater than 0"),
     ],
