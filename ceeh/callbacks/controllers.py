@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from ceeh.callbacks.signal import SignalCallback
-from ceeh.config.rules import OPEN_UNIT, POSITIVE, at_least, check
+from ceeh.config.rules import POSITIVE, UNIT_ABOVE_0, UNIT_BELOW_1, at_least, check
 from ceeh.types import GroupOutcome
 
 
@@ -73,11 +73,13 @@ class RelativeController(Controller, ABC):
 class LengthByAccuracy(RelativeController):
     """`length_coefficient`: the length penalty grows while accuracy stays within `slack` of its reference.
 
-        beta <- min(beta exp(rate e), maximum),  e = clip((Acc - (reference - slack)) / slack, -1, 1)
+        beta <- min(beta exp(rate e), maximum),  e = clip((Acc - (reference - slack)) / band, -1, 1)
 
     Acc is the step's mean accuracy; without a `reference` it is that of the first `reference_steps` steps,
-    during which beta stays. After A-DLP, https://arxiv.org/abs/2505.18298, which adds rate (Acc - reference)
-    instead: its rate has to fit the coefficient's scale. Raises ValueError for arguments out of range.
+    during which beta stays. A policy follows its coefficient with a delay of many steps, so a narrow `band`,
+    in which every error counts as the largest, makes beta swing. After A-DLP,
+    https://arxiv.org/abs/2505.18298, which adds rate (Acc - reference) instead: its rate has to fit the
+    coefficient's scale. Raises ValueError for arguments out of range.
     """
 
     writes = ("length_coefficient",)
@@ -88,14 +90,17 @@ class LengthByAccuracy(RelativeController):
         start: float = 0.1,
         rate: float = 0.1,
         slack: float = 0.01,
+        band: float = 0.05,
         maximum: float = 1.0,
         reference: float | None = None,
         reference_steps: int = 5,
     ) -> None:
         super().__init__(start, rate, maximum)
-        check(OPEN_UNIT, slack=slack)
+        check(UNIT_BELOW_1, slack=slack)
+        check(UNIT_ABOVE_0, band=band)
         check(at_least(1), reference_steps=reference_steps)
         self.slack = slack
+        self.band = band
         self.reference = reference
         self.reference_steps = reference_steps
         self.first: list[float] = []
@@ -107,7 +112,7 @@ class LengthByAccuracy(RelativeController):
             if len(self.first) == self.reference_steps:
                 self.reference = fmean(self.first)
             return 0.0
-        return (accuracy - (self.reference - self.slack)) / self.slack
+        return (accuracy - (self.reference - self.slack)) / self.band
 
 
 def step_entropy(outcomes: Sequence[GroupOutcome], *, hard: bool = False) -> float:

@@ -24,7 +24,7 @@ from tests.modules.shaping.test_shaping import inputs
 
 RIGHT, WRONG = (True, 2), (False, 2)
 CONTROLLERS: dict[str, Callable[[], Controller]] = {
-    "length": lambda: LengthByAccuracy(start=0.1, rate=0.5, slack=0.5, reference_steps=1),
+    "length": lambda: LengthByAccuracy(start=0.1, rate=0.5, band=0.5, reference_steps=1),
     "anchored": lambda: AnchoredEntropy(start=0.01, rate=0.1, fraction=0.5, maximum=0.2),
     "skywork": lambda: SkyworkEntropy(target=0.5, step=0.01),
 }
@@ -42,8 +42,8 @@ def followed(controller: Controller, steps: list[list[GroupOutcome]]) -> list[fl
 def test_the_length_coefficient_follows_accuracy_by_hand(outcome):
     solved = [outcome("a", RIGHT, RIGHT), outcome("b", RIGHT, WRONG)]  # 3/4
     worse = [outcome("a", RIGHT, WRONG), outcome("b", WRONG, WRONG)]  # 1/4
-    controller = LengthByAccuracy(start=0.1, rate=0.2, slack=0.5, reference=0.875)
-    # The target is 0.875 - 0.5 = 0.375: e = (0.75 - 0.375) / 0.5 = 0.75; (0.25 - 0.375) / 0.5 = -0.25.
+    controller = LengthByAccuracy(start=0.1, rate=0.2, slack=0.125, band=0.5, reference=0.5)
+    # The target is 0.5 - 0.125 = 0.375: e = (0.75 - 0.375) / 0.5 = 0.75; (0.25 - 0.375) / 0.5 = -0.25.
     expected = [0.1, 0.1 * math.exp(0.15), 0.1 * math.exp(0.15 - 0.05)]
     assert followed(controller, [solved, worse]) == pytest.approx(expected)
 
@@ -52,13 +52,13 @@ def test_the_length_coefficient_follows_accuracy_by_hand(outcome):
 def test_one_rate_corrects_a_start_of_any_size(outcome, start):
     """ln(10) / 0.1 = 23 steps of the largest change are a factor of ten, from whatever start."""
     wrong = [[outcome("a", WRONG)]] * 23
-    controller = LengthByAccuracy(start=start, rate=0.1, slack=0.01, reference=1.0, maximum=10.0)
+    controller = LengthByAccuracy(start=start, rate=0.1, band=0.01, reference=1.0, maximum=10.0)
     assert followed(controller, wrong)[-1] == pytest.approx(start * math.exp(-2.3))
 
 
 def test_without_a_reference_it_is_the_mean_of_the_first_steps(outcome):
     solved, half = [outcome("a", RIGHT, RIGHT)], [outcome("a", RIGHT, WRONG)]
-    controller = LengthByAccuracy(start=0.1, rate=0.2, slack=0.5, reference_steps=2)
+    controller = LengthByAccuracy(start=0.1, rate=0.2, slack=0.5, band=0.5, reference_steps=2)
     # Reference (1 + 0.5) / 2 = 0.75; then e = (0.5 - 0.25) / 0.5 = 0.5.
     expected = [0.1, 0.1, 0.1, 0.1 * math.exp(0.1)]
     assert followed(controller, [solved, half, half]) == pytest.approx(expected)
@@ -193,7 +193,8 @@ def test_a_controller_of_ones_own_is_a_class_with_one_method(fit, batch):
     [
         (lambda: LengthByAccuracy(start=2.0), "start must be from 0 to maximum, got 2.0"),
         (lambda: LengthByAccuracy(rate=0.0), "rate must be greater than 0, got 0.0"),
-        (lambda: LengthByAccuracy(slack=0.0), r"slack must be in \(0, 1\), got 0.0"),
+        (lambda: LengthByAccuracy(slack=1.0), r"slack must be in \[0, 1\), got 1.0"),
+        (lambda: LengthByAccuracy(band=0.0), r"band must be in \(0, 1\], got 0.0"),
         (lambda: LengthByAccuracy(start=0.0), "start must be greater than 0"),
         (lambda: AnchoredEntropy(fraction=0.0), "fraction must be greater than 0"),
         (lambda: SkyworkEntropy(target=-1.0), "target must be greater than 0"),
