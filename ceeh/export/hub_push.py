@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from ceeh.config.rules import NOT_NEGATIVE, check
 from ceeh.errors import ConfigError, RunError
 from ceeh.export.card import Export, write_card
-from ceeh.export.run import check_push, push
+from ceeh.export.run import check_push, push, upload_command
 from ceeh.export.source import read_json
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.sharding import gather_weights
@@ -128,13 +128,13 @@ class HubPush(Callback):
 
     def _command(self, run: Path) -> str:
         """Uploads the final model, from model/ where `FOLDER` has an older one."""
-        private = " --private" if self.private else ""
         if self.written != self.final and self.adapter:
+            private = " --private" if self.private else ""
             return (
                 f"python -m ceeh.export {run} OUT --adapter --push-to-hub {self.repo_id}{private}"
             )
         folder = run / (FOLDER if self.written == self.final else "model")
-        return f"hf upload {self.repo_id} {folder}{private}"
+        return upload_command(folder, self.repo_id, private=self.private)
 
     def _begin_push(self, trainer: Trainer, module: LightningModule) -> None:
         """Writes the current weights into `FOLDER` and starts their upload. Collective."""

@@ -142,9 +142,14 @@ def push(folder: Path, repo: str, *, private: bool, message: str = "Export of a 
     except Exception as error:  # an outside service: it and the network may raise anything
         raise RunError(
             f"'{repo}' was not pushed: {redact(first_line(error))}; the folder is complete, push it later "
-            f"with: hf upload {repo} {folder}"
+            f"with: {upload_command(folder, repo, private=private)}"
         ) from error
     return f"https://huggingface.co/{repo}"
+
+
+def upload_command(folder: Path, repo: str, *, private: bool) -> str:
+    """What a user types to upload `folder` later."""
+    return f"hf upload {repo} {folder}{' --private' if private else ''}"
 
 
 def check_push(repo: str, place: str = "--push-to-hub") -> None:

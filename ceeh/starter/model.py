@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from ceeh.errors import ConfigError
 from ceeh.starter.task import SYMBOLS, WORDS
 
 MODEL_DIR = Path(__file__).parent / "weights"
@@ -47,3 +49,18 @@ def build_model(
             use_cache=False,
         )
     )
+
+
+def write_untrained(folder: Path, *, seed: int, width: int, layers: int, heads: int) -> None:
+    """A model folder with random weights; `heads` of size 32.
+
+    Raises ConfigError where there is a model already.
+    """
+    if (folder / "tokenizer.json").exists():  # written last
+        raise ConfigError(f"{folder} has a model; remove it, or name another folder")
+    tokenizer = build_tokenizer()
+    torch.manual_seed(seed)
+    model = build_model(tokenizer, width=width, layers=layers, heads=heads)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    print(f"{folder}: {sum(p.numel() for p in model.parameters()):,} parameters")

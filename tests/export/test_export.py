@@ -260,10 +260,10 @@ def test_an_unreachable_hub_fails_only_the_push(
 ) -> None:
     hub.error = ConnectionError("cannot reach https://user:hf_secret@huggingface.co\nand so on")
     out = tmp_path / "out"
-    assert main([str(full_run.path), str(out), "--push-to-hub", "me/brief"]) == 1
+    assert main([str(full_run.path), str(out), "--push-to-hub", "me/brief", "--private"]) == 1
     said = capsys.readouterr()
     assert "error: 'me/brief' was not pushed: cannot reach" in said.err
-    assert f"hf upload me/brief {out}" in said.err
+    assert f"hf upload me/brief {out} --private" in said.err
     assert "hf_secret" not in said.out + said.err
     assert (out / "model.safetensors").is_file()
 

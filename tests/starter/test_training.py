@@ -14,8 +14,9 @@ from ceeh.config.settings import load
 from ceeh.config.sft import load_sft
 from ceeh.fit import fit
 from ceeh.sft import sft
-from ceeh.starter.__main__ import main, sample
+from ceeh.starter.__main__ import main
 from ceeh.starter.model import EOS, MODEL_DIR, build_tokenizer
+from ceeh.starter.table import sample
 from ceeh.starter.task import LEVELS, STYLES, sample_chain
 
 
