@@ -34,8 +34,13 @@ STYLE_BOOST: Mapping[tuple[str, int], float] = {
     ("so", 2): 3,
     ("so", 3): 2,
     ("leap", 3): 5,
+    **{("leap", level): 0.5 for level in (5, 6)},
+    **{("step", level): 0.25 for level in (5, 6)},
+    **{("long", level): 2 for level in (5, 6)},
 }
-"""How much more often than elsewhere a worked example of that level has that style."""
+"""How many times as often as elsewhere a worked example of that level has that style. The last three let the
+first word depend on the difficulty a little, as the length of a language model's reasoning does. Without them
+100 steps of reinforcement learning do not teach a policy to tell levels 4 and 5 apart."""
 WORDS = ("so", "leap", "step", "long", "read", "again", "redo")
 SYMBOLS = (*"0123456789", "+", "-", "*", "=", ";", "?")
 
