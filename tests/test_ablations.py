@@ -34,6 +34,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "threshold_quantile": {f"{DIFFICULTY}threshold": "quantile", f"{DIFFICULTY}level": 0.25},
     "threshold_fixed": {f"{DIFFICULTY}threshold": "fixed", f"{DIFFICULTY}level": 0.5},
     "no_gate": {f"{SHAPING}gate": False},
+    "strong_length": {f"{SHAPING}beta": 0.4},
     "strict_gate": {f"{SHAPING}strict_gate": True},
     "floor_unscaled": {f"{SHAPING}floor_on": "unscaled"},
     "anchor_own_group": {f"{ANCHOR}rule": "own_group"},
