@@ -1,6 +1,7 @@
 """Every method of configs/methods runs five rollout steps through the whole path, on a torch engine."""
 
 from dataclasses import replace
+from math import exp
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,8 @@ def test_controllers_follow_their_rules_through_a_run_that_is_killed_and_resumed
         "rollouts.max_response_tokens=16",  # so that the accuracy moves
         "checkpoints.every_n_steps=1",
         "ckpt_path=last",
-        "callbacks.length_controller.init_args={start: 0.1, rate: 0.5, slack: 0.1, reference_steps: 1}",
+        "callbacks.length_controller.init_args={start: 0.1, rate: 0.5, slack: 0.1, band: 0.5, "
+        "reference_steps: 1}",
         "callbacks.entropy_controller.init_args={start: 0.1, rate: 0.5, fraction: 1.05, maximum: 1.0}",
     )
 
@@ -105,11 +107,12 @@ def test_controllers_follow_their_rules_through_a_run_that_is_killed_and_resumed
         if reference is None:
             reference = row["rollout/accuracy"]
         else:
-            beta = min(max(beta + 0.5 * (row["rollout/accuracy"] - reference + 0.1), 0.0), 1.0)
+            error = (row["rollout/accuracy"] - reference + 0.1) / 0.5
+            beta = min(beta * exp(0.5 * min(max(error, -1), 1)), 1.0)
         if row["loss/entropy_hard"] is not None:
             anchor = anchor or row["loss/entropy_hard"]
-            change = 0.5 * (1.05 * anchor - row["loss/entropy_hard"])
-            coefficient = min(max(coefficient + change, 0.0), 1.0)
+            error = 1 - row["loss/entropy_hard"] / (1.05 * anchor)
+            coefficient = min(coefficient * exp(0.5 * min(max(error, -1), 1)), 1.0)
         assert row["signal/length_coefficient"] == pytest.approx(beta, rel=1e-5, abs=1e-7)
         assert row["signal/entropy_coefficient"] == pytest.approx(coefficient, rel=1e-4, abs=1e-7)
     names = ("signal/length_coefficient", "signal/entropy_coefficient", "loss/entropy_bonus")

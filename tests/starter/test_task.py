@@ -84,7 +84,8 @@ def test_short_styles_are_more_frequent_on_short_chains_and_long_ones_on_long() 
         level: [sample_style(rng, level, given) for _ in range(2000)] for level in (1, 2, 4, 6)
     }
     shares = {level: styles.count("so") / 2000 for level, styles in drawn.items()}
-    # 0.1 * 16 / (1.6 + 0.9) = 0.64; 0.3 / 1.2 = 0.25; 0.1; 0.1 / (0.1 + 1.8) = 0.053. Three standard errors are at most 0.034.
+    # 0.1 * 16 / (1.6 + 0.9) = 0.64; 0.3 / 1.2 = 0.25; 0.1; 0.1 / (0.1 + 1.8) = 0.053.
+    # Three standard errors are at most 0.034.
     assert shares == pytest.approx({1: 0.64, 2: 0.25, 4: 0.1, 6: 0.053}, abs=0.034)
 
 
