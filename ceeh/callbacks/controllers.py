@@ -52,7 +52,7 @@ class RelativeController(Controller, ABC):
     """Abstract: a coefficient that is multiplied by exp(rate e) after each step, e = `error` cut to [-1, 1].
 
     So `rate` is about the largest relative change in one step, whatever the coefficient's scale, and a
-    start that is ten times too large or too small is corrected in ln(10) / rate steps. Raises ValueError for
+    start that is wrong by a factor of ten is corrected in ln(10) / rate steps or more. Raises ValueError for
     arguments out of range.
     """
 
