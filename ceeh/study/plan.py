@@ -82,7 +82,7 @@ class Plan:
     def state(self, run: StudyRun) -> str:
         if run.trained:
             return "ended" if self.evaluated(run) else "to be evaluated"
-        return "interrupted" if run.folder.is_dir() else "to do"
+        return "unfinished" if run.folder.is_dir() else "to do"
 
 
 def make_plan(study: StudyConfig) -> Plan:
