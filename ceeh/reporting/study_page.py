@@ -24,6 +24,8 @@ Looks = Mapping[str, Mapping[str, Any]]
 """Arm -> color, line style and marker."""
 
 LINES, MARKERS = ("-", "--", ":"), ("o", "s", "^")
+PANEL_CHARACTERS = 90
+"""Characters of a legend's size that fit under a panel."""
 EXPLAINED = (
     "A value is the mean over an arm's training seeds. Its 95 % interval draws questions and seeds with "
     "replacement; with one seed it covers the questions alone, and with few it is too narrow where seeds "
@@ -201,8 +203,10 @@ def looks_of(record: Record) -> Looks:
 
 
 def legend_below(axes: Axes) -> None:
-    """All arms, which would cover the curves inside."""
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.24), "ncols": 4}
+    """All arms, which would cover the curves inside, in as many columns as fit under a panel."""
+    longest = max((len(label) for label in axes.get_legend_handles_labels()[1]), default=0)
+    columns = max(1, min(4, PANEL_CHARACTERS // (longest + 7)))  # 7: the line or marker, and a gap
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.24), "ncols": columns}
     style.legend(axes, fontsize=7, **below)
 
 
