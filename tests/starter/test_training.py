@@ -92,7 +92,12 @@ def test_the_stages_of_the_starter_follow_one_another(
         "prompts.held_out.init_args.questions=12",
     ]
     for stage in ("arithmetic", "styles"):
-        sft(load_sft([configs / "starter" / f"{stage}.yaml"], ["steps=2", *few]))
+        sft(
+            load_sft(
+                [configs / "starter" / f"{stage}.yaml"],
+                ["steps=2", "max_response_tokens=448", *few],
+            )
+        )
     files = ["ceeh.yaml", "methods/grpo.yaml", "starter/correctness.yaml"]
     overrides = [
         *few,
