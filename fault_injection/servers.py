@@ -10,7 +10,7 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
-START_SECONDS = 120
+START_SECONDS = 180
 
 
 def free_port() -> int:
