@@ -10,7 +10,7 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
-START_SECONDS = 180
+START_SECONDS = 120
 
 
 def free_port() -> int:
@@ -46,8 +46,12 @@ class MLflowServer:
             with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):
                 return
             time.sleep(0.1)
+        ended = self.process.poll()
+        what = (
+            f"no answer in {START_SECONDS} s" if ended is None else f"it ended with status {ended}"
+        )
         self.kill()
-        raise RuntimeError(f"no server at {self.uri}; see {self.folder / 'server.log'}")
+        raise RuntimeError(f"no server at {self.uri}: {what}; see {self.folder / 'server.log'}")
 
     def kill(self) -> None:
         """Sends SIGKILL to all of its processes; a second call does nothing."""

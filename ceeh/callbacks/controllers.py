@@ -146,7 +146,7 @@ class AnchoredEntropy(RelativeController):
         self,
         start: float = 0.001,
         rate: float = 0.1,
-        fraction: float = 0.8,
+        fraction: float = 0.3,
         maximum: float = 0.01,
     ) -> None:
         super().__init__(start, rate, maximum)
