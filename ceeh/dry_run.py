@@ -139,8 +139,11 @@ def input_lines(config: Config, path: str) -> Iterator[str]:
     try:
         for place, prompts in (
             ("prompts.train", inputs.train_prompts),
+            ("rollouts.probe", inputs.probe_prompts),
             ("prompts.held_out", inputs.held_out_prompts),
         ):
+            if not prompts:
+                continue  # without a probe
             longest = max(len(prompt.token_ids) for prompt in prompts)
             yield f"{place}: {len(prompts):,} questions, the longest prompt has {longest:,} tokens"
         for warning in caught:

@@ -35,6 +35,7 @@ def test_a_run_that_fits_is_planned_and_nothing_is_written(
     assert "starter: 164.48 k parameters; 100 steps of 32 prompts x 12 responses" in out
     assert "prompts.train: dropped " in out
     assert re.search(r"prompts.train: \d+ questions, the longest prompt has 1[0-6] tokens", out)
+    assert "rollouts.probe" not in out
     assert "verifier: ceeh.data.verify.ExactAnswer answers ('starter-" in out
     assert out.splitlines()[-1].startswith("yes: ")
     assert list((tmp_path / "here").iterdir()) == []

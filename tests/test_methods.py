@@ -13,8 +13,10 @@ from tests.endings import Killed, at_call, die
 from tests.test_fit import SHIPPED, SMALL, rows, weights
 
 OVERLAYS = sorted((SHIPPED.parent / "methods").glob("*.yaml"))
-# Responses have 8 tokens at most here instead of 288: what an overlay says in tokens comes down with them.
-IN_TOKENS = {
+SMALL_PROBE = ["rollouts.probe.questions=4", "callbacks.length_controller.init_args.window=1"]
+# Responses have 8 tokens at most here instead of 288, and there are 12 questions: what an overlay says in
+# tokens or questions comes down with them.
+SCALED = {
     "budget": ["rollouts.max_response_tokens=24"],  # in 8 tokens no group has two correct responses
     "dapo": ["objective.shaping.init_args.margin=4"],
     "dler": [
@@ -26,6 +28,8 @@ IN_TOKENS = {
         "callbacks.weight.init_args={shortest: 2, longest: 8}",
     ],
     "laser_d": ["callbacks.targets.init_args={shortest: 2, longest: 8, interval: 1, window: 8}"],
+    "length_controller": SMALL_PROBE,
+    "controllers": SMALL_PROBE,
     "think_prune": ["objective.shaping.init_args.limits=[4, 3, 2]"],
 }
 WITHOUT_LENGTH_TERM = {"grpo", "dr_grpo", "gspo", "cispo"}
@@ -44,7 +48,7 @@ MAY_BE_UNDEFINED = {  # means over rows or tokens of which a step may have none
 
 def small(overlay: Path, model: Path, output: Path, *overrides: str) -> Config:
     # 12 questions, 4 a step: in five steps some come again, with a history.
-    again = ("prompts.train.init_args.questions=12", *IN_TOKENS.get(overlay.stem, []))
+    again = ("prompts.train.init_args.questions=12", *SCALED.get(overlay.stem, []))
     given = [*SMALL, *again, f"model.path={model}", f"output={output}", *overrides]
     return load([SHIPPED, overlay], given)
 
@@ -91,8 +95,9 @@ def test_controllers_follow_their_rules_through_a_run_that_is_killed_and_resumed
         "rollouts.max_response_tokens=16",  # so that the accuracy moves
         "checkpoints.every_n_steps=1",
         "ckpt_path=last",
-        "callbacks.length_controller.init_args={start: 0.1, rate: 0.5, slack: 0.1, band: 0.5, "
-        "reference_steps: 1}",
+        "rollouts.probe.samples=4",
+        "callbacks.length_controller.init_args={start: 0.1, rise: 0.5, fall: 0.25, slack: 0.1, band: 0.5, "
+        "window: 1, smoothing: 1.0}",
         "callbacks.entropy_controller.init_args={start: 0.1, rate: 0.5, fraction: 1.05, maximum: 1.0}",
     )
 
@@ -101,14 +106,13 @@ def test_controllers_follow_their_rules_through_a_run_that_is_killed_and_resumed
         return [row for row in rows(folder) if "loss/policy" in row]
 
     whole = run(tmp_path / "whole")
-    beta, coefficient, reference, anchor = 0.1, 0.1, None, None
+    beta, coefficient, reference, anchor = 0.1, 0.1, 0.0, None
+    assert len({row["probe/accuracy"] for row in whole}) > 1
     for row in whole:
         # What a step is logged with acts in the next one.
-        if reference is None:
-            reference = row["rollout/accuracy"]
-        else:
-            error = (row["rollout/accuracy"] - reference + 0.1) / 0.5
-            beta = min(beta * exp(0.5 * min(max(error, -1), 1)), 1.0)
+        reference = max(reference, row["probe/accuracy"])
+        error = min(max((row["probe/accuracy"] - reference + 0.1) / 0.5, -1), 1)
+        beta = min(beta * exp((0.5 if error > 0 else 0.25) * error), 1.0)
         if row["loss/entropy_hard"] is not None:
             anchor = anchor or row["loss/entropy_hard"]
             error = 1 - row["loss/entropy_hard"] / (1.05 * anchor)

@@ -182,7 +182,7 @@ def test_the_controller_of_the_documents_does_what_it_says(
     (controller,) = (each for each in build_callbacks(config) if hasattr(each, "coefficient"))
     # Twice the target of 40 tokens: 0.1 + 0.05 (2 - 1).
     group = GroupOutcome(uid="a", correct=(False, True), lengths=(90, 70), finished=(True, True))
-    controller.after_step([group])
+    controller.after_step([group], [])
     assert controller.read("a") == {"length_coefficient": pytest.approx(0.15)}
 
 

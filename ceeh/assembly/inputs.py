@@ -38,6 +38,7 @@ from ceeh.pretrained.loading import (
 from ceeh.run.folder import run_to_resume
 from ceeh.run.resumed import check_resumed, stream_state
 from ceeh.runtime.distributed import join_processes, world_size
+from ceeh.runtime.rng import stable_hash
 from ceeh.types import Prompt, Question
 
 RunConfig = Config | SFTConfig
@@ -64,6 +65,7 @@ class RunInputs:
 class Inputs(RunInputs):
     """What training from rollouts reads besides."""
 
+    probe_prompts: Sequence[Prompt]
     verifier: Verifier
     callbacks: Sequence[Callback]
     loggers: Sequence[Logger]
@@ -94,21 +96,25 @@ def gather_inputs(config: Config) -> Inputs:
     )
     train = drop_unverifiable(train, verifier, "prompts.train")
     held_out = drop_unverifiable(held_out, verifier, "prompts.held_out")
+    train, probe = set_apart(train, config.rollouts.probe.questions)
     if len(train) < config.rollouts.prompts_per_step:
+        apart = f" besides the {len(probe)} of the probe" if probe else ""
+        lower = "prompts_per_step" + (", or rollouts.probe.questions," if probe else "")
         raise ConfigError(
             f"rollouts.prompts_per_step is {config.rollouts.prompts_per_step}, but prompts.train has only "
-            f"{len(train)} prompts; lower prompts_per_step or add prompts"
+            f"{len(train)} prompts{apart}; lower {lower} or add prompts"
         )
     used = held_out[: config.evaluation.questions]
     check_share(used)
     check_questions(run, config, train)
-    warn_of_doubts(config, train, held_out)
+    warn_of_doubts(config, [*train, *probe], held_out)
     inputs = Inputs(
         model_path=path,
         tokenizer=tokenizer,
         train_source=train_source,
         train_prompts=train,
         held_out_prompts=used,
+        probe_prompts=probe,
         verifier=verifier,
         callbacks=callbacks,
         loggers=loggers,
@@ -117,6 +123,17 @@ def gather_inputs(config: Config) -> Inputs:
     )
     config.engine.fitted("engine", **engine_context(config, inputs))
     return inputs
+
+
+def set_apart(prompts: Sequence[Prompt], count: int) -> tuple[list[Prompt], list[Prompt]]:
+    """What is trained on, and `count` probe questions, or all there are; both in their order.
+
+    The choice depends on the uids alone, so runs with other seeds train on the same questions.
+    """
+    ranked = sorted(prompts, key=lambda prompt: stable_hash(f"probe/{prompt.uid}"))
+    chosen = {prompt.uid for prompt in ranked[:count]}
+    trained = [prompt for prompt in prompts if prompt.uid not in chosen]
+    return trained, [prompt for prompt in prompts if prompt.uid in chosen]
 
 
 def resumed_run(config: RunConfig) -> Path | None:

@@ -32,7 +32,7 @@ class Controller(SignalCallback, ABC):
         self.maximum = maximum
 
     @abstractmethod
-    def updated(self, outcomes: Sequence[GroupOutcome]) -> float:
+    def updated(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
         """The coefficient after a step with these groups, before it is clipped."""
 
     def read(self, uid: str) -> Mapping[str, float]:
@@ -41,78 +41,100 @@ class Controller(SignalCallback, ABC):
     def observe(self, outcome: GroupOutcome) -> None:
         """A controller looks at whole steps."""
 
-    def after_step(self, outcomes: Sequence[GroupOutcome]) -> None:
-        self.coefficient = min(max(self.updated(outcomes), 0.0), self.maximum)
+    def after_step(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> None:
+        self.coefficient = min(max(self.updated(outcomes, probe), 0.0), self.maximum)
 
     def metrics(self) -> Mapping[str, float]:
         return dict.fromkeys(self.writes, self.coefficient)
 
 
 class RelativeController(Controller, ABC):
-    """Abstract: a coefficient that is multiplied by exp(rate e) after each step, e = `error` cut to [-1, 1].
+    """Abstract: a coefficient that is multiplied after each step, by a factor of its `error`.
 
-    So `rate` is about the largest relative change in one step, whatever the coefficient's scale, and a
+        coefficient <- coefficient exp(rate e),  e = clip(error, -1, 1), rate = `rise` if e > 0 else `fall`
+
+    So a rate is about the largest relative change in one step, whatever the coefficient's scale, and a
     start that is wrong by a factor of ten is corrected in ln(10) / rate steps or more. Raises ValueError for
     arguments out of range.
     """
 
-    def __init__(self, start: float, rate: float, maximum: float) -> None:
+    def __init__(self, start: float, rise: float, fall: float, maximum: float) -> None:
         super().__init__(start, maximum)
-        check(POSITIVE, start=start, rate=rate)
-        self.rate = rate
+        check(POSITIVE, start=start, rise=rise, fall=fall)
+        self.rise = rise
+        self.fall = fall
 
     @abstractmethod
-    def error(self, outcomes: Sequence[GroupOutcome]) -> float:
+    def error(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
         """Above 0 where the coefficient should rise, below 0 where it should fall; 0 leaves it as it is."""
 
-    def updated(self, outcomes: Sequence[GroupOutcome]) -> float:
-        error = min(max(self.error(outcomes), -1.0), 1.0)
-        return self.coefficient * math.exp(self.rate * error)
+    def updated(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
+        error = min(max(self.error(outcomes, probe), -1.0), 1.0)
+        return self.coefficient * math.exp((self.rise if error > 0 else self.fall) * error)
 
 
 class LengthByAccuracy(RelativeController):
-    """`length_coefficient`: the length penalty grows while accuracy stays within `slack` of its reference.
+    """`length_coefficient`: the length penalty grows while accuracy stays within `slack` of the best so far.
 
         beta <- min(beta exp(rate e), maximum),  e = clip((Acc - (reference - slack)) / band, -1, 1)
 
-    Acc is the step's mean accuracy; without a `reference` it is that of the first `reference_steps` steps,
-    during which beta stays. A policy follows its coefficient with a delay of many steps, so a narrow `band`,
-    in which every error counts as the largest, makes beta swing. After A-DLP,
-    https://arxiv.org/abs/2505.18298, which adds rate (Acc - reference) instead: its rate has to fit the
-    coefficient's scale. Raises ValueError for arguments out of range.
+    rate is `rise` if e > 0 else `fall`. Acc is the mean accuracy in the last `window` steps, of the probe
+    questions (`rollouts.probe`); without any, of the questions trained on, which the policy can memorize.
+    Without a `reference` there is no length penalty in the first `window` steps; then the reference is the
+    highest value so far of a running mean of the accuracy, in which a new step has the weight `smoothing`.
+    The penalty falls faster than it rises, because a policy that has lost the long responses that it needs
+    hardly finds them again. After A-DLP, https://arxiv.org/abs/2505.18298, which adds rate (Acc - reference)
+    instead: its rate has to fit the coefficient's scale. Raises ValueError for arguments out of range.
     """
 
     writes = ("length_coefficient",)
-    state = ("coefficient", "reference", "first")
+    state = ("coefficient", "recent", "mean", "best", "steps")
 
     def __init__(
         self,
         start: float = 0.1,
-        rate: float = 0.1,
+        rise: float = 0.3,
+        fall: float = 0.5,
         slack: float = 0.01,
-        band: float = 0.05,
+        band: float = 0.02,
         maximum: float = 1.0,
         reference: float | None = None,
-        reference_steps: int = 5,
+        window: int = 3,
+        smoothing: float = 0.1,
     ) -> None:
-        super().__init__(start, rate, maximum)
+        super().__init__(start, rise, fall, maximum)
         check(UNIT_BELOW_1, slack=slack)
-        check(UNIT_ABOVE_0, band=band)
-        check(at_least(1), reference_steps=reference_steps)
+        check(UNIT_ABOVE_0, band=band, smoothing=smoothing)
+        check(at_least(1), window=window)
         self.slack = slack
         self.band = band
         self.reference = reference
-        self.reference_steps = reference_steps
-        self.first: list[float] = []
+        self.window = window
+        self.smoothing = smoothing
+        self.recent: list[float] = []
+        self.mean = 0.0
+        self.best = -math.inf
+        self.steps = 0
 
-    def error(self, outcomes: Sequence[GroupOutcome]) -> float:
-        accuracy = fmean(outcome.accuracy for outcome in outcomes)
-        if self.reference is None:
-            self.first.append(accuracy)
-            if len(self.first) == self.reference_steps:
-                self.reference = fmean(self.first)
+    def read(self, uid: str) -> Mapping[str, float]:
+        measuring = self.reference is None and self.steps < self.window
+        return {"length_coefficient": 0.0 if measuring else self.coefficient}
+
+    def metrics(self) -> Mapping[str, float]:
+        return self.read("")
+
+    def error(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
+        accuracy = fmean(outcome.accuracy for outcome in probe or outcomes)
+        self.steps += 1
+        self.recent = [*self.recent, accuracy][-self.window :]
+        # The first values have equal weights; later the past fades.
+        self.mean += max(self.smoothing, 1 / self.steps) * (accuracy - self.mean)
+        if self.steps >= self.window:
+            self.best = max(self.best, self.mean)
+        reference = self.best if self.reference is None else self.reference
+        if not math.isfinite(reference):
             return 0.0
-        return (accuracy - (self.reference - self.slack)) / self.band
+        return (fmean(self.recent) - (reference - self.slack)) / self.band
 
 
 def step_entropy(outcomes: Sequence[GroupOutcome], *, hard: bool = False) -> float:
@@ -149,12 +171,12 @@ class AnchoredEntropy(RelativeController):
         fraction: float = 0.3,
         maximum: float = 0.01,
     ) -> None:
-        super().__init__(start, rate, maximum)
+        super().__init__(start, rate, rate, maximum)
         check(POSITIVE, fraction=fraction)
         self.fraction = fraction
         self.anchor: float | None = None
 
-    def error(self, outcomes: Sequence[GroupOutcome]) -> float:
+    def error(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
         entropy = step_entropy(outcomes, hard=True)
         if math.isnan(entropy):
             return 0.0
@@ -188,7 +210,7 @@ class SkyworkEntropy(Controller):
     def read(self, uid: str) -> Mapping[str, float]:
         return {"entropy_coefficient": self.coefficient if self.entropy <= self.target else 0.0}
 
-    def updated(self, outcomes: Sequence[GroupOutcome]) -> float:
+    def updated(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
         entropy = step_entropy(outcomes)
         if math.isnan(entropy):
             return self.coefficient

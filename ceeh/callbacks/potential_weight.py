@@ -61,7 +61,7 @@ class PotentialScaledWeight(Controller):
     def read(self, uid: str) -> dict[str, float]:
         return {"correctness_weight": max(self.coefficient, self.minimum)}
 
-    def updated(self, outcomes: Sequence[GroupOutcome]) -> float:
+    def updated(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
         sizes = torch.tensor([len(each.correct) for each in outcomes])
         rows = Responses(
             correct=torch.tensor([flag for each in outcomes for flag in each.correct]),

@@ -73,8 +73,11 @@ class SignalCallback(Callback, ABC):
         The history must not change here.
         """
 
-    def after_step(self, outcomes: Sequence[GroupOutcome]) -> None:
-        """Called after the observations with the groups of all ranks, for what concerns the whole step."""
+    def after_step(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> None:
+        """Called after the observations with the groups of all ranks, for what concerns the whole step.
+
+        `probe` are those of the questions that are not trained on, empty without `rollouts.probe`.
+        """
 
     def metrics(self) -> Mapping[str, float]:
         """Metrics of the table, logged after each step as `signal/<name>`."""
@@ -114,7 +117,7 @@ class SignalCallback(Callback, ABC):
                 self._uid = outcome.uid
                 self.observe(outcome)
         with self._reporting("after_step"):
-            self.after_step(outputs["outcomes"])
+            self.after_step(outputs["outcomes"], outputs["probe"])
         with self._reporting("metrics"):
             values = {f"signal/{name}": float(value) for name, value in self.metrics().items()}
         pl_module.log_dict(values, batch_size=1)

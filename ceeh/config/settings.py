@@ -107,6 +107,16 @@ class DynamicSampling:
 
 
 @dataclass(frozen=True)
+class Probe:
+    questions: int = setting(
+        0,
+        "Training questions that are set apart: answered at each step, never trained on. 0: none.",
+        at_least(0),
+    )
+    samples: int = setting(2, "Responses per probe question and step.", at_least(1))
+
+
+@dataclass(frozen=True)
 class Rollouts:
     steps: int = setting(100, "Rollout steps of the run. Paper: 100.", POSITIVE)
     prompts_per_step: int = setting(
@@ -136,6 +146,11 @@ class Rollouts:
     )
     dynamic_sampling: DynamicSampling = setting(
         DynamicSampling, "Filter of groups. Off by default."
+    )
+    probe: Probe = setting(
+        Probe,
+        "Accuracy on questions that are not trained on, at each step: `probe/accuracy`, and for controllers. "
+        "Off by default.",
     )
     max_flat_steps: int = setting(
         10,

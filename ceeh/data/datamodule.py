@@ -17,7 +17,10 @@ from ceeh.types import Prompt
 
 
 class RolloutDataModule(LightningDataModule):
-    """Streams rollouts of `train_prompts` and, for validation, of `held_out_prompts`."""
+    """Streams rollouts of `train_prompts` and, for validation, of `held_out_prompts`.
+
+    `probe_prompts` are answered in each step and not trained on.
+    """
 
     def __init__(
         self,
@@ -28,6 +31,7 @@ class RolloutDataModule(LightningDataModule):
         train_prompts: Sequence[Prompt],
         held_out_prompts: Sequence[Prompt],
         pad_token_id: int,
+        probe_prompts: Sequence[Prompt] = (),
     ) -> None:
         super().__init__()
         self.config = config
@@ -36,6 +40,7 @@ class RolloutDataModule(LightningDataModule):
         self.train_prompts = train_prompts
         self.held_out_prompts = held_out_prompts
         self.pad_token_id = pad_token_id
+        self.probe_prompts = probe_prompts
 
     @property
     def sampling(self) -> Sampling:
@@ -69,6 +74,9 @@ class RolloutDataModule(LightningDataModule):
             pad_token_id=self.pad_token_id,
             dynamic=rollouts.dynamic_sampling,
             gather=self._gather,
+            probe=(self.probe_prompts[rank::world_size], rollouts.probe.samples)
+            if self.probe_prompts
+            else None,
         )
 
     def val_dataloader(self) -> HeldOutLoader:

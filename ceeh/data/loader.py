@@ -69,6 +69,9 @@ class RolloutLoader:
     dynamic sampling drops the most useful questions. Each rank fills its own share, so a step's groups depend
     on the number of ranks.
 
+    With a `probe` (questions and samples of each) the same weights then answer these questions, too: the
+    batch's `probe`, which is not trained on.
+
     After each round the ranks meet: `gather` returns a value of every rank, in rank order. `waiting` among a
     batch's timings is how long this rank waited there for the slowest one.
     """
@@ -84,6 +87,7 @@ class RolloutLoader:
         pad_token_id: int,
         dynamic: DynamicSampling,
         gather: Callable[[Any], list[Any]],
+        probe: tuple[Sequence[Prompt], int] | None = None,
     ) -> None:
         self.engine = engine
         self.verifier = verifier
@@ -93,6 +97,7 @@ class RolloutLoader:
         self.pad_token_id = pad_token_id
         self.dynamic = dynamic
         self.gather = gather
+        self.probe = probe
         self.rollout_step = 0
 
     def __len__(self) -> int:
@@ -133,8 +138,22 @@ class RolloutLoader:
             pad_token_id=self.pad_token_id,
             timings=dict(timings),
         )
+        if self.probe is not None:
+            batch = self.probed(batch, *self.probe)
         dropped = tuple(drawn[index].outcome for index in sorted(order[wanted:]))
         return replace(batch, dropped=dropped, sampling_rounds=rounds)
+
+    def probed(self, batch: RolloutBatch, prompts: Sequence[Prompt], samples: int) -> RolloutBatch:
+        """`batch` with this rank's probe questions answered, `samples` times each."""
+        seed = derived_seed(self.sampling.seed, "probe", self.rollout_step)
+        sampling = replace(self.sampling, completions=samples, seed=seed)
+        scored, seconds = rollout(self.engine, self.verifier, prompts, sampling)
+        return replace(
+            batch,
+            probe=tuple(group.outcome for group in scored),
+            timings={**batch.timings, "probe": sum(seconds.values())},
+            ready_at=time.perf_counter(),
+        )
 
     def sampling_of(self, rounds: int) -> Sampling:
         """This step's sampling in its first, second ... round: each has its own seed."""

@@ -69,6 +69,7 @@ def train(config: Config) -> Path:
             engine=engine,
             verifier=inputs.verifier,
             train_prompts=inputs.train_prompts,
+            probe_prompts=inputs.probe_prompts,
             held_out_prompts=inputs.held_out_prompts,
             pad_token_id=inputs.pad_token_id,
         )

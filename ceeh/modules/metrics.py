@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ceeh.data.batch import RolloutBatch
 from ceeh.data.verify.base import outcome_counts
+from ceeh.types import GroupOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,17 @@ def rollout_metrics(batch: RolloutBatch, rewards: Tensor) -> dict[str, float]:
     }
     counts = outcome_counts(batch.groups)
     return metrics | {f"reward/outcome_{name}": float(count) for name, count in counts.items()}
+
+
+def probe_metrics(outcomes: Sequence[GroupOutcome]) -> dict[str, float]:
+    """Accuracy and tokens of the probe questions; empty without any."""
+    if not outcomes:
+        return {}
+    lengths = [length for outcome in outcomes for length in outcome.lengths]
+    return {
+        "probe/accuracy": fmean(outcome.accuracy for outcome in outcomes),
+        "probe/tokens_mean": fmean(lengths),
+    }
 
 
 def over_ranks(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -32,7 +32,7 @@ from ceeh.modules.batching import (
     tokens_of,
 )
 from ceeh.modules.canary import check_first_ratio
-from ceeh.modules.metrics import RankMetrics, add_to, join_ranks
+from ceeh.modules.metrics import RankMetrics, add_to, join_ranks, probe_metrics
 from ceeh.modules.policy import Policy
 from ceeh.modules.policy_module import PolicyModule
 from ceeh.modules.restore import load_policy
@@ -105,9 +105,9 @@ class CEEHModule(PolicyModule):
         """One rollout step: rewards [R], advantages [R], then one or more optimizer steps.
 
         Returns "rewards", "advantages", "entropy" (nats per token of each response), "skipped" [R] (rows
-        that made an update not finite), "tokens" (response tokens of all ranks) and "outcomes" (of all
-        ranks' groups, the dropped ones too). Raises ValueError for a batch that weights other than the
-        current ones sampled.
+        that made an update not finite), "tokens" (response tokens of all ranks), "outcomes" (of all
+        ranks' groups, the dropped ones too) and "probe" (of all ranks' probe questions). Raises ValueError
+        for a batch that weights other than the current ones sampled.
         """
         self.clock.update_begins()
         if batch.policy_version != self.trainer.global_step:
@@ -153,7 +153,9 @@ class CEEHModule(PolicyModule):
             skipped |= bad
         self.rollout_step += 1
         metrics = self.step_metrics(batch, rewards, inputs.hard, shaped, sums, updates=len(padding))
-        outcomes = gather_objects(self.trainer, self.outcomes(batch, entropy))
+        ranks = gather_objects(self.trainer, (self.outcomes(batch, entropy), batch.probe))
+        probe = [outcome for _, of_rank in ranks for outcome in of_rank]
+        metrics |= probe_metrics(probe)
         metrics["optimizer/padding_fraction"] = sum(padding) / len(padding)
         metrics["time/update"] = self.clock.update_ends()
         self.log_dict(metrics, batch_size=1)
@@ -163,7 +165,8 @@ class CEEHModule(PolicyModule):
             "entropy": entropy / batch.lengths,
             "skipped": skipped,
             "tokens": metrics["rollout/tokens_total"],
-            "outcomes": [outcome for rank in outcomes for outcome in rank],
+            "outcomes": [outcome for of_rank, _ in ranks for outcome in of_rank],
+            "probe": probe,
         }
 
     def update(

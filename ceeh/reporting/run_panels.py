@@ -25,11 +25,13 @@ CURVES: Sequence[tuple[str, str, str, Sequence[Line]]] = (
         "Accuracy of rollouts",
         "accuracy, %",
         "Questions are easy or hard by their history before the step. Hard ones are those the policy fails "
-        "more often than on average, so their curve stays low by definition.",
+        "more often than on average, so their curve stays low by definition. With `rollouts.probe`, also the "
+        "questions that are set apart.",
         (
             ("rollout/accuracy", "all", ALL, 100.0),
             ("rollout/accuracy_easy", "easy", EASY, 100.0),
             ("rollout/accuracy_hard", "hard", HARD, 100.0),
+            ("probe/accuracy", "not trained on", style.OTHER, 100.0),
         ),
     ),
     (
@@ -40,6 +42,7 @@ CURVES: Sequence[tuple[str, str, str, Sequence[Line]]] = (
             ("rollout/tokens_mean", "all", ALL, 1.0),
             ("rollout/tokens_easy", "easy", EASY, 1.0),
             ("rollout/tokens_hard", "hard", HARD, 1.0),
+            ("probe/tokens_mean", "not trained on", style.OTHER, 1.0),
         ),
     ),
     (

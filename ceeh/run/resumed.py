@@ -18,7 +18,7 @@ from ceeh.runtime.text import flatten
 
 FREE = {"name", "output", "ckpt_path"}
 """Where the run is, not what it does."""
-KEPT = ("model.path", "model.lora", "verifier", "prompts.train")
+KEPT = ("model.path", "model.lora", "verifier", "prompts.train", "rollouts.probe.questions")
 """What a checkpoint rests on. Other held-out questions are measured anew."""
 UNTOUCHED = ("workers", "timeout_seconds", "memory_mib", "stall_seconds", "start_seconds")
 """Arguments of a verifier that change no grade."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ceeh.assembly.inputs import gather_inputs
+from ceeh.assembly.inputs import gather_inputs, set_apart
 from ceeh.config.settings import Config, load
 from ceeh.errors import ConfigError
 
@@ -43,6 +43,33 @@ def test_unreadable_references_are_dropped_with_a_warning(tmp_path):
     assert train.endswith(" with the reference str '???')")
     assert held_out.startswith("prompts.held_out: dropped 1 of 2 prompts")
     assert inputs.verifier.pool.workers == []
+
+
+def test_probe_questions_are_set_apart_alike_for_every_seed_and_order(tmp_path):
+    def split(*overrides: str, order: int = 1) -> tuple[list[str], list[str]]:
+        answers = [str(n) for n in range(9)]
+        with pytest.warns(UserWarning, match="1 of 1 questions are also in prompts.train"):
+            inputs = gather_inputs(config(tmp_path, answers, ["8"], *overrides))
+        assert set_apart(inputs.train_prompts[::order], 0) == (inputs.train_prompts[::order], [])
+        return [p.uid for p in inputs.train_prompts], [p.uid for p in inputs.probe_prompts]
+
+    everything, none = split()
+    assert (len(everything), none) == (9, [])
+    trained, probe = split("rollouts.probe.questions=3")
+    assert (len(trained), len(probe)) == (6, 3)
+    assert sorted([*trained, *probe]) == sorted(everything)
+    assert split("rollouts.probe.questions=3", "seed=4") == (trained, probe)
+    # A larger probe has the smaller one's questions.
+    assert set(probe) < set(split("rollouts.probe.questions=5")[1])
+
+
+def test_a_probe_must_leave_enough_to_train_on(tmp_path):
+    with pytest.raises(
+        ConfigError,
+        match="prompts_per_step is 2, but prompts.train has only 1 prompts besides the 3 of the probe; "
+        r"lower prompts_per_step, or rollouts\.probe\.questions, or add prompts",
+    ):
+        gather_inputs(config(tmp_path, list("1234"), ["8"], "rollouts.probe.questions=3"))
 
 
 def test_a_data_set_of_unreadable_references_is_refused_with_the_cure(tmp_path):

@@ -97,6 +97,7 @@ class TinyModule(LightningModule):
                 replace(outcome, entropy=self.entropy, hard=1.0)
                 for outcome in [*batch.outcomes, *batch.dropped]
             ],
+            "probe": batch.probe,
         }
 
     def validation_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ from tests.modules.shaping.test_shaping import inputs
 
 RIGHT, WRONG = (True, 2), (False, 2)
 CONTROLLERS: dict[str, Callable[[], Controller]] = {
-    "length": lambda: LengthByAccuracy(start=0.1, rate=0.5, band=0.5, reference_steps=1),
+    "length": lambda: LengthByAccuracy(start=0.1, rise=0.5, band=0.5, window=2),
     "anchored": lambda: AnchoredEntropy(start=0.01, rate=0.1, fraction=0.5, maximum=0.2),
     "skywork": lambda: SkyworkEntropy(target=0.5, step=0.01),
 }
@@ -34,7 +34,7 @@ def followed(controller: Controller, steps: list[list[GroupOutcome]]) -> list[fl
     """The coefficient before the first of these steps and after each."""
     values = [controller.coefficient]
     for outcomes in steps:
-        controller.after_step(outcomes)
+        controller.after_step(outcomes, [])
         values.append(controller.coefficient)
     return values
 
@@ -42,37 +42,59 @@ def followed(controller: Controller, steps: list[list[GroupOutcome]]) -> list[fl
 def test_the_length_coefficient_follows_accuracy_by_hand(outcome):
     solved = [outcome("a", RIGHT, RIGHT), outcome("b", RIGHT, WRONG)]  # 3/4
     worse = [outcome("a", RIGHT, WRONG), outcome("b", WRONG, WRONG)]  # 1/4
-    controller = LengthByAccuracy(start=0.1, rate=0.2, slack=0.125, band=0.5, reference=0.5)
+    rule = {"start": 0.1, "rise": 0.2, "fall": 0.4, "slack": 0.125, "band": 0.5, "reference": 0.5}
     # The target is 0.5 - 0.125 = 0.375: e = (0.75 - 0.375) / 0.5 = 0.75; (0.25 - 0.375) / 0.5 = -0.25.
-    expected = [0.1, 0.1 * math.exp(0.15), 0.1 * math.exp(0.15 - 0.05)]
-    assert followed(controller, [solved, worse]) == pytest.approx(expected)
+    expected = [0.1, 0.1 * math.exp(0.15), 0.1 * math.exp(0.15 - 0.1)]
+    assert followed(LengthByAccuracy(**rule, window=1), [solved, worse]) == pytest.approx(expected)
+    # Over two steps: 0.75, then their mean 0.5: e = 0.75, 0.25, -0.25.
+    exponents = [0, 0.15, 0.15 + 0.05, 0.15 + 0.05 - 0.1]
+    expected = [0.1 * math.exp(each) for each in exponents]
+    found = followed(LengthByAccuracy(**rule, window=2), [solved, worse, worse])
+    assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("start", [0.03, 0.3, 3.0])
 def test_one_rate_corrects_a_start_of_any_size(outcome, start):
     """ln(10) / 0.1 = 23 steps of the largest change are a factor of ten, from whatever start."""
     wrong = [[outcome("a", WRONG)]] * 23
-    controller = LengthByAccuracy(start=start, rate=0.1, band=0.01, reference=1.0, maximum=10.0)
+    controller = LengthByAccuracy(start=start, fall=0.1, band=0.01, reference=1.0, maximum=10.0)
     assert followed(controller, wrong)[-1] == pytest.approx(start * math.exp(-2.3))
 
 
-def test_without_a_reference_it_is_the_mean_of_the_first_steps(outcome):
-    solved, half = [outcome("a", RIGHT, RIGHT)], [outcome("a", RIGHT, WRONG)]
-    controller = LengthByAccuracy(start=0.1, rate=0.2, slack=0.5, band=0.5, reference_steps=2)
-    # Reference (1 + 0.5) / 2 = 0.75; then e = (0.5 - 0.25) / 0.5 = 0.5.
-    expected = [0.1, 0.1, 0.1, 0.1 * math.exp(0.1)]
-    assert followed(controller, [solved, half, half]) == pytest.approx(expected)
-    assert controller.reference == 0.75
+def test_without_a_reference_it_is_the_best_running_mean_after_steps_without_a_penalty(outcome):
+    half, solved = [outcome("a", RIGHT, WRONG)], [outcome("a", RIGHT, RIGHT)]
+    controller = LengthByAccuracy(
+        start=0.1, rise=0.2, slack=0.25, band=0.5, window=2, smoothing=0.5
+    )
+    applied = []
+    for outcomes in (half, half, solved, half, half):
+        applied.append(controller.read("a")["length_coefficient"])
+        assert controller.metrics() == controller.read("any")
+        controller.after_step(outcomes, [])
+    # Running means 1/2, 1/2, 3/4, 5/8, 9/16: the reference is 1/2, then 3/4. Acc over two steps is 1/2, 3/4,
+    # 3/4, 1/2: e = (1/2 - 1/4) / 0.5 = 1/2; (3/4 - 1/2) / 0.5 = 1/2, 1/2, 0.
+    assert controller.best == 0.75
+    exponents = [0.1, 0.2, 0.3, 0.3]
+    assert applied[:2] == [0, 0]
+    values = [*applied[2:], controller.coefficient]
+    assert values == pytest.approx([0.1 * math.exp(each) for each in exponents])
+
+
+def test_the_length_coefficient_follows_the_probe_where_there_is_one(outcome):
+    """What is trained on stays solved, what is not gets worse."""
+    controller = LengthByAccuracy(start=0.1, fall=0.5, slack=0, band=1.0, reference=1.0, window=1)
+    controller.after_step([outcome("a", RIGHT, RIGHT)], [outcome("p", RIGHT, WRONG)])
+    assert controller.coefficient == pytest.approx(0.1 * math.exp(-0.25))
 
 
 @pytest.mark.parametrize(("step", "bound"), [(1.0, 0.3), (-1.0, 0.0)])
 def test_a_coefficient_stays_between_zero_and_its_maximum(outcome, step, bound):
     class Steps(Controller):
-        def updated(self, outcomes):
+        def updated(self, outcomes, probe):
             return self.coefficient + step
 
     assert followed(Steps(start=0.1, maximum=0.3), [[outcome("a", RIGHT)]])[-1] == bound
-    relative = LengthByAccuracy(start=0.1, rate=5.0, reference=0.5, maximum=0.3)
+    relative = LengthByAccuracy(start=0.1, rise=5.0, reference=0.5, maximum=0.3)
     assert followed(relative, [[outcome("a", RIGHT)]])[-1] == 0.3
 
 
@@ -114,7 +136,7 @@ def test_an_anchor_needs_a_signal_that_marks_hard_questions():
 def test_skywork_moves_by_a_step_and_acts_only_below_its_target(outcome):
     controller, readings = SkyworkEntropy(target=0.2, step=0.005, maximum=0.012), []
     for entropy in (0.1, 0.2, 0.15, 0.3, 0.3, 0.1):
-        controller.after_step([replace(outcome("a", RIGHT), entropy=entropy)])
+        controller.after_step([replace(outcome("a", RIGHT), entropy=entropy)], [])
         readings.append((controller.coefficient, controller.read("a")["entropy_coefficient"]))
     assert [c for c, _ in readings] == pytest.approx([0.005, 0.01, 0.012, 0.007, 0.002, 0.007])
     # Above the target nothing is applied, although c is kept.
@@ -177,7 +199,7 @@ def test_a_controller_of_ones_own_is_a_class_with_one_method(fit, batch):
 
         writes = ("my_coefficient",)
 
-        def updated(self, outcomes):
+        def updated(self, outcomes, probe):
             lengths = [length for each in outcomes for length in each.lengths]
             return self.coefficient + (0.5 if sum(lengths) / len(lengths) > 3 else -0.5)
 
@@ -192,7 +214,10 @@ def test_a_controller_of_ones_own_is_a_class_with_one_method(fit, batch):
     ("make", "message"),
     [
         (lambda: LengthByAccuracy(start=2.0), "start must be from 0 to maximum, got 2.0"),
-        (lambda: LengthByAccuracy(rate=0.0), "rate must be greater than 0, got 0.0"),
+        (lambda: LengthByAccuracy(rise=0.0), "rise must be greater than 0, got 0.0"),
+        (lambda: LengthByAccuracy(fall=-1.0), "fall must be greater than 0, got -1.0"),
+        (lambda: LengthByAccuracy(window=0), "window must be at least 1, got 0"),
+        (lambda: LengthByAccuracy(smoothing=0.0), r"smoothing must be in \(0, 1\], got 0.0"),
         (lambda: LengthByAccuracy(slack=1.0), r"slack must be in \[0, 1\), got 1.0"),
         (lambda: LengthByAccuracy(band=0.0), r"band must be in \(0, 1\], got 0.0"),
         (lambda: LengthByAccuracy(start=0.0), "start must be greater than 0"),

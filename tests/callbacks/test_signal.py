@@ -55,8 +55,9 @@ class Recorder(OftenTruncated):
     def observe(self, outcome: GroupOutcome) -> None:
         self.calls.append(f"observe {outcome.uid}")
 
-    def after_step(self, outcomes: list[GroupOutcome]) -> None:
-        self.calls.append("after " + " ".join(outcome.uid for outcome in outcomes))
+    def after_step(self, outcomes: list[GroupOutcome], probe: list[GroupOutcome]) -> None:
+        uids, probed = (" ".join(outcome.uid for outcome in each) for each in (outcomes, probe))
+        self.calls.append(f"after {uids}" + (f", probe {probed}" if probed else ""))
 
     def metrics(self) -> Mapping[str, float]:
         self.calls.append("metrics")
@@ -164,8 +165,16 @@ def failing(method, body):
             "read('a') failed with KeyError: 'a', test_signal.py line ",
         ),
         ("observe", lambda self, outcome: 1 / 0, "observe('a') failed with ZeroDivisionError: div"),
-        ("before_step", lambda self, outcomes: outcomes[9], "before_step() failed with IndexError"),
-        ("after_step", lambda self, outcomes: outcomes[9], "after_step() failed with IndexError"),
+        (
+            "before_step",
+            lambda self, outcomes: outcomes[9],
+            "before_step() failed with IndexError",
+        ),
+        (
+            "after_step",
+            lambda self, outcomes, probe: outcomes[9],
+            "after_step() failed with IndexError",
+        ),
         ("metrics", lambda self: {"x": "many"}, "metrics() failed with ValueError: could not conv"),
         ("read", lambda self, uid: 0.5, "read('a') returned 0.5, but the class declares writes"),
         ("read", lambda self, uid: None, "read('a') returned None, but the class declares writes"),
@@ -258,8 +267,8 @@ def test_outcomes_of_all_ranks_are_observed_in_rank_order(monkeypatch, batch, ti
     monkeypatch.setattr(tiny_module, "log_dict", lambda *args, **kwargs: None)
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     signal.on_train_batch_start(trainer, tiny_module, here, 0)
-    both = {"outcomes": [*other, *here.outcomes]}
+    both = {"outcomes": [*other, *here.outcomes], "probe": batch(("unseen", [DONE])).outcomes}
     signal.on_train_batch_end(trainer, tiny_module, both, here, 0)
-    after = ["observe theirs", "observe mine", "after theirs mine", "metrics"]
+    after = ["observe theirs", "observe mine", "after theirs mine, probe unseen", "metrics"]
     assert signal.calls == ["before theirs mine", "read mine", *after]
     assert here.signals["order"].shape == (1,)

@@ -77,6 +77,7 @@ def loader(
     rank: int = 0,
     world_size: int = 1,
     gather: Callable[[Any], list[Any]] = alone,
+    probe: tuple[list[Prompt], int] | None = None,
 ) -> RolloutLoader:
     return RolloutLoader(
         engine=engine,
@@ -94,6 +95,7 @@ def loader(
         pad_token_id=0,
         dynamic=DynamicSampling(max_rounds=max_rounds, limit_tokens=limit_tokens),
         gather=gather,
+        probe=probe,
     )
 
 
@@ -109,6 +111,28 @@ def test_nothing_is_generated_before_it_is_asked_for() -> None:
     batch = next(batches)
     assert (len(engine.asked), batch.policy_version) == (1, 3)
     assert set(batch.timings) == {"generate", "score", "waiting", "collate"}
+
+
+def test_a_probe_is_answered_by_the_same_weights_and_is_not_among_the_rows() -> None:
+    engine, plain = Scripted(), Scripted()
+    apart = [make_prompt("u31"), make_prompt("u30")]  # 1 and 0 of 2 responses are correct
+    batches = list(loader(engine, 1, steps=2, probe=(apart, 7)))
+    without = list(loader(plain, 1, steps=2))
+    assert [uids(batch) for batch in batches] == [uids(batch) for batch in without]
+    assert engine.asked[::2] == plain.asked, "the probe changes no rollout"
+    for batch, (asked, sampling) in zip(batches, engine.asked[1::2], strict=True):
+        assert (asked, sampling.completions) == (["u31", "u30"], 7)
+        assert [outcome.uid for outcome in batch.probe] == ["u31", "u30"]
+        assert [outcome.accuracy for outcome in batch.probe] == [0.5, 0.0]
+        assert set(batch.timings) == {"generate", "score", "waiting", "collate", "probe"}
+    assert len({sampling.seed for _, sampling in engine.asked}) == 4
+    assert without[0].probe == ()
+
+
+def test_a_rank_without_a_probe_question_makes_the_same_calls() -> None:
+    engine = Scripted()
+    (batch,) = loader(engine, 1, steps=1, probe=([], 2))
+    assert (engine.rounds[1], batch.probe) == ([], ())
 
 
 def test_a_prompt_without_completions_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,6 +353,29 @@ def test_derived_seeds_depend_on_every_part() -> None:
     }
     assert len(seeds) == 5
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(("world_size", "shares"), [(1, [3]), (2, [2, 1]), (4, [1, 1, 1, 0])])
+def test_each_rank_answers_its_share_of_the_probe(
+    monkeypatch: pytest.MonkeyPatch, world_size: int, shares: list[int]
+) -> None:
+    found: list[Prompt] = []
+    for rank, share in enumerate(shares):
+        engine = Scripted()
+        module = RolloutDataModule(
+            load([], ["rollouts.prompts_per_step=4", "optimizer.prompts_per_minibatch=4"]),
+            engine=engine,
+            verifier=ExactAnswer(),
+            train_prompts=PROMPTS,
+            held_out_prompts=PROMPTS,
+            probe_prompts=[make_prompt(f"p{number}") for number in range(3)],
+            pad_token_id=0,
+        )
+        monkeypatch.setattr(module, "_rank_and_world_size", lambda at=rank: (at, world_size))
+        prompts, samples = module.train_dataloader().probe
+        assert (len(prompts), samples) == (share, 2)
+        found += prompts
+    assert sorted(prompt.uid for prompt in found) == ["p0", "p1", "p2"]
 
 
 @pytest.mark.parametrize("end", ["close", "exception"])

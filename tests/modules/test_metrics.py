@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ceeh.modules.metrics import RankMetrics, join_ranks
+from ceeh.modules.metrics import RankMetrics, join_ranks, probe_metrics
 from tests.callbacks.conftest import make_batch
 
 TOKENS = ("tokens", "tokens_hard", "tokens_easy", "entropy_hard", "entropy_easy", "policy_loss")
@@ -34,6 +34,13 @@ def test_accuracy_and_length_of_easy_and_hard_questions_are_means_over_their_row
     assert (3 * found["rollout/tokens_easy"] + found["rollout/tokens_hard"]) / 4 == pytest.approx(
         found["rollout/tokens_mean"]
     )
+
+
+def test_a_probe_counts_questions_alike_and_its_tokens_over_responses() -> None:
+    batch = make_batch(("a", [(True, 2), (False, 9)]), ("b", [(True, 4)]))
+    found = probe_metrics(batch.outcomes)
+    assert found == pytest.approx({"probe/accuracy": 0.75, "probe/tokens_mean": 5.0})
+    assert probe_metrics([]) == {}
 
 
 def test_a_step_without_hard_questions_measures_none() -> None:

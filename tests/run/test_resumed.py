@@ -53,6 +53,7 @@ def test_what_changed_is_said_in_one_line(run: Path, capsys: pytest.CaptureFixtu
         ("verifier.class_path=ceeh.data.verify.MathAnswer", "verifier.class_path is 'ceeh.data.verify.M"),
         ("verifier.init_args.pattern='(.)'", r"verifier.init_args.pattern is '\(.\)', but"),
         ("prompts.train.init_args.questions=9", "prompts.train.init_args.questions is 9, but"),
+        ("rollouts.probe.questions=9", "rollouts.probe.questions is 9, but"),
         (TABLE % "a.jsonl", "prompts.train.class_path is 'ceeh.data.sources.Table', but"),
     ],
 )  # fmt: skip
