@@ -93,7 +93,7 @@ class LengthByAccuracy(RelativeController):
     def __init__(
         self,
         start: float = 0.1,
-        rise: float = 0.3,
+        rise: float = 0.2,
         fall: float = 0.5,
         slack: float = 0.01,
         band: float = 0.02,
