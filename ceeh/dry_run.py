@@ -109,9 +109,11 @@ def differing_settings(config: Config) -> Iterator[str]:
 def model_line(config: Config, shapes: ModelShapes) -> str:
     rollouts, updates = config.rollouts, optimizer_steps(config)
     trained = f", {count(shapes.trained)} of them trained" if config.model.lora.rank else ""
+    probe = rollouts.probe
+    probed = f" and {probe.questions} probe questions x {probe.samples}" if probe.questions else ""
     return (
         f"{config.model.path}: {count(shapes.parameters)} parameters{trained}; {rollouts.steps} steps "
-        f"of {rollouts.prompts_per_step} prompts x {rollouts.completions_per_prompt} responses, "
+        f"of {rollouts.prompts_per_step} prompts x {rollouts.completions_per_prompt} responses{probed}, "
         f"{updates} optimizer step{'s' if updates > 1 else ''} each"
     )
 

@@ -336,6 +336,14 @@ def rollout_rows(config: Config, devices: Devices) -> int:
     return rollouts.prompts_per_step // devices.count * rollouts.completions_per_prompt
 
 
+def minibatch_rows(config: Config, devices: Devices) -> int:
+    """Of one device, at most: a knapsack may give the prompts of one minibatch more than the others."""
+    allocation, size = config.rollouts.allocation, config.rollouts.completions_per_prompt
+    largest = allocation.maximum if allocation.method == "knapsack" else size
+    prompts = config.optimizer.prompts_per_minibatch // devices.count
+    return min(prompts * largest, rollout_rows(config, devices))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Of one device; all devices hold the same. `items`: name, bytes, phases that hold them.
@@ -380,7 +388,7 @@ def make_plan(config: Config, shapes: ModelShapes, devices: Devices) -> Plan:
     # Rows of a batch and tokens of a micro-batch, in training and in evaluation.
     longest, budget = longest_row(config), optimizer.tokens_per_microbatch
     rows = rollout_rows(config, devices)
-    minibatch = rows * optimizer.prompts_per_minibatch // config.rollouts.prompts_per_step
+    minibatch = minibatch_rows(config, devices)
     questions = min(-(-evaluation.questions // devices.count), 2 * config.rollouts.prompts_per_step)
     held_out = questions * (evaluation.samples + evaluation.split_samples)
     tokens, held_out_tokens = min(budget, minibatch * longest), min(budget, held_out * longest)

@@ -35,10 +35,18 @@ def test_a_run_that_fits_is_planned_and_nothing_is_written(
     assert "starter: 164.48 k parameters; 100 steps of 32 prompts x 12 responses" in out
     assert "prompts.train: dropped " in out
     assert re.search(r"prompts.train: \d+ questions, the longest prompt has 1[0-6] tokens", out)
-    assert "rollouts.probe" not in out
+    assert "probe" not in out
     assert "verifier: ceeh.data.verify.ExactAnswer answers ('starter-" in out
     assert out.splitlines()[-1].startswith("yes: ")
     assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_probe_is_in_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    given = [*FEW, "rollouts.probe={questions: 16, samples: 3}"]
+    assert main([*SHIPPED, *given, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "32 prompts x 12 responses and 16 probe questions x 3, 4 optimizer steps each" in out
+    assert "rollouts.probe: 16 questions, the longest prompt has " in out
 
 
 def test_the_changes_that_are_printed_make_the_run_fit(capsys: pytest.CaptureFixture[str]) -> None:

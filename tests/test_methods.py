@@ -1,11 +1,13 @@
 """Every method of configs/methods runs five rollout steps through the whole path, on a torch engine."""
 
 from dataclasses import replace
-from math import exp
+from math import exp, sqrt
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ceeh.callbacks.controllers import accuracy_variance
 from ceeh.config.settings import Config, load
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.fit import fit
@@ -13,11 +15,15 @@ from tests.endings import Killed, at_call, die
 from tests.test_fit import SHIPPED, SMALL, rows, weights
 
 OVERLAYS = sorted((SHIPPED.parent / "methods").glob("*.yaml"))
-SMALL_PROBE = ["rollouts.probe.questions=4", "callbacks.length_controller.init_args.window=1"]
+SMALL_PROBE = [
+    "rollouts.probe.questions=4",
+    "rollouts.max_response_tokens=24",  # in 8 tokens no group has two correct responses
+    "callbacks.length_controller.init_args.window=1",
+]
 # Responses have 8 tokens at most here instead of 288, and there are 12 questions: what an overlay says in
 # tokens or questions comes down with them.
 SCALED = {
-    "budget": ["rollouts.max_response_tokens=24"],  # in 8 tokens no group has two correct responses
+    "budget": ["rollouts.max_response_tokens=24"],  # as above
     "dapo": ["objective.shaping.init_args.margin=4"],
     "dler": [
         "objective.shaping.init_args.limits=[3]",
@@ -28,6 +34,7 @@ SCALED = {
         "callbacks.weight.init_args={shortest: 2, longest: 8}",
     ],
     "laser_d": ["callbacks.targets.init_args={shortest: 2, longest: 8, interval: 1, window: 8}"],
+    "knapsack": ["rollouts.allocation={minimum: 2, maximum: 5}"],
     "length_controller": SMALL_PROBE,
     "controllers": SMALL_PROBE,
     "think_prune": ["objective.shaping.init_args.limits=[4, 3, 2]"],
@@ -97,7 +104,7 @@ def test_controllers_follow_their_rules_through_a_run_that_is_killed_and_resumed
         "ckpt_path=last",
         "rollouts.probe.samples=4",
         "callbacks.length_controller.init_args={start: 0.1, rise: 0.5, fall: 0.25, slack: 0.1, band: 0.5, "
-        "window: 1, smoothing: 1.0}",
+        "window: 2, smoothing: 0.5}",
         "callbacks.entropy_controller.init_args={start: 0.1, rate: 0.5, fraction: 1.05, maximum: 1.0}",
     )
 
@@ -105,19 +112,35 @@ def test_controllers_follow_their_rules_through_a_run_that_is_killed_and_resumed
         folder = fit(small(overlay, tiny_model_dir, output, *overrides))
         return [row for row in rows(folder) if "loss/policy" in row]
 
-    whole = run(tmp_path / "whole")
-    beta, coefficient, reference, anchor = 0.1, 0.1, 0.0, None
-    assert len({row["probe/accuracy"] for row in whole}) > 1
-    for row in whole:
-        # What a step is logged with acts in the next one.
-        reference = max(reference, row["probe/accuracy"])
-        error = min(max((row["probe/accuracy"] - reference + 0.1) / 0.5, -1), 1)
-        beta = min(beta * exp((0.5 if error > 0 else 0.25) * error), 1.0)
+    variances: list[float] = []
+
+    def spied(*given: Any, **named: Any) -> float:
+        variances.append(accuracy_variance(*given, **named))
+        return variances[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ceeh.callbacks.controllers.accuracy_variance", spied)
+        whole = run(tmp_path / "whole")
+    accuracies = [row["probe/accuracy"] for row in whole]
+    assert len(set(accuracies)) > 1
+    beta, coefficient, best, anchor = 0.1, 0.1, 0.0, None
+    mean, variance = accuracies[0], variances[0]
+    for step, row in enumerate(whole):
+        # What a step is logged with acts in the next one. The first two steps have no length penalty.
+        mean, variance = (mean + accuracies[step]) / 2, (variance + variances[step]) / 2
+        best = max(best, mean) if step > 0 else best
+        if step > 1:
+            recent = (accuracies[step - 1] + accuracies[step]) / 2
+            error = min(max((recent - (best - 0.1 - sqrt(variance))) / 0.5, -1), 1)
+            beta = min(beta * exp((0.5 if error > 0 else 0.25) * error), 1.0)
+        else:
+            assert row["signal/length_coefficient"] == (0 if step == 0 else pytest.approx(0.1))
         if row["loss/entropy_hard"] is not None:
             anchor = anchor or row["loss/entropy_hard"]
             error = 1 - row["loss/entropy_hard"] / (1.05 * anchor)
             coefficient = min(coefficient * exp(0.5 * min(max(error, -1), 1)), 1.0)
-        assert row["signal/length_coefficient"] == pytest.approx(beta, rel=1e-5, abs=1e-7)
+        if step > 0:
+            assert row["signal/length_coefficient"] == pytest.approx(beta, rel=1e-5, abs=1e-7)
         assert row["signal/entropy_coefficient"] == pytest.approx(coefficient, rel=1e-4, abs=1e-7)
     names = ("signal/length_coefficient", "signal/entropy_coefficient", "loss/entropy_bonus")
     assert all(len({row[name] for row in whole}) > 2 for name in names)

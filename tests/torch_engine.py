@@ -52,11 +52,11 @@ class TorchEngine:
                     self._sample(
                         prompt.token_ids, sampling, derived_seed(sampling.seed, prompt.uid, index)
                     )
-                    for index in range(sampling.completions)
+                    for index in range(number)
                 ),
                 policy_version=self.policy_version,
             )
-            for prompt in prompts
+            for prompt, number in zip(prompts, sampling.counts(len(prompts)), strict=True)
         ]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], *, policy_version: int) -> None:

@@ -128,12 +128,13 @@ def gather_inputs(config: Config) -> Inputs:
 def set_apart(prompts: Sequence[Prompt], count: int) -> tuple[list[Prompt], list[Prompt]]:
     """What is trained on, and `count` probe questions, or all there are; both in their order.
 
-    The choice depends on the uids alone, so runs with other seeds train on the same questions.
+    The choice depends on the texts alone: runs with other seeds train on the same questions, and a duplicate
+    of a probe question is not trained on, but set apart with it.
     """
-    ranked = sorted(prompts, key=lambda prompt: stable_hash(f"probe/{prompt.uid}"))
-    chosen = {prompt.uid for prompt in ranked[:count]}
-    trained = [prompt for prompt in prompts if prompt.uid not in chosen]
-    return trained, [prompt for prompt in prompts if prompt.uid in chosen]
+    texts = {prompt.squeezed for prompt in prompts}
+    chosen = set(sorted(texts, key=lambda text: stable_hash(f"probe/{text}"))[:count])
+    trained = [prompt for prompt in prompts if prompt.squeezed not in chosen]
+    return trained, [prompt for prompt in prompts if prompt.squeezed in chosen]
 
 
 def resumed_run(config: RunConfig) -> Path | None:

@@ -7,10 +7,10 @@ coefficient used in a step comes from the steps before it.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, variance
 
 from ceeh.callbacks.signal import SignalCallback
-from ceeh.config.rules import POSITIVE, UNIT_ABOVE_0, UNIT_BELOW_1, at_least, check
+from ceeh.config.rules import POSITIVE, UNIT, UNIT_ABOVE_0, UNIT_BELOW_1, at_least, check
 from ceeh.types import GroupOutcome
 
 
@@ -51,18 +51,24 @@ class Controller(SignalCallback, ABC):
 class RelativeController(Controller, ABC):
     """Abstract: a coefficient that is multiplied after each step, by a factor of its `error`.
 
-        coefficient <- coefficient exp(rate e),  e = clip(error, -1, 1), rate = `rise` if e > 0 else `fall`
+        coefficient <- coefficient exp(rate e),  e = clip(error, -1, 1),  rate = `rise` if e > 0 else `fall`
 
-    So a rate is about the largest relative change in one step, whatever the coefficient's scale, and a
-    start that is wrong by a factor of ten is corrected in ln(10) / rate steps or more. Raises ValueError for
-    arguments out of range.
+    and clipped to [minimum, maximum]. So a rate is about the largest relative change in one step, whatever
+    the coefficient's scale, and a start that is wrong by a factor of ten is corrected in ln(10) / rate steps
+    or more. From a small `minimum` the coefficient takes long to return. Raises ValueError for arguments
+    out of range.
     """
 
-    def __init__(self, start: float, rise: float, fall: float, maximum: float) -> None:
+    def __init__(
+        self, start: float, rise: float, fall: float, minimum: float, maximum: float
+    ) -> None:
         super().__init__(start, maximum)
         check(POSITIVE, start=start, rise=rise, fall=fall)
+        if not 0 <= minimum <= start:
+            raise ValueError(f"minimum must be from 0 to start, got {minimum} with start {start}")
         self.rise = rise
         self.fall = fall
+        self.minimum = minimum
 
     @abstractmethod
     def error(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
@@ -70,42 +76,50 @@ class RelativeController(Controller, ABC):
 
     def updated(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
         error = min(max(self.error(outcomes, probe), -1.0), 1.0)
-        return self.coefficient * math.exp((self.rise if error > 0 else self.fall) * error)
+        factor = math.exp((self.rise if error > 0 else self.fall) * error)
+        return max(self.coefficient * factor, self.minimum)
 
 
 class LengthByAccuracy(RelativeController):
-    """`length_coefficient`: the length penalty grows while accuracy stays within `slack` of the best so far.
+    """`length_coefficient`: the length penalty grows while accuracy stays near the best so far.
 
-        beta <- min(beta exp(rate e), maximum),  e = clip((Acc - (reference - slack)) / band, -1, 1)
+        beta <- clip(beta exp(rate e), minimum, maximum)
+        e = clip((Acc - (reference - slack - SE)) / band, -1, 1),  rate = `rise` if e > 0 else `fall`
 
-    rate is `rise` if e > 0 else `fall`. Acc is the mean accuracy in the last `window` steps, of the probe
-    questions (`rollouts.probe`); without any, of the questions trained on, which the policy can memorize.
-    Without a `reference` there is no length penalty in the first `window` steps; then the reference is the
-    highest value so far of a running mean of the accuracy, in which a new step has the weight `smoothing`.
+    Acc is the mean accuracy in the last `window` steps, of the probe questions (`rollouts.probe`); without
+    any, of the step's own questions, which the policy can memorize. Without a `reference` there is no length
+    penalty in the first `window` steps; then the reference is the highest value so far of a running mean of
+    the accuracy, in which a new step has the weight `smoothing`. SE is the standard error of one step's
+    accuracy (`accuracy_variance`), in the same running mean: the highest of many noisy values is too high,
+    and without SE noise alone would push beta down.
+
     The penalty falls faster than it rises, because a policy that has lost the long responses that it needs
     hardly finds them again. After A-DLP, https://arxiv.org/abs/2505.18298, which adds rate (Acc - reference)
     instead: its rate has to fit the coefficient's scale. Raises ValueError for arguments out of range.
     """
 
     writes = ("length_coefficient",)
-    state = ("coefficient", "recent", "mean", "best", "steps")
+    state = ("coefficient", "recent", "mean", "variance", "best", "steps")
 
     def __init__(
         self,
         start: float = 0.1,
         rise: float = 0.2,
         fall: float = 0.5,
-        slack: float = 0.01,
+        slack: float = 0.005,
         band: float = 0.02,
+        minimum: float = 0.01,
         maximum: float = 1.0,
         reference: float | None = None,
         window: int = 3,
         smoothing: float = 0.1,
     ) -> None:
-        super().__init__(start, rise, fall, maximum)
+        super().__init__(start, rise, fall, minimum, maximum)
         check(UNIT_BELOW_1, slack=slack)
         check(UNIT_ABOVE_0, band=band, smoothing=smoothing)
         check(at_least(1), window=window)
+        if reference is not None:
+            check(UNIT, reference=reference)
         self.slack = slack
         self.band = band
         self.reference = reference
@@ -113,7 +127,8 @@ class LengthByAccuracy(RelativeController):
         self.smoothing = smoothing
         self.recent: list[float] = []
         self.mean = 0.0
-        self.best = -math.inf
+        self.variance = 0.0
+        self.best = 0.0
         self.steps = 0
 
     def read(self, uid: str) -> Mapping[str, float]:
@@ -125,16 +140,37 @@ class LengthByAccuracy(RelativeController):
 
     def error(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
         accuracy = fmean(outcome.accuracy for outcome in probe or outcomes)
+        variance = accuracy_variance(probe or outcomes, same=bool(probe))
         self.steps += 1
         self.recent = [*self.recent, accuracy][-self.window :]
         # The first values have equal weights; later the past fades.
-        self.mean += max(self.smoothing, 1 / self.steps) * (accuracy - self.mean)
+        weight = max(self.smoothing, 1 / self.steps)
+        self.mean += weight * (accuracy - self.mean)
+        self.variance += weight * (variance - self.variance)
         if self.steps >= self.window:
             self.best = max(self.best, self.mean)
-        reference = self.best if self.reference is None else self.reference
-        if not math.isfinite(reference):
+        if self.reference is None and self.steps <= self.window:
             return 0.0
-        return (fmean(self.recent) - (reference - self.slack)) / self.band
+        reference = self.best if self.reference is None else self.reference
+        lowest = reference - self.slack - math.sqrt(self.variance)
+        return (fmean(self.recent) - lowest) / self.band
+
+
+def accuracy_variance(outcomes: Sequence[GroupOutcome], *, same: bool) -> float:
+    """Squared standard error of the mean accuracy of these groups; 0 where it cannot be estimated.
+
+    `same`: every step has these questions, so only the sampling of responses varies. Otherwise the questions
+    vary, too.
+    """
+    values = [outcome.accuracy for outcome in outcomes]
+    if not same:
+        return variance(values) / len(values) if len(values) > 1 else 0.0
+    of_groups = [
+        accuracy * (1 - accuracy) / (len(outcome.correct) - 1)
+        for accuracy, outcome in zip(values, outcomes, strict=True)
+        if len(outcome.correct) > 1
+    ]
+    return sum(of_groups) / len(values) ** 2
 
 
 def step_entropy(outcomes: Sequence[GroupOutcome], *, hard: bool = False) -> float:
@@ -171,7 +207,7 @@ class AnchoredEntropy(RelativeController):
         fraction: float = 0.3,
         maximum: float = 0.01,
     ) -> None:
-        super().__init__(start, rate, rate, maximum)
+        super().__init__(start, rate, rate, 0.0, maximum)
         check(POSITIVE, fraction=fraction)
         self.fraction = fraction
         self.anchor: float | None = None

@@ -107,13 +107,24 @@ class DynamicSampling:
 
 
 @dataclass(frozen=True)
+class Allocation:
+    method: Literal["equal", "knapsack"] = setting(
+        "equal",
+        "equal: completions_per_prompt for each prompt. knapsack: as many in all, more for prompts that "
+        "their last visit's accuracy promises to learn most from (Knapsack RL, arXiv 2509.25849).",
+    )
+    minimum: int = setting(2, "Of knapsack: completions of a prompt, at least.", at_least(2))
+    maximum: int = setting(48, "Of knapsack: completions of a prompt, at most.", at_least(2))
+
+
+@dataclass(frozen=True)
 class Probe:
     questions: int = setting(
         0,
         "Training questions that are set apart: answered at each step, never trained on. 0: none.",
         at_least(0),
     )
-    samples: int = setting(2, "Responses per probe question and step.", at_least(1))
+    samples: int = setting(2, "Responses per probe question and step.", at_least(2))
 
 
 @dataclass(frozen=True)
@@ -143,6 +154,9 @@ class Rollouts:
         True,
         "Several processes: each samples questions of about equal total length, by their last visit, "
         "instead of every w-th. Minibatches keep their questions; one process is not affected.",
+    )
+    allocation: Allocation = setting(
+        Allocation, "Completions of each prompt. As many for all by default."
     )
     dynamic_sampling: DynamicSampling = setting(
         DynamicSampling, "Filter of groups. Off by default."
@@ -494,6 +508,25 @@ def check_microbatch(
         )
 
 
+def check_allocation(rollouts: Rollouts) -> None:
+    """Raises ConfigError for a knapsack without room, or beside dynamic sampling."""
+    allocation, size = rollouts.allocation, rollouts.completions_per_prompt
+    if allocation.method != "knapsack":
+        return
+    if not allocation.minimum <= size <= allocation.maximum:
+        raise ConfigError(
+            f"rollouts.completions_per_prompt ({size}), the mean number, must be from "
+            f"rollouts.allocation.minimum ({allocation.minimum}) to rollouts.allocation.maximum "
+            f"({allocation.maximum})"
+        )
+    if rollouts.dynamic_sampling.max_rounds > 1:
+        raise ConfigError(
+            "rollouts.allocation.method is knapsack and rollouts.dynamic_sampling.max_rounds "
+            f"{rollouts.dynamic_sampling.max_rounds}: both choose where completions go; set max_rounds to 1, "
+            "or method to equal"
+        )
+
+
 def check_pairs(config: Config, processes: int) -> None:
     """Raises ConfigError for settings that contradict each other or the number of `processes`."""
     objective = config.objective
@@ -516,6 +549,7 @@ def check_pairs(config: Config, processes: int) -> None:
             f"rollouts.prompts_per_step ({step}) must be a multiple of optimizer.prompts_per_minibatch, "
             f"got {minibatch}: the last optimizer step would be smaller than the others"
         )
+    check_allocation(config.rollouts)
     check_lora(config.model.lora)
     check_sharding(config.hardware, config.model, config.optimizer, config.checkpoints)
     longest = config.rollouts.max_response_tokens

@@ -24,7 +24,7 @@ class RolloutBatch:
     policy_version: optimizer steps taken by the weights that sampled the batch.
     timings: seconds per phase of the rollouts. ready_at: the time after them, by `time.perf_counter`.
     dropped: groups that dynamic sampling generated and left out, in `sampling_rounds` rounds.
-    probe: groups of the probe questions, by the same weights; not among the rows.
+    probe: groups of the probe questions of all ranks, by the same weights; not among the rows.
     question_indices: positions of the prompts among the held-out questions, empty in training.
     signals: name -> [P], written by signal callbacks before the step; empty when the loader yields the
     batch.

@@ -7,6 +7,7 @@ from typing import Any
 from lightning import LightningDataModule
 
 from ceeh.config.settings import Config
+from ceeh.data.allocation import Knapsack
 from ceeh.data.engine.base import RolloutEngine, Sampling
 from ceeh.data.loader import HeldOutLoader, RolloutLoader
 from ceeh.data.prompts import PromptStream
@@ -74,6 +75,7 @@ class RolloutDataModule(LightningDataModule):
             pad_token_id=self.pad_token_id,
             dynamic=rollouts.dynamic_sampling,
             gather=self._gather,
+            allocation=Knapsack(rollouts) if rollouts.allocation.method == "knapsack" else None,
             probe=(self.probe_prompts[rank::world_size], rollouts.probe.samples)
             if self.probe_prompts
             else None,

@@ -14,6 +14,7 @@ from typing import Any
 from torch.profiler import record_function
 
 from ceeh.config.settings import DynamicSampling
+from ceeh.data.allocation import Knapsack
 from ceeh.data.batch import RolloutBatch, collate, equal_batches
 from ceeh.data.engine.base import RolloutEngine, Sampling
 from ceeh.data.prompts import PromptStream
@@ -69,11 +70,12 @@ class RolloutLoader:
     dynamic sampling drops the most useful questions. Each rank fills its own share, so a step's groups depend
     on the number of ranks.
 
-    With a `probe` (questions and samples of each) the same weights then answer these questions, too: the
-    batch's `probe`, which is not trained on.
+    With an `allocation` each prompt has its own number of completions.
+    With a `probe` (this rank's questions and samples of each) the same weights then answer these questions,
+    too: the batch's `probe`, which is not trained on.
 
-    After each round the ranks meet: `gather` returns a value of every rank, in rank order. `waiting` among a
-    batch's timings is how long this rank waited there for the slowest one.
+    After each round, and after the probe, the ranks meet: `gather` returns a value of every rank, in rank
+    order. `waiting` among a batch's timings is how long this rank waited there for the slowest one.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class RolloutLoader:
         pad_token_id: int,
         dynamic: DynamicSampling,
         gather: Callable[[Any], list[Any]],
+        allocation: Knapsack | None = None,
         probe: tuple[Sequence[Prompt], int] | None = None,
     ) -> None:
         self.engine = engine
@@ -97,6 +100,7 @@ class RolloutLoader:
         self.pad_token_id = pad_token_id
         self.dynamic = dynamic
         self.gather = gather
+        self.allocation = allocation
         self.probe = probe
         self.rollout_step = 0
 
@@ -116,17 +120,23 @@ class RolloutLoader:
         drawn: list[ScoredGroup] = []
         while True:
             rounds += 1
-            groups, seconds = rollout(self.engine, self.verifier, prompts, self.sampling_of(rounds))
+            sampling = self.sampling_of(rounds)
+            if self.allocation is not None:
+                counts = self.allocation.counts([prompt.uid for prompt in prompts])
+                sampling = replace(sampling, completions=counts)
+            groups, seconds = rollout(self.engine, self.verifier, prompts, sampling)
             drawn += groups
             begin = time.perf_counter()
-            lengths = [(group.outcome.uid, fmean(group.outcome.lengths)) for group in groups]
+            seen = [(o.uid, fmean(o.lengths), o.accuracy) for o in (g.outcome for g in groups)]
             with record_function("ceeh/waiting"):
-                ranks = self.gather((wanted - sum(map(self.has_contrast, drawn)), lengths))
+                ranks = self.gather((wanted - sum(map(self.has_contrast, drawn)), seen))
             seconds["waiting"] = time.perf_counter() - begin
             timings.update(seconds)
             missing = [number for number, _ in ranks]
-            for _, lengths in ranks:
-                self.stream.observe(lengths)
+            for _, seen in ranks:
+                self.stream.observe((uid, length) for uid, length, _ in seen)
+                if self.allocation is not None:
+                    self.allocation.observe((uid, accuracy) for uid, _, accuracy in seen)
             if rounds == self.dynamic.max_rounds or not any(missing) or self.stream.exhausted:
                 break
             prompts = self.stream.further(missing)
@@ -144,16 +154,18 @@ class RolloutLoader:
         return replace(batch, dropped=dropped, sampling_rounds=rounds)
 
     def probed(self, batch: RolloutBatch, prompts: Sequence[Prompt], samples: int) -> RolloutBatch:
-        """`batch` with this rank's probe questions answered, `samples` times each."""
+        """`batch` with the probe questions answered, `samples` times each: this rank's by its engine."""
         seed = derived_seed(self.sampling.seed, "probe", self.rollout_step)
         sampling = replace(self.sampling, completions=samples, seed=seed)
         scored, seconds = rollout(self.engine, self.verifier, prompts, sampling)
-        return replace(
-            batch,
-            probe=tuple(group.outcome for group in scored),
-            timings={**batch.timings, "probe": sum(seconds.values())},
-            ready_at=time.perf_counter(),
-        )
+        begin = time.perf_counter()
+        with record_function("ceeh/waiting"):
+            ranks = self.gather([group.outcome for group in scored])
+        now = time.perf_counter()
+        timings = Counter(batch.timings)
+        timings.update({"probe": sum(seconds.values()), "waiting": now - begin})
+        probe = tuple(outcome for rank in ranks for outcome in rank)
+        return replace(batch, probe=probe, timings=dict(timings), ready_at=now)
 
     def sampling_of(self, rounds: int) -> Sampling:
         """This step's sampling in its first, second ... round: each has its own seed."""
@@ -164,11 +176,16 @@ class RolloutLoader:
         return has_contrast(group.outcome, self.dynamic.limit_tokens)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rollout_step": self.rollout_step, "stream": self.stream.state_dict()}
+        state = {"rollout_step": self.rollout_step, "stream": self.stream.state_dict()}
+        if self.allocation is not None:
+            state["allocation"] = self.allocation.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rollout_step = state["rollout_step"]
         self.stream.load_state_dict(state["stream"])
+        if self.allocation is not None and "allocation" in state:
+            self.allocation.load_state_dict(state["allocation"])
 
 
 class HeldOutLoader:

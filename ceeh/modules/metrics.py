@@ -71,10 +71,13 @@ def rollout_metrics(batch: RolloutBatch, rewards: Tensor) -> dict[str, float]:
     lengths = batch.lengths.float()
     finished = torch.tensor([flag for outcome in batch.outcomes for flag in outcome.finished])
     accuracy = torch.tensor([outcome.accuracy for outcome in batch.outcomes])
+    sizes = [len(outcome.correct) for outcome in batch.outcomes]
     unused = sum(sum(outcome.lengths) for outcome in batch.dropped)
     metrics = {
         "rollout/accuracy": float(batch.correct.float().mean()),
         "rollout/tokens_mean": float(lengths.mean()),
+        "rollout/completions_min": float(min(sizes)),
+        "rollout/completions_max": float(max(sizes)),
         "rollout/tokens_min": float(lengths.min()),
         "rollout/tokens_max": float(lengths.max()),
         "rollout/truncated_fraction": float((~finished).float().mean()),

@@ -106,8 +106,8 @@ class CEEHModule(PolicyModule):
 
         Returns "rewards", "advantages", "entropy" (nats per token of each response), "skipped" [R] (rows
         that made an update not finite), "tokens" (response tokens of all ranks), "outcomes" (of all
-        ranks' groups, the dropped ones too) and "probe" (of all ranks' probe questions). Raises ValueError
-        for a batch that weights other than the current ones sampled.
+        ranks' groups, the dropped ones too) and "probe" (of the probe questions). Raises ValueError for a
+        batch that weights other than the current ones sampled.
         """
         self.clock.update_begins()
         if batch.policy_version != self.trainer.global_step:
@@ -153,9 +153,8 @@ class CEEHModule(PolicyModule):
             skipped |= bad
         self.rollout_step += 1
         metrics = self.step_metrics(batch, rewards, inputs.hard, shaped, sums, updates=len(padding))
-        ranks = gather_objects(self.trainer, (self.outcomes(batch, entropy), batch.probe))
-        probe = [outcome for _, of_rank in ranks for outcome in of_rank]
-        metrics |= probe_metrics(probe)
+        outcomes = gather_objects(self.trainer, self.outcomes(batch, entropy))
+        metrics |= probe_metrics(batch.probe)
         metrics["optimizer/padding_fraction"] = sum(padding) / len(padding)
         metrics["time/update"] = self.clock.update_ends()
         self.log_dict(metrics, batch_size=1)
@@ -165,8 +164,8 @@ class CEEHModule(PolicyModule):
             "entropy": entropy / batch.lengths,
             "skipped": skipped,
             "tokens": metrics["rollout/tokens_total"],
-            "outcomes": [outcome for of_rank, _ in ranks for outcome in of_rank],
-            "probe": probe,
+            "outcomes": [outcome for rank in outcomes for outcome in rank],
+            "probe": batch.probe,
         }
 
     def update(

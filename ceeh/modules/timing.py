@@ -73,7 +73,7 @@ class StepClock:
     def step_ends(self, batch: TimedBatch, response_tokens: float) -> dict[str, float]:
         """The step's `time/` metrics in seconds, and tokens per second; the next step starts.
 
-        `time/tokens_per_second` counts the response tokens of all ranks over the whole step;
+        `time/tokens_per_second` counts the tokens of all ranks' trained responses over the whole step;
         `optimizer/tokens_per_second` this rank's prompt and response tokens over its update.
         """
         seconds = self.take()

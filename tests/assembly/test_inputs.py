@@ -1,6 +1,7 @@
 """Inputs: prompts whose reference the verifier cannot read are dropped before any rollout."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from ceeh.assembly.inputs import gather_inputs, set_apart
 from ceeh.config.settings import Config, load
 from ceeh.errors import ConfigError
+from ceeh.types import Prompt
+from tests.groups import make_prompt
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "ceeh.yaml"
 
@@ -46,21 +49,30 @@ def test_unreadable_references_are_dropped_with_a_warning(tmp_path):
 
 
 def test_probe_questions_are_set_apart_alike_for_every_seed_and_order(tmp_path):
-    def split(*overrides: str, order: int = 1) -> tuple[list[str], list[str]]:
-        answers = [str(n) for n in range(9)]
+    def split(*overrides: str) -> tuple[list[Prompt], list[Prompt]]:
+        settings = config(tmp_path, [str(n) for n in range(9)], ["8"], *overrides)
         with pytest.warns(UserWarning, match="1 of 1 questions are also in prompts.train"):
-            inputs = gather_inputs(config(tmp_path, answers, ["8"], *overrides))
-        assert set_apart(inputs.train_prompts[::order], 0) == (inputs.train_prompts[::order], [])
-        return [p.uid for p in inputs.train_prompts], [p.uid for p in inputs.probe_prompts]
+            inputs = gather_inputs(settings)
+        return list(inputs.train_prompts), list(inputs.probe_prompts)
 
     everything, none = split()
     assert (len(everything), none) == (9, [])
     trained, probe = split("rollouts.probe.questions=3")
     assert (len(trained), len(probe)) == (6, 3)
-    assert sorted([*trained, *probe]) == sorted(everything)
+    assert sorted([*trained, *probe], key=everything.index) == everything
     assert split("rollouts.probe.questions=3", "seed=4") == (trained, probe)
+    assert set_apart(everything[::-1], 3) == (trained[::-1], probe[::-1])
     # A larger probe has the smaller one's questions.
-    assert set(probe) < set(split("rollouts.probe.questions=5")[1])
+    assert {p.uid for p in probe} < {p.uid for p in set_apart(everything, 5)[1]}
+
+
+def test_a_duplicate_of_a_probe_question_is_not_trained_on():
+    prompts = [replace(make_prompt(f"u{n}"), text=f"{n % 4} +  1?") for n in range(8)]
+    prompts[7] = replace(prompts[7], text="3 + 1?")  # another spelling of u3's
+    trained, probe = set_apart(prompts, 1)
+    assert len(probe) == 2
+    assert len({p.squeezed for p in probe}) == 1
+    assert not {p.squeezed for p in trained} & {p.squeezed for p in probe}
 
 
 def test_a_probe_must_leave_enough_to_train_on(tmp_path):

@@ -1,8 +1,10 @@
 """Controllers: their rules by hand, their bounds, their state, and what follows their coefficient."""
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import median
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from ceeh.callbacks.controllers import (
     Controller,
     LengthByAccuracy,
     SkyworkEntropy,
+    accuracy_variance,
     step_entropy,
 )
 from ceeh.config.settings import Entropy, load
@@ -39,52 +42,91 @@ def followed(controller: Controller, steps: list[list[GroupOutcome]]) -> list[fl
     return values
 
 
+HAND = {"start": 0.1, "rise": 0.2, "fall": 0.4, "slack": 0.125, "band": 0.5, "minimum": 0.0}
+
+
 def test_the_length_coefficient_follows_accuracy_by_hand(outcome):
-    solved = [outcome("a", RIGHT, RIGHT), outcome("b", RIGHT, WRONG)]  # 3/4
-    worse = [outcome("a", RIGHT, WRONG), outcome("b", WRONG, WRONG)]  # 1/4
-    rule = {"start": 0.1, "rise": 0.2, "fall": 0.4, "slack": 0.125, "band": 0.5, "reference": 0.5}
+    solved = [outcome("a", RIGHT, RIGHT, RIGHT, WRONG)] * 2  # 3/4, equal groups: no standard error
+    worse = [outcome("a", RIGHT, WRONG, WRONG, WRONG)] * 2  # 1/4
     # The target is 0.5 - 0.125 = 0.375: e = (0.75 - 0.375) / 0.5 = 0.75; (0.25 - 0.375) / 0.5 = -0.25.
     expected = [0.1, 0.1 * math.exp(0.15), 0.1 * math.exp(0.15 - 0.1)]
-    assert followed(LengthByAccuracy(**rule, window=1), [solved, worse]) == pytest.approx(expected)
+    controller = LengthByAccuracy(**HAND, reference=0.5, window=1)
+    assert followed(controller, [solved, worse]) == pytest.approx(expected)
     # Over two steps: 0.75, then their mean 0.5: e = 0.75, 0.25, -0.25.
     exponents = [0, 0.15, 0.15 + 0.05, 0.15 + 0.05 - 0.1]
     expected = [0.1 * math.exp(each) for each in exponents]
-    found = followed(LengthByAccuracy(**rule, window=2), [solved, worse, worse])
-    assert found == pytest.approx(expected)
+    controller = LengthByAccuracy(**HAND, reference=0.5, window=2)
+    assert followed(controller, [solved, worse, worse]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("start", [0.03, 0.3, 3.0])
 def test_one_rate_corrects_a_start_of_any_size(outcome, start):
     """ln(10) / 0.1 = 23 steps of the largest change are a factor of ten, from whatever start."""
     wrong = [[outcome("a", WRONG)]] * 23
-    controller = LengthByAccuracy(start=start, fall=0.1, band=0.01, reference=1.0, maximum=10.0)
+    controller = LengthByAccuracy(
+        start=start, fall=0.1, band=0.01, minimum=0.001, reference=1.0, maximum=10.0
+    )
     assert followed(controller, wrong)[-1] == pytest.approx(start * math.exp(-2.3))
 
 
 def test_without_a_reference_it_is_the_best_running_mean_after_steps_without_a_penalty(outcome):
-    half, solved = [outcome("a", RIGHT, WRONG)], [outcome("a", RIGHT, RIGHT)]
-    controller = LengthByAccuracy(
-        start=0.1, rise=0.2, slack=0.25, band=0.5, window=2, smoothing=0.5
-    )
+    half = [outcome("a", RIGHT, WRONG)] * 2
+    solved = [outcome("a", RIGHT, RIGHT)] * 2
+    controller = LengthByAccuracy(**HAND | {"slack": 0.25}, window=2, smoothing=0.5)
     applied = []
     for outcomes in (half, half, solved, half, half):
         applied.append(controller.read("a")["length_coefficient"])
         assert controller.metrics() == controller.read("any")
         controller.after_step(outcomes, [])
     # Running means 1/2, 1/2, 3/4, 5/8, 9/16: the reference is 1/2, then 3/4. Acc over two steps is 1/2, 3/4,
-    # 3/4, 1/2: e = (1/2 - 1/4) / 0.5 = 1/2; (3/4 - 1/2) / 0.5 = 1/2, 1/2, 0.
+    # 3/4, 1/2, of which the first is measured without a penalty: then e = (3/4 - 1/2) / 0.5 = 1/2, 1/2, 0.
     assert controller.best == 0.75
-    exponents = [0.1, 0.2, 0.3, 0.3]
-    assert applied[:2] == [0, 0]
-    values = [*applied[2:], controller.coefficient]
-    assert values == pytest.approx([0.1 * math.exp(each) for each in exponents])
+    assert applied == pytest.approx([0, 0, 0.1, 0.1 * math.exp(0.1), 0.1 * math.exp(0.2)])
+    assert controller.coefficient == pytest.approx(0.1 * math.exp(0.2))
 
 
 def test_the_length_coefficient_follows_the_probe_where_there_is_one(outcome):
     """What is trained on stays solved, what is not gets worse."""
-    controller = LengthByAccuracy(start=0.1, fall=0.5, slack=0, band=1.0, reference=1.0, window=1)
-    controller.after_step([outcome("a", RIGHT, RIGHT)], [outcome("p", RIGHT, WRONG)])
-    assert controller.coefficient == pytest.approx(0.1 * math.exp(-0.25))
+    controller = LengthByAccuracy(
+        start=0.1, fall=0.5, slack=0, band=1.0, minimum=0, reference=1.0, window=1
+    )
+    probe = [outcome("p", *[RIGHT] * 5, *[WRONG] * 5)] * 4
+    # The standard error of four groups of ten is sqrt(4 x 0.25 / 9) / 4 = 1/12.
+    controller.after_step([outcome("a", RIGHT, RIGHT)], probe)
+    assert controller.coefficient == pytest.approx(0.1 * math.exp(0.5 * (0.5 - (1 - 1 / 12))))
+
+
+def test_the_variance_of_an_accuracy_is_of_responses_or_of_questions_too(outcome):
+    groups = [outcome("a", RIGHT, RIGHT), outcome("b", RIGHT, WRONG), outcome("c", WRONG)]
+    # Within groups: 0 / 1, 0.25 / 1; the last one has a single response. Over three questions, squared.
+    assert accuracy_variance(groups, same=True) == pytest.approx(0.25 / 9)
+    # Of 1, 0.5, 0: the variance 0.25 over three questions.
+    assert accuracy_variance(groups, same=False) == pytest.approx(0.25 / 3)
+    assert accuracy_variance(groups[:1], same=False) == 0
+
+
+@pytest.mark.parametrize("accuracy", [0.5, 0.7, 0.9, 0.97])
+def test_noise_alone_does_not_turn_the_length_penalty_off(outcome, accuracy):
+    """64 questions of one difficulty, 2 responses each: 100 steps of a policy that does not change."""
+    rng, ends = random.Random(0), []
+    for _ in range(20):
+        controller = LengthByAccuracy(start=0.1)
+        for _ in range(100):
+            probe = [
+                outcome(str(n), *[(rng.random() < accuracy, 2) for _ in range(2)])
+                for n in range(64)
+            ]
+            controller.after_step([], probe)
+        ends.append(controller.coefficient)
+    assert median(ends) > 0.1
+    # Fifteen points fewer do.
+    for _ in range(20):
+        probe = [
+            outcome(str(n), *[(rng.random() < accuracy - 0.15, 2) for _ in range(2)])
+            for n in range(64)
+        ]
+        controller.after_step([], probe)
+    assert controller.coefficient == controller.minimum
 
 
 @pytest.mark.parametrize(("step", "bound"), [(1.0, 0.3), (-1.0, 0.0)])
@@ -94,8 +136,11 @@ def test_a_coefficient_stays_between_zero_and_its_maximum(outcome, step, bound):
             return self.coefficient + step
 
     assert followed(Steps(start=0.1, maximum=0.3), [[outcome("a", RIGHT)]])[-1] == bound
-    relative = LengthByAccuracy(start=0.1, rise=5.0, reference=0.5, maximum=0.3)
-    assert followed(relative, [[outcome("a", RIGHT)]])[-1] == 0.3
+    relative = LengthByAccuracy(
+        start=0.1, rise=5.0, fall=9.0, reference=0.5, window=1, minimum=0.05, maximum=0.3
+    )
+    steps = [[outcome("a", RIGHT)], [outcome("a", WRONG)], [outcome("a", WRONG)]]
+    assert followed(relative, steps) == [0.1, 0.3, 0.05, 0.05]
 
 
 def test_the_entropy_of_a_step_is_over_tokens_and_over_what_was_trained(outcome):
@@ -216,6 +261,12 @@ def test_a_controller_of_ones_own_is_a_class_with_one_method(fit, batch):
         (lambda: LengthByAccuracy(start=2.0), "start must be from 0 to maximum, got 2.0"),
         (lambda: LengthByAccuracy(rise=0.0), "rise must be greater than 0, got 0.0"),
         (lambda: LengthByAccuracy(fall=-1.0), "fall must be greater than 0, got -1.0"),
+        (
+            lambda: LengthByAccuracy(minimum=0.2),
+            "minimum must be from 0 to start, got 0.2 with start 0.1",
+        ),
+        (lambda: LengthByAccuracy(reference=98), r"reference must be in \[0, 1\], got 98"),
+        (lambda: LengthByAccuracy(reference=math.nan), r"reference must be in \[0, 1\], got nan"),
         (lambda: LengthByAccuracy(window=0), "window must be at least 1, got 0"),
         (lambda: LengthByAccuracy(smoothing=0.0), r"smoothing must be in \(0, 1\], got 0.0"),
         (lambda: LengthByAccuracy(slack=1.0), r"slack must be in \[0, 1\), got 1.0"),

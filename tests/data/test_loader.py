@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ceeh.config.settings import DynamicSampling, load
+from ceeh.config.settings import Allocation, DynamicSampling, Rollouts, load
+from ceeh.data.allocation import Knapsack
 from ceeh.data.batch import RolloutBatch
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.data.engine.base import Sampling
@@ -77,6 +78,7 @@ def loader(
     rank: int = 0,
     world_size: int = 1,
     gather: Callable[[Any], list[Any]] = alone,
+    allocation: Knapsack | None = None,
     probe: tuple[list[Prompt], int] | None = None,
 ) -> RolloutLoader:
     return RolloutLoader(
@@ -95,6 +97,7 @@ def loader(
         pad_token_id=0,
         dynamic=DynamicSampling(max_rounds=max_rounds, limit_tokens=limit_tokens),
         gather=gather,
+        allocation=allocation,
         probe=probe,
     )
 
@@ -129,10 +132,27 @@ def test_a_probe_is_answered_by_the_same_weights_and_is_not_among_the_rows() -> 
     assert without[0].probe == ()
 
 
-def test_a_rank_without_a_probe_question_makes_the_same_calls() -> None:
+def test_a_rank_without_a_probe_question_makes_the_same_calls_and_gets_the_others_answers() -> None:
+    engine, elsewhere = (
+        Scripted(),
+        GroupOutcome(uid="p", correct=(True,), lengths=(1,), finished=(True,)),
+    )
+
+    def gather(own: Any) -> list[Any]:
+        time.sleep(0.02)
+        return [own, [elsewhere]] if own == [] else [own]
+
+    (batch,) = loader(engine, 1, steps=1, probe=([], 2), gather=gather)
+    assert (engine.rounds[1], batch.probe) == ([], (elsewhere,))
+    assert batch.timings["waiting"] >= 0.04, "for the slowest rank's rollouts and its probe"
+
+
+def test_with_dynamic_sampling_the_probe_is_answered_once() -> None:
     engine = Scripted()
-    (batch,) = loader(engine, 1, steps=1, probe=([], 2))
-    assert (engine.rounds[1], batch.probe) == ([], ())
+    (batch,) = loader(engine, 8, steps=1, probe=([make_prompt("u31")], 2))
+    assert len(engine.rounds) == batch.sampling_rounds + 1 > 2
+    assert (engine.rounds[-1], len(batch.probe)) == (["u31"], 1)
+    assert len(batch.dropped) > 0
 
 
 def test_a_prompt_without_completions_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,6 +290,48 @@ def test_a_resumed_loader_draws_what_the_uninterrupted_one_draws(max_rounds: int
     second.load_state_dict(first.state_dict())
     assert [uids(batch) for batch in second] == [uids(batch) for batch in batches[cut:]]
     assert stopped.asked + resumed.asked == whole.asked
+
+
+def four_each() -> Knapsack:
+    settings = Allocation(method="knapsack", minimum=2, maximum=9)
+    return Knapsack(Rollouts(completions_per_prompt=4, allocation=settings))
+
+
+def test_completions_go_to_what_the_last_visit_promises_most_of() -> None:
+    engine = Scripted()
+    list(loader(engine, 1, steps=2, prompts=PROMPTS[:4], allocation=four_each()))
+    asked = [
+        dict(zip(names, sampling.completions, strict=True)) for names, sampling in engine.asked
+    ]
+    # u1 solved one of two responses, u2 both, u0 and u3 none; 16 in all, at most 9 for one.
+    assert asked == [dict.fromkeys(("u0", "u1", "u2", "u3"), 4), asked[1]]
+    assert asked[1]["u1"] == 9
+    assert sorted(asked[1].values()) == [2, 2, 3, 9]
+
+
+def test_what_other_ranks_saw_counts_for_the_allocation() -> None:
+    engine, allocation = Scripted(), four_each()
+    elsewhere = [("u1", 3.0, 0.25), ("far", 3.0, 0.5)]
+
+    def gather(own: Any) -> list[Any]:
+        return [own, (0, elsewhere)]
+
+    next(iter(loader(engine, 1, prompts=PROMPTS[:4], allocation=allocation, gather=gather)))
+    assert allocation.counts(["u2", "far"]) == (2, 6)
+    assert allocation.accuracies["u1"] == 0.25
+
+
+@pytest.mark.parametrize("cut", [1, 6, 8])
+def test_a_resumed_loader_allocates_what_the_uninterrupted_one_does(cut: int) -> None:
+    whole, stopped, resumed = Scripted(), Scripted(), Scripted()
+    list(loader(whole, 1, steps=12, allocation=four_each()))
+    first = loader(stopped, 1, steps=12, allocation=four_each())
+    list(itertools.islice(iter(first), cut))
+    second = loader(resumed, 1, steps=12, allocation=four_each())
+    second.load_state_dict(first.state_dict())
+    list(second)
+    assert stopped.asked + resumed.asked == whole.asked
+    assert len({sampling.completions for _, sampling in whole.asked}) > 2
 
 
 def test_ranks_do_the_same_rounds_and_keep_the_same_stream() -> None:

@@ -19,13 +19,16 @@ PARTS = (
 )  # fmt: skip
 
 
-def test_the_phases_of_every_step_add_up_to_it(tiny_model_dir: Path, tmp_path: Path) -> None:
-    folder = fit(small(tiny_model_dir, tmp_path))
+@pytest.mark.parametrize("probe", [0, 4])
+def test_the_phases_of_every_step_add_up_to_it(
+    tiny_model_dir: Path, tmp_path: Path, probe: int
+) -> None:
+    folder = fit(small(tiny_model_dir, tmp_path, f"rollouts.probe.questions={probe}"))
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     steps = [row for row in map(json.loads, lines) if "loss/policy" in row]
     assert len(steps) == 4
     for row in steps:
-        parts = {name: row[f"time/{name}"] for name in PARTS}
+        parts = {name: row[f"time/{name}"] for name in (*PARTS, *["probe"][: bool(probe)])}
         assert all(seconds >= 0 for seconds in parts.values())
         # What the update does between its phases (shaping, logging) is in none of them but `idle`.
         assert sum(parts.values()) == pytest.approx(row["time/step"], rel=0.02)

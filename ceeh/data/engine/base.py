@@ -11,18 +11,28 @@ from ceeh.types import Completion, Prompt, RolloutGroup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How to sample: `completions` per prompt, each at most `max_tokens` long.
+    """How to sample: `completions` per prompt, or a number for each, at most `max_tokens` long.
 
     With `seeds` "request" each prompt has a seed derived from (seed, uid), so its rollouts do not depend on
     its neighbors; with "step" one rng is seeded once per call, which is faster.
     """
 
-    completions: int
+    completions: int | tuple[int, ...]
     temperature: float
     max_tokens: int
     top_p: float = 1.0
     seed: int = 0
     seeds: Literal["request", "step"] = "request"
+
+    def counts(self, prompts: int) -> Sequence[int]:
+        """The completions of each of that many prompts. Raises ValueError for another number of them."""
+        if isinstance(self.completions, int):
+            return [self.completions] * prompts
+        if len(self.completions) != prompts:
+            raise ValueError(
+                f"{len(self.completions)} numbers of completions for {prompts} prompts"
+            )
+        return self.completions
 
 
 @runtime_checkable

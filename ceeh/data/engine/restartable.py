@@ -52,7 +52,8 @@ class RestartableEngine:
         return self._engine.policy_version
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
-        doing = f"sampling {sampling.completions} completions of {len(prompts)} prompts"
+        number = sum(sampling.counts(len(prompts)))
+        doing = f"sampling {number} completions of {len(prompts)} prompts"
         groups = self._call(lambda engine: engine.generate(prompts, sampling), doing)
         self._on_trial = max(0, self._on_trial - 1)
         return groups

@@ -172,37 +172,39 @@ class VLLMEngine:
                     "shorten it, or raise prompts.max_prompt_tokens"
                 )
         # Of the ranks that share the engine, in rank order: they must ask it for the same.
-        shares = self._neighbors.gather([(prompt.uid, prompt.token_ids) for prompt in prompts])
-        uids = [uid for share in shares for uid, _ in share]
-        if not uids:
+        own = zip(prompts, sampling.counts(len(prompts)), strict=True)
+        shares = self._neighbors.gather([(p.uid, p.token_ids, number) for p, number in own])
+        requests = [request for share in shares for request in share]
+        if not requests:
             return []
-        n = sampling.completions
-        seeds: list[int | None] = [None] * len(uids)
-        if sampling.seeds == "request":
+
+        def seed(uid: str, n: int) -> int | None:
             # vLLM seeds the n children of a request with seed, seed + 1, ...: multiples of n
             # keep the children of different prompts apart.
-            seeds = [derived_seed(sampling.seed, uid) // n * n for uid in uids]
+            by_request = sampling.seeds == "request"
+            return derived_seed(sampling.seed, uid) // n * n if by_request else None
+
         params = [
             self._params(
                 n=n,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
-                seed=seed,
+                seed=seed(uid, n),
             )
-            for seed in seeds
+            for uid, _, n in requests
         ]
-        engine_seed = derived_seed(sampling.seed, *uids)
-        inputs = [token_ids for share in shares for _, token_ids in share]
+        engine_seed = derived_seed(sampling.seed, *(uid for uid, _, _ in requests))
+        inputs = [token_ids for _, token_ids, _ in requests]
         before = sum(map(len, shares[: self._neighbors.index]))
-        own = self._run(inputs, params, engine_seed)[before : before + len(prompts)]
+        sampled = self._run(inputs, params, engine_seed)[before : before + len(prompts)]
         return [
             RolloutGroup(
                 prompt=prompt,
                 completions=tuple(map(self._completion, request.outputs)),
                 policy_version=self.policy_version,
             )
-            for prompt, request in zip(prompts, own, strict=True)
+            for prompt, request in zip(prompts, sampled, strict=True)
         ]
 
     def canary(self, *, temperature: float) -> tuple[tuple[int, ...], Completion]:

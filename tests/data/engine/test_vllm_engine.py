@@ -187,6 +187,18 @@ def test_a_prompts_rollouts_do_not_depend_on_its_neighbors(pair):
 
 
 @pytest.mark.parametrize("seeds", ["request", "step"])
+def test_each_prompt_may_have_its_own_number_of_completions(pair, seeds):
+    prompts, sampling = prompts_of([4, 9, 6]), replace(SAMPLING, seeds=seeds)
+    found = tokens(pair, prompts, replace(sampling, completions=(2, 7, 1)))
+    assert [len(found[prompt.uid]) for prompt in prompts] == [2, 7, 1]
+    if seeds == "request":  # as many as before are the same, whatever the others have
+        alone = tokens(pair, prompts[1:2], replace(sampling, completions=7))
+        assert found["p1"] == alone["p1"]
+    with pytest.raises(ValueError, match="2 numbers of completions for 3 prompts"):
+        pair.engine.generate(prompts, replace(sampling, completions=(2, 7)))
+
+
+@pytest.mark.parametrize("seeds", ["request", "step"])
 def test_generating_leaves_the_rng_states_unchanged(pair, seeds):
     seed_rng()
     before = rng_states()
