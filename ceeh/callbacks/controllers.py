@@ -140,13 +140,13 @@ class LengthByAccuracy(RelativeController):
 
     def error(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
         accuracy = fmean(outcome.accuracy for outcome in probe or outcomes)
-        variance = accuracy_variance(probe or outcomes, same=bool(probe))
+        squared_error = accuracy_variance(probe or outcomes, same=bool(probe))
         self.steps += 1
         self.recent = [*self.recent, accuracy][-self.window :]
         # The first values have equal weights; later the past fades.
         weight = max(self.smoothing, 1 / self.steps)
         self.mean += weight * (accuracy - self.mean)
-        self.variance += weight * (variance - self.variance)
+        self.variance += weight * (squared_error - self.variance)
         if self.steps >= self.window:
             self.best = max(self.best, self.mean)
         if self.reference is None and self.steps <= self.window:
