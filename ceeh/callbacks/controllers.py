@@ -81,7 +81,7 @@ class RelativeController(Controller, ABC):
 
 
 class LengthByAccuracy(RelativeController):
-    """`length_coefficient`: the length penalty grows while accuracy stays near the best so far.
+    """`length_coefficient`: the length penalty grows while accuracy is not below the best so far.
 
         beta <- clip(beta exp(rate e), minimum, maximum)
         e = clip((Acc - (reference - slack - SE)) / band, -1, 1),  rate = `rise` if e > 0 else `fall`
@@ -91,7 +91,7 @@ class LengthByAccuracy(RelativeController):
     penalty in the first `window` steps; then the reference is the highest value so far of a running mean of
     the accuracy, in which a new step has the weight `smoothing`. SE is the standard error of one step's
     accuracy (`accuracy_variance`), in the same running mean: the highest of many noisy values is too high,
-    and without SE noise alone would push beta down.
+    and without SE noise alone would push beta down. `slack` is the loss of accuracy to allow besides.
 
     The penalty falls faster than it rises, because a policy that has lost the long responses that it needs
     hardly finds them again. After A-DLP, https://arxiv.org/abs/2505.18298, which adds rate (Acc - reference)
@@ -106,7 +106,7 @@ class LengthByAccuracy(RelativeController):
         start: float = 0.1,
         rise: float = 0.2,
         fall: float = 0.5,
-        slack: float = 0.005,
+        slack: float = 0.0,
         band: float = 0.02,
         minimum: float = 0.01,
         maximum: float = 1.0,
