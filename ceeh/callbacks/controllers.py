@@ -159,16 +159,16 @@ class LengthByAccuracy(RelativeController):
 def accuracy_variance(outcomes: Sequence[GroupOutcome], *, same: bool) -> float:
     """Squared standard error of the mean accuracy of these groups; 0 where it cannot be estimated.
 
-    `same`: every step has these questions, so only the sampling of responses varies. Otherwise the questions
-    vary, too.
+    `same`: every step has these questions, so only the sampling of responses varies; of one response it is
+    estimated from the mean accuracy, which is an upper bound. Otherwise the questions vary, too.
     """
     values = [outcome.accuracy for outcome in outcomes]
     if not same:
         return variance(values) / len(values) if len(values) > 1 else 0.0
+    mean = fmean(values)
     of_groups = [
-        accuracy * (1 - accuracy) / (len(outcome.correct) - 1)
-        for accuracy, outcome in zip(values, outcomes, strict=True)
-        if len(outcome.correct) > 1
+        accuracy * (1 - accuracy) / (size - 1) if size > 1 else mean * (1 - mean)
+        for accuracy, size in ((each.accuracy, len(each.correct)) for each in outcomes)
     ]
     return sum(of_groups) / len(values) ** 2
 

@@ -124,7 +124,7 @@ class Probe:
         "Training questions that are set apart: answered at each step, never trained on. 0: none.",
         at_least(0),
     )
-    samples: int = setting(2, "Responses per probe question and step.", at_least(2))
+    samples: int = setting(2, "Responses per probe question and step.", at_least(1))
 
 
 @dataclass(frozen=True)

@@ -98,34 +98,32 @@ def test_the_length_coefficient_follows_the_probe_where_there_is_one(outcome):
 
 def test_the_variance_of_an_accuracy_is_of_responses_or_of_questions_too(outcome):
     groups = [outcome("a", RIGHT, RIGHT), outcome("b", RIGHT, WRONG), outcome("c", WRONG)]
-    # Within groups: 0 / 1, 0.25 / 1; the last one has a single response. Over three questions, squared.
-    assert accuracy_variance(groups, same=True) == pytest.approx(0.25 / 9)
+    # Within groups: 0 / 1, 0.25 / 1; of a single response by the mean 0.5: 0.25. Over 3 questions, squared.
+    assert accuracy_variance(groups, same=True) == pytest.approx((0.25 + 0.25) / 9)
     # Of 1, 0.5, 0: the variance 0.25 over three questions.
     assert accuracy_variance(groups, same=False) == pytest.approx(0.25 / 3)
     assert accuracy_variance(groups[:1], same=False) == 0
 
 
+@pytest.mark.parametrize("samples", [1, 2])
 @pytest.mark.parametrize("accuracy", [0.5, 0.7, 0.9, 0.97])
-def test_noise_alone_does_not_turn_the_length_penalty_off(outcome, accuracy):
-    """64 questions of one difficulty, 2 responses each: 100 steps of a policy that does not change."""
+def test_noise_alone_does_not_turn_the_length_penalty_off(outcome, accuracy, samples):
+    """64 questions of one difficulty: 60 steps of a policy that does not change."""
     rng, ends = random.Random(0), []
-    for _ in range(20):
+
+    def probe(accuracy: float) -> list[GroupOutcome]:
+        drawn = [[(rng.random() < accuracy, 2) for _ in range(samples)] for _ in range(64)]
+        return [outcome(str(n), *rows) for n, rows in enumerate(drawn)]
+
+    for _ in range(9):
         controller = LengthByAccuracy(start=0.1)
-        for _ in range(100):
-            probe = [
-                outcome(str(n), *[(rng.random() < accuracy, 2) for _ in range(2)])
-                for n in range(64)
-            ]
-            controller.after_step([], probe)
+        for _ in range(60):
+            controller.after_step([], probe(accuracy))
         ends.append(controller.coefficient)
     assert median(ends) > 0.1
     # Fifteen points fewer do.
     for _ in range(20):
-        probe = [
-            outcome(str(n), *[(rng.random() < accuracy - 0.15, 2) for _ in range(2)])
-            for n in range(64)
-        ]
-        controller.after_step([], probe)
+        controller.after_step([], probe(accuracy - 0.15))
     assert controller.coefficient == controller.minimum
 
 
