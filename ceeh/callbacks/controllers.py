@@ -94,8 +94,10 @@ class LengthByAccuracy(RelativeController):
     and without SE noise alone would push beta down. `slack` is the loss of accuracy to allow besides.
 
     The penalty falls faster than it rises, because a policy that has lost the long responses that it needs
-    hardly finds them again. After A-DLP, https://arxiv.org/abs/2505.18298, which adds rate (Acc - reference)
-    instead: its rate has to fit the coefficient's scale. Raises ValueError for arguments out of range.
+    hardly finds them again. That loss can take fewer steps than a controller needs to see it, so `maximum`
+    has to be a penalty that does little harm in a few steps. After A-DLP, https://arxiv.org/abs/2505.18298,
+    which adds rate (Acc - reference) instead: its rate has to fit the coefficient's scale. Raises ValueError
+    for arguments out of range.
     """
 
     writes = ("length_coefficient",)
@@ -103,13 +105,13 @@ class LengthByAccuracy(RelativeController):
 
     def __init__(
         self,
-        start: float = 0.1,
-        rise: float = 0.2,
+        start: float = 0.03,
+        rise: float = 0.3,
         fall: float = 0.5,
         slack: float = 0.0,
         band: float = 0.02,
-        minimum: float = 0.01,
-        maximum: float = 1.0,
+        minimum: float = 0.003,
+        maximum: float = 0.3,
         reference: float | None = None,
         window: int = 3,
         smoothing: float = 0.1,

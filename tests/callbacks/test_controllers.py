@@ -116,11 +116,11 @@ def test_noise_alone_does_not_turn_the_length_penalty_off(outcome, accuracy, sam
         return [outcome(str(n), *rows) for n, rows in enumerate(drawn)]
 
     for _ in range(9):
-        controller = LengthByAccuracy(start=0.1)
+        controller = LengthByAccuracy(start=0.03)
         for _ in range(60):
             controller.after_step([], probe(accuracy))
         ends.append(controller.coefficient)
-    assert median(ends) > 0.1
+    assert median(ends) > 0.03
     # Fifteen points fewer do.
     for _ in range(20):
         controller.after_step([], probe(accuracy - 0.15))
@@ -261,7 +261,7 @@ def test_a_controller_of_ones_own_is_a_class_with_one_method(fit, batch):
         (lambda: LengthByAccuracy(fall=-1.0), "fall must be greater than 0, got -1.0"),
         (
             lambda: LengthByAccuracy(minimum=0.2),
-            "minimum must be from 0 to start, got 0.2 with start 0.1",
+            "minimum must be from 0 to start, got 0.2 with start 0.03",
         ),
         (lambda: LengthByAccuracy(reference=98), r"reference must be in \[0, 1\], got 98"),
         (lambda: LengthByAccuracy(reference=math.nan), r"reference must be in \[0, 1\], got nan"),
