@@ -89,15 +89,15 @@ class LengthByAccuracy(RelativeController):
     Acc is the mean accuracy in the last `window` steps, of the probe questions (`rollouts.probe`); without
     any, of the step's own questions, which the policy can memorize. Without a `reference` there is no length
     penalty in the first `window` steps; then the reference is the highest value so far of a running mean of
-    the accuracy, in which a new step has the weight `smoothing`. SE is the standard error of one step's
-    accuracy (`accuracy_variance`), in the same running mean: the highest of many noisy values is too high,
-    and without SE noise alone would push beta down. `slack` is the loss of accuracy to allow besides.
+    the accuracy, in which a new step has the weight `smoothing`. While beta is at its minimum it is the
+    running mean itself: what is lost there is not lost to the penalty. SE is the standard error of one
+    step's accuracy (`accuracy_variance`), in the same running mean: the highest of many noisy values is too
+    high, and without SE noise alone would push beta down. `slack` is the loss of accuracy to allow besides.
 
-    The penalty falls faster than it rises, because a policy that has lost the long responses that it needs
-    hardly finds them again. That loss can take fewer steps than a controller needs to see it, so `maximum`
-    has to be a penalty that does little harm in a few steps. After A-DLP, https://arxiv.org/abs/2505.18298,
-    which adds rate (Acc - reference) instead: its rate has to fit the coefficient's scale. Raises ValueError
-    for arguments out of range.
+    A policy can lose the long responses that it needs in fewer steps than a controller needs to see it, and
+    hardly finds them again, so `maximum` has to be a penalty that does little harm in a few steps. After
+    A-DLP, https://arxiv.org/abs/2505.18298, which adds rate (Acc - reference) instead: its rate has to fit
+    the coefficient's scale. Raises ValueError for arguments out of range.
     """
 
     writes = ("length_coefficient",)
@@ -106,7 +106,7 @@ class LengthByAccuracy(RelativeController):
     def __init__(
         self,
         start: float = 0.03,
-        rise: float = 0.3,
+        rise: float = 0.5,
         fall: float = 0.5,
         slack: float = 0.0,
         band: float = 0.02,
@@ -150,7 +150,8 @@ class LengthByAccuracy(RelativeController):
         self.mean += weight * (accuracy - self.mean)
         self.variance += weight * (squared_error - self.variance)
         if self.steps >= self.window:
-            self.best = max(self.best, self.mean)
+            penalized = self.coefficient > self.minimum
+            self.best = max(self.best, self.mean) if penalized else self.mean
         if self.reference is None and self.steps <= self.window:
             return 0.0
         reference = self.best if self.reference is None else self.reference

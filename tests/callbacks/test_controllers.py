@@ -85,6 +85,19 @@ def test_without_a_reference_it_is_the_best_running_mean_after_steps_without_a_p
     assert controller.coefficient == pytest.approx(0.1 * math.exp(0.2))
 
 
+def test_at_its_minimum_the_penalty_is_not_to_blame_for_a_loss(outcome):
+    """Accuracy falls from 1 to 1/2 and stays: the coefficient falls to its minimum, and then returns."""
+    half, solved = [outcome("a", RIGHT, WRONG)] * 2, [outcome("a", RIGHT, RIGHT)] * 2
+    rule = {"start": 0.1, "minimum": 0.01, "slack": 0.01, "window": 1, "smoothing": 0.5}
+    controller = LengthByAccuracy(**rule)
+    values = followed(controller, [solved, *[half] * 12])
+    assert min(values) == 0.01
+    assert values[-1] > 0.01
+    assert controller.best < 0.51
+    never = LengthByAccuracy(**rule, reference=1.0)
+    assert followed(never, [solved, *[half] * 12])[-1] == 0.01
+
+
 def test_the_length_coefficient_follows_the_probe_where_there_is_one(outcome):
     """What is trained on stays solved, what is not gets worse."""
     controller = LengthByAccuracy(
@@ -122,9 +135,12 @@ def test_noise_alone_does_not_turn_the_length_penalty_off(outcome, accuracy, sam
         ends.append(controller.coefficient)
     assert median(ends) > 0.03
     # Fifteen points fewer do.
-    for _ in range(20):
-        controller.after_step([], probe(accuracy - 0.15))
-    assert controller.coefficient == controller.minimum
+    lower = [probe(accuracy - 0.15) for _ in range(20)]
+    after = []
+    for outcomes in lower:
+        controller.after_step([], outcomes)
+        after.append(controller.coefficient)
+    assert min(after) == controller.minimum
 
 
 @pytest.mark.parametrize(("step", "bound"), [(1.0, 0.3), (-1.0, 0.0)])
