@@ -228,7 +228,7 @@ def measure_update(shape: str, tiny: bool, *settings: Model) -> Iterator[Row]:
         rank = given.lora.rank
         name = f"{shape}, {f'LoRA of rank {rank}' if rank else 'all weights'}, {given.attention}"
         used = seconds(step, 2)
-        share = utilization(policy, batch.totals, used, reference=False).get("optimizer/mfu")
+        share = utilization(policy, batch.totals, used).get("optimizer/mfu")
         mfu = "" if share is None else f"MFU {share:.1%}, recomputation not counted"
         yield row(f"{name}, update", int(totals.sum()) / used, "tokens/s", mfu)
         yield row(f"{name}, padding", padding_fraction(totals, micro), "of tokens")

@@ -26,7 +26,7 @@ from ceeh.memory import (
     present_devices,
     read_shapes,
 )
-from ceeh.modules.schedule import optimizer_steps
+from ceeh.modules.schedule import updates_per_rollout_step
 from ceeh.pretrained.loading import check_weight_files, resolve_model
 from ceeh.run.folder import RunFolder, run_to_resume, writing
 from ceeh.runtime.distributed import processes_here, say
@@ -107,7 +107,7 @@ def differing_settings(config: Config) -> Iterator[str]:
 
 
 def model_line(config: Config, shapes: ModelShapes) -> str:
-    rollouts, updates = config.rollouts, optimizer_steps(config)
+    rollouts, updates = config.rollouts, updates_per_rollout_step(config)
     trained = f", {count(shapes.trained)} of them trained" if config.model.lora.rank else ""
     probe = rollouts.probe
     probed = f" and {probe.questions} probe questions x {probe.samples}" if probe.questions else ""

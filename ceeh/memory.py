@@ -206,10 +206,10 @@ def head_logits(
     blocks = (6 if gradient else 4) * FP32 * block
     if compute == FP32:
         return FP32 * logits + blocks
-    slopes = logits if gradient else 0
-    copies = 0 if cuda else FP32 * (matrix + slopes)
+    grad_logits = logits if gradient else 0
+    copies = 0 if cuda else FP32 * (matrix + grad_logits)
     weight = compute * matrix if shapes.frozen(settings.lora, compute) > compute else 0
-    return FP32 * logits + weight + max(blocks, compute * slopes + copies)
+    return FP32 * logits + weight + max(blocks, compute * grad_logits + copies)
 
 
 def update_activations(

@@ -27,7 +27,7 @@ from ceeh.data.prompts import PromptBuilder, check_stream, digests, load_prompts
 from ceeh.data.verify.base import Verifier
 from ceeh.data.verify.build import build_verifier, drop_unverifiable
 from ceeh.errors import ConfigError
-from ceeh.modules.schedule import optimizer_steps
+from ceeh.modules.schedule import updates_per_rollout_step
 from ceeh.pretrained.loading import (
     check_length,
     load_config,
@@ -190,7 +190,7 @@ def check_device(config: Config, accelerator: str, *, processes: int, here: int)
 
 def warn_of_doubts(config: Config, train: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:
     """Warns of what a run can do, but hardly is meant to."""
-    updates = config.rollouts.steps * optimizer_steps(config)
+    updates = config.rollouts.steps * updates_per_rollout_step(config)
     if (warmup := config.optimizer.warmup_steps) > updates:
         warnings.warn(
             f"optimizer.warmup_steps is {warmup}, but the run has only {updates} optimizer steps: the "

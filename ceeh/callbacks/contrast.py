@@ -10,7 +10,7 @@ from ceeh.runtime.distributed import gather_objects
 
 
 class ContrastGuard(Callback):
-    """Raises RunError after `max_steps` rollout steps in a row without an advantage other than 0.
+    """Raises RunError after `max_steps` rollout steps in a row in which no group has two different rewards.
 
     Where all responses of every group have the same reward, the policy loss is 0 and only the entropy bonus
     and the KL train: the policy drifts without a word.
@@ -28,7 +28,12 @@ class ContrastGuard(Callback):
         batch: RolloutBatch,
         batch_idx: int,
     ) -> None:
-        here = bool(outputs["advantages"].any()), float(batch.correct.float().mean())
+        rewards, empty = outputs["rewards"], outputs["rewards"].new_zeros(batch.num_prompts)
+        low, high = (
+            empty.scatter_reduce(0, batch.group, rewards, which, include_self=False)
+            for which in ("amin", "amax")
+        )
+        here = bool((high > low).any()), float(batch.correct.float().mean())
         ranks = gather_objects(trainer, here)
         self.flat_steps = 0 if any(contrast for contrast, _ in ranks) else self.flat_steps + 1
         if self.flat_steps < self.max_steps:

@@ -70,11 +70,15 @@ class RelativeController(Controller, ABC):
         self.fall = fall
         self.minimum = minimum
 
+    def track(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> None:
+        """Takes in a step, before `error` is asked for."""
+
     @abstractmethod
     def error(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
         """Above 0 where the coefficient should rise, below 0 where it should fall; 0 leaves it as it is."""
 
     def updated(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
+        self.track(outcomes, probe)
         error = min(max(self.error(outcomes, probe), -1.0), 1.0)
         factor = math.exp((self.rise if error > 0 else self.fall) * error)
         return max(self.coefficient * factor, self.minimum)
@@ -140,7 +144,7 @@ class LengthByAccuracy(RelativeController):
     def metrics(self) -> Mapping[str, float]:
         return self.read("")
 
-    def error(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
+    def track(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> None:
         accuracy = fmean(outcome.accuracy for outcome in probe or outcomes)
         squared_error = accuracy_variance(probe or outcomes, same=bool(probe))
         self.steps += 1
@@ -152,6 +156,8 @@ class LengthByAccuracy(RelativeController):
         if self.steps >= self.window:
             penalized = self.coefficient > self.minimum
             self.best = max(self.best, self.mean) if penalized else self.mean
+
+    def error(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
         if self.reference is None and self.steps <= self.window:
             return 0.0
         reference = self.best if self.reference is None else self.reference
@@ -214,15 +220,18 @@ class AnchoredEntropy(RelativeController):
         check(POSITIVE, fraction=fraction)
         self.fraction = fraction
         self.anchor: float | None = None
+        self.entropy = math.nan
+
+    def track(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> None:
+        self.entropy = step_entropy(outcomes, hard=True)
+        if self.anchor is None and not math.isnan(self.entropy):
+            self.anchor = self.entropy
 
     def error(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
-        entropy = step_entropy(outcomes, hard=True)
-        if math.isnan(entropy):
+        if self.anchor is None or math.isnan(self.entropy):
             return 0.0
-        if self.anchor is None:
-            self.anchor = entropy
         target = self.fraction * self.anchor
-        return 1 - entropy / target if target > 0 else 0.0
+        return 1 - self.entropy / target if target > 0 else 0.0
 
 
 class SkyworkEntropy(Controller):

@@ -5,6 +5,7 @@ Axes: R rows, T tokens of a row; m rows, S tokens and N tokens with loss of a mi
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,22 +34,24 @@ EMPTY = Microbatch(rows=torch.tensor([0]), width=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Located:
-    """Index tensors of a micro-batch on the batch's device.
+class MicrobatchIndex:
+    """Index tensors of a micro-batch on the batch's device; all positions are in flattened rows.
 
-    tokens: of what goes through the model, the flat positions in the [R T] batch, as rows of `shape`:
-    [m width], or [1 S] if packed. places: of the tokens with loss in these rows, flattened, in row order.
-    batch_places: the same in the flattened batch.
+    token_index: in the batch [R T], of all that goes through the model, as rows of `shape`: [m width], or
+    [1 S] if packed. response_index: of the response tokens in these rows. batch_index: of the same response
+    tokens in the batch.
     """
 
     shape: tuple[int, int]
-    tokens: Int[Tensor, " S"]
-    places: Int[Tensor, " N"]
-    batch_places: Int[Tensor, " N"]
+    token_index: Int[Tensor, " S"]
+    response_index: Int[Tensor, " N"]
+    batch_index: Int[Tensor, " N"]
     packing: Packing | None
 
 
-def located(micro: Sequence[Microbatch], batch: RolloutBatch | ExampleBatch) -> list[Located]:
+def index_microbatches(
+    micro: Sequence[Microbatch], batch: RolloutBatch | ExampleBatch
+) -> list[MicrobatchIndex]:
     """Finds the tokens of each micro-batch on the host, for all with one copy to the device.
 
     The device is not waited for: indexing by a mask, or by an index on the host, waits each time.
@@ -56,19 +59,19 @@ def located(micro: Sequence[Microbatch], batch: RolloutBatch | ExampleBatch) -> 
     totals, mask = batch.totals.cpu(), batch.response_mask.cpu().flatten()
     columns, device = batch.token_ids.shape[1], batch.token_ids.device
     shapes, packings, parts = [], [], []
-    for cut in micro:
-        position, packing = torch.arange(cut.width), None
-        tokens = cut.rows[:, None] * columns + position
-        if cut.packed:
-            tokens = tokens[position < totals[cut.rows, None]][None]
-            lengths = [length for length in totals[cut.rows].tolist() if length]
+    for each in micro:
+        position, packing = torch.arange(each.width), None
+        tokens = each.rows[:, None] * columns + position
+        if each.packed:
+            tokens = tokens[position < totals[each.rows, None]][None]
+            lengths = [length for length in totals[each.rows].tolist() if length]
             if not lengths:  # no kernel takes a row without tokens
                 tokens, lengths = torch.zeros(1, 1, dtype=torch.long), [1]
             packing = Packing.of(lengths)
             parts += [packing.positions.flatten(), packing.boundaries.long()]
         flat = tokens.flatten()
-        places = mask[flat].nonzero()[:, 0]
-        parts += [flat, places, flat[places]]
+        response_index = mask[flat].nonzero()[:, 0]
+        parts += [flat, response_index, flat[response_index]]
         shapes.append(tuple(tokens.shape))
         packings.append(packing)
     joined = torch.cat(parts)
@@ -80,26 +83,30 @@ def located(micro: Sequence[Microbatch], batch: RolloutBatch | ExampleBatch) -> 
         if packing is not None:
             positions, boundaries = next(moved)[None], next(moved).int()
             packing = replace(packing, positions=positions, boundaries=boundaries)
-        tokens, places, batch_places = next(moved), next(moved), next(moved)
         found.append(
-            Located(
+            MicrobatchIndex(
                 shape=shape,
-                tokens=tokens,
-                places=places,
-                batch_places=batch_places,
+                token_index=next(moved),
+                response_index=next(moved),
+                batch_index=next(moved),
                 packing=packing,
             )
         )
     return found
 
 
-def tokens_of(batch: RolloutBatch | ExampleBatch, cut: Located) -> tuple[Tensor, Tensor]:
-    """Token ids of a micro-batch and the mask of those with loss, both of its shape."""
-    ids, mask = (
-        values.flatten().index_select(0, cut.tokens).view(cut.shape)
+def model_inputs(batch: RolloutBatch | ExampleBatch, index: MicrobatchIndex) -> dict[str, Any]:
+    """A micro-batch as the arguments of `Policy.forward`, `loss` and `reference_logprobs`."""
+    token_ids, response_mask = (
+        values.flatten().index_select(0, index.token_index).view(index.shape)
         for values in (batch.token_ids, batch.response_mask)
     )
-    return ids, mask
+    return {
+        "token_ids": token_ids,
+        "response_mask": response_mask,
+        "response_index": index.response_index,
+        "packing": index.packing,
+    }
 
 
 def minibatches(
@@ -175,8 +182,9 @@ def cheapest_cuts(lengths: Sequence[int], max_tokens: int) -> list[int]:
 
 def padding_fraction(totals: Int[Tensor, " R"], micro: Sequence[Microbatch]) -> float:
     """Share of padding among the tokens that go through the model."""
-    used = sum(int(totals[cut.rows].sum()) for cut in micro)
-    paid = sum(
-        int(totals[cut.rows].sum()) if cut.packed else len(cut.rows) * cut.width for cut in micro
-    )
-    return 1 - used / paid
+    used = [int(totals[each.rows].sum()) for each in micro]
+    paid = [
+        tokens if each.packed else len(each.rows) * each.width
+        for each, tokens in zip(micro, used, strict=True)
+    ]
+    return 1 - sum(used) / sum(paid)

@@ -70,7 +70,7 @@ def entropy_weights(
     return weights
 
 
-def explored(hard: Float[Tensor, " R"], method: str) -> Float[Tensor, " R"]:
+def ea_mask(hard: Float[Tensor, " R"], method: str) -> Float[Tensor, " R"]:
     """1 for rows whose advantages get `ea_advantages`' bonus: the hard ones, or all under `ea_all`."""
     return {"ea": hard, "ea_all": torch.ones_like(hard)}.get(method, torch.zeros_like(hard))
 

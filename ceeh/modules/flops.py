@@ -27,19 +27,17 @@ PEAK_TFLOPS = {
 """Dense bf16 with fp32 accumulation, from vendors' data sheets; longer names before their parts."""
 
 
-def utilization(
-    policy: Policy, totals: Int[Tensor, " R"], seconds: float, *, reference: bool
-) -> dict[str, float]:
+def utilization(policy: Policy, totals: Int[Tensor, " R"], seconds: float) -> dict[str, float]:
     """`optimizer/mfu` of an update of `seconds` on the device of `totals`; empty for an unknown device."""
     if totals.device.type != "cuda":
         return {}
     name = torch.cuda.get_device_name(totals.device)
     peaks = [1e12 * peak for part, peak in PEAK_TFLOPS.items() if part in name]
-    needed = update_flops(policy, totals.tolist(), reference=reference)
+    needed = update_flops(policy, totals.tolist())
     return {"optimizer/mfu": needed / (seconds * peaks[0])} if peaks else {}
 
 
-def update_flops(policy: Policy, totals: list[int], *, reference: bool) -> float:
+def update_flops(policy: Policy, totals: list[int]) -> float:
     """FLOPs of one update over rows of `totals` tokens, without recomputation and padding.
 
         4 N + 2 N_trained  per token, and  3 x 2 layers A l^2  per row of l tokens for causal attention
@@ -62,10 +60,10 @@ def update_flops(policy: Policy, totals: list[int], *, reference: bool) -> float
     if head.weight is not embedding.weight:
         used -= embedding.weight.numel()
         trained -= embedding.weight.numel() if embedding.weight.requires_grad else 0
-    per_token = (6 if reference else 4) * used + 2 * trained
+    per_token = (6 if policy.keeps_reference else 4) * used + 2 * trained
     head_size = getattr(config, "head_dim", None) or (
         config.hidden_size // config.num_attention_heads
     )
     attention = 2 * config.num_hidden_layers * config.num_attention_heads * head_size
     squares = sum(length**2 for length in totals)
-    return per_token * sum(totals) + (4 if reference else 3) * attention * squares
+    return per_token * sum(totals) + (4 if policy.keeps_reference else 3) * attention * squares

@@ -2,8 +2,8 @@
 
 Axes: N tokens of a micro-batch, C tokens of one chunk, D width, V vocabulary.
 
-`token_values` and `slopes_of` are all the element-wise work; the matrix products are in their callers. On
-CUDA they are compiled to few passes over the logits: eagerly that work takes longer than the products
+`token_values` and `logit_gradient` are all the element-wise work; the matrix products are in their callers.
+On CUDA they are compiled to few passes over the logits: eagerly that work takes longer than the products
 (docs/gpu.md). On the CPU they go through a chunk in blocks, whose intermediates stay in the cache.
 """
 
@@ -131,28 +131,30 @@ class _ChunkedObjective(torch.autograd.Function):
                 logprobs, entropy, log_z = evaluate(
                     logits, targets[rows], temperature, bias, transform
                 )
-                part, by_logprob, by_entropy = differentiated(objective, logprobs, entropy, rows)
+                part, grad_logprob, grad_entropy = differentiated(
+                    objective, logprobs, entropy, rows
+                )
                 loss += part
                 if needs_hidden or needs_weight or needs_bias:
-                    slopes = gradient(
+                    grad_logits = gradient(
                         logits,
                         targets[rows],
                         entropy,
                         log_z,
-                        by_logprob,
-                        by_entropy,
+                        grad_logprob,
+                        grad_entropy,
                         temperature,
                         bias,
                         transform,
                         head.dtype,
                     )
                     if grad_hidden is not None:
-                        grad_hidden[rows] = multiply(slopes, head).to(hidden.dtype)
+                        grad_hidden[rows] = multiply(grad_logits, head).to(hidden.dtype)
                     if grad_weight is not None:
-                        add_product_(grad_weight, slopes.T, chunk)
+                        add_product_(grad_weight, grad_logits.T, chunk)
                     if grad_bias is not None:
-                        grad_bias += slopes.sum(0, dtype=dtype)
-                    del slopes
+                        grad_bias += grad_logits.sum(0, dtype=dtype)
+                    del grad_logits
                 del logits  # else they stay alive with the next chunk's
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
@@ -205,10 +207,10 @@ def differentiated(
         loss = objective(leaves[0], leaves[1], rows)
         if not loss.requires_grad:
             return loss, torch.zeros_like(logprobs), torch.zeros_like(entropy)
-        by_logprob, by_entropy = torch.autograd.grad(
+        grad_logprob, grad_entropy = torch.autograd.grad(
             loss, leaves, allow_unused=True, materialize_grads=True
         )
-    return loss.detach(), by_logprob, by_entropy
+    return loss.detach(), grad_logprob, grad_entropy
 
 
 def evaluate(
@@ -232,28 +234,28 @@ def gradient(
     targets: Int[Tensor, " C"],
     entropy: Float[Tensor, " C"],
     log_z: Float[Tensor, " C"],
-    by_logprob: Float[Tensor, " C"],
-    by_entropy: Float[Tensor, " C"],
+    grad_logprob: Float[Tensor, " C"],
+    grad_entropy: Float[Tensor, " C"],
     temperature: float,
     bias: Float[Tensor, " V"] | None,
     transform: LogitTransform,
     dtype: torch.dtype,
 ) -> Float[Tensor, "C V"]:
-    """`slopes_of` a chunk, in `dtype`; on the CPU in place of the products."""
-    of_tokens = targets, entropy, log_z, by_logprob, by_entropy
+    """`logit_gradient` of a chunk, in `dtype`; on the CPU it overwrites the products."""
+    of_tokens = targets, entropy, log_z, grad_logprob, grad_entropy
     given = temperature, bias, transform.scale, transform.cap
     if products.is_cuda:
-        return compiled(slopes_of)(products, *of_tokens, *given, dtype)
+        return compiled(logit_gradient)(products, *of_tokens, *given, dtype)
     for rows in blocks(products):
-        of_block = targets[rows], entropy[rows], log_z[rows], by_logprob[rows], by_entropy[rows]
+        of_block = targets[rows], entropy[rows], log_z[rows], grad_logprob[rows], grad_entropy[rows]
         block = products[rows]
-        block.copy_(slopes_of(block, *of_block, *given, products.dtype))
+        block.copy_(logit_gradient(block, *of_block, *given, products.dtype))
     return products.to(dtype)
 
 
 @cache
 def compiled(function: Callable) -> Callable:
-    """Compiled at its first use, which takes seconds, and anew when the number of tokens first changes."""
+    """Compiled at its first use, which takes seconds, and again when the number of tokens first changes."""
     return torch.compile(function, fullgraph=True)
 
 
@@ -275,13 +277,13 @@ def token_values(
 
 
 @no_type_check
-def slopes_of(
+def logit_gradient(
     x: Float[Tensor, "C V"],
     targets: Int[Tensor, " C"],
     entropy: Float[Tensor, " C"],
     log_z: Float[Tensor, " C"],
-    by_logprob: Float[Tensor, " C"],
-    by_entropy: Float[Tensor, " C"],
+    grad_logprob: Float[Tensor, " C"],
+    grad_entropy: Float[Tensor, " C"],
     temperature: float,
     bias: Float[Tensor, " V"] | None,
     scale: float,
@@ -294,11 +296,11 @@ def slopes_of(
     """
     z, slope = transformed(x, temperature, bias, scale, cap)
     log_p = z - log_z[:, None]
-    constant = -(by_logprob + by_entropy * entropy)
-    in_z = log_p.exp() * torch.addcmul(constant[:, None], -by_entropy[:, None], log_p)
+    constant = -(grad_logprob + grad_entropy * entropy)
+    in_z = log_p.exp() * torch.addcmul(constant[:, None], -grad_entropy[:, None], log_p)
     token_ids = torch.arange(x.shape[1], device=x.device, dtype=torch.int32)
     chosen = token_ids == targets[:, None].int()
-    return ((in_z + torch.where(chosen, by_logprob[:, None], 0.0)) * slope).to(dtype)
+    return ((in_z + torch.where(chosen, grad_logprob[:, None], 0.0)) * slope).to(dtype)
 
 
 @no_type_check

@@ -25,19 +25,19 @@ from ceeh.modules.advantages import group_advantages, group_sum
 from ceeh.modules.aggregation import denominator_shares
 from ceeh.modules.batching import (
     Microbatch,
-    located,
+    index_microbatches,
     microbatches,
     minibatches,
+    model_inputs,
     padding_fraction,
-    tokens_of,
 )
 from ceeh.modules.canary import check_first_ratio
 from ceeh.modules.metrics import RankMetrics, add_to, join_ranks, probe_metrics
 from ceeh.modules.policy import Policy
 from ceeh.modules.policy_module import PolicyModule
 from ceeh.modules.restore import load_policy
-from ceeh.modules.schedule import optimizer_steps
-from ceeh.modules.shaping.base import MeasuredShaping, ShapingInputs
+from ceeh.modules.schedule import updates_per_rollout_step
+from ceeh.modules.shaping.base import ShapingInputs
 from ceeh.modules.shaping.checked import build_shaping
 from ceeh.modules.update import (
     GradientResult,
@@ -66,8 +66,7 @@ class CEEHModule(PolicyModule):
             policy,
             config.optimizer,
             steps=config.rollouts.steps,
-            updates=config.rollouts.steps * optimizer_steps(config),
-            reference=config.objective.kl_coefficient > 0,
+            updates=config.rollouts.steps * updates_per_rollout_step(config),
         )
         self.config = config
         self.shaping = build_shaping(config)
@@ -128,13 +127,18 @@ class CEEHModule(PolicyModule):
             total=self.total,
         )
         advantages = advantages + settings.advantage_boost * batch.correct
+
+        def sampled() -> tuple[Tensor, Tensor]:
+            with self.clock.phase("old_logprobs"):
+                return self.forward_rows(batch)
+
         inputs = update_inputs(
             batch,
             advantages,
             self.hard(batch),
             settings=settings,
             progress=shaped.progress,
-            forward=lambda: self.forward_rows(batch),
+            forward=sampled,
             total=self.total,
         )
         sums: dict[str, float] = {}
@@ -175,7 +179,7 @@ class CEEHModule(PolicyModule):
 
         Returns what was found, and the rows to blame for an update skipped as not finite.
         """
-        rows = torch.cat([cut.rows for cut in micro])
+        rows = torch.cat([each.rows for each in micro])
         shares = denominator_shares(
             batch.lengths[rows],
             inputs.settings.aggregation,
@@ -187,7 +191,7 @@ class CEEHModule(PolicyModule):
         found = accumulate_gradients(
             self.policy,
             batch,
-            self.equalized(micro),
+            self.padded_to_equal_count(micro),
             inputs,
             denominator=self.total(shares.sum()),
             backward=self.backward_of,
@@ -205,7 +209,7 @@ class CEEHModule(PolicyModule):
         return replace(found, sums=found.sums | {"grad_norm": norm}), bad
 
     def check_first_step(
-        self, batch: RolloutBatch, cut: Microbatch, inputs: UpdateInputs, sums: dict[str, float]
+        self, batch: RolloutBatch, micro: Microbatch, inputs: UpdateInputs, sums: dict[str, float]
     ) -> None:
         """Raises RunError if the ratio is not 1 although no update has been made.
 
@@ -220,11 +224,11 @@ class CEEHModule(PolicyModule):
         if config.model.lora.rank and config.model.lora.dropout:
             if self.rollout_step > 0:
                 return
-            (at,) = located([cut], batch)
-            new = self.policy(*tokens_of(batch, at), places=at.places, packing=at.packing)[0]
-            new = new.flatten().index_select(0, at.places)
-            old = inputs.old_logprobs.flatten().index_select(0, at.batch_places)
-            difference, tokens = float((new - old).abs().sum()), float(len(at.places))
+            (index,) = index_microbatches([micro], batch)
+            new = self.policy(**model_inputs(batch, index))[0]
+            new = new.flatten().index_select(0, index.response_index)
+            old = inputs.old_logprobs.flatten().index_select(0, index.batch_index)
+            difference, tokens = float((new - old).abs().sum()), float(len(index.response_index))
         joined = self.total(torch.tensor([difference, tokens], device=self.device))
         check_first_ratio(
             float(joined[0] / joined[1]),
@@ -263,13 +267,15 @@ class CEEHModule(PolicyModule):
         filled = [torch.zeros_like(batch.engine_logprobs) for _ in range(2)]
         totals = batch.totals.cpu()
         rows, limit = torch.arange(len(totals)), self.config.optimizer.tokens_per_microbatch
-        micro = self.equalized(microbatches(totals, rows, limit, packed=self.policy.packs))
-        for cut in located(micro, batch):
+        micro = self.padded_to_equal_count(
+            microbatches(totals, rows, limit, packed=self.policy.packs)
+        )
+        for index in index_microbatches(micro, batch):
             shutdown.check()
-            found = self.policy(*tokens_of(batch, cut), places=cut.places, packing=cut.packing)
-            for values, of_cut in zip(filled, found, strict=True):
-                of_tokens = of_cut.flatten().index_select(0, cut.places).float()
-                values.view(-1).index_copy_(0, cut.batch_places, of_tokens)
+            found = self.policy(**model_inputs(batch, index))
+            for values, of_rows in zip(filled, found, strict=True):
+                of_tokens = of_rows.flatten().index_select(0, index.response_index).float()
+                values.view(-1).index_copy_(0, index.batch_index, of_tokens)
         return filled[0], filled[1]
 
     def step_metrics(
@@ -282,7 +288,8 @@ class CEEHModule(PolicyModule):
         updates: int,
     ) -> dict[str, float]:
         """The rollout step's metrics over all ranks."""
-        shaping = self.shaping.metrics(shaped) if isinstance(self.shaping, MeasuredShaping) else {}
+        measure = getattr(self.shaping, "metrics", None)
+        shaping = measure(shaped) if measure else {}
         ranks = gather_objects(self.trainer, RankMetrics.of(batch, rewards, hard, shaping, sums))
         return join_ranks(ranks, updates) | {
             "rollout/step": float(self.rollout_step),

@@ -87,18 +87,18 @@ def k3_kl(
 def ea_advantages(
     advantages: Float[Tensor, " N"],
     entropy: Float[Tensor, " N"],
-    explored: Float[Tensor, " N"],
+    ea_mask: Float[Tensor, " N"],
     *,
     alpha: float,
     kappa: float,
 ) -> Float[Tensor, " N"]:
-    """A + e min(alpha H, |A| / kappa), without gradient through H; e is `explored`, 1 on hard questions.
+    """A + e min(alpha H, |A| / kappa), without gradient through H; e is `ea_mask`, 1 on hard questions.
 
     kappa > 1 keeps the sign of A. A group whose responses are all wrong has A = 0 and gets nothing:
     the variant explores only where some response succeeds. The paper's eq. 7 and 12, variant EA;
     Cheng et al., https://arxiv.org/abs/2506.14758.
     """
-    return advantages + explored * torch.minimum(alpha * entropy.detach(), advantages.abs() / kappa)
+    return advantages + ea_mask * torch.minimum(alpha * entropy.detach(), advantages.abs() / kappa)
 
 
 def importance_weights(
@@ -129,7 +129,7 @@ class SampledTokens:
     """What is fixed about N response tokens before the update's forward pass.
 
     `advantages`, `hard` and `weights` (`row_weights`) are those of each token's row. `entropy_weights` is
-    lambda of ME, `explored` the rows of EA, both 0 for tokens left out by `top_fraction`. `importance`:
+    lambda of ME, `ea_mask` the rows of EA, both 0 for tokens left out by `top_fraction`. `importance`:
     `importance_weights`. `reference_logprobs` is None exactly when `kl_coefficient` is 0,
     `mean_log_ratio` (of `sequence_log_ratio`) when `ratio` is `token`.
     """
@@ -142,7 +142,7 @@ class SampledTokens:
     advantages: Float[Tensor, " N"]
     hard: Float[Tensor, " N"]
     entropy_weights: Float[Tensor, " N"]
-    explored: Float[Tensor, " N"]
+    ea_mask: Float[Tensor, " N"]
     weights: Float[Tensor, " N"]
 
     def __getitem__(self, tokens: slice | Tensor) -> "SampledTokens":
@@ -178,7 +178,7 @@ def policy_objective(
     advantages = ea_advantages(
         sampled.advantages,
         entropy,
-        sampled.explored,
+        sampled.ea_mask,
         alpha=settings.entropy.advantage_alpha,
         kappa=settings.entropy.advantage_kappa,
     )

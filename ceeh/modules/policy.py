@@ -65,6 +65,7 @@ class Policy(nn.Module):
         stored: Any = load_config(path, settings.trust_remote_code).dtype
         self.dtype: torch.dtype = stored or torch.float32
         self.lora = settings.lora.rank > 0 or adapter is not None
+        self.keeps_reference = keep_reference
         bf16 = precision == "bf16-mixed"
         self.head_operands = torch.bfloat16 if bf16 else None
         keeps_dtype = self.lora and bf16 and self.dtype == torch.bfloat16
@@ -168,29 +169,29 @@ class Policy(nn.Module):
         self,
         token_ids: Int[Tensor, "R T"],
         response_mask: Bool[Tensor, "R T"],
-        places: Int[Tensor, " N"] | None = None,
+        response_index: Int[Tensor, " N"] | None = None,
         packing: Packing | None = None,
     ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
         """Log-prob of each response token and entropy (nats) of the distribution it was drawn from.
 
         Both are at the sampling temperature, zero outside `response_mask` and without gradient. Rows
-        are padded on the right, so causal attention alone keeps padding out. `places` are the flat
+        are padded on the right, so causal attention alone keeps padding out. `response_index` holds the flat
         positions of the mask's tokens; finding them here makes the host wait for a GPU. With `packing`
         there is one row [1 S], which holds the rows one after the other.
         """
-        return self._evaluate(token_ids, flat_places(response_mask, places), packing)
+        return self._evaluate(token_ids, flat_index(response_mask, response_index), packing)
 
     def loss(
         self,
         token_ids: Int[Tensor, "R T"],
         response_mask: Bool[Tensor, "R T"],
         objective: TokenObjective,
-        places: Int[Tensor, " N"] | None = None,
+        response_index: Int[Tensor, " N"] | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, ""]:
         """The sum of `objective` over all response tokens, chunk by chunk in the mask's order."""
-        places = flat_places(response_mask, places)
-        hidden, targets = self._predicting(token_ids, places, packing)
+        response_index = flat_index(response_mask, response_index)
+        hidden, targets = self._predicting(token_ids, response_index, packing)
         return chunked_objective(hidden, targets=targets, objective=objective, **self._head())
 
     @torch.no_grad()
@@ -198,29 +199,30 @@ class Policy(nn.Module):
         self,
         token_ids: Int[Tensor, "R T"],
         response_mask: Bool[Tensor, "R T"],
-        places: Int[Tensor, " N"] | None = None,
+        response_index: Int[Tensor, " N"] | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "R T"]:
         """Log-probs under the starting policy."""
-        places = flat_places(response_mask, places)
+        response_index = flat_index(response_mask, response_index)
         if self.lora:
             wrapped: Any = self.model
             with wrapped.disable_adapter():
-                return self._evaluate(token_ids, places, packing)[0]
+                return self._evaluate(token_ids, response_index, packing)[0]
         reference = self.reference[0].to(token_ids.device)
-        return reference(token_ids, response_mask, places, packing)[0]
+        return reference(token_ids, response_mask, response_index, packing)[0]
 
     def _evaluate(
-        self, token_ids: Tensor, places: Tensor, packing: Packing | None
+        self, token_ids: Tensor, response_index: Tensor, packing: Packing | None
     ) -> tuple[Tensor, Tensor]:
         training = self.training
         self.eval()
-        hidden, targets = self._predicting(token_ids, places, packing)
+        hidden, targets = self._predicting(token_ids, response_index, packing)
         self.train(training)
         logprobs, entropy = chunked_logprobs_and_entropy(hidden, targets=targets, **self._head())
         zeros = torch.zeros(token_ids.numel(), dtype=logprobs.dtype, device=token_ids.device)
         return tuple(  # type: ignore[return-value]
-            zeros.index_copy(0, places, each).view(token_ids.shape) for each in (logprobs, entropy)
+            zeros.index_copy(0, response_index, each).view(token_ids.shape)
+            for each in (logprobs, entropy)
         )
 
     def _head(self) -> dict[str, Any]:
@@ -236,14 +238,14 @@ class Policy(nn.Module):
         }
 
     def _predicting(
-        self, token_ids: Tensor, places: Tensor, packing: Packing | None
+        self, token_ids: Tensor, response_index: Tensor, packing: Packing | None
     ) -> tuple[Tensor, Tensor]:
         """Hidden states that predict the N response tokens [N D], and the tokens [N]."""
         rows = {} if packing is None else packing.arguments
         base: Any = self.causal_lm.base_model
         hidden = base(input_ids=token_ids, use_cache=False, **rows).last_hidden_state
-        predicting = hidden.flatten(0, 1).index_select(0, places - 1)
-        return predicting, token_ids.flatten().index_select(0, places)
+        predicting = hidden.flatten(0, 1).index_select(0, response_index - 1)
+        return predicting, token_ids.flatten().index_select(0, response_index)
 
     def engine_weights(self) -> Iterator[tuple[str, Tensor]]:
         """What the model's files hold, named as there, with the adapter added in fp32.
@@ -355,11 +357,11 @@ def nf4(*, bf16: bool) -> BitsAndBytesConfig:
     )
 
 
-def flat_places(
-    response_mask: Bool[Tensor, "R T"], places: Int[Tensor, " N"] | None
+def flat_index(
+    response_mask: Bool[Tensor, "R T"], response_index: Int[Tensor, " N"] | None
 ) -> Int[Tensor, " N"]:
-    """`places`, or where the mask is True in the flattened rows. No row begins with a response token."""
-    return response_mask.flatten().nonzero()[:, 0] if places is None else places
+    """Positions in the flattened rows where the mask is True. No row begins with a response token."""
+    return response_mask.flatten().nonzero()[:, 0] if response_index is None else response_index
 
 
 def whole(weight: Tensor) -> Tensor:

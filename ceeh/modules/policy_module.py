@@ -38,9 +38,7 @@ class PolicyModule(LightningModule):
     if_not_finite = "Lower optimizer.lr"
     """The cure for updates that are not finite, in an error."""
 
-    def __init__(
-        self, policy: Policy, settings: Optimizer, *, steps: int, updates: int, reference: bool
-    ) -> None:
+    def __init__(self, policy: Policy, settings: Optimizer, *, steps: int, updates: int) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = False  # with LoRA a checkpoint holds the adapter alone
@@ -48,7 +46,6 @@ class PolicyModule(LightningModule):
         self.settings = settings
         self.steps = steps
         self.updates = updates
-        self.reference = reference
         self.bad_updates = 0
         self.rollout_step = 0
         self.clock = StepClock()
@@ -58,7 +55,7 @@ class PolicyModule(LightningModule):
         if isinstance(self.trainer.strategy, ShardedStrategy) and not sharded(self.policy):
             shard(self.policy, self.trainer.strategy.device_mesh["data_parallel"])
 
-    def equalized(self, micro: list[Microbatch]) -> list[Microbatch]:
+    def padded_to_equal_count(self, micro: list[Microbatch]) -> list[Microbatch]:
         """`micro`; with sharded weights, whose forward passes are collective, as many on every rank."""
         if not sharded(self.policy):
             return micro
@@ -119,7 +116,7 @@ class PolicyModule(LightningModule):
         """Logs the step's times. Raises RunError after too many updates in a row were not finite."""
         metrics = self.clock.step_ends(batch, outputs["tokens"])
         seconds = sum(metrics[f"time/{phase}"] for phase in UPDATE)
-        used = utilization(self.policy, batch.totals, seconds, reference=self.reference)
+        used = utilization(self.policy, batch.totals, seconds)
         self.log_dict(metrics | used, batch_size=1)
         if self.bad_updates >= self.settings.max_skipped_updates:
             raise RunError(

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ceeh.config.settings import Config, Optimizer
 
 
-def optimizer_steps(config: Config) -> int:
+def updates_per_rollout_step(config: Config) -> int:
     """Optimizer steps of one rollout step, whatever the number of ranks."""
     return math.ceil(config.rollouts.prompts_per_step / config.optimizer.prompts_per_minibatch)
 

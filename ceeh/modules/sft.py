@@ -11,10 +11,10 @@ from ceeh.config.sft import SFTConfig
 from ceeh.data.examples import ExampleBatch
 from ceeh.modules.batching import (
     Microbatch,
-    located,
+    index_microbatches,
     microbatches,
+    model_inputs,
     padding_fraction,
-    tokens_of,
 )
 from ceeh.modules.policy import Policy
 from ceeh.modules.policy_module import PolicyModule
@@ -30,9 +30,7 @@ class SFTModule(PolicyModule):
     """
 
     def __init__(self, config: SFTConfig, policy: Policy) -> None:
-        super().__init__(
-            policy, config.optimizer, steps=config.steps, updates=config.steps, reference=False
-        )
+        super().__init__(policy, config.optimizer, steps=config.steps, updates=config.steps)
         self.config = config
         self.held_out = torch.zeros(2, dtype=torch.float64)
         """Sum of nats and number of tokens of the evaluation so far."""
@@ -40,22 +38,20 @@ class SFTModule(PolicyModule):
     def training_step(self, batch: ExampleBatch, batch_idx: int) -> dict[str, Any]:
         """Returns "tokens", the response tokens of all ranks."""
         self.clock.update_begins()
-        cuts = self.cut(batch)
-        micro = self.equalized(cuts)
+        own = self.microbatches(batch)
+        micro = self.padded_to_equal_count(own)
         tokens = self.total(batch.response_mask.sum())
         self.optimizers().zero_grad()  # type: ignore[union-attr]
         parts = []
-        for index, cut in enumerate(located(micro, batch)):
+        for number, index in enumerate(index_microbatches(micro, batch), 1):
             with self.clock.phase("forward"):
                 part = self.policy.loss(
-                    *tokens_of(batch, cut),
-                    lambda logprobs, entropy, _: -logprobs.sum() / tokens,
-                    places=cut.places,
-                    packing=cut.packing,
+                    objective=lambda logprobs, entropy, _: -logprobs.sum() / tokens,
+                    **model_inputs(batch, index),
                 )
                 parts.append(part.detach())
             with self.clock.phase("backward"):
-                self.backward_of(part, index == len(micro) - 1)
+                self.backward_of(part, number == len(micro))
             shutdown.check()
         loss = float(torch.stack(parts).sum())  # one wait for the device
         norm, _ = self.take_step(loss)
@@ -66,14 +62,14 @@ class SFTModule(PolicyModule):
             "loss/tokens": float(tokens),
             "optimizer/grad_norm": norm,
             "optimizer/lr": self.lr_schedulers().get_last_lr()[0],  # type: ignore[union-attr]
-            "optimizer/padding_fraction": padding_fraction(batch.totals.cpu(), cuts),
+            "optimizer/padding_fraction": padding_fraction(batch.totals.cpu(), own),
             "optimizer/skipped_in_a_row": float(self.bad_updates),
             "time/update": self.clock.update_ends(),
         }
         self.log_dict(metrics, batch_size=1)
         return {"tokens": float(tokens)}
 
-    def cut(self, batch: ExampleBatch) -> list[Microbatch]:
+    def microbatches(self, batch: ExampleBatch) -> list[Microbatch]:
         totals = batch.totals.cpu()
         rows, limit = torch.arange(len(totals)), self.settings.tokens_per_microbatch
         return microbatches(totals, rows, limit, packed=self.policy.packs)
@@ -83,11 +79,11 @@ class SFTModule(PolicyModule):
 
     def validation_step(self, batch: ExampleBatch, batch_idx: int) -> None:
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
-        for cut in located(self.equalized(self.cut(batch)), batch):
+        for index in index_microbatches(
+            self.padded_to_equal_count(self.microbatches(batch)), batch
+        ):
             shutdown.check()
-            logprobs, _ = self.policy(
-                *tokens_of(batch, cut), places=cut.places, packing=cut.packing
-            )
+            logprobs, _ = self.policy(**model_inputs(batch, index))
             nats -= logprobs.double().sum()
         self.held_out += torch.stack([nats, batch.response_mask.sum()]).cpu()
 

@@ -1,9 +1,10 @@
 """StepClock: where the time of a rollout step goes.
 
 A step consists of the rollouts (`generate`, `score`, `waiting` for the rollouts of the slowest rank,
-`collate`, `probe`), the callbacks that read, the update (`forward`, `backward`, `optimizer`), `push`, and
-the callbacks that observe, log and save. `idle` is the rest: the trainer's own loop and waiting for other
-ranks elsewhere. Moving the batch to the device counts as `callbacks`.
+`collate`, `probe`), the callbacks that read, the update (`old_logprobs` where the trainer recomputes them,
+`forward`, `backward`, `optimizer`), `push`, and the callbacks that observe, log and save. `idle` is the
+rest: the trainer's own loop and waiting for other ranks elsewhere. Moving the batch to the device counts
+as `callbacks`.
 """
 
 import time

@@ -14,8 +14,8 @@ from ceeh.config.settings import Objective
 from ceeh.data.batch import RolloutBatch
 from ceeh.errors import RunError, first_line
 from ceeh.modules.aggregation import row_weights
-from ceeh.modules.batching import Located, Microbatch, located, tokens_of
-from ceeh.modules.entropy import entropy_anneal, entropy_weights, explored, top_entropy_tokens
+from ceeh.modules.batching import Microbatch, MicrobatchIndex, index_microbatches, model_inputs
+from ceeh.modules.entropy import ea_mask, entropy_anneal, entropy_weights, top_entropy_tokens
 from ceeh.modules.metrics import add_to
 from ceeh.modules.objective import SampledTokens, importance_weights, policy_objective
 from ceeh.modules.policy import Policy
@@ -35,7 +35,7 @@ class UpdateInputs:
     advantages: Float[Tensor, " R"]
     hard: Float[Tensor, " R"]
     entropy_weights: Float[Tensor, " R"]
-    explored: Float[Tensor, " R"]
+    ea_mask: Float[Tensor, " R"]
     settings: Objective
     importance: Float[Tensor, "R T"] | None = None
     bonus_mask: Bool[Tensor, "R T"] | None = None
@@ -88,7 +88,7 @@ def update_inputs(
             anneal=entropy_anneal(progress, bonus.anneal, bonus.anneal_end),
             total=total,
         ),
-        explored=explored(hard, bonus.method),
+        ea_mask=ea_mask(hard, bonus.method),
         settings=settings,
         importance=importance,
         bonus_mask=bonus_mask,
@@ -128,8 +128,8 @@ def accumulate_gradients(
     not_finite = torch.zeros_like(batch.correct)
     row_entropy = torch.zeros_like(batch.scores)
 
-    def loss_of(cut: Located) -> Tensor:
-        sampled, rows = gather_tokens(policy, batch, cut, inputs)
+    def loss_of(index: MicrobatchIndex) -> Tensor:
+        sampled, rows = gather_tokens(policy, batch, index, inputs)
 
         def objective(logprobs: Tensor, entropy: Tensor, tokens: slice) -> Tensor:
             terms = policy_objective(
@@ -146,20 +146,18 @@ def accumulate_gradients(
             not_finite.index_put_((rows[tokens],), ~finite, accumulate=True)
             return terms.loss
 
-        return policy.loss(
-            *tokens_of(batch, cut), objective, places=cut.places, packing=cut.packing
-        )
+        return policy.loss(objective=objective, **model_inputs(batch, index))
 
-    for index, cut in enumerate(located(micro, batch)):
+    for number, index in enumerate(index_microbatches(micro, batch), 1):
         try:
             with clock.phase("forward"):
-                loss = loss_of(cut)
+                loss = loss_of(index)
                 add_to(sums, {"loss": loss.detach()})
             with clock.phase("backward"):
-                backward(loss, index == len(micro) - 1)
+                backward(loss, number == len(micro))
         except torch.OutOfMemoryError as error:
             raise RunError(
-                f"GPU memory ran out in a micro-batch of {cut.shape[0]} x {cut.shape[1]} tokens "
+                f"GPU memory ran out in a micro-batch of {index.shape[0]} x {index.shape[1]} tokens "
                 f"({first_line(error)}). Lower optimizer.tokens_per_microbatch or "
                 "model.head_chunk_tokens, or set model.gradient_checkpointing=true or "
                 "engine.init_args.sleep=true; then resume with ckpt_path=last"
@@ -174,31 +172,29 @@ def accumulate_gradients(
 
 
 def gather_tokens(
-    policy: Policy, batch: RolloutBatch, cut: Located, inputs: UpdateInputs
+    policy: Policy, batch: RolloutBatch, index: MicrobatchIndex, inputs: UpdateInputs
 ) -> tuple[SampledTokens, Tensor]:
     """The response tokens [N] of a micro-batch in the head's order, and each one's row of the batch.
 
     Prompts and padding end here: no equation sees them.
     """
     settings, reference, mean_log_ratio = inputs.settings, None, None
-    row = cut.batch_places // batch.token_ids.shape[1]
+    row = index.batch_index // batch.token_ids.shape[1]
 
     def of_tokens(values: Tensor) -> Tensor:
-        return values.flatten().index_select(0, cut.batch_places)
+        return values.flatten().index_select(0, index.batch_index)
 
     def of_rows(values: Tensor) -> Tensor:
         return values.index_select(0, row)
 
     old_logprobs = of_tokens(inputs.old_logprobs)
     if settings.kl_coefficient > 0:
-        logprobs = policy.reference_logprobs(
-            *tokens_of(batch, cut), places=cut.places, packing=cut.packing
-        )
-        reference = logprobs.flatten().index_select(0, cut.places)
+        logprobs = policy.reference_logprobs(**model_inputs(batch, index))
+        reference = logprobs.flatten().index_select(0, index.response_index)
     if settings.ratio == "sequence":
         # A micro-batch holds whole rows: their ratios are known before the first chunk's loss.
-        logprobs = policy(*tokens_of(batch, cut), places=cut.places, packing=cut.packing)[0]
-        log_ratio = logprobs.flatten().index_select(0, cut.places) - old_logprobs
+        logprobs = policy(**model_inputs(batch, index))[0]
+        log_ratio = logprobs.flatten().index_select(0, index.response_index) - old_logprobs
         sums = torch.zeros_like(batch.scores).index_add_(0, row, log_ratio.to(batch.scores))
         mean_log_ratio = of_rows(sums / batch.lengths.clamp(min=1))
     chosen = torch.ones_like(old_logprobs)
@@ -215,7 +211,7 @@ def gather_tokens(
         advantages=of_rows(inputs.advantages),
         hard=of_rows(inputs.hard),
         entropy_weights=of_rows(inputs.entropy_weights) * chosen,
-        explored=of_rows(inputs.explored) * chosen,
+        ea_mask=of_rows(inputs.ea_mask) * chosen,
         weights=of_rows(row_weights(batch.lengths, settings.aggregation)),
     )
     return tokens, row

@@ -13,11 +13,24 @@ pytestmark = pytest.mark.usefixtures("without_figures")
 NOTHING = "objective.shaping.class_path=tests.torch_engine.NoReward"
 
 
+@pytest.mark.parametrize(
+    "advantages",
+    [
+        pytest.param([], id="all zero"),
+        pytest.param(
+            [
+                "objective.advantage_boost=0.1",
+                "verifier.init_args={class_path: tests.rewards.even_length}",
+            ],
+            id="raised for correct responses",
+        ),
+    ],
+)
 def test_a_run_stops_after_that_many_steps_without_contrast(
-    tiny_model_dir: Path, tmp_path: Path
+    tiny_model_dir: Path, tmp_path: Path, advantages: list[str]
 ) -> None:
     with pytest.raises(RunError, match=r"in 3 rollout steps in a row \(rollouts.max_flat_steps\)"):
-        fit(small(tiny_model_dir, tmp_path, NOTHING, "rollouts.max_flat_steps=3"))
+        fit(small(tiny_model_dir, tmp_path, NOTHING, "rollouts.max_flat_steps=3", *advantages))
     files = sorted(file.stem for file in (tmp_path / "starter" / "rollouts").glob("*.parquet"))
     assert files == ["step-000001", "step-000002", "step-000003"]
 

@@ -110,7 +110,7 @@ def gradient(policy: Policy, device: str, *, bf16: bool) -> Tensor:
         advantages=given.advantages.to(device),
         hard=given.hard.to(device),
         entropy_weights=given.entropy_weights.to(device),
-        explored=given.explored.to(device),
+        ea_mask=given.ea_mask.to(device),
     )
     with torch.autocast(device, BF16, enabled=bf16, cache_enabled=False):
         accumulate_gradients(

@@ -47,14 +47,14 @@ def run_name(case: str, strategy: str) -> str:
 def main(models: dict[str, str], output: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ceeh.held_out.write_report", lambda folder, *_, **__: folder / "report.html")
-        equalized = PolicyModule.equalized
+        padded_to_equal_count = PolicyModule.padded_to_equal_count
 
         def noting(module: PolicyModule, micro: list[Microbatch]) -> list[Microbatch]:
             sys.stdout.write(f"microbatches {rank()} {len(micro)}\n")  # in one piece
             sys.stdout.flush()
-            return equalized(module, micro)
+            return padded_to_equal_count(module, micro)
 
-        patch.setattr(PolicyModule, "equalized", noting)
+        patch.setattr(PolicyModule, "padded_to_equal_count", noting)
         for case, given in CASES.items():
             for strategy in STRATEGIES[world_size()]:
                 model = models["bf16" if "bf16" in case else "fp32"]

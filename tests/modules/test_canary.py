@@ -96,13 +96,11 @@ def test_randomness_in_the_models_code_stops_the_run_at_the_first_step(
 ) -> None:
     loss = Policy.loss
 
-    def noisy(self: Policy, token_ids, mask, objective, **places):
+    def noisy(self: Policy, *, objective, **model_inputs):
         return loss(
             self,
-            token_ids,
-            mask,
-            lambda found, entropy, rows: objective(found * 1.1, entropy, rows),
-            **places,
+            objective=lambda found, entropy, rows: objective(found * 1.1, entropy, rows),
+            **model_inputs,
         )
 
     monkeypatch.setattr(Policy, "loss", noisy)

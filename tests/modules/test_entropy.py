@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ceeh.config.settings import Entropy
-from ceeh.modules.entropy import entropy_anneal, entropy_weights, explored, top_entropy_tokens
+from ceeh.modules.entropy import ea_mask, entropy_anneal, entropy_weights, top_entropy_tokens
 
 HARD = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
 LENGTHS = torch.tensor([10, 30, 40, 120])
@@ -85,9 +85,9 @@ def test_the_coefficient_may_differ_from_row_to_row():
 
 
 def test_ea_explores_hard_rows_and_ea_all_every_row():
-    assert explored(HARD, "ea").tolist() == [1, 1, 0, 0]
-    assert explored(HARD, "ea_all").tolist() == [1, 1, 1, 1]
-    assert explored(HARD, "me").tolist() == [0, 0, 0, 0]
+    assert ea_mask(HARD, "ea").tolist() == [1, 1, 0, 0]
+    assert ea_mask(HARD, "ea_all").tolist() == [1, 1, 1, 1]
+    assert ea_mask(HARD, "me").tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

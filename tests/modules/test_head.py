@@ -14,7 +14,7 @@ from ceeh.modules.head import (
     LogitTransform,
     chunked_logprobs_and_entropy,
     chunked_objective,
-    slopes_of,
+    logit_gradient,
     token_values,
 )
 
@@ -95,10 +95,10 @@ def weighted(
     chunk_tokens: int = 4,
 ) -> Tensor:
     """sum_n a_n log p_n + b_n H_n through the chunked head."""
-    by_logprob, by_entropy = (torch.as_tensor(each).expand(len(hidden)) for each in (a, b))
+    grad_logprob, grad_entropy = (torch.as_tensor(each).expand(len(hidden)) for each in (a, b))
 
     def objective(logprobs: Tensor, entropy: Tensor, tokens: slice) -> Tensor:
-        return (by_logprob[tokens] * logprobs + by_entropy[tokens] * entropy).sum()
+        return (grad_logprob[tokens] * logprobs + grad_entropy[tokens] * entropy).sum()
 
     return chunked_objective(
         hidden, weight, targets, objective, temperature=temperature, chunk_tokens=chunk_tokens
@@ -288,7 +288,8 @@ def test_what_cuda_compiles_compiles_without_a_break() -> None:
     hidden, weight, targets = random_head(11)
     x = (hidden @ weight.T).detach()
     evaluate, slope = (
-        torch.compile(work, fullgraph=True, backend="eager") for work in (token_values, slopes_of)
+        torch.compile(work, fullgraph=True, backend="eager")
+        for work in (token_values, logit_gradient)
     )
     for rows in (slice(0, 8), slice(8, 11)):
         found = evaluate(x[rows], targets[rows], 0.7, None, 1.0, None)
@@ -297,7 +298,7 @@ def test_what_cuda_compiles_compiles_without_a_break() -> None:
         )
         given = targets[rows], found[1], found[2], found[0], found[1], 0.7, None, 1.0, 2.0
         torch.testing.assert_close(
-            slope(x[rows], *given, torch.float64), slopes_of(x[rows], *given, torch.float64)
+            slope(x[rows], *given, torch.float64), logit_gradient(x[rows], *given, torch.float64)
         )
 
 

@@ -21,10 +21,10 @@ from ceeh.errors import ConfigError
 from ceeh.modules.batching import (
     Microbatch,
     first_fit,
-    located,
+    index_microbatches,
     microbatches,
+    model_inputs,
     padding_fraction,
-    tokens_of,
 )
 from ceeh.modules.packing import (
     packing_fault,
@@ -104,11 +104,11 @@ def forward_packed(policy: Policy, batch: RolloutBatch, budget: int) -> list[Ten
     filled = [torch.zeros_like(batch.engine_logprobs) for _ in range(2)]
     micro = microbatches(batch.totals, torch.arange(5), budget, packed=policy.packs)
     assert padding_fraction(batch.totals, micro) == 0
-    for cut in located(micro, batch):
-        assert cut.shape == (1, len(cut.tokens))
-        found = policy(*tokens_of(batch, cut), places=cut.places, packing=cut.packing)
+    for index in index_microbatches(micro, batch):
+        assert index.shape == (1, len(index.token_index))
+        found = policy(**model_inputs(batch, index))
         for values, of_cut in zip(filled, found, strict=True):
-            values.view(-1)[cut.batch_places] = of_cut.flatten()[cut.places]
+            values.view(-1)[index.batch_index] = of_cut.flatten()[index.response_index]
     return filled
 
 
@@ -164,11 +164,13 @@ def test_rows_without_response_and_empty_micro_batches_are_packed(tiny_model_dir
     expected = policy(aborted.token_ids, aborted.response_mask)[0]
     for rows in ([0, 1, 2], [1], []):
         cut = Microbatch(rows=torch.tensor(rows, dtype=torch.long), width=12, packed=True)
-        (at,) = located([cut], aborted)
-        found = policy(*tokens_of(aborted, at), places=at.places, packing=at.packing)[0]
-        of_batch = expected.flatten()[at.batch_places]
-        torch.testing.assert_close(found.flatten()[at.places], of_batch, rtol=0, atol=1e-5)
-        assert len(at.places) == int(mask[rows].sum())
+        (index,) = index_microbatches([cut], aborted)
+        found = policy(**model_inputs(aborted, index))[0]
+        of_batch = expected.flatten()[index.batch_index]
+        torch.testing.assert_close(
+            found.flatten()[index.response_index], of_batch, rtol=0, atol=1e-5
+        )
+        assert len(index.response_index) == int(mask[rows].sum())
 
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.integers(10, 60))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ceeh.config.settings import Entropy, Objective
-from ceeh.modules.entropy import explored
+from ceeh.modules.entropy import ea_mask
 from ceeh.modules.objective import ObjectiveTerms, SampledTokens, policy_objective
 
 DENOMINATOR = 37.0
@@ -53,7 +53,7 @@ def rollouts(seed: int, chosen: Objective | None = None, count: int = 48) -> Giv
         hard=hard,
         # Large enough that no term hides behind another's rounding.
         entropy_weights=LAMBDA * (1 + 4 * hard) * (chosen.entropy.method == "me"),
-        explored=explored(hard, chosen.entropy.method),
+        ea_mask=ea_mask(hard, chosen.entropy.method),
         weights=torch.rand(count, generator=generator, dtype=torch.float64) + 0.5,
     )
     return logprobs, normal().abs(), sampled
@@ -160,7 +160,7 @@ def test_literal_case():
             advantages=torch.tensor([0.5]),
             hard=torch.ones(1),
             entropy_weights=torch.tensor([0.035 if method == "me" else 0.0]),
-            explored=explored(torch.ones(1), method),
+            ea_mask=ea_mask(torch.ones(1), method),
             weights=torch.ones(1),
         )
         terms = policy_objective(

@@ -12,7 +12,6 @@ from ceeh.config.settings import Model, Optimizer
 from ceeh.config.sft import SFTConfig
 from ceeh.data.examples import ExampleBatch
 from ceeh.modules import sft
-from ceeh.modules.batching import Microbatch
 from ceeh.modules.policy import Policy
 from ceeh.modules.sft import SFTModule
 from tests.modules.test_update_waits import Waits
@@ -125,23 +124,18 @@ def test_micro_batches_read_nothing_back(
 ) -> None:
     """On a GPU each number read makes the host wait; a step reads its losses, all at once."""
     given, counts = batch(6, 14), []
-    find = sft.located
+    find = sft.index_microbatches
     for budget in (14, 1000):
         module = trained(tiny_model_dir, given, tokens_per_microbatch=budget, attention="varlen")
-        micro, once = module.cut(given), find(module.cut(given), given)
-        monkeypatch.setattr(SFTModule, "cut", lambda *_, micro=micro: micro)
-        monkeypatch.setattr(sft, "located", lambda *_, once=once: once)
+        micro, once = module.microbatches(given), find(module.microbatches(given), given)
+        monkeypatch.setattr(SFTModule, "microbatches", lambda *_, micro=micro: micro)
+        monkeypatch.setattr(sft, "index_microbatches", lambda *_, once=once: once)
         with Waits() as waits:
             module.training_step(given, 1)
-        waits.counts["_local_scalar_dense"] -= padding_reads(micro)
+        waits.counts["_local_scalar_dense"] -= len(micro)  # `padding_fraction` sums on the host
         counts.append(waits.counts)
         monkeypatch.undo()
     assert counts[0] == counts[1]  # of three micro-batches and of one
-
-
-def padding_reads(micro: list[Microbatch]) -> int:
-    """Numbers of the host that `padding_fraction` reads: of what is used and what is paid."""
-    return 2 * len(micro)
 
 
 def test_padding_and_row_order_change_nothing(tiny_model_dir: Path) -> None:

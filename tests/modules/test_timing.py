@@ -54,7 +54,7 @@ def test_phases_of_one_name_add_up_until_they_are_taken() -> None:
 @pytest.mark.parametrize(("rank", "reference"), [(0, False), (0, True), (2, False)])
 def test_flops_of_the_tiny_model(tiny_model_dir: Path, rank: int, reference: bool) -> None:
     settings = Model(lora=LoRA(rank=rank))
-    policy = Policy(settings, str(tiny_model_dir), temperature=1.0, keep_reference=False)
+    policy = Policy(settings, str(tiny_model_dir), temperature=1.0, keep_reference=reference)
     # Width 32, 2 layers, 2 heads of 32, MLP 96, vocabulary 64 tied. Per layer q k v: 3 x 32 x 64,
     # o: 64 x 32, MLP: 3 x 32 x 96; the head 64 x 32.
     frozen = 2 * (4 * 32 * 64 + 3 * 32 * 96) + 64 * 32
@@ -64,7 +64,7 @@ def test_flops_of_the_tiny_model(tiny_model_dir: Path, rank: int, reference: boo
     per_token = (6 if reference else 4) * used + 2 * trained
     # Two rows of 3 and 5 tokens; causal attention 2 layers x 64 wide: 2 x 2 x 64 (9 + 25) a pass.
     attention = (4 if reference else 3) * 2 * 2 * 64 * 34
-    assert update_flops(policy, [3, 5], reference=reference) == 8 * per_token + attention
+    assert update_flops(policy, [3, 5]) == 8 * per_token + attention
 
 
 def test_profile_writes_a_trace_with_the_phases(tiny_model_dir: Path, tmp_path: Path) -> None:

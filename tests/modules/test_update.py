@@ -136,7 +136,7 @@ def reference_update(
         advantages=given.advantages[row],
         hard=given.hard[row],
         entropy_weights=given.entropy_weights[row] * chosen,
-        explored=given.explored[row] * chosen,
+        ea_mask=given.ea_mask[row] * chosen,
         weights=row_weights(batch.lengths, settings.aggregation)[row],
     )
     entropy = -(log_p.exp() * log_p).sum(-1)

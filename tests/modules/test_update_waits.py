@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ceeh.config.settings import Entropy, Model, Objective
 from ceeh.modules import update
-from ceeh.modules.batching import located, microbatches, tokens_of
+from ceeh.modules.batching import index_microbatches, microbatches, model_inputs
 from ceeh.modules.policy import Policy
 from ceeh.modules.timing import StepClock
 from tests.modules.test_update import denominator, inputs, make, ragged
@@ -41,8 +41,8 @@ class Waits(TorchDispatchMode):
 def counted(policy: Policy, settings: Objective, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     batch = ragged()
     micro = microbatches(batch.totals, torch.arange(5), 12, packed=policy.packs)
-    places = located(micro, batch)  # once for the optimizer step, by the host
-    monkeypatch.setattr(update, "located", lambda *_: places)
+    indices = index_microbatches(micro, batch)  # once for the optimizer step, by the host
+    monkeypatch.setattr(update, "index_microbatches", lambda *_: indices)
     with Waits() as waits:
         update.accumulate_gradients(
             policy,
@@ -94,7 +94,9 @@ def test_what_would_wait_is_counted(tiny_model_dir: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         Policy,
         "loss",
-        lambda self, ids, mask, objective, **_: whole(self, ids, mask, objective),
+        lambda self, token_ids, response_mask, objective, **_: whole(
+            self, token_ids, response_mask, objective
+        ),
     )
     assert counted(make(tiny_model_dir, 0, 5), SETTINGS["ea"], monkeypatch) == {"nonzero": 4}
     with Waits() as waits:
@@ -104,17 +106,18 @@ def test_what_would_wait_is_counted(tiny_model_dir: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_places_are_those_of_the_mask(packed: bool) -> None:
+def test_the_response_index_is_where_the_mask_is_true(packed: bool) -> None:
     batch = ragged()
     values = torch.arange(batch.token_ids.numel())
     micro = microbatches(batch.totals, torch.tensor([3, 0, 4]), 24, packed=packed)
     found = []
-    for cut in located(micro, batch):
-        ids, mask = tokens_of(batch, cut)
-        assert cut.places.tolist() == mask.flatten().nonzero()[:, 0].tolist()
-        torch.testing.assert_close(cut.batch_places, cut.tokens[cut.places])
-        torch.testing.assert_close(ids.flatten(), batch.token_ids.flatten()[cut.tokens])
-        found += cut.batch_places.tolist()
+    for index in index_microbatches(micro, batch):
+        given = model_inputs(batch, index)
+        ids, mask = given["token_ids"], given["response_mask"]
+        assert index.response_index.tolist() == mask.flatten().nonzero()[:, 0].tolist()
+        torch.testing.assert_close(index.batch_index, index.token_index[index.response_index])
+        torch.testing.assert_close(ids.flatten(), batch.token_ids.flatten()[index.token_index])
+        found += index.batch_index.tolist()
     rows = torch.tensor([0, 3, 4])
     expected = values.view(batch.token_ids.shape)[rows][batch.response_mask[rows]]
     assert sorted(found) == expected.tolist()

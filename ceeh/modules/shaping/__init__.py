@@ -5,7 +5,7 @@ from ceeh.modules.shaping.adaptive_target import (
     EfficiencyBalance,
     ExperienceLimit,
 )
-from ceeh.modules.shaping.base import MeasuredShaping, NoShaping, Shaping, ShapingInputs
+from ceeh.modules.shaping.base import NoShaping, Shaping, ShapingInputs
 from ceeh.modules.shaping.optimal_length import BudgetPenalty, OptimalLengthPenalty
 from ceeh.modules.shaping.reference_length import (
     AdaptivePenalty,
@@ -25,7 +25,6 @@ __all__ = [
     "HistoryAware",
     "LengthLimit",
     "LengthPenalty",
-    "MeasuredShaping",
     "MinMaxLength",
     "NoShaping",
     "OptimalLengthPenalty",

@@ -98,7 +98,11 @@ class ShapingInputs(Responses):
 
 @runtime_checkable
 class Shaping(Protocol):
-    """What `objective.shaping.class_path` must name."""
+    """What `objective.shaping.class_path` must name.
+
+    It may also have `metrics(inputs)`, which returns values per row by name, NaN for rows without one;
+    `reward/<name>` is their mean over all ranks.
+    """
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -107,15 +111,6 @@ class Shaping(Protocol):
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         """R_total of each row."""
-        ...
-
-
-@runtime_checkable
-class MeasuredShaping(Shaping, Protocol):
-    """A shaping with metrics of its own."""
-
-    def metrics(self, inputs: ShapingInputs) -> Mapping[str, Float[Tensor, " R"]]:
-        """Values per row by name, NaN for rows without; `reward/<name>` is their mean over ranks."""
         ...
 
 

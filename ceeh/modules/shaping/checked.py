@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ceeh.config.settings import Config
 from ceeh.errors import ConfigError, user_code
-from ceeh.modules.shaping.base import MeasuredShaping, Shaping, ShapingInputs
+from ceeh.modules.shaping.base import Shaping, ShapingInputs
 
 INTERFACE = (
     'a length reward (ceeh.modules.shaping.Shaping) has reads, e.g. reads = ("optimal_length",) or (),'
@@ -41,6 +41,16 @@ class CheckedShaping:
         self.check(rewards, inputs, "a reward", may_be_nan=False)
         return rewards.detach().to(inputs.scores)
 
+    def metrics(self, inputs: ShapingInputs) -> Mapping[str, Float[Tensor, " R"]]:
+        """The metrics of the user's class, checked; none where it has none."""
+        if not hasattr(self.shaping, "metrics"):
+            return {}
+        with self.guard("metrics"):
+            values = dict(self.shaping.metrics(inputs))
+        for name, value in values.items():
+            self.check(value, inputs, f"a value of '{name}'", may_be_nan=True)
+        return values
+
     def guard(self, method: str) -> AbstractContextManager[None]:
         return user_code(self.shaping, f"objective.shaping: {self.name} failed in {method}{CURE}")
 
@@ -67,17 +77,6 @@ class CheckedShaping:
         return ", ".join(read) or "none"
 
 
-class CheckedMeasuredShaping(CheckedShaping):
-    """`CheckedShaping` of a reward with metrics, which are checked, too."""
-
-    def metrics(self, inputs: ShapingInputs) -> Mapping[str, Float[Tensor, " R"]]:
-        with self.guard("metrics"):
-            values = dict(self.shaping.metrics(inputs))
-        for name, value in values.items():
-            self.check(value, inputs, f"a value of '{name}'", may_be_nan=True)
-        return values
-
-
 def build_shaping(config: Config) -> Shaping:
     """The class of `objective.shaping`, given `max_response_tokens` if it asks for it.
 
@@ -89,8 +88,7 @@ def build_shaping(config: Config) -> Shaping:
     )
     if type(shaping).__module__.startswith("ceeh."):
         return shaping
-    measured = isinstance(shaping, MeasuredShaping)
-    return (CheckedMeasuredShaping if measured else CheckedShaping)(shaping, component.class_path)
+    return CheckedShaping(shaping, component.class_path)
 
 
 def trial_inputs(reads: tuple[str, ...]) -> ShapingInputs:
