@@ -67,9 +67,11 @@ ENGINE_WORK = 4 * GIB
 MAX_SEQUENCES = 1024
 
 
-def qwen2(width: int, layers: int, heads: int, kv_heads: int, inner: int) -> Qwen2Config:
+def qwen2(
+    width: int, layers: int, heads: int, kv_heads: int, inner: int, vocabulary: int = 152_064
+) -> Qwen2Config:
     return Qwen2Config(
-        vocab_size=152_064,
+        vocab_size=vocabulary,
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
@@ -81,6 +83,7 @@ def qwen2(width: int, layers: int, heads: int, kv_heads: int, inner: int) -> Qwe
 
 
 MODELS: dict[str, tuple[PreTrainedConfig, int]] = {
+    "1.5B": (qwen2(1536, 28, 12, 2, 8960, vocabulary=151_936), 1),
     "7B": (qwen2(3584, 28, 28, 4, 18_944), 1),
     "32B": (qwen2(5120, 64, 40, 8, 27_648), 2),
     "70B": (
@@ -96,7 +99,7 @@ MODELS: dict[str, tuple[PreTrainedConfig, int]] = {
         4,
     ),
 }
-"""Qwen2.5 of 7B and 32B, Llama 3.1 of 70B, with the GPUs of one tensor-parallel engine."""
+"""DeepSeek-R1-Distill-Qwen-1.5B, Qwen2.5 of 7B and 32B, Llama 3.1 of 70B, with the GPUs of one engine."""
 KINDS = {"LoRA 32": LoRA(rank=32), "full": LoRA()}
 
 
@@ -139,6 +142,11 @@ class Step:
         return 2 * FP32 * self.shapes.trained / self.gpus
 
     @property
+    def reference(self) -> float:
+        """The starting policy in fp32, for the KL term; with LoRA the model without its adapter."""
+        return 0 if self.lora.rank else FP32 * self.shapes.parameters / self.gpus
+
+    @property
     def gathered(self) -> float:
         return 0 if self.gpus == 1 else gathered_bytes(self.shapes, self.lora, BF16)
 
@@ -162,7 +170,7 @@ class Step:
     @property
     def update_memory(self) -> float:
         """The engine sleeps."""
-        held = self.weights + self.moments + self.gathered + self.gradients
+        held = self.weights + self.reference + self.moments + self.gathered + self.gradients
         return held + self.work + self.process
 
     @property
@@ -173,7 +181,7 @@ class Step:
     @property
     def cache(self) -> float:
         """What rollouts leave to the KV cache."""
-        held = self.weights + self.moments + self.gradients
+        held = self.weights + self.reference + self.moments + self.gradients
         free = USABLE * 80 * GIB - held - self.engine_weights - self.process - ENGINE_WORK
         return max(0.0, free)
 
@@ -305,6 +313,7 @@ def memory_table() -> str:
                 step.kind,
                 str(step.gpus),
                 gib(step.weights),
+                gib(step.reference),
                 gib(step.moments),
                 gib(step.gathered),
                 gib(step.gradients),
@@ -314,7 +323,7 @@ def memory_table() -> str:
                 f"{gib(step.cache)}, {step.sequences}" if step.cache else "**none**",
             ]
         )
-    head = "model,trained,GPUs,weights,moments,gathered,gradients,work,update"
+    head = "model,trained,GPUs,weights,reference,moments,gathered,gradients,work,update"
     return markdown([*head.split(","), "KV cache, sequences"], rows)
 
 

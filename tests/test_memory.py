@@ -120,6 +120,16 @@ def test_recipes_fit_except_7b_on_24_gb(distilled: Path, method: str, hardware: 
     assert plan.engine.kv_tokens >= 3 * plan.engine.longest
 
 
+@pytest.mark.parametrize("distilled", ["1.5b"], indirect=True)
+def test_the_example_that_trains_all_weights_fits_one_gpu(distilled: Path) -> None:
+    config = load([*BASE, CONFIGS / "examples/1.5b_1x80gb.yaml"])
+    plan = planned(config, distilled, "1x80GB")
+    assert plan.fits
+    assert "reference policy" not in {name for name, size, _ in plan.items if size}
+    assert plan.engine is not None
+    assert plan.engine.kv_tokens >= 64 * plan.engine.longest
+
+
 def test_items_follow_from_parameters_precision_and_devices(distilled: Path) -> None:
     lora = recipe(distilled.name, "me", "1x80gb")
     shapes = read_shapes(lora.model, str(distilled))

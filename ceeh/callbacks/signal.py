@@ -1,7 +1,8 @@
 """SignalCallback: numbers per prompt that the objective reads, learned from past rollouts.
 
-A prompt's signals come from its history, not from the rollouts of the step: every signal is read before the
-step and observes after it. That order is enforced here only. Axis: P prompts.
+A prompt's signals come from its history: every signal is read before the update and observes after it. That
+order is enforced here only. `before_step` shows the step's own groups to rules that need them, e.g. for a
+question without a history. Axis: P prompts.
 """
 
 import math

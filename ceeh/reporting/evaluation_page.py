@@ -27,7 +27,7 @@ METRICS = (
     ("tokens_correct", "tokens if right", 1.0, 1),
     ("tokens_wrong", "tokens if wrong", 1.0, 1),
     ("truncated_fraction", "truncated %", 100.0, 1),
-    ("entropy", "nats per token", 1.0, 3),
+    ("entropy", "entropy, nats", 1.0, 3),
 )
 """Columns of a benchmark's table: metric, heading, scale, digits."""
 
@@ -76,7 +76,7 @@ def comparison_grids(comparison: Mapping[str, Any]) -> list[Grid]:
         return Grid(title=title, header=["policy", *parts], rows=rows)
 
     header = ["benchmark", "policy", "accuracy, points", "tokens", f"{at(pass_at)}, points"]
-    header += ["nats per token", "NAG product", "NAG quotient"]
+    header += ["entropy, nats", "NAG product", "NAG quotient"]
     return [
         layout(
             "Accuracy % / tokens",

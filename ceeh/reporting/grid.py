@@ -68,11 +68,11 @@ def cell(
     signed: bool = False,
     unit: str = "",
 ) -> str:
-    """`value [low, high]`, or - if the metric is None."""
+    """`value [low, high]`; the value alone where a bootstrap finds no width; - if the metric is None."""
     if metric is None:
         return "-"
     sign = "+" if signed else ""
     value, low, high = (
         f"{metric[part] * scale:{sign}.{digits}f}" for part in ("value", "low", "high")
     )
-    return f"{value}{unit} [{low}, {high}]"
+    return f"{value}{unit}" + ("" if low == value == high else f" [{low}, {high}]")

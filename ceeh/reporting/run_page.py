@@ -83,7 +83,7 @@ def summary_grid(summary: Mapping[str, Any]) -> Grid:
             "accuracy %",
             "tokens",
             f"{pass_at.replace('_at_', '@')} %",
-            "nats per token",
+            "entropy, nats",
         ],
         rows=rows,
         labels=2,

@@ -57,7 +57,7 @@ def arms_grid(record: Record, setting: Mapping[str, Any]) -> Grid:
         f"{setting['samples']} samples each, 95 % intervals",
         header=[
             *("questions", "arm", "seeds", "accuracy %", "tokens", f"{at(largest)} %"),
-            "nats per token",
+            "entropy, nats",
         ],
         rows=[
             [
@@ -80,7 +80,7 @@ def changes_grid(record: Record, setting: Mapping[str, Any]) -> Grid:
         title=f"{setting['title']}: change against {record['baseline']}, paired, 95 % intervals",
         header=[
             *("questions", "arm", "accuracy, points", "tokens", f"{at(largest)}, points"),
-            "nats per token",
+            "entropy, nats",
         ],
         rows=[
             [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ceeh.reporting.grid import Grid
+from ceeh.reporting.grid import Grid, cell
 
 WIDE = Grid(
     title="t",
@@ -36,3 +36,12 @@ def test_a_column_wider_than_the_terminal_is_shown_whole() -> None:
 def test_rows_without_a_shared_first_cell_keep_it() -> None:
     grid = Grid(title="t", header=["policy", "x"], rows=[["base", "1"], ["tuned", "2"]])
     assert grid.text() == "t\npolicy  x\n---------\nbase    1\ntuned   2"
+
+
+def test_an_interval_without_width_is_not_printed() -> None:
+    assert cell({"value": 1.0, "low": 1.0, "high": 1.0}, scale=100) == "100.0"
+    assert cell({"value": 1.0, "low": 0.9996, "high": 1.0}, scale=100) == "100.0"
+    assert cell({"value": 1.0, "low": 0.996, "high": 1.0}, scale=100) == "100.0 [99.6, 100.0]"
+    zero = dict.fromkeys(("value", "low", "high"), 0.0)
+    assert cell(zero, signed=True, unit=" %") == "+0.0 %"
+    assert cell(None) == "-"

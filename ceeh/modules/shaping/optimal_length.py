@@ -27,8 +27,8 @@ def optimal_length_penalty(
 ) -> Float[Tensor, " R"]:
     """max(-floor, -beta (L_i - L_x) / L_x) where correct and the gate is open, else 0.
 
-    L_x is the prompt's shortest correct response of earlier visits. It is NaN before the first one,
-    and the term is then 0. A response below L_x earns a bonus.
+    L_x is the signal `optimal_length`, NaN where no correct response is known; the term is then 0. A
+    response below L_x earns a bonus.
     CEEH eq. 13 and 14, https://arxiv.org/abs/2602.22642; the floor is the released code's. `unscaled` is how
     the paper's text reads: beta max(-floor, -(L_i - L_x) / L_x).
     """
