@@ -20,7 +20,7 @@ from ceeh.run.atomic import atomic_write_text
 from ceeh.run.checkpoint import checkpoint_files
 from ceeh.run.folder import RunFolder
 from ceeh.run.metrics_file import JSONLLogger
-from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, rank, say, world_size
+from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, say
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt
 
@@ -94,7 +94,7 @@ def sample(
     say(
         f"measuring {name}: {len(datamodule.held_out_prompts)} held-out questions x {samples} samples ..."
     )
-    loader = datamodule.held_out_loader(samples, rank(), world_size())
+    loader = datamodule.held_out_loader(samples)
     trainer.validate(module, dataloaders=loader, verbose=False)
     return module.held_out_table()
 

@@ -103,7 +103,7 @@ def test_controllers_follow_their_rules_through_a_run_that_is_killed_and_resumed
         "checkpoints.every_n_steps=1",
         "ckpt_path=last",
         "rollouts.probe.samples=4",
-        "callbacks.length_controller.init_args={start: 0.1, rise: 0.5, fall: 0.25, slack: 0.1, band: 0.5, "
+        "callbacks.length_controller.init_args={start: 0.1, rate: 0.5, slack: 0.1, band: 0.5, "
         "window: 2, smoothing: 0.5}",
         "callbacks.entropy_controller.init_args={start: 0.1, rate: 0.5, fraction: 1.05, maximum: 1.0}",
     )
@@ -132,7 +132,7 @@ def test_controllers_follow_their_rules_through_a_run_that_is_killed_and_resumed
         if step > 1:
             recent = (accuracies[step - 1] + accuracies[step]) / 2
             error = min(max((recent - (best - 0.1 - sqrt(variance))) / 0.5, -1), 1)
-            beta = min(beta * exp((0.5 if error > 0 else 0.25) * error), 1.0)
+            beta = min(beta * exp(0.5 * error), 1.0)
         else:
             assert row["signal/length_coefficient"] == (0 if step == 0 else pytest.approx(0.1))
         if row["loss/entropy_hard"] is not None:

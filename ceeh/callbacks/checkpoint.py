@@ -172,7 +172,7 @@ class RunCheckpoint(Checkpoint):
             rollout_step=rollout_step,
             metrics=line,
             loop_state=loop_state(trainer, before_evaluation=before_evaluation),
-            rng_states=gather_objects(trainer, read_rng(trainer.strategy.root_device)),
+            rng_states=gather_objects(read_rng(trainer.strategy.root_device)),
         )
 
     def finish(self, trainer: Trainer, rollout_step: int) -> None:

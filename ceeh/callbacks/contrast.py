@@ -34,7 +34,7 @@ class ContrastGuard(Callback):
             for which in ("amin", "amax")
         )
         here = bool((high > low).any()), float(batch.correct.float().mean())
-        ranks = gather_objects(trainer, here)
+        ranks = gather_objects(here)
         self.flat_steps = 0 if any(contrast for contrast, _ in ranks) else self.flat_steps + 1
         if self.flat_steps < self.max_steps:
             return

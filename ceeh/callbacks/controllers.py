@@ -51,23 +51,20 @@ class Controller(SignalCallback, ABC):
 class RelativeController(Controller, ABC):
     """Abstract: a coefficient that is multiplied after each step, by a factor of its `error`.
 
-        coefficient <- coefficient exp(rate e),  e = clip(error, -1, 1),  rate = `rise` if e > 0 else `fall`
+        coefficient <- clip(coefficient exp(rate e), minimum, maximum),  e = clip(error, -1, 1)
 
-    and clipped to [minimum, maximum]. So a rate is about the largest relative change in one step, whatever
+    So the rate is about the largest relative change in one step, whatever
     the coefficient's scale, and a start that is wrong by a factor of ten is corrected in ln(10) / rate steps
     or more. From a small `minimum` the coefficient takes long to return. Raises ValueError for arguments
     out of range.
     """
 
-    def __init__(
-        self, start: float, rise: float, fall: float, minimum: float, maximum: float
-    ) -> None:
+    def __init__(self, start: float, rate: float, minimum: float, maximum: float) -> None:
         super().__init__(start, maximum)
-        check(POSITIVE, start=start, rise=rise, fall=fall)
+        check(POSITIVE, start=start, rate=rate)
         if not 0 <= minimum <= start:
             raise ValueError(f"minimum must be from 0 to start, got {minimum} with start {start}")
-        self.rise = rise
-        self.fall = fall
+        self.rate = rate
         self.minimum = minimum
 
     def track(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> None:
@@ -80,15 +77,14 @@ class RelativeController(Controller, ABC):
     def updated(self, outcomes: Sequence[GroupOutcome], probe: Sequence[GroupOutcome]) -> float:
         self.track(outcomes, probe)
         error = min(max(self.error(outcomes, probe), -1.0), 1.0)
-        factor = math.exp((self.rise if error > 0 else self.fall) * error)
-        return max(self.coefficient * factor, self.minimum)
+        return max(self.coefficient * math.exp(self.rate * error), self.minimum)
 
 
 class LengthByAccuracy(RelativeController):
     """`length_coefficient`: the length penalty grows while accuracy is not below the best so far.
 
         beta <- clip(beta exp(rate e), minimum, maximum)
-        e = clip((Acc - (reference - slack - SE)) / band, -1, 1),  rate = `rise` if e > 0 else `fall`
+        e = clip((Acc - (reference - slack - SE)) / band, -1, 1)
 
     Acc is the mean accuracy in the last `window` steps, of the probe questions (`rollouts.probe`); without
     any, of the step's own questions, which the policy can memorize. Without a `reference` there is no length
@@ -110,8 +106,7 @@ class LengthByAccuracy(RelativeController):
     def __init__(
         self,
         start: float = 0.03,
-        rise: float = 0.5,
-        fall: float = 0.5,
+        rate: float = 0.5,
         slack: float = 0.0,
         band: float = 0.02,
         minimum: float = 0.003,
@@ -120,7 +115,7 @@ class LengthByAccuracy(RelativeController):
         window: int = 3,
         smoothing: float = 0.1,
     ) -> None:
-        super().__init__(start, rise, fall, minimum, maximum)
+        super().__init__(start, rate, minimum, maximum)
         check(UNIT_BELOW_1, slack=slack)
         check(UNIT_ABOVE_0, band=band, smoothing=smoothing)
         check(at_least(1), window=window)
@@ -216,7 +211,7 @@ class AnchoredEntropy(RelativeController):
         fraction: float = 0.3,
         maximum: float = 0.01,
     ) -> None:
-        super().__init__(start, rate, rate, 0.0, maximum)
+        super().__init__(start, rate, 0.0, maximum)
         check(POSITIVE, fraction=fraction)
         self.fraction = fraction
         self.anchor: float | None = None

@@ -109,7 +109,7 @@ class HeldOutLog(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.VALIDATING:
             return
-        ranks, self.tables = gather_objects(trainer, self.tables), []
+        ranks, self.tables = gather_objects(self.tables), []
         if trainer.is_global_zero:
             table = pa.concat_tables([each for rank in ranks for each in rank])
             name = "tuned" if pl_module.rollout_step else "base"

@@ -92,7 +92,7 @@ class SignalCallback(Callback, ABC):
     ) -> None:
         # Also the groups that dynamic sampling dropped: without the solved ones every question looks hard.
         sampled = [*batch.outcomes, *batch.dropped]
-        outcomes = [outcome for rank in gather_objects(trainer, sampled) for outcome in rank]
+        outcomes = [outcome for rank in gather_objects(sampled) for outcome in rank]
         with self._reporting("before_step"):
             self.before_step(outcomes)
         uids = [scored.group.prompt.uid for scored in batch.groups]

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from lightning import LightningDataModule
 
@@ -12,7 +11,7 @@ from ceeh.data.engine.base import RolloutEngine, Sampling
 from ceeh.data.loader import HeldOutLoader, RolloutLoader
 from ceeh.data.prompts import PromptStream
 from ceeh.data.verify.base import Verifier
-from ceeh.runtime.distributed import gather_objects
+from ceeh.runtime.distributed import gather_objects, rank, world_size
 from ceeh.runtime.rng import derived_seed
 from ceeh.types import Prompt
 
@@ -56,14 +55,13 @@ class RolloutDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> RolloutLoader:
-        rank, world_size = self._rank_and_world_size()
         rollouts, minibatch = self.config.rollouts, self.config.optimizer.prompts_per_minibatch
         stream = PromptStream(
             self.train_prompts,
             seed=self.config.seed,
             prompts_per_step=rollouts.prompts_per_step,
-            rank=rank,
-            world_size=world_size,
+            rank=rank(),
+            world_size=world_size(),
             balanced_by=minibatch if rollouts.balance_ranks else None,
         )
         return RolloutLoader(
@@ -74,18 +72,17 @@ class RolloutDataModule(LightningDataModule):
             steps=rollouts.steps,
             pad_token_id=self.pad_token_id,
             dynamic=rollouts.dynamic_sampling,
-            gather=self._gather,
+            gather=gather_objects,
             allocation=Knapsack(rollouts) if rollouts.allocation.method == "knapsack" else None,
-            probe=(self.probe_prompts[rank::world_size], rollouts.probe.samples)
+            probe=(self.probe_prompts[rank() :: world_size()], rollouts.probe.samples)
             if self.probe_prompts
             else None,
         )
 
     def val_dataloader(self) -> HeldOutLoader:
-        rank, world_size = self._rank_and_world_size()
-        return self.held_out_loader(self.config.evaluation.samples, rank, world_size)
+        return self.held_out_loader(self.config.evaluation.samples)
 
-    def held_out_loader(self, samples: int, rank: int, world_size: int) -> HeldOutLoader:
+    def held_out_loader(self, samples: int) -> HeldOutLoader:
         """This rank's held-out prompts, `samples` completions each."""
         sampling = replace(
             self.sampling,
@@ -99,8 +96,8 @@ class RolloutDataModule(LightningDataModule):
             sampling=sampling,
             prompts_per_batch=2 * self.config.rollouts.prompts_per_step,
             pad_token_id=self.pad_token_id,
-            rank=rank,
-            world_size=world_size,
+            rank=rank(),
+            world_size=world_size(),
         )
 
     def on_exception(self, exception: BaseException) -> None:
@@ -111,11 +108,3 @@ class RolloutDataModule(LightningDataModule):
         """Closes engine and verifier. May be called twice."""
         self.engine.close()
         self.verifier.close()
-
-    def _gather(self, value: Any) -> list[Any]:
-        return [value] if self.trainer is None else gather_objects(self.trainer, value)
-
-    def _rank_and_world_size(self) -> tuple[int, int]:
-        if self.trainer is None:
-            return 0, 1
-        return self.trainer.global_rank, self.trainer.world_size

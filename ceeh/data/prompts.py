@@ -365,8 +365,7 @@ class PromptStream:
             self._order = self._permutation(state["epoch"])
         self.epoch, self.position = state["epoch"], state["position"]
         self.deferred = list(state["deferred"])
-        if "lengths" in state:
-            self.lengths.load_state_dict(state["lengths"])
+        self.lengths.load_state_dict(state["lengths"])
 
     def _permutation(self, epoch: int) -> list[str]:
         return sorted(self.prompts, key=lambda uid: stable_hash(f"{self.seed}/{epoch}/{uid}"))

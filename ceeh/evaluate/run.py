@@ -221,8 +221,7 @@ def track(
             )
             return
         if source.run:
-            state = read_state(source.run.path)
-            parent = state.get("key") if "entries" in state else None  # else an older format
+            parent = read_state(source.run.path).get("key")
             last = source.config.rollouts.steps
             step = rollout_step_of(source.checkpoint) if source.checkpoint else last
     mlflow = GuardedMLFlowLogger(

@@ -157,7 +157,7 @@ class CEEHModule(PolicyModule):
             skipped |= bad
         self.rollout_step += 1
         metrics = self.step_metrics(batch, rewards, inputs.hard, shaped, sums, updates=len(padding))
-        outcomes = gather_objects(self.trainer, self.outcomes(batch, entropy))
+        outcomes = gather_objects(self.outcomes(batch, entropy))
         metrics |= probe_metrics(batch.probe)
         metrics["optimizer/padding_fraction"] = sum(padding) / len(padding)
         metrics["time/update"] = self.clock.update_ends()
@@ -290,7 +290,7 @@ class CEEHModule(PolicyModule):
         """The rollout step's metrics over all ranks."""
         measure = getattr(self.shaping, "metrics", None)
         shaping = measure(shaped) if measure else {}
-        ranks = gather_objects(self.trainer, RankMetrics.of(batch, rewards, hard, shaping, sums))
+        ranks = gather_objects(RankMetrics.of(batch, rewards, hard, shaping, sums))
         return join_ranks(ranks, updates) | {
             "rollout/step": float(self.rollout_step),
             "optimizer/lr": self.lr_schedulers().get_last_lr()[0],  # type: ignore[union-attr]
@@ -327,7 +327,7 @@ class CEEHModule(PolicyModule):
 
     def held_out_table(self) -> SampleTable:
         """The samples of the last validation, of all ranks. Collective."""
-        ranks = gather_objects(self.trainer, self.held_out)
+        ranks = gather_objects(self.held_out)
         return join_tables([table for rank in ranks for table in rank])
 
     def on_validation_epoch_end(self) -> None:

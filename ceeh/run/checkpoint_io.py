@@ -17,7 +17,7 @@ from ceeh.run.atomic import atomic_write, atomic_write_text, partial_of, sync
 from ceeh.run.checkpoint import ROWS, not_finite, read_checkpoint
 from ceeh.run.disk_space import free_bytes, storage_bytes
 from ceeh.run.shards import COMMON, MANIFEST, file_names, rank_file, split, tensors
-from ceeh.runtime.distributed import is_rank_zero, of_all_ranks, rank, wait_for_all, world_size
+from ceeh.runtime.distributed import gather_objects, is_rank_zero, rank, wait_for_all, world_size
 
 NOTE = ".note"
 
@@ -68,7 +68,7 @@ class AtomicCheckpointIO(CheckpointIO):
         """
         files, bad = own_part(checkpoint)
         size = storage_bytes(tensor for _, tensor in tensors(files, "checkpoint"))
-        names, sizes = zip(*of_all_ranks((bad, size)), strict=True)
+        names, sizes = zip(*gather_objects((bad, size)), strict=True)
         if any(names):
             reason = f"{next(filter(None, names))} is not finite"
             self.failure = Failure(reason=reason, finite=False)
@@ -79,11 +79,11 @@ class AtomicCheckpointIO(CheckpointIO):
         wait_for_all()
         full = sum(sizes) > free_bytes(folder.parent)
         words = os.strerror(errno.ENOSPC) if full else write_part(files, partial)
-        words = next(filter(None, of_all_ranks(words)), None)
+        words = next(filter(None, gather_objects(words)), None)
         if is_rank_zero():
             words = words or publish(partial, folder, ranks=world_size())
             shutil.rmtree(partial, ignore_errors=True)
-        words = of_all_ranks(words)[0]
+        words = gather_objects(words)[0]
         self.failure = None
         if words:
             self.failure = Failure(reason=words, needed=sum(sizes), free=free_bytes(folder.parent))

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning import Trainer
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[reportPrivateImportUsage]
 
 from ceeh.errors import ConfigError, RunError, first_line
@@ -209,12 +208,7 @@ def other_processes_watched() -> Iterator[None]:
         ) from error
 
 
-def gather_objects(trainer: Trainer, value: Any) -> list[Any]:
-    """`value` of every rank, in rank order. Collective."""
-    return [value] if trainer.world_size == 1 else of_all_ranks(value)
-
-
-def of_all_ranks(value: T) -> list[T]:
+def gather_objects(value: T) -> list[T]:
     """`value` of every process of the run, in rank order. Collective."""
     if world_size() == 1:
         return [value]

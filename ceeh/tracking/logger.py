@@ -55,8 +55,6 @@ class GuardedMLFlowLogger(Logger):
         super().__init__()
         self.folder, self.metrics_file = folder, folder / "metrics.jsonl"
         known = read_state(folder)
-        if parent is not None and known.get("key") == parent:  # version 0.1 logged into the parent
-            known = {}
         new: dict[str, Any] = {
             "key": uuid.uuid4().hex,
             "parent": parent,

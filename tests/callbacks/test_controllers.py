@@ -27,7 +27,7 @@ from tests.modules.shaping.test_shaping import inputs
 
 RIGHT, WRONG = (True, 2), (False, 2)
 CONTROLLERS: dict[str, Callable[[], Controller]] = {
-    "length": lambda: LengthByAccuracy(start=0.1, rise=0.5, band=0.5, window=2),
+    "length": lambda: LengthByAccuracy(start=0.1, rate=0.5, band=0.5, window=2),
     "anchored": lambda: AnchoredEntropy(start=0.01, rate=0.1, fraction=0.5, maximum=0.2),
     "skywork": lambda: SkyworkEntropy(target=0.5, step=0.01),
 }
@@ -42,18 +42,18 @@ def followed(controller: Controller, steps: list[list[GroupOutcome]]) -> list[fl
     return values
 
 
-HAND = {"start": 0.1, "rise": 0.2, "fall": 0.4, "slack": 0.125, "band": 0.5, "minimum": 0.0}
+HAND = {"start": 0.1, "rate": 0.2, "slack": 0.125, "band": 0.5, "minimum": 0.0}
 
 
 def test_the_length_coefficient_follows_accuracy_by_hand(outcome):
     solved = [outcome("a", RIGHT, RIGHT, RIGHT, WRONG)] * 2  # 3/4, equal groups: no standard error
     worse = [outcome("a", RIGHT, WRONG, WRONG, WRONG)] * 2  # 1/4
     # The target is 0.5 - 0.125 = 0.375: e = (0.75 - 0.375) / 0.5 = 0.75; (0.25 - 0.375) / 0.5 = -0.25.
-    expected = [0.1, 0.1 * math.exp(0.15), 0.1 * math.exp(0.15 - 0.1)]
+    expected = [0.1, 0.1 * math.exp(0.15), 0.1 * math.exp(0.15 - 0.05)]
     controller = LengthByAccuracy(**HAND, reference=0.5, window=1)
     assert followed(controller, [solved, worse]) == pytest.approx(expected)
     # Over two steps: 0.75, then their mean 0.5: e = 0.75, 0.25, -0.25.
-    exponents = [0, 0.15, 0.15 + 0.05, 0.15 + 0.05 - 0.1]
+    exponents = [0, 0.15, 0.15 + 0.05, 0.15 + 0.05 - 0.05]
     expected = [0.1 * math.exp(each) for each in exponents]
     controller = LengthByAccuracy(**HAND, reference=0.5, window=2)
     assert followed(controller, [solved, worse, worse]) == pytest.approx(expected)
@@ -64,7 +64,7 @@ def test_one_rate_corrects_a_start_of_any_size(outcome, start):
     """ln(10) / 0.1 = 23 steps of the largest change are a factor of ten, from whatever start."""
     wrong = [[outcome("a", WRONG)]] * 23
     controller = LengthByAccuracy(
-        start=start, fall=0.1, band=0.01, minimum=0.001, reference=1.0, maximum=10.0
+        start=start, rate=0.1, band=0.01, minimum=0.001, reference=1.0, maximum=10.0
     )
     assert followed(controller, wrong)[-1] == pytest.approx(start * math.exp(-2.3))
 
@@ -101,7 +101,7 @@ def test_at_its_minimum_the_penalty_is_not_to_blame_for_a_loss(outcome):
 def test_the_length_coefficient_follows_the_probe_where_there_is_one(outcome):
     """What is trained on stays solved, what is not gets worse."""
     controller = LengthByAccuracy(
-        start=0.1, fall=0.5, slack=0, band=1.0, minimum=0, reference=1.0, window=1
+        start=0.1, rate=0.5, slack=0, band=1.0, minimum=0, reference=1.0, window=1
     )
     probe = [outcome("p", *[RIGHT] * 5, *[WRONG] * 5)] * 4
     # The standard error of four groups of ten is sqrt(4 x 0.25 / 9) / 4 = 1/12.
@@ -151,7 +151,7 @@ def test_a_coefficient_stays_between_zero_and_its_maximum(outcome, step, bound):
 
     assert followed(Steps(start=0.1, maximum=0.3), [[outcome("a", RIGHT)]])[-1] == bound
     relative = LengthByAccuracy(
-        start=0.1, rise=5.0, fall=9.0, reference=0.5, window=1, minimum=0.05, maximum=0.3
+        start=0.1, rate=9.0, reference=0.5, window=1, minimum=0.05, maximum=0.3
     )
     steps = [[outcome("a", RIGHT)], [outcome("a", WRONG)], [outcome("a", WRONG)]]
     assert followed(relative, steps) == [0.1, 0.3, 0.05, 0.05]
@@ -273,8 +273,7 @@ def test_a_controller_of_ones_own_is_a_class_with_one_method(fit, batch):
     ("make", "message"),
     [
         (lambda: LengthByAccuracy(start=2.0), "start must be from 0 to maximum, got 2.0"),
-        (lambda: LengthByAccuracy(rise=0.0), "rise must be greater than 0, got 0.0"),
-        (lambda: LengthByAccuracy(fall=-1.0), "fall must be greater than 0, got -1.0"),
+        (lambda: LengthByAccuracy(rate=0.0), "rate must be greater than 0, got 0.0"),
         (
             lambda: LengthByAccuracy(minimum=0.2),
             "minimum must be from 0 to start, got 0.2 with start 0.03",

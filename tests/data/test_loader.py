@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ceeh.config.settings import Allocation, DynamicSampling, Rollouts, load
+from ceeh.data import datamodule
 from ceeh.data.allocation import Knapsack
 from ceeh.data.batch import RolloutBatch
 from ceeh.data.datamodule import RolloutDataModule
@@ -433,7 +434,8 @@ def test_each_rank_answers_its_share_of_the_probe(
             probe_prompts=[make_prompt(f"p{number}") for number in range(3)],
             pad_token_id=0,
         )
-        monkeypatch.setattr(module, "_rank_and_world_size", lambda at=rank: (at, world_size))
+        monkeypatch.setattr(datamodule, "rank", lambda at=rank: at)
+        monkeypatch.setattr(datamodule, "world_size", lambda: world_size)
         prompts, samples = module.train_dataloader().probe
         assert (len(prompts), samples) == (share, 2)
         found += prompts

@@ -188,7 +188,9 @@ def test_numbers_never_wrap_and_an_interval_is_a_line_of_its_own(report):
     cells = re.findall(r"<td>(.*?)</td>", body)
     assert len(cells) == 9 * 4
     for cell in cells:
-        assert re.fullmatch(r"[+-]?[\d.]+( %)?(<small>\[[^\[\]<]+, [^\[\]<]+\]</small>)?", cell), cell
+        assert re.fullmatch(r"[+-]?[\d.]+( %)?(<small>\[[^\[\]<]+, [^\[\]<]+\]</small>)?", cell), (
+            cell
+        )
     assert body.count('<tr class="group">') == 3  # all, easy, hard, each named once
     assert re.findall(r'<td class="label">(all|easy|hard)</td>', body) == ["all", "easy", "hard"]
 
