@@ -14,7 +14,7 @@ from ceeh.evaluation.responses import Response, read_responses
 from ceeh.evaluation.results import Results, shared_benchmarks, shared_levels
 from ceeh.reporting import style
 from ceeh.reporting.examples import sections
-from ceeh.reporting.grid import Grid, cell
+from ceeh.reporting.grid import Grid, cell, change_cells
 from ceeh.reporting.page import write_html
 from ceeh.reporting.panels import Panel, write_overview
 
@@ -150,10 +150,7 @@ def _metrics(level: str, record: Mapping[str, Any], shown: Sequence[str]) -> lis
 def _change_cells(change: Mapping[str, Any], pass_at: str) -> list[str]:
     nags = [change[name] for name in ("nag_product", "nag_quotient")]
     return [
-        cell(change["accuracy"], scale=100.0, signed=True),
-        cell(change["tokens_relative"], scale=100.0, signed=True, unit=" %"),
-        cell(change[pass_at], scale=100.0, signed=True),
-        cell(change["entropy"], digits=3, signed=True),
+        *change_cells(change, pass_at),
         *("-" if nag is None else f"{nag:+.2f}" for nag in nags),
         change["within_margin"],
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 WIDTH = 100
 """Columns of a terminal that a table fits into."""
@@ -76,3 +77,23 @@ def cell(
         f"{metric[part] * scale:{sign}.{digits}f}" for part in ("value", "low", "high")
     )
     return f"{value}{unit}" + ("" if low == value == high else f" [{low}, {high}]")
+
+
+def value_cells(metrics: Mapping[str, Any], pass_at: str) -> list[str]:
+    """Accuracy in %, tokens, pass@k in %, and entropy in nats."""
+    return [
+        cell(metrics["accuracy"], scale=100.0),
+        cell(metrics["tokens"]),
+        cell(metrics[pass_at], scale=100.0),
+        cell(metrics["entropy"], digits=3),
+    ]
+
+
+def change_cells(change: Mapping[str, Any], pass_at: str) -> list[str]:
+    """The same of a difference: accuracy and pass@k in points, tokens relative in %."""
+    return [
+        cell(change["accuracy"], scale=100.0, signed=True),
+        cell(change["tokens_relative"], scale=100.0, signed=True, unit=" %"),
+        cell(change[pass_at], scale=100.0, signed=True),
+        cell(change["entropy"], digits=3, signed=True),
+    ]

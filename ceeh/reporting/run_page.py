@@ -11,7 +11,7 @@ from ceeh.evaluation.responses import read_responses
 from ceeh.evaluation.samples import SampleTable
 from ceeh.reporting import style
 from ceeh.reporting.examples import sections
-from ceeh.reporting.grid import Grid, cell
+from ceeh.reporting.grid import Grid, change_cells, value_cells
 from ceeh.reporting.page import write_html
 from ceeh.reporting.panels import write_overview
 from ceeh.reporting.run_panels import Rows, held_out_panels, training_panels
@@ -53,23 +53,9 @@ def summary_grid(summary: Mapping[str, Any]) -> Grid:
     (pass_at,) = (name for name in summary["base"]["all"] if name.startswith("pass_at_"))
     rows = []
     for subset in ("all", "easy", "hard"):
-        for policy in ("base", "tuned", "difference"):
-            metrics, change = summary[policy][subset], policy == "difference"
-            tokens = (
-                cell(metrics["tokens_relative"], scale=100.0, signed=True, unit=" %")
-                if change
-                else cell(metrics["tokens"])
-            )
-            rows.append(
-                [
-                    subset,
-                    "change" if change else policy,
-                    cell(metrics["accuracy"], scale=100.0, signed=change),
-                    tokens,
-                    cell(metrics[pass_at], scale=100.0, signed=change),
-                    cell(metrics["entropy"], digits=3, signed=change),
-                ]
-            )
+        for policy in ("base", "tuned"):
+            rows.append([subset, policy, *value_cells(summary[policy][subset], pass_at)])
+        rows.append([subset, "change", *change_cells(summary["difference"][subset], pass_at)])
     counts, seconds = summary["questions"], summary.get("train_seconds")
     title = (
         f"{counts['all']} held-out questions ({counts['easy']} easy, {counts['hard']} hard), "

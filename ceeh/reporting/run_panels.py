@@ -197,10 +197,8 @@ def _curves(axes: Axes, rows: Rows, lines: Sequence[Line], fractions: bool) -> N
         steps, values = series(rows, name)
         if not len(steps):
             continue
-        window = max(1, len(values) // 10) // 2
-        smooth = [values[max(0, i - window) : i + window + 1].mean() for i in range(len(values))]
         axes.plot(steps, values * scale, color=color, alpha=0.3, linewidth=1)
-        axes.plot(steps, np.array(smooth) * scale, color=color, linewidth=2.2, label=label)
+        axes.plot(steps, style.smooth(values) * scale, color=color, linewidth=2.2, label=label)
         lowest = min(lowest, float(values.min()) * scale)
     if lowest == 0:
         axes.set_ylim(bottom=0)

@@ -8,14 +8,13 @@ from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ceeh.config.study import UNTRAINED
 from ceeh.reporting import style
 from ceeh.reporting.evaluation_page import at, sizes_of
-from ceeh.reporting.grid import Grid, cell
+from ceeh.reporting.grid import Grid, change_cells, value_cells
 from ceeh.reporting.page import write_html
 from ceeh.reporting.panels import Panel, write_overview
 
@@ -60,13 +59,7 @@ def arms_grid(record: Record, setting: Mapping[str, Any]) -> Grid:
             "entropy, nats",
         ],
         rows=[
-            [
-                *(subset, arm, seeds_of(record, arm)),
-                cell(metrics["accuracy"], scale=100.0),
-                cell(metrics["tokens"]),
-                cell(metrics[largest], scale=100.0),
-                cell(metrics["entropy"], digits=3),
-            ]
+            [subset, arm, seeds_of(record, arm), *value_cells(metrics, largest)]
             for subset, part in setting["subsets"].items()
             for arm, metrics in in_order(record, part["arms"]).items()
         ],
@@ -83,13 +76,7 @@ def changes_grid(record: Record, setting: Mapping[str, Any]) -> Grid:
             "entropy, nats",
         ],
         rows=[
-            [
-                *(subset, arm),
-                cell(change["accuracy"], scale=100.0, signed=True),
-                cell(change["tokens_relative"], scale=100.0, signed=True, unit=" %"),
-                cell(change[largest], scale=100.0, signed=True),
-                cell(change["entropy"], digits=3, signed=True),
-            ]
+            [subset, arm, *change_cells(change, largest)]
             for subset, part in setting["subsets"].items()
             for arm, change in in_order(record, part["changes"]).items()
         ],
@@ -300,7 +287,7 @@ def _pass_at_k(axes: Axes, setting: Mapping[str, Any], subset: str, looks: Looks
 
 def _entropy(axes: Axes, curves: Mapping[str, Mapping[str, Sequence[float]]], looks: Looks) -> None:
     for arm, curve in curves.items():
-        mean, low, high = (smooth(curve[part]) for part in ("mean", "low", "high"))
+        mean, low, high = (style.smooth(curve[part]) for part in ("mean", "low", "high"))
         look = {key: looks[arm][key] for key in ("color", "linestyle")}
         axes.plot(curve["rollout_step"], mean, linewidth=2, label=arm, **look)
         axes.fill_between(
@@ -310,9 +297,3 @@ def _entropy(axes: Axes, curves: Mapping[str, Mapping[str, Sequence[float]]], lo
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("rollout step")
     legend_below(axes)
-
-
-def smooth(values: Sequence[float]) -> np.ndarray:
-    """The running mean over about a tenth of the values."""
-    half = max(1, len(values) // 10) // 2
-    return np.array([np.mean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])

@@ -43,6 +43,12 @@ def missing(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks([])
 
 
+def smooth(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The running mean over about a tenth of the values."""
+    half = max(1, len(values) // 10) // 2
+    return np.array([np.mean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+
+
 def with_arms(
     metrics: Sequence[Mapping[str, float]], scale: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:

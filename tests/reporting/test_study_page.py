@@ -1,6 +1,7 @@
 """The study's page: who is on the front, and what is drawn when little is there."""
 
-from ceeh.reporting.study_page import around, front, smooth
+from ceeh.reporting.study_page import around, front
+from ceeh.reporting.style import smooth
 
 
 def test_the_front_has_the_arms_that_none_beats_or_equals_on_both() -> None:
