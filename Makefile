@@ -7,8 +7,6 @@ DEVICE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/n
 # PyTorch's CPU builds live on its own index; asked for this one package only, since an index that
 # cannot be reached costs seconds for every package of a call.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-# The versions that ran on a GPU (docs/gpu.md); empty for the newest that pyproject.toml allows.
-CUDA_VERSIONS ?= "vllm==0.26.*" "transformers==5.17.*"
 # Two cores are the least machine; each process builds engines of its own.
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
@@ -25,10 +23,10 @@ $(VENV)/.ready-cpu: requirements/cpu.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.ready-cuda: pyproject.toml
+$(VENV)/.ready-cuda: requirements/cuda.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing the CUDA environment into $(VENV): several minutes ..."
-	$(PIP) -e ".[cuda,dev]" $(CUDA_VERSIONS)
+	$(PIP) -e ".[cuda,dev]" -c requirements/cuda.txt
 	@touch $@
 
 fit: env

@@ -200,7 +200,7 @@ def measure_update(shape: str, tiny: bool, *settings: Model) -> Iterator[Row]:
             hard=torch.zeros(rows, device=DEVICE),
             settings=Objective(kl_coefficient=0.0),
             entropy_weights=torch.zeros(rows, device=DEVICE),
-            explored=torch.zeros(rows, device=DEVICE),
+            ea_mask=torch.zeros(rows, device=DEVICE),
         )
         optimizer = build_optimizer(Optimizer(lr=1e-6), policy.trainable, torch.device(DEVICE))
 

@@ -90,7 +90,7 @@ class Step:
         batch = collate(self.groups, pad_token_id=0)
         signal_step(self.signals, batch.outcomes)
         advantages = group_advantages(
-            batch.scores, batch.group, batch.num_prompts, kind="group_mean"
+            batch.scores, batch.group, batch.num_prompts, kind="group_mean", lengths=batch.lengths
         )
         micro = microbatches(batch.totals, torch.arange(len(batch.group)), TOKENS_PER_MICROBATCH)
         shares = denominator_shares(batch.lengths, "token_mean", max_response_tokens=1)
@@ -105,7 +105,7 @@ class Step:
                 hard=torch.zeros_like(advantages),
                 settings=replace(Objective(), kl_coefficient=0.0, entropy=Entropy(method="me")),
                 entropy_weights=torch.zeros_like(advantages),
-                explored=torch.zeros_like(advantages),
+                ea_mask=torch.zeros_like(advantages),
             ),
             denominator=shares.sum().float(),
             backward=lambda loss, last: loss.backward(),

@@ -1,4 +1,4 @@
-"""python -m benchmarks.scaling: memory, traffic and seconds of a rollout step, 7B to 70B, 1 to 512 GPUs.
+"""python -m benchmarks.scaling: memory, traffic and seconds of a rollout step, 1.5B to 70B, 1 to 512 GPUs.
 
 Arithmetic on the project's memory plan, not a measurement; `--write` puts the tables into docs/scaling.md.
 `--measure` shards a small model over two gloo ranks and counts the bytes that the arithmetic predicts, best
@@ -206,9 +206,9 @@ class Step:
 
     @property
     def weights_gathered(self) -> float:
-        """For the forward pass and again for the backward pass of each micro-batch."""
+        """For the forward, the backward and the reference's forward pass of each micro-batch."""
         whole = self.shapes.policy_bytes(self.lora, BF16)
-        return 2 * self.microbatches * whole * self.share
+        return 3 * self.microbatches * whole * self.share
 
     @property
     def gradients_reduced(self) -> float:
@@ -268,13 +268,13 @@ class Step:
 
     @property
     def computing(self) -> float:
-        """FLOPs as in ceeh/modules/flops.py, and a second forward pass for gradient checkpointing."""
+        """FLOPs as in ceeh/modules/flops.py with a reference, and a second forward pass for checkpointing."""
         shapes = self.shapes
         used = shapes.parameters - shapes.vocabulary * shapes.width
         trained = shapes.trained if self.lora.rank else used
         squares = np.exp(SPREAD**2) * MEAN**2  # mean square of a log-normal length
-        attention = 4 * 2 * shapes.layers * shapes.layer["q_proj"][1]
-        per_row = (6 * used + 2 * trained) * (PROMPT + MEAN) + attention * squares
+        attention = 5 * 2 * shapes.layers * shapes.layer["q_proj"][1]
+        per_row = (8 * used + 2 * trained) * (PROMPT + MEAN) + attention * squares
         return PROMPTS * GROUP * per_row / self.gpus / (PEAK * MFU)
 
     @property

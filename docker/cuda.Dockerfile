@@ -13,7 +13,8 @@ WORKDIR /opt/ceeh
 COPY pyproject.toml README.md LICENSE ./
 COPY configs ./configs
 COPY ceeh ./ceeh
-RUN pip install --no-cache-dir ".[cuda]"
+COPY requirements/cuda.txt ./requirements/
+RUN pip install --no-cache-dir ".[cuda]" -c requirements/cuda.txt
 
 RUN useradd --create-home ceeh && install -d -o ceeh /workspace
 USER ceeh

@@ -85,7 +85,7 @@ class TorchEngine:
 
 
 class NoReward:
-    """A shaping under which nothing is better than anything else: every advantage is 0."""
+    """A shaping under which nothing is better than anything else: every reward is 0."""
 
     reads = ()
 

@@ -12,8 +12,8 @@ from ceeh.runtime.distributed import gather_objects
 class ContrastGuard(Callback):
     """Raises RunError after `max_steps` rollout steps in a row in which no group has two different rewards.
 
-    Where all responses of every group have the same reward, the policy loss is 0 and only the entropy bonus
-    and the KL train: the policy drifts without a word.
+    Then advantages are 0, or `objective.advantage_boost` where correct: no response is preferred to another,
+    and the entropy bonus, the KL and the boost let the policy drift without a word.
     """
 
     def __init__(self, max_steps: int) -> None:
@@ -41,8 +41,8 @@ class ContrastGuard(Callback):
         accuracy = sum(accuracy for _, accuracy in ranks) / len(ranks)
         raise RunError(
             f"no group had two different rewards in {self.flat_steps} rollout steps in a row "
-            f"(rollouts.max_flat_steps), so nothing was learned from them; the accuracy is {accuracy:.0%}. "
-            + cure(accuracy)
+            "(rollouts.max_flat_steps), so no response was preferred to another; "
+            f"the accuracy is {accuracy:.0%}. " + cure(accuracy)
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -53,10 +53,9 @@ class RelativeController(Controller, ABC):
 
         coefficient <- clip(coefficient exp(rate e), minimum, maximum),  e = clip(error, -1, 1)
 
-    So the rate is about the largest relative change in one step, whatever
-    the coefficient's scale, and a start that is wrong by a factor of ten is corrected in ln(10) / rate steps
-    or more. From a small `minimum` the coefficient takes long to return. Raises ValueError for arguments
-    out of range.
+    So the rate is about the largest relative change in one step, whatever the coefficient's scale, and a
+    start that is wrong by a factor of ten is corrected in ln(10) / rate steps or more. From a small
+    `minimum` the coefficient takes long to return. Raises ValueError for arguments out of range.
     """
 
     def __init__(self, start: float, rate: float, minimum: float, maximum: float) -> None:

@@ -39,8 +39,8 @@ def why_no_cuda() -> str:
             f"sees {torch.cuda.device_count()} GPU(s); update the driver (CUDA 13 needs 580 or newer)"
         )
     return (
-        'torch finds no CUDA device; install the CUDA build (pip install ".[cuda]") on a machine with '
-        "a GPU"
+        "torch finds no CUDA device; install the CUDA build (see docs/install.md) on a machine with a "
+        "GPU"
     )
 
 

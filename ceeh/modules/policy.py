@@ -360,7 +360,7 @@ def nf4(*, bf16: bool) -> BitsAndBytesConfig:
 def flat_index(
     response_mask: Bool[Tensor, "R T"], response_index: Int[Tensor, " N"] | None
 ) -> Int[Tensor, " N"]:
-    """Positions in the flattened rows where the mask is True. No row begins with a response token."""
+    """`response_index`, or where the flattened mask is True. No row begins with a response token."""
     return response_mask.flatten().nonzero()[:, 0] if response_index is None else response_index
 
 

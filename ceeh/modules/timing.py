@@ -1,10 +1,10 @@
 """StepClock: where the time of a rollout step goes.
 
 A step consists of the rollouts (`generate`, `score`, `waiting` for the rollouts of the slowest rank,
-`collate`, `probe`), the callbacks that read, the update (`old_logprobs` where the trainer recomputes them,
-`forward`, `backward`, `optimizer`), `push`, and the callbacks that observe, log and save. `idle` is the
-rest: the trainer's own loop and waiting for other ranks elsewhere. Moving the batch to the device counts
-as `callbacks`.
+`collate`, `probe`), the callbacks that read, the update (`old_logprobs`: a forward pass
+before it, for `objective.old_logprobs=trainer` or an entropy bonus on some tokens; `forward`, `backward`,
+`optimizer`), `push`, and the callbacks that observe, log and save. `idle` is the rest: the trainer's own
+loop and waiting for other ranks elsewhere. Moving the batch to the device counts as `callbacks`.
 """
 
 import time
@@ -75,7 +75,7 @@ class StepClock:
         """The step's `time/` metrics in seconds, and tokens per second; the next step starts.
 
         `time/tokens_per_second` counts the tokens of all ranks' trained responses over the whole step;
-        `optimizer/tokens_per_second` this rank's prompt and response tokens over its update.
+        `optimizer/tokens_per_second` this rank's prompt and response tokens over the phases in UPDATE.
         """
         seconds = self.take()
         now = time.perf_counter()

@@ -76,7 +76,7 @@ def cell(
     value, low, high = (
         f"{metric[part] * scale:{sign}.{digits}f}" for part in ("value", "low", "high")
     )
-    return f"{value}{unit}" + ("" if low == value == high else f" [{low}, {high}]")
+    return f"{value}{unit}" + ("" if metric["low"] == metric["high"] else f" [{low}, {high}]")
 
 
 def value_cells(metrics: Mapping[str, Any], pass_at: str) -> list[str]:

@@ -16,7 +16,9 @@ def test_the_page_holds_the_scripts_tables(tmp_path: Path) -> None:
     assert all(f"<!-- {name} -->\n| " in PAGE.read_text() for name in TABLES)
 
 
-@pytest.mark.parametrize(("model", "billions"), [("7B", 7.62), ("32B", 32.76), ("70B", 70.55)])
+@pytest.mark.parametrize(
+    ("model", "billions"), [("1.5B", 1.777), ("7B", 7.62), ("32B", 32.76), ("70B", 70.55)]
+)
 def test_models_have_the_parameters_of_their_cards(model: str, billions: float) -> None:
     assert shapes_of(model, "full").parameters / 1e9 == pytest.approx(billions, rel=1e-3)
 

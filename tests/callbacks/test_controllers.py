@@ -174,8 +174,8 @@ def test_the_anchored_coefficient_rises_where_hard_questions_lose_entropy(outcom
         return [replace(outcome("h", RIGHT), entropy=entropy, hard=hard), easy]
 
     controller = AnchoredEntropy(start=0.1, rate=0.1, fraction=0.5, maximum=0.12)
-    # H0 = 2, target 1: e = 1 - 2 = -1; 1 - 0.4 = 0.6; no hard group: 0; 1 - 9, cut to -1;
-    # 1 - -1, cut to 1, four times, at most 0.12.
+    # H0 = 2, target 1: e = 1 - 2 = -1; 1 - 0.4 = 0.6; no hard group: 0; 1 - 9, clipped to -1;
+    # 1 - -1, clipped to 1, four times, at most 0.12.
     steps = [step(2.0), step(0.4), step(0.4, hard=0.0), step(9.0), *[step(-1.0)] * 4]
     exponents = [0.0, -0.1, -0.04, -0.04, -0.14, -0.04, 0.06, 0.16, 0.26]
     expected = [min(0.1 * math.exp(each), 0.12) for each in exponents]

@@ -262,7 +262,6 @@ def test_outcomes_of_all_ranks_are_observed_in_rank_order(monkeypatch, batch, ti
         gathered[:] = [other, value]
 
     monkeypatch.setattr("torch.distributed.all_gather_object", all_gather_object)
-    monkeypatch.setattr(Trainer, "world_size", 2)
     monkeypatch.setattr("ceeh.runtime.distributed.world_size", lambda: 2)
     monkeypatch.setattr(tiny_module, "log_dict", lambda *args, **kwargs: None)
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)

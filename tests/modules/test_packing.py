@@ -107,8 +107,8 @@ def forward_packed(policy: Policy, batch: RolloutBatch, budget: int) -> list[Ten
     for index in index_microbatches(micro, batch):
         assert index.shape == (1, len(index.token_index))
         found = policy(**model_inputs(batch, index))
-        for values, of_cut in zip(filled, found, strict=True):
-            values.view(-1)[index.batch_index] = of_cut.flatten()[index.response_index]
+        for values, of_rows in zip(filled, found, strict=True):
+            values.view(-1)[index.batch_index] = of_rows.flatten()[index.response_index]
     return filled
 
 

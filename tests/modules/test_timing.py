@@ -19,16 +19,23 @@ PARTS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("probe", [0, 4])
+@pytest.mark.parametrize(
+    ("override", "further"),
+    [
+        ("seed=0", []),
+        ("rollouts.probe.questions=4", ["probe"]),
+        ("objective.old_logprobs=trainer", ["old_logprobs"]),
+    ],
+)
 def test_the_phases_of_every_step_add_up_to_it(
-    tiny_model_dir: Path, tmp_path: Path, probe: int
+    tiny_model_dir: Path, tmp_path: Path, override: str, further: list[str]
 ) -> None:
-    folder = fit(small(tiny_model_dir, tmp_path, f"rollouts.probe.questions={probe}"))
+    folder = fit(small(tiny_model_dir, tmp_path, override))
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     steps = [row for row in map(json.loads, lines) if "loss/policy" in row]
     assert len(steps) == 4
     for row in steps:
-        parts = {name: row[f"time/{name}"] for name in (*PARTS, *["probe"][: bool(probe)])}
+        parts = {name: row[f"time/{name}"] for name in (*PARTS, *further)}
         assert all(seconds >= 0 for seconds in parts.values())
         # What the update does between its phases (shaping, logging) is in none of them but `idle`.
         assert sum(parts.values()) == pytest.approx(row["time/step"], rel=0.02)

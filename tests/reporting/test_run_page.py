@@ -191,6 +191,7 @@ def test_numbers_never_wrap_and_an_interval_is_a_line_of_its_own(report):
         assert re.fullmatch(r"[+-]?[\d.]+( %)?(<small>\[[^\[\]<]+, [^\[\]<]+\]</small>)?", cell), (
             cell
         )
+    assert sum("<small>" in cell for cell in cells) == 28  # of the others all samples agree
     assert body.count('<tr class="group">') == 3  # all, easy, hard, each named once
     assert re.findall(r'<td class="label">(all|easy|hard)</td>', body) == ["all", "easy", "hard"]
 

@@ -22,7 +22,7 @@ from torch import nn
 from ceeh.errors import ConfigError
 
 OLDEST, NEWEST = Version("0.26"), Version("0.34")
-INSTALL = 'install it with: pip install ".[cpu]" (no GPU) or pip install ".[cuda]"'
+INSTALL = 'install it with: pip install ".[cpu]" (no GPU) or pip install ".[cuda]" -c requirements/cuda.txt'
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",

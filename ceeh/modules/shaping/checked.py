@@ -43,7 +43,7 @@ class CheckedShaping:
 
     def metrics(self, inputs: ShapingInputs) -> Mapping[str, Float[Tensor, " R"]]:
         """The metrics of the user's class, checked; none where it has none."""
-        if not hasattr(self.shaping, "metrics"):
+        if not callable(getattr(self.shaping, "metrics", None)):
             return {}
         with self.guard("metrics"):
             values = dict(self.shaping.metrics(inputs))
