@@ -140,7 +140,7 @@ def words(bound: Mapping[str, float]) -> str:
 
 def table(benchmark: str, measurements: Sequence[Measurement]) -> str:
     """Name, value, the bound of the baseline, whether it holds, and the two sides of a ratio."""
-    rows = [(benchmark, "measured", "baseline", "", "ours", "reference")]
+    rows: list[tuple[str, ...]] = [(benchmark, "measured", "baseline", "", "ours", "reference")]
     for each in measurements:
         bound = BASELINE.get(benchmark, {}).get(each.name, {})
         kept = ("kept" if keeps(bound, each.value) else "WORSE") if bound else ""

@@ -70,7 +70,8 @@ class ForcedLengths(VLLMEngine):
         self.lengths = lengths
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
-        rows = [prompt for prompt in prompts for _ in range(sampling.completions)]
+        size = len(self.lengths) // len(prompts)
+        rows = [prompt for prompt in prompts for _ in range(size)]
         params = [
             self._params(
                 temperature=sampling.temperature,
@@ -82,7 +83,6 @@ class ForcedLengths(VLLMEngine):
         ]
         sampled = self._run([prompt.token_ids for prompt in rows], params, sampling.seed)
         finished = [replace(completion, finish=Finish.STOP) for (completion,) in sampled]
-        size = sampling.completions
         return [
             RolloutGroup(
                 prompt=prompt,

@@ -26,9 +26,9 @@ class Recorder(VLLMEngine):
 
     requests: tuple[Any, Any, int]
 
-    def _run(self, prompts: Any, params: Any, engine_seed: int) -> Any:
+    def _run(self, prompts: Any, params: Any, engine_seed: int, patience: float = 0.0) -> list[Any]:
         self.requests = prompts, params, engine_seed
-        return super()._run(prompts, params, engine_seed)
+        return super()._run(prompts, params, engine_seed, patience)
 
     def raw(self) -> int:
         prompts, params, _ = self.requests

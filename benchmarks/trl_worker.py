@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]  # in .venv-trl
 
 from benchmarks.memory import Stopwatch
 from benchmarks.worker import Requests, even_length
@@ -29,7 +29,7 @@ class ForcedLengths(LogitsProcessor):
         self.end = end
         self.prompt_tokens = prompt_tokens
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
         position = input_ids.shape[1] - self.prompt_tokens + 1
         scores[:, self.end] = -torch.inf
         ends = torch.nonzero(self.lengths == position).flatten()

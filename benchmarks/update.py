@@ -154,17 +154,21 @@ def main() -> None:
         mine_even, theirs_even = compare(even, folder, rows_per_microbatch=best, repeats=3)
         check_same_work(mine_even, theirs_even)
     tokens = sum(lengths) + given.rows * given.prompt_tokens
-    speeds = [[tokens / each for each in column(one, "seconds")] for one in (mine, theirs)]
-    peaks = [[each / MIB for each in column(one, "peak_bytes")] for one in (mine, theirs)]
+    speed, their_speed = (
+        [tokens / each for each in column(one, "seconds")] for one in (mine, theirs)
+    )
+    peak, their_peak = (
+        [each / MIB for each in column(one, "peak_bytes")] for one in (mine, theirs)
+    )
     paid, theirs_paid = tokens / (1 - mine[0]["padding_fraction"]), theirs[0]["paid_tokens"]
     lean = min(answer["peak_bytes"] for answer in sizes.values()) / MIB
     measurements = [
-        share("tokens/s", *speeds, "tokens/s"),
-        share("peak memory", *peaks, "MiB"),
+        share("tokens/s", speed, their_speed, "tokens/s"),
+        share("peak memory", peak, their_peak, "MiB"),
         Measurement(name="padding share", value=mine[0]["padding_fraction"]),
         # Where attention is cheap beside the matrices this is what padding costs.
         share("tokens through the model", [paid], [theirs_paid], "tokens"),
-        share("peak memory, TRL's leanest", peaks[0], [lean] * given.repeats, "MiB"),
+        share("peak memory, TRL's leanest", peak, [lean] * given.repeats, "MiB"),
         # CPU time, which a busy machine disturbs less than wall time.
         speedup(
             "processor time",

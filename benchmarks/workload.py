@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -66,7 +67,8 @@ def random_model(
     transformers_logging.disable_progress_bar()
     with torch.random.fork_rng(), torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         torch.manual_seed(0)
-        model = Qwen2ForCausalLM(config).to(dtype)
+        model: Any = Qwen2ForCausalLM(config)
+        model = model.to(dtype)
     model.save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
     return folder

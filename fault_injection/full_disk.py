@@ -91,10 +91,10 @@ def fill_during(disk: Path, *, cleared_at: int | None) -> None:
     write = Stream.write
 
     def start() -> None:
-        def filling(stream: Stream, data: bytes | memoryview) -> int:
-            stream.target.flush()
+        def filling(self: Stream, data: bytes | memoryview) -> int:
+            self.target.flush()
             fill(disk)
-            return write(stream, data)
+            return write(self, data)
 
         Stream.write = filling
 

@@ -142,7 +142,7 @@ class Killer:
                 self.kill(f"checkpoint file {self.calls}, after {stream.target.tell()} bytes")
             return written
 
-        checkpoint_io.write_archive, Stream.write = counted, watched
+        checkpoint_io.write_archive, Stream.write = counted, watched  # type: ignore[method-assign]
 
 
 class Sampling:
@@ -159,7 +159,7 @@ class Sampling:
             finally:
                 self.now = False
 
-        RolloutLoader.sample = noting
+        RolloutLoader.sample = noting  # type: ignore[method-assign]
 
     def __call__(self) -> bool:
         return self.now

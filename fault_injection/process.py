@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from ceeh import fit
 from ceeh.data.engine.vllm_process import import_vllm, process_kept
+from ceeh.fit import main
 from ceeh.runtime.rng import rng_preserved
 from ceeh.runtime.versions import provenance
 
@@ -85,7 +85,7 @@ def attempt(
             inject()
             given = [*RUN, f"output={output}", *overrides]
             sys.argv = ["python -m ceeh.fit", "--config", str(CONFIG), *given]
-            status = fit.main()
+            status = main()
             sys.stdout.flush()
         os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])

@@ -6,7 +6,7 @@ That of the rank KILLED ends by SIGKILL in the phase; see `Killer`.
 import sys
 from pathlib import Path
 
-from ceeh import fit
+from ceeh.fit import main
 from ceeh.runtime.distributed import rank
 from fault_injection.killing import Killer
 
@@ -15,4 +15,4 @@ if __name__ == "__main__":
     if rank() == int(killed):
         Killer(int(call), float(moment), Path(note)).arm(phase)
     sys.argv = ["python -m ceeh.fit", *arguments]
-    sys.exit(fit.main())
+    sys.exit(main())

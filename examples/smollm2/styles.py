@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\n{place}: share of the responses: accuracy % / mean tokens, by level\n")
         print(style_table(samples))
     if len(read) == 2:
-        print(pairs(*read, given.pairs, given.seed))
+        print(pairs(read[0], read[1], given.pairs, given.seed))
 
 
 if __name__ == "__main__":
