@@ -11,6 +11,16 @@ from typing import Any
 from ceeh.config.typed import typed
 from ceeh.errors import ConfigError, user_code
 
+MOVED = {"ceeh.data.vllm_engine.VLLMEngine": "ceeh.data.engine.VLLMEngine"} | {
+    f"ceeh.modules.{module}.{name}": f"ceeh.modules.shaping.{name}"
+    for module, names in {
+        "length_rewards": "HistoryAware SampleOptimalLength AdaptivePenalty MinMaxLength",
+        "length_limits": "LengthLimit SoftOverlong TargetLength",
+    }.items()
+    for name in names.split()
+}
+"""Class paths of version 0.1, which run folders may still name, to their present ones."""
+
 
 @dataclass(frozen=True)
 class Component:
@@ -68,6 +78,11 @@ class Component:
 
     def imported(self, place: str) -> Any:
         """What `class_path` names. Raises ConfigError naming `place` where nothing can be imported."""
+        if new := MOVED.get(self.class_path):
+            raise ConfigError(
+                f"{place}.class_path: {self.class_path} is now {new}; change it in the configuration, "
+                f"or add {place}.class_path={new}"
+            )
         source, _, name = self.class_path.rpartition(":" if ".py:" in self.class_path else ".")
         if not source or not name:
             raise ConfigError(

@@ -1,12 +1,13 @@
 """Components: a class by import path or file, its arguments checked before it is built."""
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
 import jaxtyping
 import pytest
 
-from ceeh.config.component import Component
+from ceeh.config.component import MOVED, Component
 from ceeh.errors import ConfigError
 
 HERE = f"{__name__}.Thing"
@@ -21,6 +22,15 @@ class Thing:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
+
+
+def test_a_class_path_of_version_0_1_names_its_new_place() -> None:
+    for old, new in MOVED.items():
+        with pytest.raises(
+            ConfigError, match=f"^engine.class_path: {old} is now {new}; change it in"
+        ):
+            Component(old).build("engine")
+        assert inspect.isclass(Component(new).imported("engine"))
 
 
 def test_arguments_come_from_yaml_then_from_the_context() -> None:

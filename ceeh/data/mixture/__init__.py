@@ -1,6 +1,9 @@
 """Mixtures of sources, as YAML names them: `class_path: ceeh.data.mixture.Mixture`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ceeh.data.mixture.mixture import Mixture
 
 __all__ = ["Mixture"]
 
