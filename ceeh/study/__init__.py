@@ -29,7 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--report", action="store_true", help="write the report of what is there, and exit"
     )
     parser.add_argument(
-        "--only", action="append", default=[], metavar="ARM", help="run this arm; may be repeated"
+        "--only",
+        action="append",
+        default=[],
+        metavar="ARM",
+        help="run, or report, this arm; may be repeated",
     )
     side = parser.add_mutually_exclusive_group()
     side.add_argument(
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.dry_run:
             dry_run(study, given.only)
         elif given.report:
-            report(study)
+            report(study, given.only)
         else:
             run(study, given.only, slots)
         return 0

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ceeh.config.study import StudyConfig
@@ -36,8 +37,11 @@ def run(study: StudyConfig, only: Sequence[str], slots: Sequence[Mapping[str, st
         )
 
 
-def report(study: StudyConfig) -> None:
-    """Writes the report of the runs that are there."""
+def report(study: StudyConfig, only: Sequence[str]) -> None:
+    """Writes the report of the runs that are there: of all arms, or of those in `only` and the baseline."""
+    if only:
+        kept = {name: arm for name, arm in study.arms.items() if name in (*only, study.baseline)}
+        study = replace(study, arms=kept)
     write_report(make_plan(study), {})
 
 

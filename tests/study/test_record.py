@@ -121,6 +121,18 @@ def test_the_report_is_written_of_what_is_there(
         assert ("missing: me-seed1: to do" in written) == (there == "none")
 
 
+def test_a_report_of_some_arms_has_the_baseline_too(
+    study_file: Path, plan_of: PlanOf, tmp_path: Path
+) -> None:
+    leave(plan_of())
+    for only, arms in (("me", ["none", "me"]), ("none", ["none"])):
+        answer = said(main, [str(study_file), "--report", "--only", only])
+        assert answer.code == 0, answer.err
+        folder = tmp_path / "studies" / "mine"
+        assert list(json.loads((folder / "results.json").read_text())["arms"]) == arms
+        assert ("| all | me |" in (folder / "report.md").read_text()) == (only == "me")
+
+
 def test_an_evaluation_of_other_questions_is_refused(plan_of: PlanOf, monkeypatch) -> None:
     plan = plan_of()
     leave(plan, "untrained")
