@@ -63,7 +63,7 @@ bench: env bench-env
 bench-check: env
 	$(BIN)/python -m benchmarks.check
 
-# Fault injection into real runs: fifty minutes on quiet cores; writes docs/reliability.md.
+# Fault injection into real runs: half an hour on two quiet cores; writes docs/reliability.md.
 faults: env
 	$(BIN)/python -m fault_injection
 
