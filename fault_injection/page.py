@@ -11,7 +11,7 @@ INTRODUCTION = """# What a run survives
 
 `make faults` breaks real runs of the starter on purpose, with the real engine, and writes this page. Each
 experiment also runs alone: `python -m fault_injection.NAME --help`. `make slow` runs short forms,
-`python -m fault_injection --short`. Measured on two cores without a GPU, with nothing else running.
+`python -m fault_injection --short`. Measured on two nearly idle cores without a GPU.
 
 | promise | how it was tested | result |
 |---|---|---|
