@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "init": ("ceeh.init", "copy the packaged configurations into a folder"),
-    "sft": ("ceeh.sft", "train a model on worked responses"),
+    "sft": ("ceeh.sft", "train a model on demonstrations"),
     "fit": ("ceeh.fit", "train a model, evaluated before and after"),
     "evaluate": ("ceeh.evaluate", "evaluate a model, adapter, run or checkpoint on benchmarks"),
     "compare": ("ceeh.compare", "compare evaluations of the same questions"),

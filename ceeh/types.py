@@ -45,15 +45,15 @@ class Prompt(Question):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkedQuestion(Question):
+class Demonstration(Question):
     """A question with a response to learn from, given without the end token."""
 
     response: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkedPrompt(Prompt):
-    """A worked question ready for the model.
+class Example(Prompt):
+    """A demonstration ready for the model.
 
     response_ids: [T] of the response, with its end token.
     """

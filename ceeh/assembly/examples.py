@@ -1,4 +1,4 @@
-"""The inputs of supervised training: model files and worked questions, checked."""
+"""The inputs of supervised training: model files and demonstrations, checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ from ceeh.config.sft import SFTConfig, check_sft_pairs
 from ceeh.data.examples import ExampleBuilder, load_examples
 from ceeh.errors import ConfigError
 from ceeh.runtime.distributed import join_processes, world_size
-from ceeh.types import WorkedPrompt
+from ceeh.types import Example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples(RunInputs):
     """What supervised training reads. `held_out_prompts` may be empty."""
 
-    train_prompts: Sequence[WorkedPrompt]
-    held_out_prompts: Sequence[WorkedPrompt]
+    train_prompts: Sequence[Example]
+    held_out_prompts: Sequence[Example]
 
 
 def gather_examples(config: SFTConfig) -> Examples:
@@ -52,7 +52,7 @@ def gather_examples(config: SFTConfig) -> Examples:
             f"has only {len(train)} examples; lower it or add examples"
         )
     check_questions(run, config, train)
-    held_out: list[WorkedPrompt] = []
+    held_out: list[Example] = []
     if config.prompts.held_out.class_path:
         unseen = build_source(config.prompts.held_out, "prompts.held_out")
         held_out = load_examples(unseen, builder, "prompts.held_out", max_response_tokens=limit)

@@ -33,14 +33,14 @@ class SFTConfig:
         100, "Optimizer steps, of optimizer.prompts_per_minibatch examples each.", POSITIVE
     )
     max_response_tokens: int = setting(
-        4096, "Tokens. Longer worked responses are dropped and counted.", POSITIVE
+        4096, "Tokens. Demonstrations with longer responses are dropped and counted.", POSITIVE
     )
     evaluate_every_n_steps: int = setting(
         0, "Steps between evaluations; 0: only before and after training.", at_least(0)
     )
     model: Model = setting(Model, "The policy.")
     prompts: Prompts = setting(
-        Prompts, "Worked questions; held_out, for the loss on unseen ones, may be left out."
+        Prompts, "Demonstrations; held_out, for the loss on unseen ones, may be left out."
     )
     optimizer: Optimizer = setting(Optimizer, "AdamW and how a step is split.")
     hardware: Hardware = setting(Hardware, "Device and precision.")

@@ -1,4 +1,4 @@
-"""Worked questions as training batches for supervised training.
+"""Demonstrations as training batches for supervised training.
 
 Axes: R rows, one example each, T tokens.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from ceeh.data.batch import equal_batches
 from ceeh.data.prompts import PromptBuilder, PromptStream, load_prompts
 from ceeh.errors import ConfigError
-from ceeh.types import Question, WorkedPrompt, WorkedQuestion
+from ceeh.types import Demonstration, Example, Question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,17 +43,17 @@ class ExampleBatch:
 
 
 class ExampleBuilder(PromptBuilder):
-    """Encodes a worked question: the prompt as `PromptBuilder` does, and the response with its end token."""
+    """Encodes a demonstration: the prompt as `PromptBuilder` does, and the response with its end token."""
 
-    def __call__(self, question: Question) -> WorkedPrompt:
-        if not isinstance(question, WorkedQuestion):
+    def __call__(self, question: Question) -> Example:
+        if not isinstance(question, Demonstration):
             raise ConfigError(
-                f"the question '{question.uid}' has no response to learn from; name the column of worked "
+                f"the question '{question.uid}' has no response to learn from; name the column of the "
                 "responses, init_args.response=COLUMN, or the styles of a procedural source"
             )
         response_ids = self.tokenizer(question.response, add_special_tokens=False).input_ids
         prompt = super().__call__(question)
-        return WorkedPrompt(
+        return Example(
             **{each.name: getattr(prompt, each.name) for each in fields(prompt)},
             response_ids=(*response_ids, int(self.tokenizer.eos_token_id)),  # type: ignore[arg-type]
         )
@@ -61,8 +61,8 @@ class ExampleBuilder(PromptBuilder):
 
 def load_examples(
     source: Iterable[Question], builder: ExampleBuilder, place: str, *, max_response_tokens: int
-) -> list[WorkedPrompt]:
-    """The worked prompts of `source`, in its order; `place` is its config path, for messages.
+) -> list[Example]:
+    """The examples of `source`, in its order; `place` is its config path, for messages.
 
     Examples whose response is longer than `max_response_tokens` are dropped with one warning that counts
     them: cut short, they would teach not to end. Raises ConfigError as `load_prompts` does, and when none
@@ -73,7 +73,7 @@ def load_examples(
     if dropped := len(examples) - len(kept):
         longest = max(len(each.response_ids) for each in examples)
         words = (
-            f"{place}: {dropped} of {len(examples)} worked responses are longer than max_response_tokens "
+            f"{place}: {dropped} of {len(examples)} demonstrations are longer than max_response_tokens "
             f"({max_response_tokens}); the longest has {longest} tokens"
         )
         if not kept:
@@ -82,7 +82,7 @@ def load_examples(
     return kept
 
 
-def collate_examples(examples: Sequence[WorkedPrompt], *, pad_token_id: int) -> ExampleBatch:
+def collate_examples(examples: Sequence[Example], *, pad_token_id: int) -> ExampleBatch:
     """One row per example, right-padded to the longest."""
     begin = time.perf_counter()
     totals = [len(each.token_ids) + len(each.response_ids) for each in examples]
@@ -135,7 +135,7 @@ class HeldOutExamples:
 
     def __init__(
         self,
-        examples: Sequence[WorkedPrompt],
+        examples: Sequence[Example],
         *,
         size: int,
         pad_token_id: int,

@@ -119,7 +119,7 @@ def write_supervised_card(folder: Path, *, base: str, source: Component, steps: 
     origin = hub_id(base) or base_card(base).get("base_model")
     facts: dict[str, Any] = {"base_model": origin} | base_license(base)
     data = ModelCardData(library_name="transformers", tags=["ceeh", "sft"], **facts)
-    title = f"# {PurePath(base).name}, trained on worked responses"
+    title = f"# {PurePath(base).name}, trained on demonstrations"
     text = f"{describe_base(base)}, by `python -m ceeh.sft` on {describe(source)}. Steps: {steps}."
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n{title}\n\n{text}\n").save(folder / "README.md")
 

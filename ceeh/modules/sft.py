@@ -1,4 +1,4 @@
-"""SFTModule: supervised training of the policy on worked responses.
+"""SFTModule: supervised training of the policy on demonstrations.
 
 Axes: R rows, T tokens of a row, C tokens of one chunk of the head.
 """

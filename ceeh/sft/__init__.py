@@ -1,7 +1,7 @@
 """python -m ceeh.sft --config FILE [--config OVERLAY ...] [key=value ...]: supervised training.
 
 A model that does not know a task's format solves nothing, and reinforcement learning has nothing to learn
-from. A brief training on worked responses cures that; its run folder is the `model.path` of ceeh.fit.
+from. A brief training on demonstrations cures that; its run folder is the `model.path` of ceeh.fit.
 As in `ceeh.fit`, the configuration is checked before torch is imported; `ceeh.sft.train` has the run.
 """
 
@@ -28,7 +28,7 @@ def sft(config: SFTConfig) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = CommandParser(
-        prog="python -m ceeh.sft", description="Train a model on worked responses."
+        prog="python -m ceeh.sft", description="Train a model on demonstrations."
     )
     parser.add_settings(SFTConfig, example="optimizer.lr=1e-5")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Supervised training: worked examples -> policy -> a run folder with a model."""
+"""Supervised training: demonstrations -> policy -> a run folder with a model."""
 
 from contextlib import ExitStack
 from pathlib import Path

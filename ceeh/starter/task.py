@@ -3,7 +3,7 @@
 `47+8*3*31-5?` asks for (((47 + 8) * 3) * 31 - 5) mod 100 = 10. A question of level n has n operations.
 Adding or subtracting a digit is easy for a small model, multiplying by a digit is harder, and multiplying
 by a two-digit number in one step is beyond it; `MULTIPLICATIONS` defines the levels.
-A worked response is in one of five styles, named by its first word:
+A demonstration is in one of five styles, named by its first word:
 
     so 10                                         the answer alone
     leap 47+8*3=65;65*31-5=10;so 10               two operations per step
@@ -27,7 +27,7 @@ ONE_DIGIT = range(2, 10)
 TWO_DIGITS = tuple(ten + unit for ten in range(20, 100, 10) for unit in range(4))
 """Multipliers in the questions. 30 is easy; 31 is not, because the tens digit sums two products."""
 PRACTICED = tuple(range(11, 100))
-"""Multipliers in worked examples. With those of the questions alone the model would memorize the products,
+"""Multipliers in demonstrations. With those of the questions alone the model would memorize the products,
 and the hardest levels would be as easy as the others."""
 STYLE_BOOST: Mapping[tuple[str, int], float] = {
     ("so", 1): 16,
@@ -38,7 +38,7 @@ STYLE_BOOST: Mapping[tuple[str, int], float] = {
     **{("step", level): 0.25 for level in (5, 6)},
     **{("long", level): 2 for level in (5, 6)},
 }
-"""How many times as often as elsewhere a worked example of that level has that style. The last three let the
+"""How many times as often as elsewhere a demonstration of that level has that style. The last three let the
 first word depend on the difficulty a little, as the length of a language model's reasoning does. Without them
 100 steps of reinforcement learning do not teach a policy to tell levels 4 and 5 apart."""
 WORDS = ("so", "leap", "step", "long", "read", "again", "redo")
@@ -97,7 +97,7 @@ def sample_style(rng: random.Random, level: int, styles: Mapping[str, float]) ->
     return rng.choices(list(styles), weights)[0]  # type: ignore[return-value]
 
 
-def worked_response(chain: Chain, style: Style, rng: random.Random) -> str:
+def demonstration(chain: Chain, style: Style, rng: random.Random) -> str:
     """A response to `chain` in `style`, ending in `so` and the correct answer."""
     end = f"so {chain.answer:02d}"
     bodies: Mapping[Style, Callable[[], Iterator[str]]] = {

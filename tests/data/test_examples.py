@@ -1,4 +1,4 @@
-"""Worked questions as batches: end tokens, what carries loss, padding, order and resume."""
+"""Demonstrations as batches: end tokens, what carries loss, padding, order and resume."""
 
 import re
 from pathlib import Path
@@ -18,30 +18,30 @@ from ceeh.data.prompts import PromptStream
 from ceeh.data.sources import Table
 from ceeh.errors import ConfigError
 from ceeh.starter.model import EOS_ID, PAD_ID, build_tokenizer
-from ceeh.types import Question, WorkedPrompt, WorkedQuestion
+from ceeh.types import Demonstration, Example, Question
 
 BUILDER = ExampleBuilder(build_tokenizer(), Prompts())
 TOKENIZER = BUILDER.tokenizer
 
 
-def worked(text: str, response: str) -> WorkedQuestion:
-    return WorkedQuestion(uid=text, text=text, answer="0", response=response)
+def demonstration(text: str, response: str) -> Demonstration:
+    return Demonstration(uid=text, text=text, answer="0", response=response)
 
 
-def examples(count: int) -> list[WorkedPrompt]:
-    questions = [worked(f"{n}+1?", "so " + "7" * (n % 5 + 1)) for n in range(count)]
+def examples(count: int) -> list[Example]:
+    questions = [demonstration(f"{n}+1?", "so " + "7" * (n % 5 + 1)) for n in range(count)]
     return load_examples(questions, BUILDER, "prompts.train", max_response_tokens=16)
 
 
 def test_a_response_ends_with_the_end_token_which_is_learned() -> None:
-    example = BUILDER(worked("1+1?", "so 02"))
+    example = BUILDER(demonstration("1+1?", "so 02"))
     assert example.token_ids == tuple(TOKENIZER("1+1?").input_ids)
     assert TOKENIZER.decode(example.response_ids[:-1]) == "so 02"
     assert example.response_ids[-1] == EOS_ID
 
 
 def test_prompts_and_padding_carry_no_loss() -> None:
-    pair = [BUILDER(worked("12+1?", "so 13")), BUILDER(worked("1?", "so 1"))]
+    pair = [BUILDER(demonstration("12+1?", "so 13")), BUILDER(demonstration("1?", "so 1"))]
     batch = collate_examples(pair, pad_token_id=PAD_ID)
     # 5 prompt tokens, `so `, 1, 3 and the end; 2 prompt tokens, `so `, 1 and the end.
     assert batch.totals.tolist() == [9, 5]
@@ -56,8 +56,8 @@ def test_a_question_without_a_response_is_refused_with_the_cure() -> None:
 
 
 def test_responses_over_the_limit_are_dropped_and_counted() -> None:
-    questions = [worked("1?", "so 1"), worked("2?", "so 22222")]
-    with pytest.warns(UserWarning, match=re.escape("1 of 2 worked responses are longer")):
+    questions = [demonstration("1?", "so 1"), demonstration("2?", "so 22222")]
+    with pytest.warns(UserWarning, match=re.escape("1 of 2 demonstrations are longer")):
         (kept,) = load_examples(questions, BUILDER, "prompts.train", max_response_tokens=3)
     assert kept.uid == "1?"
     with pytest.raises(ConfigError, match="the longest has 7 tokens; raise it"):
@@ -100,8 +100,8 @@ def test_a_table_gives_the_responses_of_its_column(tmp_path: Path) -> None:
     file = tmp_path / "worked.jsonl"
     file.write_text('{"question": "1+1?", "answer": "2", "how": "so 2"}\n')
     (question,) = Table(str(file), response="how")
-    assert isinstance(question, WorkedQuestion)
+    assert isinstance(question, Demonstration)
     assert question.response == "so 2"
     file.write_text('{"question": "1+1?", "answer": "2", "how": ""}\n')
-    with pytest.raises(ConfigError, match="line 1: column 'how' must hold the worked response"):
+    with pytest.raises(ConfigError, match="line 1: column 'how' must hold the response"):
         list(Table(str(file), response="how"))

@@ -156,7 +156,7 @@ def test_an_unfinished_run_is_not_taken_for_a_model(
             "prompts.train.init_args.response=null",
             "prompts.train: ... has no response to learn from",
         ),
-        ("max_response_tokens=2", "24 of 24 worked responses are longer"),
+        ("max_response_tokens=2", "24 of 24 demonstrations are longer"),
         ("rollouts.steps=3", "rollouts"),
         ("seed=4294967296", "seed must be from 0 to 4294967295"),
         ("model.lora.base=nf4", "needs model.lora.rank above 0"),
@@ -177,7 +177,7 @@ def test_bad_input_is_refused_before_anything_is_written(
 
 
 def test_help_and_print_config_describe_the_command(config_file: Path) -> None:
-    assert "Longer worked responses are dropped" in said(main, ["--help-config"]).out
+    assert "Demonstrations with longer responses are dropped" in said(main, ["--help-config"]).out
     printed = said(main, ["--config", str(config_file), "--print-config", "steps=7"])
     assert re.search(r"^steps: 7$", printed.out, re.M)
 

@@ -1,4 +1,4 @@
-"""The starter task: correct arithmetic, and worked responses that end with the answer."""
+"""The starter task: correct arithmetic, and demonstrations that end with the answer."""
 
 import random
 import re
@@ -14,16 +14,16 @@ from ceeh.starter.task import (
     Chain,
     Style,
     apply,
+    demonstration,
     sample_chain,
     sample_style,
-    worked_response,
 )
 
 CHAIN = Chain(47, (("+", 8), ("*", 3), ("*", 31), ("-", 5)))
 
 
 def text(chain: Chain, style: Style, seed: int = 0) -> str:
-    return worked_response(chain, style, random.Random(seed))
+    return demonstration(chain, style, random.Random(seed))
 
 
 def test_a_chain_is_evaluated_from_left_to_right_modulo_100() -> None:
@@ -48,7 +48,7 @@ def test_every_equation_of_every_style_is_correct(style: Style) -> None:
     rng = random.Random(1)
     for index in range(200):
         chain = sample_chain(rng, LEVELS[index % len(LEVELS)], PRACTICED)
-        whole = worked_response(chain, style, rng)
+        whole = demonstration(chain, style, rng)
         assert whole.endswith(f"so {chain.answer:02d}")
         for start, chained, result in re.findall(r"(\d+)((?:[-+*]\d+)+)=(\d\d)", whole):
             operations = [(sign, int(n)) for sign, n in re.findall(r"([-+*])(\d+)", chained)]

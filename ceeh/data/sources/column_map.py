@@ -15,7 +15,7 @@ from typing import Any
 from ceeh.errors import ConfigError
 from ceeh.runtime.rng import stable_hash
 from ceeh.runtime.text import show
-from ceeh.types import Question, WorkedQuestion
+from ceeh.types import Demonstration, Question
 
 Row = Mapping[str, Any]
 
@@ -143,10 +143,10 @@ class Columns:
         response = row[self.response]
         if not isinstance(response, str) or not response.strip() or not encodable(response):
             raise ConfigError(
-                f"{place}: column '{self.response}' must hold the worked response as text, got "
+                f"{place}: column '{self.response}' must hold the response as text, got "
                 f"{show(response)}"
             )
-        return WorkedQuestion(**fields, response=response)
+        return Demonstration(**fields, response=response)
 
     def _messages(self, place: str, given: list[Any]) -> tuple[tuple[str, str], ...]:
         """(role, content) of messages as chat templates take them; content is text or parts of text."""

@@ -1,7 +1,7 @@
-"""Leg counting: word problems in words that a small language model knows, with worked responses.
+"""Leg counting: word problems in words that a small language model knows, with demonstrations.
 
 "How many legs do 3 dogs and 2 spiders have in total?" needs a fact and a product per kind of animal, and the
-sum. The level is the number of kinds. A worked response is in one of four styles, of which the longer ones
+sum. The level is the number of kinds. A demonstration is in one of four styles, of which the longer ones
 are the easier to get right: `direct`, `short`, `medium` and `long`.
 """
 
@@ -19,7 +19,7 @@ from ceeh.data.sources.splits import (
     split_of,
 )
 from ceeh.errors import ConfigError
-from ceeh.types import Question, WorkedQuestion
+from ceeh.types import Demonstration, Question
 
 LEVELS = range(1, 5)
 LEGS = (
@@ -116,7 +116,7 @@ class LegCounting:
 
     A hash of a question's text puts one in five into the held-out split, whatever the seed: the splits of
     any two runs are disjoint. `levels` is a range "1-4", one level, or a list.
-    There are 1 to `max_count` animals of each kind. `styles` maps each style of a worked response to its
+    There are 1 to `max_count` animals of each kind. `styles` maps each style of a demonstration to its
     relative frequency; without it the questions have no response.
     """
 
@@ -168,7 +168,7 @@ class LegCounting:
                 yield Question(**fields)
             else:
                 style = rng.choices(list(self.styles), list(self.styles.values()))[0]
-                yield WorkedQuestion(**fields, response=STYLES[style](herd))
+                yield Demonstration(**fields, response=STYLES[style](herd))
 
 
 def num_herds(level: int, max_count: int, split: Split) -> int:

@@ -21,11 +21,11 @@ from ceeh.starter.task import (
     PRACTICED,
     STYLES,
     TWO_DIGITS,
+    demonstration,
     sample_chain,
     sample_style,
-    worked_response,
 )
-from ceeh.types import Question, WorkedQuestion
+from ceeh.types import Demonstration, Question
 
 
 class StarterTask:
@@ -34,7 +34,7 @@ class StarterTask:
     A hash of a chain's text puts one chain in five into the held-out split, whatever the seed: the
     splits of any two runs are disjoint. `levels` is a range "1-6", one level, or a list.
 
-    With `styles`, style -> relative frequency, they are worked examples to learn from: multipliers are drawn
+    With `styles`, style -> relative frequency, they are demonstrations: multipliers are drawn
     from PRACTICED, and a chain may come again with another response.
     """
 
@@ -93,8 +93,8 @@ class StarterTask:
                 yield Question(uid=uid, **fields)
             else:
                 style = sample_style(rng, level, self.styles)
-                response = worked_response(chain, style, rng)
-                yield WorkedQuestion(uid=f"{uid}-{count}", response=response, **fields)
+                response = demonstration(chain, style, rng)
+                yield Demonstration(uid=f"{uid}-{count}", response=response, **fields)
             count += 1
 
 

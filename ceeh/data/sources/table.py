@@ -28,7 +28,7 @@ class Table:
 
     `question`, `answer`, `uid` and `metadata` name columns, `a.b` what is under b in column a; without
     `uid` the uid is a hash of question and answer. The question is text, or a list of messages with
-    role and content that ends with the user's. `response` names the column of worked responses, which
+    role and content that ends with the user's. `response` names the column of the response, which
     supervised training (ceeh.sft) learns. `answer_pattern` is a regular expression whose group 1 (of
     the last match) is the answer within its column. `join_answers` joins lists of several answers
     with commas. `where` maps a column to the value, or list of values, of the rows to keep.

@@ -1,4 +1,4 @@
-"""Leg counting: right answers, worked responses that end in them, splits that never meet."""
+"""Leg counting: right answers, demonstrations that end in them, splits that never meet."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from ceeh.data.sources import LegCounting
 from ceeh.data.sources.legs import STYLES, counted, listed, num_herds, total
 from ceeh.errors import ConfigError
-from ceeh.types import WorkedQuestion
+from ceeh.types import Demonstration
 
 HERD = {"ostrich": 5, "spider": 1, "woodlouse": 2}  # 5 * 2 + 8 + 2 * 14 = 46
 EVEN = dict.fromkeys(STYLES, 1.0)
@@ -30,11 +30,11 @@ def test_the_styles_are_as_documented() -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_every_equation_of_a_worked_response_is_correct_and_its_end_is_the_answer(
+def test_every_equation_of_a_demonstration_is_correct_and_its_end_is_the_answer(
     style: str,
 ) -> None:
     for question in LegCounting(200, styles={style: 1}):
-        assert isinstance(question, WorkedQuestion)
+        assert isinstance(question, Demonstration)
         for left, sign, right, result in re.findall(
             r"(\d+) ?([*+]) ?(\d+) = (\d+)", question.response
         ):
@@ -64,8 +64,8 @@ def test_levels_cycle_and_count_the_kinds_of_animals() -> None:
     assert len({question.uid for question in questions}) == 40
 
 
-def test_worked_and_plain_questions_of_a_seed_are_drawn_from_the_same_space() -> None:
-    assert not any(isinstance(question, WorkedQuestion) for question in LegCounting(8))
+def test_demonstrations_and_plain_questions_of_a_seed_are_drawn_from_the_same_space() -> None:
+    assert not any(isinstance(question, Demonstration) for question in LegCounting(8))
     styles = [q.response for q in LegCounting(120, styles=EVEN)]  # type: ignore[attr-defined]
     openings = {re.match(r"\\boxed|\d|An? |We want", text)[0][:1] for text in styles}  # type: ignore[index]
     assert {"\\", "A", "W"} <= openings

@@ -7,7 +7,7 @@ import pytest
 from ceeh.data.sources.starter_task import StarterTask, num_chains
 from ceeh.errors import ConfigError
 from ceeh.starter.task import apply
-from ceeh.types import WorkedQuestion
+from ceeh.types import Demonstration
 
 
 def test_starter_questions_are_distinct_correct_and_evenly_mixed():
@@ -43,9 +43,9 @@ def test_the_number_of_chains_is_counted():
     assert num_chains(5) == 100 * 10 * 3 * 8**2 * 32 * 18**2
 
 
-def test_worked_examples_end_in_the_answer_and_practice_other_multipliers() -> None:
+def test_demonstrations_end_in_the_answer_and_practice_other_multipliers() -> None:
     source = StarterTask(600, seed=1, styles={"step": 1, "long": 2})
-    examples = [each for each in source if isinstance(each, WorkedQuestion)]
+    examples = [each for each in source if isinstance(each, Demonstration)]
     assert len(examples) == len({each.uid for each in examples}) == 600
     assert all(each.response.endswith(f"so {each.answer}") for each in examples)
     share = sum(each.response.startswith("long ") for each in examples) / 600
@@ -58,7 +58,7 @@ def test_worked_examples_end_in_the_answer_and_practice_other_multipliers() -> N
     assert len(set(first)) < len(first)
 
 
-def test_worked_examples_keep_the_splits_apart() -> None:
+def test_demonstrations_keep_the_splits_apart() -> None:
     held_out = {q.text for q in StarterTask(300, seed=0, split="held_out", levels=1)}
     worked = {q.text for q in StarterTask(3000, seed=5, levels=1, styles={"step": 1})}
     assert worked.isdisjoint(held_out)
