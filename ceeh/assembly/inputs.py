@@ -106,7 +106,7 @@ def gather_inputs(config: Config) -> Inputs:
         )
     used = held_out[: config.evaluation.questions]
     check_share(used)
-    check_questions(run, config, train)
+    check_questions(run, config, [*train, *probe])
     warn_of_doubts(config, [*train, *probe], held_out)
     inputs = Inputs(
         model_path=path,
@@ -158,10 +158,10 @@ def read_model(
     return path, tokenizer
 
 
-def check_questions(run: Path | None, config: RunConfig, train: Sequence[Prompt]) -> None:
-    """Raises ConfigError where `run` drew from other questions than `train`, or in another order."""
+def check_questions(run: Path | None, config: RunConfig, prompts: Sequence[Prompt]) -> None:
+    """Raises ConfigError where `run` had other questions than `prompts`, or drew in another order."""
     if run is not None and (state := stream_state(run, config.ckpt_path or "")):
-        check_stream(state, digests(train), config.seed)
+        check_stream(state, digests(prompts), config.seed)
 
 
 def check_share(held_out: Sequence[Prompt]) -> None:

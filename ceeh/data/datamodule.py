@@ -63,6 +63,7 @@ class RolloutDataModule(LightningDataModule):
             rank=rank(),
             world_size=world_size(),
             balanced_by=minibatch if rollouts.balance_ranks else None,
+            probe=self.probe_prompts,
         )
         return RolloutLoader(
             engine=self.engine,

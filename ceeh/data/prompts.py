@@ -264,6 +264,8 @@ class PromptStream:
     With `balanced_by` n each rank gets prompts of about equal total length instead, by the mean response
     of a question's last visit (`observe`). Each n prompts, a multiple of w, are shared out on their own: the
     minibatches of the ranks together hold the questions that they hold without balance.
+
+    `probe` are never drawn; a resumed stream must find them unchanged, too.
     """
 
     def __init__(
@@ -275,6 +277,7 @@ class PromptStream:
         rank: int = 0,
         world_size: int = 1,
         balanced_by: int | None = None,
+        probe: Sequence[Prompt] = (),
     ) -> None:
         assert prompts_per_step % world_size == 0, "see check_pairs and check_sft_pairs"
         assert len(prompts) >= prompts_per_step, "see gather_inputs and gather_examples"
@@ -286,7 +289,7 @@ class PromptStream:
         self.world_size = world_size
         self.balanced_by = balanced_by
         self.lengths = QuestionTable()
-        self._digests = digests(prompts)
+        self._digests = digests([*prompts, *probe])
         self.epoch = 0
         self.position = 0
         self.deferred: list[str] = []

@@ -407,3 +407,15 @@ def test_other_prompts_or_answers_to_the_same_questions_are_refused_on_resume(ch
     changed = [replace(prompt, **change) for prompt in prompts(10)]
     with pytest.raises(ConfigError, match=r"their prompts or answers are not; resume with .* date"):
         PromptStream(changed, seed=0, prompts_per_step=4).load_state_dict(state)
+
+
+def test_a_probe_question_whose_answer_changed_is_noticed_on_resume():
+    trained, probe = prompts(10)[:8], prompts(10)[8:]
+    whole = PromptStream(trained, seed=0, prompts_per_step=4, probe=probe)
+    changed = [probe[0], replace(probe[1], answer="2")]
+    other = PromptStream(trained, seed=0, prompts_per_step=4, probe=changed)
+    with pytest.raises(ConfigError, match=r"their prompts or answers are not"):
+        other.load_state_dict(whole.state_dict())
+    assert {uid for _ in range(4) for uid in (p.uid for p in whole.next_step())} == {
+        p.uid for p in trained
+    }
