@@ -26,9 +26,9 @@ class Recorder(VLLMEngine):
 
     requests: tuple[Any, Any, int]
 
-    def _run(self, prompts: Any, params: Any, engine_seed: int, patience: float = 0.0) -> list[Any]:
+    def _run(self, prompts: Any, params: Any, engine_seed: int, stoppable: bool = True) -> list[Any]:
         self.requests = prompts, params, engine_seed
-        return super()._run(prompts, params, engine_seed, patience)
+        return super()._run(prompts, params, engine_seed, stoppable)
 
     def raw(self) -> int:
         prompts, params, _ = self.requests

@@ -69,7 +69,6 @@ class TorchEngine:
         TorchEngine.events.append(f"load {policy_version}")
 
     def canary(self, *, temperature: float) -> tuple[tuple[int, ...], Completion]:
-        shutdown.check(shutdown.GRACE_SECONDS)  # as the real engine does
         prompt = (2, 3, 4)
         sampling = Sampling(completions=1, temperature=temperature, max_tokens=8)
         return prompt, self._sample(prompt, sampling, 0)

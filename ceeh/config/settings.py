@@ -362,6 +362,12 @@ class Checkpoints:
     every_n_steps: int = setting(10, "Rollout steps between checkpoints.", POSITIVE)
     keep: int = setting(2, "Newest checkpoints kept; older ones are deleted.", at_least(2))
     max_failures: int = setting(3, "Failed saves in a row that stop the run.", POSITIVE)
+    stop_grace_seconds: float = setting(
+        30.0,
+        "Seconds that a stop (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2) waits for the end of a rollout step that "
+        "has changed the weights. A step that ends in time is saved; a longer one is lost.",
+        at_least(0),
+    )
     format: Literal["auto", "full", "distributed"] = setting(
         "auto",
         "full: one file. distributed: a folder to which each process writes its share. auto: distributed "

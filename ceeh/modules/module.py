@@ -196,7 +196,7 @@ class CEEHModule(PolicyModule):
             denominator=self.total(shares.sum()),
             backward=self.backward_of,
             clock=self.clock,
-            patience=shutdown.GRACE_SECONDS if changed else 0.0,
+            grace=self.config.checkpoints.stop_grace_seconds if changed else 0.0,
         )
         if not changed:
             self.check_first_step(batch, micro[0], inputs, found.sums)

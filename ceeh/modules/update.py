@@ -117,12 +117,12 @@ def accumulate_gradients(
     denominator: Float[Tensor, ""],
     backward: Callable[[Tensor, bool], None],
     clock: StepClock,
-    patience: float = 0.0,
+    grace: float = 0.0,
 ) -> GradientResult:
     """Adds up the gradients of all micro-batches; `denominator` covers their rows on all ranks.
 
     `backward` receives a micro-batch's loss and whether it is the last one. A requested stop takes effect
-    after a micro-batch, once it is `patience` seconds old. Raises RunError when GPU memory runs out.
+    after a micro-batch, once it is `grace` seconds old. Raises RunError when GPU memory runs out.
     """
     sums: dict[str, Tensor] = {}
     not_finite = torch.zeros_like(batch.correct)
@@ -162,7 +162,7 @@ def accumulate_gradients(
                 "model.head_chunk_tokens, or set model.gradient_checkpointing=true or "
                 "engine.init_args.sleep=true; then resume with ckpt_path=last"
             ) from error
-        shutdown.check(patience)
+        shutdown.check(grace)
     # One transfer for the step: each number on its own would wait for the device.
     values = torch.stack([value.double() for value in sums.values()]).tolist()
     named = dict(zip(sums, values, strict=True))

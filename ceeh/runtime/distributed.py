@@ -126,21 +126,21 @@ class Neighbors:
         dist.all_gather_object(gathered, value, group=self.group)
         return gathered
 
-    def check_stop(self, patience: float, *, at: int) -> None:
+    def check_stop(self, *, at: int) -> None:
         """`shutdown.check`, by which neighbors stop at the same call: others would wait for one that left.
 
         Collective, in the first and every STOP_CALLS-th of the calls that `at` numbers from 0: agreeing
         takes some tenths of a millisecond.
         """
         if self.group is None:
-            return shutdown.check(patience)
+            return shutdown.check()
         if at % STOP_CALLS:
             return
-        wanted = torch.tensor(shutdown.due(patience) or 0)
+        wanted = torch.tensor(shutdown.due() or 0)
         dist.all_reduce(wanted, dist.ReduceOp.MAX, group=self.group)
         if wanted:
-            if shutdown.due(patience) is None:  # rank 0 leaves first, see `shutdown.due`
-                time.sleep(shutdown.GRACE_SECONDS)
+            if shutdown.due() is None:  # rank 0 leaves first, see `shutdown.due`
+                time.sleep(shutdown.HEAD_START_SECONDS)
             raise shutdown.Stopped(int(wanted))
 
     def close(self) -> None:

@@ -2,7 +2,8 @@
 
 `check()` raises `Stopped` where nothing is half done: between engine steps, between graded answers, between
 micro-batches and before a rollout step, so a stop takes effect within one engine step or one micro-batch.
-Once a rollout step has changed the weights, it takes effect at the end of the step or after GRACE_SECONDS.
+Once a rollout step has changed the weights, it takes effect at the end of the step, or after
+`checkpoints.stop_grace_seconds`.
 A second signal ends the process at once.
 """
 
@@ -17,8 +18,8 @@ from typing import NamedTuple
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """What terminals, batch systems and preemption send; SLURM's `--signal` often names the last two."""
-GRACE_SECONDS = 3.0
-"""How long a stop waits for the end of an update that has already changed the weights."""
+HEAD_START_SECONDS = 3.0
+"""By which rank 0, which writes the checkpoint, leaves before the other ranks."""
 REPEAT_SECONDS = 1.0
 """Further signals within this time belong to the first one: `timeout`, for one, sends each signal twice."""
 
@@ -99,19 +100,19 @@ def requested() -> int | None:
     return _request and _request.number
 
 
-def due(patience: float = 0.0) -> int | None:
-    """The termination signal of a stop that was requested at least `patience` seconds ago.
+def due(grace: float = 0.0) -> int | None:
+    """The termination signal of a stop that was requested at least `grace` seconds ago.
 
-    Rank 0 writes the checkpoint, so the other ranks give it GRACE_SECONDS to leave first.
+    Ranks above 0 add HEAD_START_SECONDS.
     """
     if _request is None:
         return None
     if int(os.environ.get("RANK", "0")) > 0:
-        patience = GRACE_SECONDS
-    return _request.number if time.monotonic() - _request.time >= patience else None
+        grace += HEAD_START_SECONDS
+    return _request.number if time.monotonic() - _request.time >= grace else None
 
 
-def check(patience: float = 0.0) -> None:
+def check(grace: float = 0.0) -> None:
     """Raises Stopped if a stop is `due`."""
-    if (number := due(patience)) is not None:
+    if (number := due(grace)) is not None:
         raise Stopped(number)

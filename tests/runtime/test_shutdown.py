@@ -100,18 +100,22 @@ def test_a_block_within_another_changes_nothing() -> None:
             shutdown.check()
 
 
-@pytest.mark.parametrize(("rank", "patience"), [("0", 0.2), ("1", 0.0)])
+@pytest.mark.parametrize(
+    ("rank", "grace", "wait"), [("0", 30.0, 30.0), ("1", 0.0, 3.0), ("1", 30.0, 33.0)]
+)
 def test_an_update_that_changed_weights_and_ranks_above_zero_have_a_grace(
-    monkeypatch: pytest.MonkeyPatch, rank: str, patience: float
+    monkeypatch: pytest.MonkeyPatch, rank: str, grace: float, wait: float
 ) -> None:
     monkeypatch.setenv("RANK", rank)
-    monkeypatch.setattr(shutdown, "GRACE_SECONDS", 0.2)
+    seconds = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: seconds[0])
     with signals_honored():
         interrupt()
-        shutdown.check(patience)
-        time.sleep(0.3)
+        for seconds[0] in (0.0, wait - 0.1):
+            shutdown.check(grace)
+        seconds[0] = wait
         with pytest.raises(Stopped):
-            shutdown.check(patience)
+            shutdown.check(grace)
 
 
 def test_what_the_parent_process_ignores_stays_ignored() -> None:

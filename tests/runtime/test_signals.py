@@ -94,15 +94,13 @@ def differing_at_the_end(whole: Path, folder: Path) -> list[str]:
 
 
 def test_a_stop_between_two_updates_leaves_no_checkpoint_of_half_a_step(
-    whole: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(shutdown, "GRACE_SECONDS", 0.1)
-
     def long_step() -> None:
         interrupt()
         time.sleep(0.2)
 
-    given = command(tiny_model_dir, tmp_path)
+    given = [*command(tiny_model_dir, tmp_path), "checkpoints.stop_grace_seconds=0.1"]
     with pytest.MonkeyPatch.context() as patch:
         at_call(patch, LambdaLR, "step", 4, long_step)
         assert ceeh.fit.main(given) == 130

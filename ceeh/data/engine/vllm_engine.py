@@ -37,7 +37,6 @@ from ceeh.data.engine.vllm_weights import (
     weight_shapes,
 )
 from ceeh.errors import ConfigError, RunError, first_line
-from ceeh.runtime import shutdown
 from ceeh.runtime.distributed import Neighbors, check_group_size, processes_here, world_size
 from ceeh.runtime.rng import derived_seed, rng_preserved
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup
@@ -219,9 +218,8 @@ class VLLMEngine:
             ignore_eos=True,
             seed=0,
         )
-        # Part of the end of a step, which a stop waits for.
-        patience = shutdown.GRACE_SECONDS
-        (request,) = self._run([prompt], [params], engine_seed=0, patience=patience)
+        # It belongs to the end of a step, for which a stop waits.
+        (request,) = self._run([prompt], [params], engine_seed=0, stoppable=False)
         return prompt, self._completion(request.outputs[0])
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], *, policy_version: int) -> None:
@@ -307,11 +305,11 @@ class VLLMEngine:
         prompts: Sequence[tuple[int, ...]],
         params: Sequence[Any],
         engine_seed: int,
-        patience: float = 0.0,
+        stoppable: bool = True,
     ) -> list[Any]:
         """vLLM's output for each prompt, in their order.
 
-        A requested stop takes effect between two engine steps, once it is `patience` seconds old.
+        With `stoppable` a requested stop takes effect between two engine steps.
         """
         llm = self._live()
         if not self._has_weights:
@@ -326,7 +324,8 @@ class VLLMEngine:
                 llm.enqueue(inputs, list(params), use_tqdm=False)
                 steps = count()
                 while llm.llm_engine.has_unfinished_requests():
-                    self._neighbors.check_stop(patience, at=next(steps))
+                    if stoppable:
+                        self._neighbors.check_stop(at=next(steps))
                     finished += [output for output in llm.llm_engine.step() if output.finished]
         except BaseException:
             self.close()
