@@ -26,7 +26,9 @@ class Recorder(VLLMEngine):
 
     requests: tuple[Any, Any, int]
 
-    def _run(self, prompts: Any, params: Any, engine_seed: int, stoppable: bool = True) -> list[Any]:
+    def _run(
+        self, prompts: Any, params: Any, engine_seed: int, stoppable: bool = True
+    ) -> list[Any]:
         self.requests = prompts, params, engine_seed
         return super()._run(prompts, params, engine_seed, stoppable)
 

@@ -83,10 +83,10 @@ class TorchEngine:
         self.closed += 1
 
 
-class NoReward:
-    """A shaping under which nothing is better than anything else: every reward is 0."""
+class EqualRewards:
+    """A shaping under which nothing is better than anything else: every reward is 1."""
 
     reads = ()
 
     def __call__(self, inputs: ShapingInputs) -> Tensor:
-        return torch.zeros_like(inputs.scores)
+        return torch.ones_like(inputs.scores)

@@ -11,8 +11,8 @@ BANDS = ("hard", "medium", "easy")
 
 
 def band(accuracy: float) -> int:
-    """0 (hard) up to 1/3, 1 (medium) up to 2/3, 2 (easy) above, as LASER-D's released code."""
-    return (accuracy > 1 / 3) + (accuracy > 2 / 3)
+    """0 (hard) below 1/3, 1 (medium) below 2/3, else 2 (easy), as in LASER-D's released reward."""
+    return (accuracy >= 1 / 3) + (accuracy >= 2 / 3)
 
 
 def expected_correct_target(

@@ -240,7 +240,9 @@ class Objective:
         "Baseline and scale of rewards. Paper: group_mean, no division by the std.",
     )
     advantage_boost: float = setting(
-        0.0, "Added to the advantages of correct responses (DLER's script: 0.1).", at_least(0)
+        0.0,
+        "Added to the advantages of correct responses whose reward is positive (DLER's script: 0.1).",
+        at_least(0),
     )
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = setting(
         "token_mean", "Mean over tokens (paper), over responses (GRPO), or constant (Dr. GRPO)."

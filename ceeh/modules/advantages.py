@@ -6,7 +6,7 @@ Axes: P prompts, R rollout rows. Groups may differ in size; rows may come in any
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 STD_EPSILON = 1e-6
@@ -85,3 +85,14 @@ def group_advantages(
                 f"batch_std, token_whitened, got '{kind}'"
             )
     return advantages.to(rewards.dtype)
+
+
+def correct_boost(
+    correct: Bool[Tensor, " R"], rewards: Float[Tensor, " R"], boost: float
+) -> Float[Tensor, " R"]:
+    """What DLER's script adds to the advantages: `boost` for correct responses with a positive reward.
+
+    A correct response beyond a length limit, whose reward is 0, gets nothing.
+    https://arxiv.org/abs/2510.15110, github.com/NVlabs/DLER.
+    """
+    return boost * (correct & (rewards > 0)).to(rewards)

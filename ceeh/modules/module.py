@@ -21,7 +21,7 @@ from ceeh.errors import ConfigError
 from ceeh.evaluation.held_out import level_metrics
 from ceeh.evaluation.metrics import logged_values
 from ceeh.evaluation.samples import NO_ANSWER, SampleTable, join_tables
-from ceeh.modules.advantages import group_advantages, group_sum
+from ceeh.modules.advantages import correct_boost, group_advantages, group_sum
 from ceeh.modules.aggregation import denominator_shares
 from ceeh.modules.batching import (
     Microbatch,
@@ -126,7 +126,7 @@ class CEEHModule(PolicyModule):
             lengths=batch.lengths,
             total=self.total,
         )
-        advantages = advantages + settings.advantage_boost * batch.correct
+        advantages += correct_boost(batch.correct, rewards, settings.advantage_boost)
 
         def sampled() -> tuple[Tensor, Tensor]:
             with self.clock.phase("old_logprobs"):
@@ -165,7 +165,7 @@ class CEEHModule(PolicyModule):
         return {
             "rewards": rewards,
             "advantages": advantages,
-            "entropy": entropy / batch.lengths,
+            "entropy": entropy / batch.lengths.clamp(min=1),
             "skipped": skipped,
             "tokens": metrics["rollout/tokens_total"],
             "outcomes": [outcome for rank in outcomes for outcome in rank],
@@ -308,7 +308,7 @@ class CEEHModule(PolicyModule):
         Returns "entropy" [R, T], in nats, 0 outside responses.
         """
         of_tokens = self.forward_rows(batch)[1]
-        entropy = of_tokens.sum(1) / batch.lengths
+        entropy = of_tokens.sum(1) / batch.lengths.clamp(min=1)  # an aborted response has no token
         lengths = batch.lengths.view(batch.num_prompts, -1).cpu()
         table = SampleTable(
             index=torch.tensor(batch.question_indices),

@@ -10,7 +10,7 @@ from ceeh.fit import fit
 from tests.test_fit import newest, small
 
 pytestmark = pytest.mark.usefixtures("without_figures")
-NOTHING = "objective.shaping.class_path=tests.torch_engine.NoReward"
+NOTHING = "objective.shaping.class_path=tests.torch_engine.EqualRewards"
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,8 @@ def test_each_band_has_the_target_of_its_groups(outcome):
     assert read(targets, outcome("easy", (True, 5), (False, 5), (False, 5), (False, 5))) == [90.0]
 
 
-def test_a_third_is_hard_and_two_thirds_are_medium():
-    # As the released code: up to 1/3, up to 2/3, above.
-    assert [band(solved / 12) for solved in (0, 4, 5, 8, 9, 12)] == [0, 0, 1, 1, 2, 2]
+def test_a_third_is_medium_and_two_thirds_are_easy():
+    assert [band(solved / 12) for solved in (0, 3, 4, 7, 8, 12)] == [0, 0, 1, 1, 2, 2]
 
 
 def test_only_the_last_groups_count(outcome):

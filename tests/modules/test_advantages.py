@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ceeh.modules.advantages import group_advantages, group_mean
+from ceeh.modules.advantages import correct_boost, group_advantages, group_mean
 
 KINDS = ["group_mean", "group_std", "leave_one_out", "batch_std"]
 
@@ -143,3 +143,9 @@ def test_group_mean_counts_booleans_and_is_nan_without_rows():
     means = group_mean(torch.tensor([True, True, False]), torch.tensor([0, 2, 0]), 3)
     assert means[[0, 2]].tolist() == [0.5, 1.0]
     assert means[1].isnan()
+
+
+def test_the_boost_is_for_correct_responses_that_are_rewarded():
+    # Correct and rewarded; correct but beyond the limit; incorrect; incorrect with a reward of its own.
+    correct, rewards = torch.tensor([True, True, False, False]), torch.tensor([1.0, 0.0, 0.0, 0.5])
+    assert correct_boost(correct, rewards, 0.25).tolist() == [0.25, 0.0, 0.0, 0.0]

@@ -61,7 +61,7 @@ def test_entropy_reaches_the_weights_only_where_the_method_has_a_gradient(
 ) -> None:
     """Without rewards every advantage is 0: only the bonus moves the weights."""
     equal = (
-        "objective.shaping.class_path=tests.torch_engine.NoReward",
+        "objective.shaping.class_path=tests.torch_engine.EqualRewards",
         "objective.kl_coefficient=0",
         "rollouts.steps=1",
         "rollouts.canary_tolerance=10",
