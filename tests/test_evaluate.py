@@ -12,10 +12,12 @@ import pytest
 
 from ceeh.config.component import Component
 from ceeh.evaluate import main
-from ceeh.evaluate.run import engine_alone
+from ceeh.evaluate.run import engine_alone, other_prompt
+from ceeh.evaluation.config import load_evaluation_config
 from ceeh.evaluation.results import read_results
 from ceeh.evaluation.store import SCHEMA
 from ceeh.fit import fit
+from ceeh.pretrained.locate import open_trained
 from tests.endings import interrupt
 from tests.test_fit import small
 from tests.torch_engine import TorchEngine
@@ -114,7 +116,10 @@ def test_an_engine_without_a_trainer_takes_most_of_the_device(
 
 
 def test_a_run_is_evaluated_in_its_folder_and_a_checkpoint_through_a_push(
-    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = fit(small(tiny_model_dir, tmp_path / "runs", "model.lora.rank=2"))
     more = ["--benchmarks", "starter", *SMALL, "limit=4"]
@@ -122,6 +127,7 @@ def test_a_run_is_evaluated_in_its_folder_and_a_checkpoint_through_a_push(
     TorchEngine.events.clear()
     assert main([str(folder), *more]) == 0
     assert TorchEngine.events == ["generate -1"]
+    assert "another prompt" not in capsys.readouterr().out
     assert main([str(folder / "checkpoints" / "step-000004.ckpt"), *more]) == 0
     assert TorchEngine.events == ["generate -1", "load 0", "generate 0"]
     merged, pushed = (
@@ -130,6 +136,13 @@ def test_a_run_is_evaluated_in_its_folder_and_a_checkpoint_through_a_push(
     )
     # The same weights, merged in the file's dtype (fp32 here) or pushed: the same samples.
     assert merged["response"].equals(pushed["response"])
+    # `starter` asks as the run was trained, GSM8K does not.
+    source = open_trained(str(folder))
+    chosen = load_evaluation_config(["starter", "gsm8k"], [], [])[1]
+    assert other_prompt(source, chosen["starter"]) is None
+    said = "chat_template is true, there false; instruction is 'Please reason step by step, "
+    assert (other_prompt(source, chosen["gsm8k"]) or "").startswith(said)
+    assert other_prompt(open_trained(str(tiny_model_dir)), chosen["gsm8k"]) is None
 
 
 def test_two_processes_share_the_work_and_give_the_results_of_one(

@@ -129,7 +129,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Rollouts:
-    steps: int = setting(100, "Rollout steps of the run. Paper: 100.", POSITIVE)
+    steps: int = setting(100, "Rollout steps of the run. Released script: 100.", POSITIVE)
     prompts_per_step: int = setting(
         32, "Questions per rollout step, over all devices. Paper: 512.", POSITIVE
     )
@@ -245,7 +245,7 @@ class Objective:
         at_least(0),
     )
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = setting(
-        "token_mean", "Mean over tokens (paper), over responses (GRPO), or constant (Dr. GRPO)."
+        "token_mean", "Mean over tokens (DAPO), over responses (GRPO), or constant (Dr. GRPO)."
     )
     entropy: Entropy = setting(Entropy, "Entropy bonus.")
     hard_signal: str = setting("hard", "Signal that marks hard questions.")
@@ -261,7 +261,7 @@ class Objective:
     )
     clip_low: float = setting(
         0.2,
-        "Ratios are clipped below at 1 - clip_low (eq. 2-4); 1: no bound. Paper: 0.2.",
+        "Ratios are clipped below at 1 - clip_low (eq. 2-4); 1: no bound. verl: 0.2.",
         UNIT_ABOVE_0,
     )
     clip_high: float = setting(
@@ -270,7 +270,7 @@ class Objective:
     dual_clip: float | None = setting(
         3.0,
         "Where A < 0 the loss is at most dual_clip abs(A); policy_loss clip only. Null turns it off. "
-        "Paper: 3.",
+        "verl: 3.",
         above(1),
     )
     kl_coefficient: float = setting(

@@ -10,6 +10,7 @@ import yaml
 from ceeh.config.component import Component
 from ceeh.config.hardware import CANARY_TOLERANCE, DTYPE, resolve_accelerator, resolve_precision
 from ceeh.config.settings import Tracking
+from ceeh.config.typed import shown
 from ceeh.data.benchmarks import Benchmark
 from ceeh.data.engine.base import RolloutEngine
 from ceeh.data.engine.restartable import build_engine
@@ -41,6 +42,8 @@ from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.tracking.state import read_state
 
 DEVICE_SHARE = 0.9
+PROMPT_FIELDS = ("chat_template", "chat_template_args", "system_prompt", "instruction")
+"""What decides how a question is put, in `prompts` of a run and in a benchmark."""
 
 
 def evaluate(
@@ -94,6 +97,8 @@ def evaluate(
         missing = [task for task in tasks if task.name not in finished]
         for task in tasks:
             say(f"{task.name}: {task_line(task)}{'' if task in missing else '; already sampled'}")
+            if other := other_prompt(source, task.benchmark):
+                say(f"{task.name}: the run was trained on another prompt; {other}")
         if missing:
             say(f"results go to {folder}; starting the engine ...")
             engine = stack.enter_context(open_engine(source, protocol, missing, accelerator, dtype))
@@ -126,6 +131,21 @@ def task_line(task: Task) -> str:
         f"{benchmark.temperature:g}, top-p {benchmark.top_p:g}, at most "
         f"{benchmark.max_response_tokens} tokens{skipped}"
     )
+
+
+def other_prompt(source: ModelSource, benchmark: Benchmark) -> str | None:
+    """How `benchmark` asks otherwise than the run that trained the model did, if it does."""
+    if source.config is None:
+        return None
+    trained, names = source.config.prompts, [*PROMPT_FIELDS]
+    if not (trained.chat_template or benchmark.chat_template):
+        names.remove("chat_template_args")
+    differing = [
+        f"{name} is {shown(getattr(benchmark, name))}, there {shown(getattr(trained, name))}"
+        for name in names
+        if getattr(benchmark, name) != getattr(trained, name)
+    ]
+    return "; ".join(differing) or None
 
 
 def weights_of(source: ModelSource, dtype: str) -> dict[str, str | None]:

@@ -53,7 +53,8 @@ def entropy_weights(
     """lambda of each row: `me_weights` with the factors of `settings.method`, 0 without a bonus in the loss.
 
     `uniform_mean` spends what `me` spends, evenly: sum_i lambda_i |y_i| / sum_i |y_i| over the rows of the
-    rollout step, on all ranks (`total` sums over them).
+    rollout step, on all ranks (`total` sums over them). Equal sums need `aggregation: token_mean` and
+    `top_fraction: 1`: sequence_mean weights a row's tokens by 1 / |y_i|.
     """
     hard_factor, easy_factor = {
         "me": (settings.hard_factor, 1.0),
