@@ -45,7 +45,7 @@ class Agreement(NamedTuple):
 
 @torch.no_grad()
 def agreement(policy: Policy, engine: VLLMEngine, device: str) -> Agreement:
-    prompt, completion = engine.canary(temperature=1.0)
+    prompt, completion = engine.canary(temperature=policy.temperature)
     token_ids = torch.tensor([prompt + completion.token_ids], device=device)
     mask = torch.arange(token_ids.shape[1], device=device)[None] >= len(prompt)
     sampled = torch.tensor(completion.logprobs)

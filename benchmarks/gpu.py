@@ -81,9 +81,9 @@ def seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def measure_agreement(tiny: bool) -> Iterator[Row]:
-    """Eager, then with graphs, then with sleep mode too: the first that jumps is the cause."""
+    """Eager, then with graphs and sleep mode: `benchmarks.agreement` takes apart what jumps."""
     shape, vocabulary = ("tiny", 2000) if tiny else ("qwen2-1.5b", 151_936)
-    steps: tuple[dict[str, bool], ...] = ({}, {"graphs": True}, {"graphs": True, "sleep": True})
+    steps: tuple[dict[str, bool], ...] = ({}, {"graphs": True, "sleep": True})
     with tempfile.TemporaryDirectory() as folder:
         random_model(Path(folder), shape, vocabulary=vocabulary, dtype=torch.bfloat16)
         policy = Policy(Model(), folder, temperature=1.0, keep_reference=False)
@@ -248,7 +248,7 @@ def measure_update(shape: str, tiny: bool, *settings: Model) -> Iterator[Row]:
 
 def measure_engine(tiny: bool) -> Iterator[Row]:
     shape, vocabulary = ("tiny", 2000) if tiny else ("qwen2-1.5b", 151_936)
-    prompts, completions, tokens = (2, 2, 8) if tiny else (32, 8, 512)
+    prompts, completions, tokens = (2, 2, 8) if tiny else (32, 8, 256)
     settings = Model(lora=LoRA(rank=0))
     with tempfile.TemporaryDirectory() as folder:
         random_model(Path(folder), shape, vocabulary=vocabulary, dtype=torch.bfloat16)
@@ -322,11 +322,11 @@ def counted_speed(
 
 
 PARTS: dict[str, tuple[int, Callable[[bool], Iterator[Row]]]] = {
-    "agreement": (130, measure_agreement),
-    "head": (45, measure_head),
-    "update-1.5b": (95, lambda tiny: measure_update("qwen2-1.5b", tiny, FULL, ADAPTER, PACKED)),
-    "update-7b": (80, lambda tiny: measure_update("qwen2-7b", tiny, PACKED)),
-    "engine": (120, measure_engine),
+    "agreement": (145, measure_agreement),
+    "head": (40, measure_head),
+    "update-1.5b": (90, lambda tiny: measure_update("qwen2-1.5b", tiny, FULL, ADAPTER, PACKED)),
+    "update-7b": (75, lambda tiny: measure_update("qwen2-7b", tiny, PACKED)),
+    "engine": (125, measure_engine),
 }
 """Seconds that a part may take, and what it does."""
 

@@ -20,6 +20,8 @@ from torch.autograd.function import once_differentiable
 TokenObjective = Callable[[Tensor, Tensor, slice], Tensor]
 """(log-probs [C], entropy [C], which of the N tokens they are) -> the loss of these tokens."""
 
+VARIANTS = 64
+"""Compilations of one function that a process may make."""
 BLOCK = 2**18
 """Logits of a block, 1 MiB in fp32, or one token's if those are more."""
 
@@ -255,7 +257,14 @@ def gradient(
 
 @cache
 def compiled(function: Callable) -> Callable:
-    """Compiled at its first use, which takes seconds, and again when the number of tokens first changes."""
+    """Compiled at its first use, which takes seconds, and again when the number of tokens first changes.
+
+    Every precision, bias, cap, autocast state and chunk of one token is a variant. At torch's limit of 8 an
+    error would end the run, because `fullgraph` forbids to go on without.
+    """
+    from torch._dynamo import config  # a second to import, and for CUDA alone
+
+    config.recompile_limit = max(config.recompile_limit, VARIANTS)
     return torch.compile(function, fullgraph=True)
 
 

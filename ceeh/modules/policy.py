@@ -60,6 +60,9 @@ class Policy(nn.Module):
         precision: str = "32-true",
     ) -> None:
         super().__init__()
+        # torch's first choice on Hopper and newer. Its gradients can be NaN where rows are masked (H100 and
+        # H200, pytorch issue 196678), and it is wrong for fewer than 8 key-value heads (B200, 193893).
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self.temperature = temperature
         self.chunk_tokens = settings.head_chunk_tokens
         stored: Any = load_config(path, settings.trust_remote_code).dtype

@@ -4,6 +4,8 @@ CEEH_GPU_SUITE=cpu runs the same code on the CPU, where the engine is fp32 and h
 """
 
 import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,11 +32,13 @@ from ceeh.modules.timing import StepClock
 from ceeh.modules.update import accumulate_gradients
 from ceeh.types import Prompt
 from tests.modules.test_update import denominator, inputs, ragged
-from tests.test_fit import rows, small
+from tests.test_fit import killed_at, rows, small
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 BF16 = torch.bfloat16
+OWN_PROCESS = "CEEH_GPU_SUITE_OWN_PROCESS"
+"""Set in the environment of a test's own process."""
 
 pytestmark = [
     pytest.mark.gpu,
@@ -281,6 +285,24 @@ def test_engine_and_trainer_agree_over_twenty_pushes(
             assert texts[0] == texts[2] != texts[1]
 
 
+@pytest.fixture
+def own_process(request: pytest.FixtureRequest) -> None:
+    """The test runs in a process of its own: vLLM's allocator for sleep serves one engine in each."""
+    if not CUDA or OWN_PROCESS in os.environ:
+        return
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", request.node.nodeid]
+    ended = subprocess.run(
+        command,
+        cwd=request.config.rootpath,
+        env=os.environ | {OWN_PROCESS: "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]
+    pytest.skip("passed in a process of its own")
+
+
+@pytest.mark.usefixtures("own_process")
 @pytest.mark.parametrize("graphs", [False, True], ids=["eager", "graphs"])
 def test_memory_is_given_back_while_asleep_and_the_pushed_weights_are_used_after(
     tiny_model_dir: Path, graphs: bool
@@ -295,6 +317,7 @@ def test_memory_is_given_back_while_asleep_and_the_pushed_weights_are_used_after
                 assert torch.cuda.mem_get_info()[0] - awake > 0.4 * 2**30  # the KV cache's 0.5
 
 
+@pytest.mark.usefixtures("own_process")
 @pytest.mark.parametrize("sleep", [False, True], ids=["awake", "sleep"])
 def test_a_model_of_qwen2s_shapes_agrees(tmp_path: Path, sleep: bool) -> None:
     """Head size 128, grouped heads, biases, a vocabulary of 151,936, graphs: docs/gpu.md, open fault."""
@@ -316,7 +339,7 @@ RUN = (
 )
 
 
-@pytest.mark.usefixtures("without_figures")
+@pytest.mark.usefixtures("own_process", "without_figures")
 @pytest.mark.parametrize("overrides", [(), ("model.lora.rank=4", "objective.entropy.method=ea")])
 def test_a_run_of_the_default_precision_trains(
     tiny_model_dir: Path, tmp_path: Path, overrides: tuple[str, ...]
@@ -327,12 +350,15 @@ def test_a_run_of_the_default_precision_trains(
     assert all(line["engine/canary_difference"] < 0.1 for line in lines)
 
 
-@pytest.mark.usefixtures("without_figures")
+@pytest.mark.usefixtures(
+    "without_figures"
+)  # three engines in turn in this process, so without sleep
 def test_a_resumed_run_has_the_numbers_of_a_whole_one(tiny_model_dir: Path, tmp_path: Path) -> None:
     """In fp32, where kernels differ by the order of sums alone."""
-    fixed = (*RUN, "hardware.precision=32-true")
+    fixed = (*RUN, "engine.init_args.sleep=false", "hardware.precision=32-true")
     whole = fit(small(tiny_model_dir, tmp_path / "whole", *fixed))
-    fit(small(tiny_model_dir, tmp_path / "parts", *fixed, "rollouts.steps=2"))
+    with killed_at(VLLMEngine, 6):  # rollout step 4; the checkpoint is of step 2
+        fit(small(tiny_model_dir, tmp_path / "parts", *fixed))
     parts = fit(small(tiny_model_dir, tmp_path / "parts", *fixed, "ckpt_path=last"))
     for one, other in zip(rows(whole), rows(parts), strict=True):
         assert one.keys() == other.keys()
@@ -342,20 +368,19 @@ def test_a_resumed_run_has_the_numbers_of_a_whole_one(tiny_model_dir: Path, tmp_
                 assert other[name] == close, name
 
 
-@pytest.mark.skipif(not CUDA, reason="fills a GPU's memory")
+@pytest.mark.skipif(not CUDA, reason="asks for more than a GPU's memory")
 def test_memory_that_runs_out_in_an_update_is_told_with_settings_that_help(
-    tiny_model_dir: Path,
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = policy_of(tiny_model_dir).to(DEVICE)
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(1e-5)
-    try:
-        with pytest.raises(RunError, match=r"micro-batch of .*optimizer\.tokens_per_microbatch"):
-            gradient(policy, DEVICE, bf16=False)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
+    def too_much(self: Policy, *given: Any, **named: Any) -> Tensor:
+        return torch.empty(2**45, device=DEVICE)
+
+    monkeypatch.setattr(Policy, "loss", too_much)
+    with pytest.raises(RunError, match=r"micro-batch of .*optimizer\.tokens_per_microbatch"):
+        gradient(policy_of(tiny_model_dir), DEVICE, bf16=False)
 
 
+@pytest.mark.usefixtures("own_process")
 @pytest.mark.skipif(not CUDA, reason="bitsandbytes is for CUDA here")
 def test_a_run_with_a_4_bit_base_and_8_bit_moments_trains(
     tiny_model_dir: Path, tmp_path: Path

@@ -294,3 +294,9 @@ def test_an_adapter_on_an_embedding_is_refused_where_the_head_is_tied_to_it(
     logits = plain(input_ids=IDS).logits[:, :-1] / 0.7
     merged = logits.log_softmax(-1).gather(-1, IDS[:, 1:, None])[..., 0]
     torch.testing.assert_close(policy(IDS, MASK)[0][:, 1:], merged * MASK[:, 1:])
+
+
+def test_cudnns_attention_is_off(tiny_model_dir: Path) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    Policy(Model(), str(tiny_model_dir), temperature=1.0, keep_reference=False)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()

@@ -30,6 +30,7 @@ from ceeh.data.engine.vllm_process import (
     shared_memory_named,
 )
 from ceeh.data.engine.vllm_weights import (
+    check_sleeps,
     checked,
     release_packed,
     repack_heads,
@@ -141,10 +142,13 @@ class VLLMEngine:
                         **merge_options(default_options(cpu=cpu), options),
                     )
                 self._llm.apply_model(partial(keep_changed_classes, classes))
+                if sleep:
+                    self._llm.apply_model(check_sleeps)
             except BaseException as error:
                 self._neighbors.close()
                 release_process_groups(keep_default=not self._own_group)
-                if isinstance(error, ValueError):  # from its checks, before it reads weights
+                if isinstance(error, ValueError) and not isinstance(error, ConfigError):
+                    # From vLLM's checks, before it reads weights.
                     raise ConfigError(
                         f"vLLM cannot serve '{model_path}' with these settings ({refusal(error)}); "
                         "docs/models.md lists the families that were tried"
@@ -266,6 +270,12 @@ class VLLMEngine:
         llm, self._llm = self._llm, None
         if llm is None:
             return
+        if self._asleep:
+            # vLLM's CUDA allocator fails for the rest of the process once it frees memory that is not mapped.
+            tags, self._asleep = sorted(self._asleep), set()
+            with suppress(Exception):
+                torch.cuda.empty_cache()
+                llm.wake_up(tags=tags)
         with collected_once():
             with rng_preserved(), process_kept(), default_group_kept(not self._own_group):
                 llm.llm_engine.engine_core.shutdown()

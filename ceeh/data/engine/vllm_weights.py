@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from ceeh.errors import ConfigError
 from ceeh.pretrained.file_format import as_in_files
 
 
@@ -75,6 +76,19 @@ def release_packed(model: nn.Module) -> None:
         method = getattr(module, "quant_method", None)
         if getattr(method, "moe_kernel", None) is not None and on_cpu(module):
             method.moe_kernel = None  # type: ignore[union-attr]
+
+
+def check_sleeps(model: nn.Module) -> None:
+    """Raises ConfigError for attention biases, which vLLM keeps outside of parameters and buffers.
+
+    Sleep at level 2 drops them, and neither waking nor a push brings them back.
+    """
+    for module in model.modules():
+        if getattr(getattr(module, "impl", None), "alibi_slopes", None) is not None:
+            raise ConfigError(
+                "engine.init_args.sleep: vLLM would lose this model's ALiBi slopes while it sleeps; set "
+                "it to false"
+            )
 
 
 def on_cpu(module: nn.Module) -> bool:

@@ -5,9 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
+from ceeh.data.engine.vllm_weights import check_sleeps
+from ceeh.errors import ConfigError
+from ceeh.runtime.distributed import Neighbors
 from tests.groups import make_prompt
 
 PROMPTS = [make_prompt(uid) for uid in ("a", "b")]
@@ -84,6 +88,17 @@ class SleepingLLM:
     def wake_up(self, tags: list[str]) -> None:
         self.asked += tags
 
+    @property
+    def llm_engine(self) -> "SleepingLLM":
+        return self
+
+    @property
+    def engine_core(self) -> "SleepingLLM":
+        return self
+
+    def shutdown(self) -> None:
+        self.asked.append("shutdown")
+
 
 def test_the_trainers_spare_memory_goes_back_before_the_engine_wakes(
     monkeypatch: pytest.MonkeyPatch,
@@ -102,3 +117,23 @@ def test_the_trainers_spare_memory_goes_back_before_the_engine_wakes(
     assert engine._asleep == {"kv_cache"}, "it follows with the next generation"
     with pytest.raises(RuntimeError, match=r"dropped by sleep\(\); push weights first"):
         engine._run([(1,)], [None], engine_seed=0)
+
+
+def test_an_engine_that_sleeps_is_closed_awake(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: asked.append("empty_cache"))
+    engine = VLLMEngine.__new__(VLLMEngine)
+    engine._llm, engine._sleeps, engine._asleep = SleepingLLM(asked), True, set()
+    engine._own_group, engine._neighbors = False, Neighbors.of(1)
+    engine.sleep()
+    engine.close()
+    engine.close()
+    assert asked == ["sleep 2", "empty_cache", "kv_cache", "weights", "shutdown"]
+
+
+def test_sleep_is_refused_where_it_would_lose_the_biases_of_attention() -> None:
+    layer = nn.Linear(1, 1)
+    check_sleeps(nn.Sequential(layer))
+    layer.impl = SimpleNamespace(alibi_slopes=torch.ones(2))
+    with pytest.raises(ConfigError, match=r"engine\.init_args\.sleep: .* ALiBi .* set it to false"):
+        check_sleeps(nn.Sequential(layer))
