@@ -14,6 +14,7 @@ from ceeh.errors import ConfigError
 from ceeh.fit import fit
 from ceeh.run.folder import RunFolder
 from tests.endings import Killed
+from tests.metric_table import differences
 from tests.torch_engine import TorchEngine
 
 SHIPPED = Path(__file__).parent.parent / "configs" / "ceeh.yaml"
@@ -119,6 +120,10 @@ def test_a_run_leaves_everything_in_its_folder(
     assert load([folder / "config.yaml"]).seed == 0
     again = fit(small(tiny_model_dir, folder.parent, "rollouts.steps=1"))
     assert again == folder.parent / "starter-2"
+
+
+def test_a_run_logs_the_metrics_of_the_table_and_no_other(whole: tuple[Path, list[str]]) -> None:
+    assert differences(whole[0], "fit", load([whole[0] / "config.yaml"])) == []
 
 
 def test_a_run_on_a_mixture_keeps_its_draw_and_reuses_it_on_resume(

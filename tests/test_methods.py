@@ -12,6 +12,7 @@ from ceeh.config.settings import Config, load
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.fit import fit
 from tests.endings import Killed, at_call, die
+from tests.metric_table import differences
 from tests.test_fit import SHIPPED, SMALL, rows, weights
 
 OVERLAYS = sorted((SHIPPED.parent / "methods").glob("*.yaml"))
@@ -64,7 +65,8 @@ def small(overlay: Path, model: Path, output: Path, *overrides: str) -> Config:
 def test_five_steps_of_the_method_train(
     overlay: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    folder = fit(small(overlay, tiny_model_dir, tmp_path, "rollouts.steps=5"))
+    config = small(overlay, tiny_model_dir, tmp_path, "rollouts.steps=5")
+    folder = fit(config)
     assert folder.name == overlay.stem
     steps = [row for row in rows(folder) if "loss/policy" in row]
     assert [row["rollout_step"] for row in steps] == [1, 2, 3, 4, 5]
@@ -74,6 +76,7 @@ def test_five_steps_of_the_method_train(
     assert shaped is (overlay.stem not in WITHOUT_LENGTH_TERM)
     assert any(row["optimizer/grad_norm"] > 0 for row in steps)
     assert all(value.isfinite().all() for value in weights(folder).values())
+    assert differences(folder, "fit", config) == []
 
 
 def test_overlays_differ_in_their_method_and_in_nothing_else() -> None:

@@ -6,6 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from ceeh.data.batch import RolloutBatch
 from ceeh.errors import RunError
+from ceeh.modules.advantages import group_std
 from ceeh.runtime.distributed import gather_objects
 
 
@@ -28,12 +29,8 @@ class ContrastGuard(Callback):
         batch: RolloutBatch,
         batch_idx: int,
     ) -> None:
-        rewards, empty = outputs["rewards"], outputs["rewards"].new_zeros(batch.num_prompts)
-        low, high = (
-            empty.scatter_reduce(0, batch.group, rewards, which, include_self=False)
-            for which in ("amin", "amax")
-        )
-        here = bool((high > low).any()), float(batch.correct.float().mean())
+        std = group_std(outputs["rewards"], batch.group, batch.num_prompts)
+        here = bool((std > 0).any()), float(batch.correct.float().mean())
         ranks = gather_objects(here)
         self.flat_steps = 0 if any(contrast for contrast, _ in ranks) else self.flat_steps + 1
         if self.flat_steps < self.max_steps:

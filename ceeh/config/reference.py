@@ -1,6 +1,7 @@
-"""The settings described: `--help-config` of the commands, and docs/configuration.md.
+"""Settings and metrics described: `--help-config` of the commands, and two pages of docs/.
 
-python -m ceeh.config.reference > docs/configuration.md
+python -m ceeh.config.reference configuration > docs/configuration.md
+python -m ceeh.config.reference metrics > docs/metrics.md
 """
 
 import argparse
@@ -11,6 +12,7 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any, NamedTuple, NoReturn, get_args
 
 from ceeh.config.component import Component
+from ceeh.config.metrics import METRICS, SECTIONS, Metric
 from ceeh.config.settings import Config
 from ceeh.config.sft import SFTConfig
 from ceeh.config.study import StudyConfig
@@ -39,6 +41,17 @@ STUDY_HEAD = """
 The settings of `python -m ceeh.study FILE` ([study.md](study.md)). NAME stands for a name of your choice.
 """
 TABLE = "| setting | value | default | description |\n|---|---|---|---|"
+METRICS_HEAD = """# Metrics
+
+Every metric of `python -m ceeh.fit` and `python -m ceeh.sft`, by its name in `metrics.jsonl` (one line per
+step), MLflow and other loggers. Values are over all processes where nothing else is said. A mean over
+nothing, such as the entropy of hard questions in a step without one, is null in `metrics.jsonl` and left out
+in MLflow. NAME stands for a name, K, LOW and HIGH for numbers. Your own classes add `signal/NAME`, what the
+method `metrics` of a signal returns, and `reward/NAME`, the mean over responses of what that of a length
+reward returns; Lightning callbacks log under their own names. What `ceeh.evaluate` measures:
+[protocol.md](protocol.md#metrics).
+"""
+METRICS_TABLE = "| metric | unit | command | logged | description |\n|---|---|---|---|---|"
 
 
 class Entry(NamedTuple):
@@ -97,7 +110,7 @@ def help_text(schemas: Sequence[type], prefix: str = "") -> str:
     )
 
 
-def markdown() -> str:
+def configuration_page() -> str:
     """docs/configuration.md: the top-level settings, a table per section, those of other commands."""
     top, sections = [HEAD, TABLE], []
     for entry in entries(Config):
@@ -112,6 +125,25 @@ def markdown() -> str:
     ]
     sections += [STUDY_HEAD, TABLE, *(row(e) for e in entries(StudyConfig) if e.value)]
     return "\n".join(top + sections) + "\n"
+
+
+def metrics_page() -> str:
+    """docs/metrics.md: a table per prefix."""
+    page = [METRICS_HEAD.rstrip()]
+    for prefix, about in SECTIONS.items():
+        page += [f"\n## {prefix or 'Line'}\n\n{about}\n", METRICS_TABLE]
+        page += [metric_row(each) for each in METRICS if each.prefix == prefix]
+    return "\n".join(page) + "\n"
+
+
+def metric_row(metric: Metric) -> str:
+    always = {"": "each line", "eval": "each evaluation"}.get(metric.prefix, "each step")
+    cells = f"`{metric.name}`", metric.unit, ", ".join(metric.commands), metric.when or always
+    return f"| {' | '.join(cells)} | {metric.description} |"
+
+
+PAGES = {"configuration": configuration_page, "metrics": metrics_page}
+"""The generated files of docs/, by their stem."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -160,4 +192,6 @@ class HelpConfig(argparse.Action):
 
 
 if __name__ == "__main__":
-    print(markdown(), end="")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("page", choices=PAGES)
+    print(PAGES[parser.parse_args().page](), end="")

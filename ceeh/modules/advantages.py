@@ -29,6 +29,16 @@ def group_mean(
     return group_sum(values, group, num_prompts) / sizes
 
 
+def group_std(
+    rewards: Float[Tensor, " R"], group: Int[Tensor, " R"], num_prompts: int
+) -> Float[Tensor, " P"]:
+    """Standard deviation of each prompt's rewards, with n - 1; exactly 0 where they are all equal."""
+    # In float64 equal fp32 rewards center to exactly 0.
+    centered = rewards.double() - group_mean(rewards, group, num_prompts)[group]
+    sizes = group_sum(torch.ones_like(group), group, num_prompts)
+    return (group_sum(centered.square(), group, num_prompts) / (sizes - 1).clamp(min=1)).sqrt()
+
+
 def group_advantages(
     rewards: Float[Tensor, " R"],
     group: Int[Tensor, " R"],
@@ -66,7 +76,7 @@ def group_advantages(
         case "group_mean":
             advantages = centered
         case "group_std":
-            std = (group_sum(centered.square(), group, num_prompts) / others).sqrt()
+            std = group_std(rewards, group, num_prompts)
             advantages = centered / (std[group] + STD_EPSILON)
         case "leave_one_out":
             advantages = centered * (sizes / others)[group]

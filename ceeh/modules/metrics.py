@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ceeh.data.batch import RolloutBatch
 from ceeh.data.verify.base import outcome_counts
+from ceeh.modules.advantages import group_std
 from ceeh.types import GroupOutcome
 
 
@@ -73,6 +74,7 @@ def rollout_metrics(batch: RolloutBatch, rewards: Tensor) -> dict[str, float]:
     accuracy = torch.tensor([outcome.accuracy for outcome in batch.outcomes])
     sizes = [len(outcome.correct) for outcome in batch.outcomes]
     unused = sum(sum(outcome.lengths) for outcome in batch.dropped)
+    std = group_std(rewards, batch.group, batch.num_prompts)
     metrics = {
         "rollout/accuracy": float(batch.correct.float().mean()),
         "rollout/tokens_mean": float(lengths.mean()),
@@ -89,6 +91,8 @@ def rollout_metrics(batch: RolloutBatch, rewards: Tensor) -> dict[str, float]:
         "rollout/sampling_rounds": float(batch.sampling_rounds),
         "reward/mean": float(rewards.mean()),
         "reward/shaping": float((rewards - batch.scores).mean()),
+        "reward/std_mean": float(std.mean()),
+        "reward/zero_std_fraction": float((std == 0).float().mean()),
     }
     counts = outcome_counts(batch.groups)
     return metrics | {f"reward/outcome_{name}": float(count) for name, count in counts.items()}
@@ -149,7 +153,7 @@ def objective_metrics(sums: Mapping[str, float], updates: int) -> dict[str, floa
         "rollout/tokens_total": tokens,
         "engine/mismatch_kl": sums["mismatch_kl"] / tokens,
     }
-    for name in ("kl", "ratio", "entropy", "entropy_bonus"):
+    for name in ("kl", "ratio", "ppo_kl", "abs_log_ratio", "entropy", "entropy_bonus"):
         if name in sums:
             metrics[f"loss/{name}"] = sums[name] / tokens
     for name in ("clipped_high", "clipped_low", "dual_clipped", "importance_truncated"):

@@ -222,10 +222,10 @@ def token_metrics(
     """Per-token metrics; the counts are 1 or 0 per token.
 
     A clipped token is one whose ratio (`log_ratio`, perhaps its response's) is beyond a bound that
-    matters for the sign of its advantage. `abs_log_ratio` is of the token alone. `mismatch_kl` is k3 of
-    KL(engine || trainer). With the engine's log-probs as the old ones, the current policy stands for the
-    trainer: exact at the first optimizer step of a rollout step, with the drift of the updates at later
-    ones.
+    matters for the sign of its advantage. `ppo_kl`, k1 of KL(old policy || policy), and `abs_log_ratio`
+    are of the token alone. `mismatch_kl` is k3 of KL(engine || trainer). With the engine's log-probs as
+    the old ones, the current policy stands for the trainer: exact at the first optimizer step of a
+    rollout step, with the drift of the updates at later ones.
     """
     ratio = log_ratio.clamp(max=MAX_LOG_RATIO).exp()
     gains, loses = sampled.advantages > 0, sampled.advantages < 0
@@ -249,6 +249,7 @@ def token_metrics(
         "entropy_hard": sampled.hard * entropy,
         "entropy_easy": (1 - sampled.hard) * entropy,
         "ratio": ratio,
+        "ppo_kl": sampled.old_logprobs - logprobs,
         "abs_log_ratio": (logprobs - sampled.old_logprobs).abs(),
         "mismatch_kl": k3_kl(sampled.engine_logprobs, trainer_logprobs),
     }

@@ -1,18 +1,22 @@
-"""Descriptions: every setting has one, and the page and --help-config show it with rule and default."""
+"""Descriptions: every setting and metric has one, and the pages and --help-config show it."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from ceeh import evaluate, fit
-from ceeh.config.reference import entries, markdown
+from ceeh.config.component import Component
+from ceeh.config.metrics import METRICS, SECTIONS
+from ceeh.config.reference import PAGES, entries
 from ceeh.config.settings import Config
 from ceeh.config.sft import SFTConfig
 from ceeh.data.benchmarks import Benchmark
 from ceeh.evaluation.config import EvaluationConfig
+from ceeh.types import Outcome
 from tests.commands import said
 
-PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.parametrize("schema", [Config, SFTConfig, EvaluationConfig, Benchmark])
@@ -21,10 +25,38 @@ def test_every_setting_is_described_in_a_sentence(schema: type) -> None:
     assert bad == []
 
 
-def test_the_page_is_not_stale() -> None:
-    assert PAGE.read_text() == markdown(), (
-        "run python -m ceeh.config.reference > docs/configuration.md"
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_is_not_stale(name: str) -> None:
+    assert (DOCS / f"{name}.md").read_text() == PAGES[name](), (
+        f"run python -m ceeh.config.reference {name} > docs/{name}.md"
     )
+
+
+def test_every_metric_is_described_once_in_a_section_of_the_page() -> None:
+    assert [each.name for each in METRICS if each.description[-1:] != "."] == []
+    assert len({each.name for each in METRICS}) == len(METRICS)
+    assert {each.prefix for each in METRICS} == set(SECTIONS)
+    assert all(f"| `{each.name}` | " in PAGES["metrics"]() for each in METRICS)
+
+
+def test_the_settings_and_classes_that_metrics_name_exist() -> None:
+    words = [text for each in METRICS for text in (each.description, each.when)]
+    named = {
+        name.partition("=")[0]
+        for text in (*words, *SECTIONS.values())
+        for name in re.findall(r"`([\w.=]+)`", text)
+    }
+    classes = {name for name in named if name.startswith("ceeh.")}
+    known = {entry.path for schema in (Config, SFTConfig) for entry in entries(schema)}
+    assert named - classes - known == {"summary.json", "rollout_step"}
+    assert len(classes) > 5
+    for name in classes:
+        assert isinstance(Component(name).imported("a metric"), type), name
+
+
+def test_every_outcome_of_grading_is_named() -> None:
+    (counted,) = (each for each in METRICS if each.name == "reward/outcome_NAME")
+    assert {each.value for each in Outcome} <= set(re.findall(r"\w+", counted.description))
 
 
 def test_help_config_prints_a_setting_with_type_rule_default_and_description() -> None:

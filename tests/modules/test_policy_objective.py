@@ -17,8 +17,8 @@ LAMBDA = 0.007
 METHODS = ["me", "ea", "none"]
 SUMS = {
     "tokens", "tokens_hard", "tokens_easy", "policy_loss", "kl", "entropy", "entropy_hard",
-    "entropy_easy", "entropy_bonus", "ratio", "abs_log_ratio", "mismatch_kl", "clipped_high", "clipped_low",
-    "dual_clipped", "importance_truncated",
+    "entropy_easy", "entropy_bonus", "ratio", "ppo_kl", "abs_log_ratio", "mismatch_kl", "clipped_high",
+    "clipped_low", "dual_clipped", "importance_truncated",
 }  # fmt: skip
 Given = tuple[Tensor, Tensor, SampledTokens]
 
@@ -109,6 +109,7 @@ def reference_objective(given: Given, chosen: Objective) -> tuple[float, dict]:
             "entropy_easy": (1 - hard) * entropy,
             "entropy_bonus": coefficient * entropy + added,
             "ratio": ratio,
+            "ppo_kl": old - logprob,
             "abs_log_ratio": abs(logprob - old),
             "mismatch_kl": math.exp(trainer - engine) - (trainer - engine) - 1,
             "clipped_high": advantage > 0 and ratio > 1.28,

@@ -12,6 +12,7 @@ from ceeh.fit import fit
 from ceeh.modules.flops import update_flops
 from ceeh.modules.policy import Policy
 from ceeh.modules.timing import StepClock
+from tests.metric_table import differences
 from tests.test_fit import small
 
 PARTS = (
@@ -30,7 +31,9 @@ PARTS = (
 def test_the_phases_of_every_step_add_up_to_it(
     tiny_model_dir: Path, tmp_path: Path, override: str, further: list[str]
 ) -> None:
-    folder = fit(small(tiny_model_dir, tmp_path, override))
+    config = small(tiny_model_dir, tmp_path, override)
+    folder = fit(config)
+    assert differences(folder, "fit", config) == []
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     steps = [row for row in map(json.loads, lines) if "loss/policy" in row]
     assert len(steps) == 4

@@ -16,6 +16,7 @@ from ceeh.pretrained.locate import open_trained
 from ceeh.sft import main, sft
 from tests.commands import assert_refused, said
 from tests.endings import Killed, at_call, die
+from tests.metric_table import differences
 from tests.test_fit import rows, small, weights
 from tests.test_resume import differing
 
@@ -69,6 +70,10 @@ def test_a_run_learns_and_measures_itself_before_and_after(
     assert after < before / 2
     # `so `, two digits and the end token of each of 4 examples.
     assert {line["loss/tokens"] for line in lines[1:]} == {16.0}
+
+
+def test_a_run_logs_the_metrics_of_the_table_and_no_other(config_file: Path, whole: Path) -> None:
+    assert differences(whole, "sft", load_sft([config_file])) == []
 
 
 @pytest.mark.parametrize("call", [1, 3])
