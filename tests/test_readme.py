@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from contextlib import closing
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -20,12 +21,14 @@ from ceeh.config.reference import entries
 from ceeh.config.settings import Config, load
 from ceeh.data.engine import VLLMEngine
 from ceeh.data.sources import Table
+from ceeh.data.verify.build import build_verifier
 from ceeh.evaluate import main as evaluate
 from ceeh.evaluation.config import load_evaluation_config
 from ceeh.export import main as export
 from ceeh.fit import main as fit
 from ceeh.modules.shaping.checked import build_shaping, trial_inputs
-from ceeh.types import GroupOutcome
+from ceeh.types import Finish, GroupOutcome, Outcome, RolloutGroup
+from tests.data.verify.scoring import group
 from tests.test_evaluate import SMALL as EVALUATION
 from tests.test_fit import SMALL
 
@@ -153,6 +156,28 @@ def test_the_signal_of_the_readme_does_what_it_says(tmp_path: Path) -> None:
     assert signal.read("a") == {"often_truncated": 1.0}
 
 
+def test_the_reward_function_of_the_documents_does_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_task.py").write_text(block("python", "def reward(prompt: Prompt"))
+    (words,) = (command.split() for command in commands() if "my_task.py" in command)
+    overrides = [word for word in words if "=" in word]
+    verifier = build_verifier(load([ROOT / "configs/ceeh.yaml"], overrides).verifier)
+    with closing(verifier):
+        # Within 0.01 of 42; then no number, and a truncated response, which is not scored.
+        (plain,) = verifier([group("42", "41.995 km", "41.5 km", "none")])
+        (cut,) = verifier([group("42", "42", finish=Finish.LENGTH)])
+        (asked,) = verifier([with_metadata(group("42", "42 km", "42"), {"unit": "km"})])
+    scores = [[verdict.score for verdict in each.verdicts] for each in (plain, cut, asked)]
+    assert scores == [[1, 0, 0], [0], [1, 0.5]]
+    assert [verdict.outcome for verdict in plain.verdicts] == [Outcome.OK] * 3
+
+
+def with_metadata(group: RolloutGroup, metadata: dict[str, str]) -> RolloutGroup:
+    return replace(group, prompt=replace(group.prompt, metadata=metadata))
+
+
 def test_the_length_reward_of_the_documents_does_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,8 +206,8 @@ def test_the_controller_of_the_documents_does_what_it_says(
     assert "length_coefficient" in build_shaping(config).reads
     (controller,) = (each for each in build_callbacks(config) if hasattr(each, "coefficient"))
     # Twice the target of 40 tokens: 0.1 + 0.05 (2 - 1).
-    group = GroupOutcome(uid="a", correct=(False, True), lengths=(90, 70), finished=(True, True))
-    controller.after_step([group], [])
+    outcome = GroupOutcome(uid="a", correct=(False, True), lengths=(90, 70), finished=(True, True))
+    controller.after_step([outcome], [])
     assert controller.read("a") == {"length_coefficient": pytest.approx(0.15)}
 
 

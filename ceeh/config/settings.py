@@ -28,6 +28,7 @@ from ceeh.config.rules import (
     at_least,
     setting,
 )
+from ceeh.config.trainer import PASSED_ON
 from ceeh.errors import ConfigError
 from ceeh.runtime.text import HIDDEN, flatten, redact
 
@@ -113,8 +114,8 @@ class Allocation:
         "equal: completions_per_prompt for each prompt. knapsack: as many in all, more for prompts that "
         "their last visit's accuracy promises to learn most from (Knapsack RL, arXiv 2509.25849).",
     )
-    minimum: int = setting(2, "Of knapsack: completions of a prompt, at least.", at_least(2))
-    maximum: int = setting(48, "Of knapsack: completions of a prompt, at most.", at_least(2))
+    minimum: int = setting(2, "Fewest completions of a prompt under method=knapsack.", at_least(2))
+    maximum: int = setting(48, "Most completions of a prompt under method=knapsack.", at_least(2))
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,12 @@ class Rollouts:
         32, "Questions per rollout step, over all devices. Paper: 512.", POSITIVE
     )
     completions_per_prompt: int = setting(12, "Group size G. Paper: 12.", at_least(2))
-    temperature: float = setting(1.0, "Of sampling, log-probs and entropies. Paper: 0.6.", POSITIVE)
+    temperature: float = setting(
+        1.0,
+        "Temperature at which rollouts are sampled, and at which the trainer computes log-probs and "
+        "entropies. Paper: 0.6.",
+        POSITIVE,
+    )
     top_p: float = setting(
         1.0,
         "Fixed: sampling in training uses the temperature alone.",
@@ -168,7 +174,7 @@ class Rollouts:
     )
     max_flat_steps: int = setting(
         10,
-        "Rollout steps in a row, in none of which a group had two different rewards, that stop the run.",
+        "The run stops after this many rollout steps in a row in which every group's rewards are all equal.",
         at_least(1),
     )
     canary_tolerance: float | None = setting(
@@ -283,11 +289,12 @@ class Objective:
     )
     importance: Literal["token", "sequence", "token_mask", "sequence_mask", "none"] = setting(
         "token",
-        "That correction: the weight pi_old / pi_engine of a token or of its response, truncated at "
-        "importance_cap, or (mask) 0 above it.",
+        "Importance correction under old_logprobs=trainer: a token's policy loss times pi_old / pi_engine "
+        "of the token (token) or of its response (sequence), at most importance_cap. token_mask and "
+        "sequence_mask: 0 above the cap instead. none: no correction.",
     )
     importance_cap: float = setting(
-        2.0, "Largest importance weight of that correction.", at_least(1)
+        2.0, "Largest weight of the importance correction; see importance.", at_least(1)
     )
 
 
@@ -416,7 +423,9 @@ class Config:
         {}, "Lightning loggers beside metrics.jsonl and MLflow, by name."
     )
     trainer: dict[str, Any] = setting(
-        {}, "Arguments passed on to lightning.Trainer, e.g. max_time, profiler."
+        {},
+        f"Arguments of lightning.Trainer, of these: {', '.join(PASSED_ON)}. Any other is an error, which "
+        "names the setting to use where there is one.",
     )
     evaluation: Evaluation = setting(Evaluation, "Measurement on the held-out questions.")
     checkpoints: Checkpoints = setting(Checkpoints, "Saving for a resume.")

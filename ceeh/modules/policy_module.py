@@ -31,8 +31,7 @@ from ceeh.runtime.lightning_private import set_last_step
 class PolicyModule(LightningModule):
     """Abstract: a subclass adds `training_step`, whose result has "tokens", and `validation_step`.
 
-    `steps` batches make `updates` optimizer steps. `reference`: each update has a forward pass of the
-    starting policy, too.
+    `steps` batches make `updates` optimizer steps.
     """
 
     if_not_finite = "Lower optimizer.lr"
