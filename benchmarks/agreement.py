@@ -4,6 +4,7 @@ For each shape, with the weights read from disk and again after a push: the cana
 nats of the engine's log-probs from the trainer's in fp32 and in bf16, and what bf16 alone does. An engine far
 beyond that computes something else than the trainer. What it is, the other columns narrow down:
 
+    cudnn_fp32  bf16 with cuDNN's attention, which ceeh turns off, against fp32
     signed   the mean with its sign. Near the mean: the normalization is wrong; near 0: the hidden states are
     first    the first token's difference, which the prefill alone computes
     weights  matrices of the engine that are not the trainer's in the engine's dtype
@@ -37,6 +38,7 @@ class Agreement(NamedTuple):
     engine_fp32: float
     engine_bf16: float
     bf16_fp32: float
+    cudnn_fp32: float
     signed: float
     first: float
     wrong_weights: int
@@ -50,8 +52,12 @@ def agreement(policy: Policy, engine: VLLMEngine, device: str) -> Agreement:
     mask = torch.arange(token_ids.shape[1], device=device)[None] >= len(prompt)
     sampled = torch.tensor(completion.logprobs)
     full = policy(token_ids, mask)[0][mask].float().cpu()
-    with torch.autocast(device, torch.bfloat16):
-        half = policy(token_ids, mask)[0][mask].float().cpu()
+    halves = []
+    for cudnn in (True, False):
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
+        with torch.autocast(device, torch.bfloat16):
+            halves.append(policy(token_ids, mask)[0][mask].float().cpu())
+    of_cudnn, half = halves
     weights = dict(policy.engine_weights())
     config = policy.causal_lm.config
     wrong, rotary = engine._live().apply_model(lambda model: faults(model, weights, config))[0]
@@ -59,6 +65,7 @@ def agreement(policy: Policy, engine: VLLMEngine, device: str) -> Agreement:
         engine_fp32=float((sampled - full).abs().mean()),
         engine_bf16=float((sampled - half).abs().mean()),
         bf16_fp32=float((half - full).abs().mean()),
+        cudnn_fp32=float((of_cudnn - full).abs().mean()),
         signed=float((sampled - half).mean()),
         first=float((sampled - half)[0].abs()),
         wrong_weights=wrong,
