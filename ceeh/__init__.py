@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from ceeh.errors import ConfigError, RunError
     from ceeh.evaluate import evaluate
     from ceeh.fit import fit
+    from ceeh.runtime.shutdown import Stopped
 
-__all__ = ["Config", "ConfigError", "RunError", "evaluate", "fit", "load"]
+__all__ = ["Config", "ConfigError", "RunError", "Stopped", "evaluate", "fit", "load"]
 
 # Before the first import of torch. Its C++ warnings, and those of vLLM's CPU kernels on NUMA and oneDNN, go
 # to the terminal past Python's filters; errors still do.
@@ -24,6 +25,7 @@ _MODULES = {
     "load": "ceeh.config.settings",
     "ConfigError": "ceeh.errors",
     "RunError": "ceeh.errors",
+    "Stopped": "ceeh.runtime.shutdown",
 }
 
 

@@ -12,7 +12,7 @@ import ceeh
 from ceeh.fit import fit
 
 ROOT = Path(__file__).parents[1]
-NAMES = "from ceeh import Config, ConfigError, RunError, evaluate, fit, load"
+NAMES = "from ceeh import Config, ConfigError, RunError, Stopped, evaluate, fit, load"
 CHECK = f"""
 {NAMES}
 import ceeh.evaluate, ceeh.fit, ceeh.fit as module, sys

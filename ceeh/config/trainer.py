@@ -14,7 +14,6 @@ PASSED_ON = (
     "detect_anomaly",
     "deterministic",
     "benchmark",
-    "limit_val_batches",
 )
 SET_ELSEWHERE = {
     "accelerator": "hardware.accelerator",
@@ -28,6 +27,7 @@ SET_ELSEWHERE = {
     "max_steps": "rollouts.steps",
     "max_epochs": "rollouts.steps",
     "limit_train_batches": "rollouts.steps",
+    "limit_val_batches": "evaluation.questions",
     "fast_dev_run": "rollouts.steps=2 evaluation.questions=16 for a short run",
     "overfit_batches": "prompts.train with few questions",
     "val_check_interval": "evaluation.every_n_steps",

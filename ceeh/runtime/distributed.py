@@ -96,8 +96,8 @@ def join_processes(
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbors:
-    """Ranks n k to n k + n - 1, among them this one, which act together; alone if n is 1.
+class TensorParallelGroup:
+    """The ranks that share this rank's engine: n k to n k + n - 1; this one alone if n is 1.
 
     Their collectives are their own, on the CPU, beside those of all ranks. Building one is collective over
     all ranks, whose number n divides.
@@ -106,7 +106,7 @@ class Neighbors:
     group: dist.ProcessGroup | None
 
     @classmethod
-    def of(cls, size: int) -> "Neighbors":
+    def of(cls, size: int) -> "TensorParallelGroup":
         if size == 1:
             return cls(None)
         group, _ = dist.new_subgroups(size, timeout=_collective_timeout, backend="gloo")
@@ -115,11 +115,11 @@ class Neighbors:
 
     @property
     def index(self) -> int:
-        """Of this rank among its neighbors."""
+        """This rank's place in the group."""
         return 0 if self.group is None else dist.get_rank(self.group)
 
     def gather(self, value: T) -> list[T]:
-        """`value` of each neighbor, in rank order. Collective."""
+        """`value` of each rank of the group, in rank order. Collective."""
         if self.group is None:
             return [value]
         gathered: list[Any] = [None] * self.group.size()
@@ -127,7 +127,7 @@ class Neighbors:
         return gathered
 
     def check_stop(self, *, at: int) -> None:
-        """`shutdown.check`, by which neighbors stop at the same call: others would wait for one that left.
+        """`shutdown.check`, by which the ranks stop at the same call: others would wait for one that left.
 
         Collective, in the first and every STOP_CALLS-th of the calls that `at` numbers from 0: agreeing
         takes some tenths of a millisecond.
@@ -149,7 +149,7 @@ class Neighbors:
 
 
 def check_group_size(size: Any, *, processes: int, here: int, setting: str) -> None:
-    """Raises ConfigError unless `size` ranks can be neighbors: of all `processes`, `here` on each machine."""
+    """Raises ConfigError unless `size` of all `processes`, `here` on each machine, can share an engine."""
     if not isinstance(size, int) or size < 1:
         raise ConfigError(f"{setting} must be a whole number, at least 1, got {size}")
     if processes % size:

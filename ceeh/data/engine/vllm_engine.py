@@ -38,7 +38,12 @@ from ceeh.data.engine.vllm_weights import (
     weight_shapes,
 )
 from ceeh.errors import ConfigError, RunError, first_line
-from ceeh.runtime.distributed import Neighbors, check_group_size, processes_here, world_size
+from ceeh.runtime.distributed import (
+    TensorParallelGroup,
+    check_group_size,
+    processes_here,
+    world_size,
+)
 from ceeh.runtime.rng import derived_seed, rng_preserved
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup
 
@@ -73,7 +78,7 @@ class VLLMEngine:
     """
 
     _llm: Any = None
-    _neighbors = Neighbors(None)
+    _tp_group = TensorParallelGroup(None)
 
     def __init__(
         self,
@@ -103,7 +108,7 @@ class VLLMEngine:
         check_tensor_parallel(
             tensor_parallel, model.config, processes=world_size(), here=processes_here()
         )
-        self._neighbors = Neighbors.of(tensor_parallel)
+        self._tp_group = TensorParallelGroup.of(tensor_parallel)
         with rng_preserved(), process_kept():
             self._vllm = import_vllm()
             from vllm.platforms import current_platform
@@ -125,7 +130,7 @@ class VLLMEngine:
             if dtype == "float32" and not cpu:
                 # Triton's attention multiplies fp32 as TF32 by default, 1e-3 off the trainer's.
                 os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
-            named = self._neighbors.gather(uuid4().hex)[0]
+            named = self._tp_group.gather(uuid4().hex)[0]
             shared = cpu and tensor_parallel > 1
             try:
                 with shared_memory_named(named) if shared else nullcontext():
@@ -145,7 +150,7 @@ class VLLMEngine:
                 if sleep:
                     self._llm.apply_model(check_sleeps)
             except BaseException as error:
-                self._neighbors.close()
+                self._tp_group.close()
                 release_process_groups(keep_default=not self._own_group)
                 if isinstance(error, ValueError) and not isinstance(error, ConfigError):
                     # From vLLM's checks, before it reads weights.
@@ -176,7 +181,7 @@ class VLLMEngine:
                 )
         # Of the ranks that share the engine, in rank order: they must ask it for the same.
         own = zip(prompts, sampling.counts(len(prompts)), strict=True)
-        shares = self._neighbors.gather([(p.uid, p.token_ids, number) for p, number in own])
+        shares = self._tp_group.gather([(p.uid, p.token_ids, number) for p, number in own])
         requests = [request for share in shares for request in share]
         if not requests:
             return []
@@ -199,7 +204,7 @@ class VLLMEngine:
         ]
         engine_seed = derived_seed(sampling.seed, *(uid for uid, _, _ in requests))
         inputs = [token_ids for _, token_ids, _ in requests]
-        before = sum(map(len, shares[: self._neighbors.index]))
+        before = sum(map(len, shares[: self._tp_group.index]))
         sampled = self._run(inputs, params, engine_seed)[before : before + len(prompts)]
         return [
             RolloutGroup(
@@ -280,7 +285,7 @@ class VLLMEngine:
             with rng_preserved(), process_kept(), default_group_kept(not self._own_group):
                 llm.llm_engine.engine_core.shutdown()
             del llm
-            self._neighbors.close()
+            self._tp_group.close()
             release_process_groups(keep_default=not self._own_group)
 
     def __del__(self) -> None:
@@ -335,7 +340,7 @@ class VLLMEngine:
                 steps = count()
                 while llm.llm_engine.has_unfinished_requests():
                     if stoppable:
-                        self._neighbors.check_stop(at=next(steps))
+                        self._tp_group.check_stop(at=next(steps))
                     finished += [output for output in llm.llm_engine.step() if output.finished]
         except BaseException:
             self.close()

@@ -11,7 +11,7 @@ from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.data.engine.vllm_weights import check_sleeps
 from ceeh.errors import ConfigError
-from ceeh.runtime.distributed import Neighbors
+from ceeh.runtime.distributed import TensorParallelGroup
 from tests.groups import make_prompt
 
 PROMPTS = [make_prompt(uid) for uid in ("a", "b")]
@@ -124,7 +124,7 @@ def test_an_engine_that_sleeps_is_closed_awake(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: asked.append("empty_cache"))
     engine = VLLMEngine.__new__(VLLMEngine)
     engine._llm, engine._sleeps, engine._asleep = SleepingLLM(asked), True, set()
-    engine._own_group, engine._neighbors = False, Neighbors.of(1)
+    engine._own_group, engine._tp_group = False, TensorParallelGroup.of(1)
     engine.sleep()
     engine.close()
     engine.close()
