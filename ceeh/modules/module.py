@@ -116,8 +116,10 @@ class CEEHModule(PolicyModule):
                 "after every step"
             )
         settings, optimizer = self.config.objective, self.config.optimizer
-        shaped = ShapingInputs.of(batch, progress=self.rollout_step / self.config.rollouts.steps)
-        rewards = self.shaping(shaped)
+        shaping_inputs = ShapingInputs.of(
+            batch, progress=self.rollout_step / self.config.rollouts.steps
+        )
+        rewards = self.shaping(shaping_inputs)
         advantages = group_advantages(
             rewards,
             batch.group,
@@ -128,35 +130,37 @@ class CEEHModule(PolicyModule):
         )
         advantages += correct_boost(batch.correct, rewards, settings.advantage_boost)
 
-        def sampled() -> tuple[Tensor, Tensor]:
+        def forward_old() -> tuple[Tensor, Tensor]:
             with self.clock.phase("old_logprobs"):
                 return self.forward_rows(batch)
 
         inputs = update_inputs(
             batch,
             advantages,
-            self.hard(batch),
+            self.hard_rows(batch),
             settings=settings,
-            progress=shaped.progress,
-            forward=sampled,
+            progress=shaping_inputs.progress,
+            forward=forward_old,
             total=self.total,
         )
         sums: dict[str, float] = {}
         padding = []
         skipped, entropy = torch.zeros_like(batch.correct), torch.zeros_like(batch.scores)
-        totals = batch.totals.cpu()
+        row_tokens = batch.totals.cpu()
         prompts = optimizer.prompts_per_minibatch // self.trainer.world_size
         for rows in minibatches(batch.group.cpu(), batch.num_prompts, prompts):
             micro = microbatches(
-                totals, rows, optimizer.tokens_per_microbatch, packed=self.policy.packs
+                row_tokens, rows, optimizer.tokens_per_microbatch, packed=self.policy.packs
             )
-            padding.append(padding_fraction(totals, micro))
+            padding.append(padding_fraction(row_tokens, micro))
             found, bad = self.update(batch, micro, inputs)
             add_to(sums, found.sums)
             entropy += found.entropy
             skipped |= bad
         self.rollout_step += 1
-        metrics = self.step_metrics(batch, rewards, inputs.hard, shaped, sums, updates=len(padding))
+        metrics = self.step_metrics(
+            batch, rewards, inputs.hard, shaping_inputs, sums, updates=len(padding)
+        )
         outcomes = gather_objects(self.outcomes(batch, entropy))
         metrics |= probe_metrics(batch.probe)
         metrics["optimizer/padding_fraction"] = sum(padding) / len(padding)
@@ -237,7 +241,7 @@ class CEEHModule(PolicyModule):
             old=config.objective.old_logprobs,
         )
 
-    def hard(self, batch: RolloutBatch) -> Float[Tensor, " R"]:
+    def hard_rows(self, batch: RolloutBatch) -> Float[Tensor, " R"]:
         """1 for rows of hard prompts, from the signal that `objective.hard_signal` names; else 0."""
         settings = self.config.objective
         reads_none = settings.entropy.method not in READ_HARD
@@ -265,10 +269,10 @@ class CEEHModule(PolicyModule):
     ) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R T"]]:
         """Log-probs and entropy (nats) of every row's response tokens, without gradient, in fp32."""
         filled = [torch.zeros_like(batch.engine_logprobs) for _ in range(2)]
-        totals = batch.totals.cpu()
-        rows, limit = torch.arange(len(totals)), self.config.optimizer.tokens_per_microbatch
+        row_tokens = batch.totals.cpu()
+        rows, limit = torch.arange(len(row_tokens)), self.config.optimizer.tokens_per_microbatch
         micro = self.padded_to_equal_count(
-            microbatches(totals, rows, limit, packed=self.policy.packs)
+            microbatches(row_tokens, rows, limit, packed=self.policy.packs)
         )
         for index in index_microbatches(micro, batch):
             shutdown.check()
@@ -283,13 +287,13 @@ class CEEHModule(PolicyModule):
         batch: RolloutBatch,
         rewards: Tensor,
         hard: Tensor,
-        shaped: ShapingInputs,
+        shaping_inputs: ShapingInputs,
         sums: dict[str, float],
         updates: int,
     ) -> dict[str, float]:
         """The rollout step's metrics over all ranks."""
         measure = getattr(self.shaping, "metrics", None)
-        shaping = measure(shaped) if measure else {}
+        shaping = measure(shaping_inputs) if measure else {}
         ranks = gather_objects(RankMetrics.of(batch, rewards, hard, shaping, sums))
         return join_ranks(ranks, updates) | {
             "rollout/step": float(self.rollout_step),
