@@ -13,7 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils.logging import disable_progress_bar
 
 from ceeh.errors import ConfigError, RunError, first_line
-from ceeh.export.card import COMPLETIONS, Export, public, write_card
+from ceeh.export.card import COMPLETIONS, SETTINGS, Export, public, write_card
 from ceeh.export.reload import check_reload, fixed_sequence, trainer_logprobs
 from ceeh.export.source import evaluation_of, open_run, read_json, rollout_step, with_weights_for
 from ceeh.modules.restore import load_policy
@@ -29,7 +29,6 @@ DTYPES = {
     "float16": torch.float16,
     "float32": torch.float32,
 }
-MODEL_FILES = ("config.json", "adapter_config.json")
 
 
 def export(
@@ -124,13 +123,13 @@ def check_out(out: Path, run: RunFolder, force: bool) -> None:
     check_folder(out, "OUT")
     if not out.is_dir() or not any(out.iterdir()):
         return
-    if not any((out / name).is_file() for name in MODEL_FILES):
+    if not (out / SETTINGS).is_file() or any(each.is_dir() for each in out.iterdir()):
         raise ConfigError(
-            f"OUT '{out}' is not empty and does not contain a model, so --force does not replace it; "
-            "give another folder"
+            f"OUT '{out}' is not empty and no export alone ({SETTINGS} is missing, or there are folders), so "
+            "--force does not replace it; give another folder"
         )
     if not force:
-        raise ConfigError(f"OUT '{out}' already contains a model; --force replaces the folder")
+        raise ConfigError(f"OUT '{out}' already contains an export; --force replaces the folder")
 
 
 def push(folder: Path, repo: str, *, private: bool, message: str = "Export of a ceeh run") -> str:

@@ -162,9 +162,21 @@ def run_to_resume(output: str, name: str, ckpt_path: str) -> Path | None:
     numbered = [
         (int(match[2] or 1), path)
         for path in (parent.iterdir() if parent.is_dir() else ())
-        if not path.is_symlink() and (match := pattern.fullmatch(path.name))
+        if path.is_dir() and not path.is_symlink() and (match := pattern.fullmatch(path.name))
     ]
-    return max(numbered)[1] if numbered else None
+    # NAME-2 may be a run of its own that was given this name.
+    own = [(number, path) for number, path in numbered if number == 1 or is_called(path, name)]
+    return max(own)[1] if own else None
+
+
+def is_called(run: Path, name: str) -> bool:
+    """Whether `run` was started with `name`, or has no readable configuration yet."""
+    try:
+        lines = (run / "config.yaml").read_text().splitlines()
+    except OSError:
+        return True
+    own = {f"name: {name}", f"name: '{name}'"}
+    return not own.isdisjoint(lines) or not any(line.startswith("name: ") for line in lines)
 
 
 def parent_folder(output: str) -> Path:

@@ -131,15 +131,19 @@ def test_force_replaces_an_older_export_and_nothing_else(
     run, out, notes = str(full_run.path), tmp_path / "out", tmp_path / "notes"
     notes.mkdir()
     (notes / "a.txt").write_text("mine")
+    (notes / "config.json").write_text("{}")
     assert main([run, str(out)]) == 0
     (out / "stale").write_text("")
     assert main([run, str(out)]) == 2
-    assert "already contains a model; --force replaces the folder" in capsys.readouterr().err
+    assert "already contains an export; --force replaces the folder" in capsys.readouterr().err
     assert main([run, str(out), "--force"]) == 0
     assert not (out / "stale").exists()
     assert main([run, str(notes), "--force"]) == 2
     assert "so --force does not replace it" in capsys.readouterr().err
-    assert [path.name for path in notes.iterdir()] == ["a.txt"]
+    assert sorted(path.name for path in notes.iterdir()) == ["a.txt", "config.json"]
+    (out / "more").mkdir()
+    assert main([run, str(out), "--force"]) == 2
+    assert (out / "more").is_dir()
 
 
 def full_disk(*arguments: object) -> None:

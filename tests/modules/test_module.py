@@ -119,7 +119,7 @@ def test_a_custom_shaping_decides_the_rewards(tiny_model_dir: Path, tmp_path: Pa
     file = tmp_path / "mine.py"
     file.write_text(
         "class Mine:\n    reads = ()\n    def __call__(self, inputs):\n"
-        "        return inputs.scores - 0.125 * inputs.lengths\n"
+        "        return inputs.scores.sub_(0.125 * inputs.lengths)\n"  # in place
     )
     folder = fit(small(tiny_model_dir, tmp_path, f"objective.shaping.class_path={file}:Mine"))
     for row in steps(folder):

@@ -29,6 +29,16 @@ def test_last_is_the_newest_checkpoint_of_the_newest_run(tmp_path: Path) -> None
     assert (tmp_path / "latest").resolve() == folder.path.resolve()
 
 
+def test_last_is_not_a_run_that_was_given_the_name_with_a_number(tmp_path: Path) -> None:
+    first, second = checkpoint(tmp_path / "a", 9), checkpoint(tmp_path / "a-2", 10)
+    (tmp_path / "a-3").write_text("")
+    (tmp_path / "a-2" / "config.yaml").write_text("name: a-2\nseed: 0\n")
+    assert RunFolder.resume(str(tmp_path), "a", "last")[1] == first
+    assert RunFolder.resume(str(tmp_path), "a-2", "last")[1] == second
+    (tmp_path / "a-2" / "config.yaml").write_text("name: a\nseed: 0\n")
+    assert RunFolder.resume(str(tmp_path), "a", "last")[1] == second
+
+
 def test_last_without_a_run_starts_a_new_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

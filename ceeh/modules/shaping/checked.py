@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class CheckedShaping:
 
     def __call__(self, inputs: ShapingInputs) -> Float[Tensor, " R"]:
         with self.guard("__call__"):
-            rewards = self.shaping(inputs)
+            rewards = self.shaping(deepcopy(inputs))  # it may work in place
         self.check(rewards, inputs, "a reward", may_be_nan=False)
         return rewards.detach().to(inputs.scores)
 
@@ -46,7 +47,7 @@ class CheckedShaping:
         if not callable(getattr(self.shaping, "metrics", None)):
             return {}
         with self.guard("metrics"):
-            values = dict(self.shaping.metrics(inputs))
+            values = dict(self.shaping.metrics(deepcopy(inputs)))
         for name, value in values.items():
             self.check(value, inputs, f"a value of '{name}'", may_be_nan=True)
         return values
