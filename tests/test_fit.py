@@ -166,6 +166,16 @@ def test_a_resumed_lora_run_in_a_moved_folder_equals_the_uninterrupted_one(
         assert ".lora_" in name, "a LoRA checkpoint holds the adapter alone"
 
 
+def test_fewer_steps_than_were_done_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = fit(small(tiny_model_dir, tmp_path))
+    before = (folder / "metrics.jsonl").read_text()
+    with pytest.raises(
+        ConfigError, match=r"rollouts\.steps is 3, but the checkpoint .* after step 4"
+    ):
+        fit(small(tiny_model_dir, tmp_path, "rollouts.steps=3", "ckpt_path=last"))
+    assert (folder / "metrics.jsonl").read_text() == before
+
+
 @pytest.mark.parametrize("end", [1, 3])  # before the first checkpoint is due, and between two
 def test_a_longer_run_resumes_from_the_end_with_its_own_learning_rate(
     tiny_model_dir: Path, tmp_path: Path, end: int

@@ -4,8 +4,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ceeh.assembly.inputs import RunConfig, RunInputs
+from ceeh.config.settings import Config
 from ceeh.data.mixture.mixture import Mixture
-from ceeh.errors import RunError
+from ceeh.errors import ConfigError, RunError
 from ceeh.modules.policy import Policy
 from ceeh.modules.sharding import gather_weights
 from ceeh.run.atomic import atomic_folder
@@ -31,7 +32,18 @@ def open_folder(
     else:
         folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
         held.enter_context(folder.claimed())
-        folder.drop_after(rollout_step_of(checkpoint) if checkpoint else 0)
+        step = rollout_step_of(checkpoint) if checkpoint else 0
+        setting, steps = (
+            ("rollouts.steps", config.rollouts.steps)
+            if isinstance(config, Config)
+            else ("steps", config.steps)
+        )
+        if step > steps:
+            raise ConfigError(
+                f"{setting} is {steps}, but the checkpoint '{checkpoint}' was written after step {step}; set "
+                f"{setting} to {step} or more, or give an earlier checkpoint"
+            )
+        folder.drop_after(step)
         check_space(folder.checkpoints, checkpoint_size, config.checkpoints.keep)
     write_config(folder.path, config)
     if isinstance(inputs.train_source, Mixture):

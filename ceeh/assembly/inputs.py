@@ -1,5 +1,6 @@
 """The inputs of a run: model files, questions, user classes. Bad ones fail before an engine starts."""
 
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -151,6 +152,12 @@ def read_model(
     config: RunConfig, response_tokens: int, setting: str = "rollouts.max_response_tokens"
 ) -> tuple[str, PreTrainedTokenizerBase]:
     """Path and tokenizer of a model with positions for prompts and `response_tokens`, given by `setting`."""
+    given = Path(config.model.path)
+    if given.name == "latest" and given.is_symlink():
+        raise ConfigError(
+            f"model.path: '{given}' is a link that this run will point at itself; give the run that it "
+            f"points at, {given.parent / os.readlink(given)}"
+        )
     path, trusted = resolve_model(config.model.path), config.model.trust_remote_code
     tokenizer = load_tokenizer(path, trusted)
     longest = config.prompts.max_prompt_tokens + response_tokens
