@@ -1,6 +1,5 @@
 """The inputs of a run: model files, questions, user classes. Bad ones fail before an engine starts."""
 
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -156,7 +155,7 @@ def read_model(
     if given.name == "latest" and given.is_symlink():
         raise ConfigError(
             f"model.path: '{given}' is a link that this run will point at itself; give the run that it "
-            f"points at, {given.parent / os.readlink(given)}"
+            f"points at, '{given.resolve()}'"
         )
     path, trusted = resolve_model(config.model.path), config.model.trust_remote_code
     tokenizer = load_tokenizer(path, trusted)

@@ -125,7 +125,7 @@ def check_out(out: Path, run: RunFolder, force: bool) -> None:
         return
     if not (out / SETTINGS).is_file() or any(each.is_dir() for each in out.iterdir()):
         raise ConfigError(
-            f"OUT '{out}' is not empty and no export alone ({SETTINGS} is missing, or there are folders), so "
+            f"OUT '{out}' is not empty and not an export (it has no {SETTINGS}, or it has folders), so "
             "--force does not replace it; give another folder"
         )
     if not force:

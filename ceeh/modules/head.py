@@ -259,8 +259,8 @@ def gradient(
 def compiled(function: Callable) -> Callable:
     """Compiled at its first use, which takes seconds, and again when the number of tokens first changes.
 
-    Every precision, bias, cap, autocast state and chunk of one token is a variant. At torch's limit of 8 an
-    error would end the run, because `fullgraph` forbids to go on without.
+    Every precision, bias, cap, autocast state and chunk of one token is a variant. Beyond torch's limit of 8
+    it would raise, because `fullgraph` does not fall back to eager code.
     """
     from torch._dynamo import config  # a second to import, and for CUDA alone
 

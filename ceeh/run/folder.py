@@ -165,14 +165,16 @@ def run_to_resume(output: str, name: str, ckpt_path: str) -> Path | None:
         if path.is_dir() and not path.is_symlink() and (match := pattern.fullmatch(path.name))
     ]
     # NAME-2 may be a run of its own that was given this name.
-    own = [(number, path) for number, path in numbered if number == 1 or is_called(path, name)]
+    own = [
+        (number, path) for number, path in numbered if path.name == name or is_called(path, name)
+    ]
     return max(own)[1] if own else None
 
 
 def is_called(run: Path, name: str) -> bool:
     """Whether `run` was started with `name`, or has no readable configuration yet."""
     try:
-        lines = (run / "config.yaml").read_text().splitlines()
+        lines = (run / "config.yaml").read_text(errors="replace").splitlines()
     except OSError:
         return True
     own = {f"name: {name}", f"name: '{name}'"}

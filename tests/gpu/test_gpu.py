@@ -350,11 +350,9 @@ def test_a_run_of_the_default_precision_trains(
     assert all(line["engine/canary_difference"] < 0.1 for line in lines)
 
 
-@pytest.mark.usefixtures(
-    "without_figures"
-)  # three engines in turn in this process, so without sleep
+@pytest.mark.usefixtures("without_figures")
 def test_a_resumed_run_has_the_numbers_of_a_whole_one(tiny_model_dir: Path, tmp_path: Path) -> None:
-    """In fp32, where kernels differ by the order of sums alone."""
+    """In fp32, where kernels differ by the order of sums alone; three engines in turn, so without sleep."""
     fixed = (*RUN, "engine.init_args.sleep=false", "hardware.precision=32-true")
     whole = fit(small(tiny_model_dir, tmp_path / "whole", *fixed))
     with killed_at(VLLMEngine, 6):  # rollout step 4; the checkpoint is of step 2

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,8 +16,10 @@ from ceeh.modules import head
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import learning_rate_scale
+from ceeh.types import Completion, Finish
 from tests import test_fit
 from tests.test_fit import rows, steps, weights
+from tests.torch_engine import TorchEngine
 
 
 def small(model: Path, output: Path, *overrides: str) -> Config:
@@ -113,6 +116,25 @@ def test_updates_that_are_not_finite_are_skipped_and_counted_and_three_stop_the_
     with pytest.raises(RunError, match=message):
         fit(small(tiny_model_dir, tmp_path / "four", "optimizer.max_skipped_updates=4"))
     assert len(list((tmp_path / "four").glob("starter/rollouts/skipped-*.parquet"))) == 2
+
+
+def test_an_aborted_response_without_a_token_leaves_every_number_finite(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample, empty = TorchEngine._sample, []
+
+    def aborting(self: TorchEngine, *given: Any) -> Completion:
+        if given[-1] % 4 or not given[-1]:  # 0: the canary
+            return sample(self, *given)
+        empty.append(given)
+        return Completion(text="", token_ids=(), logprobs=(), finish=Finish.ABORT)
+
+    monkeypatch.setattr(TorchEngine, "_sample", aborting)
+    folder = fit(small(tiny_model_dir, tmp_path))
+    assert len(empty) > 4
+    assert all(row["loss/entropy"] > 0 for row in steps(folder))
+    assert all(row["eval/entropy"] > 0 for row in rows(folder) if "eval/entropy" in row)
+    assert all(value.isfinite().all() for value in weights(folder).values())
 
 
 def test_a_custom_shaping_decides_the_rewards(tiny_model_dir: Path, tmp_path: Path) -> None:
