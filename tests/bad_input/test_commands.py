@@ -116,7 +116,7 @@ CASES = {
     "export notyaml out": "notyaml/config.yaml is not valid YAML",
     "export run file": "is a file; give a folder",
     "export run file/below": "OUT ... file",
-    "export run good": "is not empty and does not contain a model",
+    "export run good": "is not empty and not an export",
     "export run run/out": "is inside the run folder",
     "export run out --checkpoint none.ckpt": "no such file; checkpoints of 'run': step-000002.ckpt",
     "export run out --adapter": "has no adapter",
