@@ -10,8 +10,15 @@ from lightning import Trainer
 from ceeh.callbacks.contrast import cure
 from ceeh.config.settings import Config
 from ceeh.data.datamodule import RolloutDataModule
+from ceeh.data.prompts import digests
 from ceeh.errors import ConfigError
-from ceeh.evaluation.held_out import level_metrics, read_table, split_off_hard, write_table
+from ceeh.evaluation.held_out import (
+    conditions_of,
+    level_metrics,
+    read_table,
+    split_off_hard,
+    write_table,
+)
 from ceeh.evaluation.samples import SampleTable
 from ceeh.evaluation.summary import summarize
 from ceeh.modules.module import CEEHModule
@@ -21,6 +28,7 @@ from ceeh.run.checkpoint import checkpoint_files
 from ceeh.run.folder import RunFolder
 from ceeh.run.metrics_file import JSONLLogger
 from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, say
+from ceeh.runtime.rng import stable_hash
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt
 
@@ -29,18 +37,24 @@ NEARLY_NONE = 0.02
 
 
 def measure_base(
-    trainer: Trainer, module: CEEHModule, datamodule: RolloutDataModule, folder: RunFolder
+    trainer: Trainer,
+    module: CEEHModule,
+    datamodule: RolloutDataModule,
+    folder: RunFolder,
+    base_weights: str,
 ) -> SampleTable:
     """The starting policy: `samples` + `split_samples` completions per question; a resumed run reads them.
 
-    It measures again where they are of other questions or samples, and its figures replace those of step 0.
+    It measures again where they are of other questions or samples, or sampled under other `conditions`, and
+    its figures replace those of step 0.
 
     From here on the module logs easy and hard questions apart, by the base's `split_samples`.
     """
     evaluation, prompts = datamodule.config.evaluation, datamodule.held_out_prompts
     file = folder.path / "held_out" / "base.npz"
     samples = evaluation.samples + evaluation.split_samples
-    table = from_rank_zero(lambda: kept_table(file, prompts, samples))
+    how = conditions(datamodule, base_weights)
+    table = from_rank_zero(lambda: kept_table(file, prompts, samples, how))
     if table is None:
         jsonl = trainer.loggers[0]
         assert isinstance(jsonl, JSONLLogger)
@@ -60,7 +74,7 @@ def measure_base(
             for logger in trainer.loggers:
                 logger.log_metrics(level_metrics(measured, hard, module.eval_metrics), step=0)
         # Last: a run that is killed before has no base and measures it again.
-        keep(file, table, prompts)
+        keep(file, table, prompts, how)
     _, module.hard_questions = split_off_hard(table, evaluation.split_samples)
     accuracy = float(table.correct.float().mean())
     if not NEARLY_NONE <= accuracy <= 1 - NEARLY_NONE:
@@ -72,13 +86,17 @@ def measure_base(
 
 
 def measure_tuned(
-    trainer: Trainer, module: CEEHModule, datamodule: RolloutDataModule, folder: RunFolder
+    trainer: Trainer,
+    module: CEEHModule,
+    datamodule: RolloutDataModule,
+    folder: RunFolder,
+    base_weights: str,
 ) -> SampleTable:
     """The trained policy on the same questions."""
     file = folder.path / "held_out" / "tuned.npz"
     samples = datamodule.config.evaluation.samples
     table = sample(trainer, module, datamodule, samples=samples, name=file.stem)
-    keep(file, table, datamodule.held_out_prompts)
+    keep(file, table, datamodule.held_out_prompts, conditions(datamodule, base_weights))
     return table
 
 
@@ -99,9 +117,20 @@ def sample(
     return module.held_out_table()
 
 
-def keep(file: Path, table: SampleTable, prompts: Sequence[Prompt]) -> None:
+def conditions(datamodule: RolloutDataModule, base_weights: str) -> str:
+    """A digest of what held-out samples of one policy depend on; grading is the same in all of a run.
+
+    Prompts as rendered, answers, the sampling, and the weights that the run began with.
+    """
+    rollouts = datamodule.config.rollouts
+    of_prompts = digests(datamodule.held_out_prompts)["rendered"]
+    sampling = (rollouts.temperature, rollouts.max_response_tokens)
+    return stable_hash(f"{of_prompts}/{sampling}/{base_weights}").hex()
+
+
+def keep(file: Path, table: SampleTable, prompts: Sequence[Prompt], how: str) -> None:
     if is_rank_zero():
-        write_table(file, table, [prompt.uid for prompt in prompts])
+        write_table(file, table, [prompt.uid for prompt in prompts], how)
 
 
 def write_results(
@@ -111,8 +140,13 @@ def write_results(
     tuned: SampleTable,
     prompts: Sequence[Prompt],
     mlflow: GuardedMLFlowLogger | None,
+    *,
+    rollout_step: int,
 ) -> None:
-    """Writes summary.json, report.html and report.png, prints the table, sends all of them to MLflow."""
+    """Writes summary.json, report.html and report.png, prints the table, sends all of them to MLflow.
+
+    `rollout_step` is the last one that `tuned` was trained on.
+    """
     evaluation = config.evaluation
     measured, hard = split_off_hard(base, evaluation.split_samples)
     summary = summarize(
@@ -123,7 +157,7 @@ def write_results(
         draws=evaluation.bootstrap_draws,
         seed=config.seed,
     )
-    summary["rollout_step"] = config.rollouts.steps
+    summary["rollout_step"] = rollout_step
     rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
     # Of all steps, those before a resume included.
     summary["train_seconds"] = sum(row.get("time/step") or 0.0 for row in rows)
@@ -144,7 +178,7 @@ def write_results(
         f"\ntraining took {summary['train_seconds']:.0f} s; report: {report}; model: {folder.model}"
     )
     if mlflow is not None:
-        weights = checkpoint_files(folder.checkpoints) | {config.rollouts.steps: folder.model}
+        weights = checkpoint_files(folder.checkpoints) | {rollout_step: folder.model}
         mlflow.log_weights(weights)
         own = [folder.path / name for name in ("summary.json", "metrics.jsonl")]
         for file in (*own, report, report.with_suffix(".png")):
@@ -155,8 +189,8 @@ def write_results(
         mlflow.finish()
 
 
-def kept_table(file: Path, prompts: Sequence[Prompt], samples: int) -> SampleTable | None:
-    """The table in `file` if it holds `samples` of exactly these prompts, else None."""
+def kept_table(file: Path, prompts: Sequence[Prompt], samples: int, how: str) -> SampleTable | None:
+    """The table in `file` if it holds `samples` of these prompts under the conditions `how`, else None."""
     if not file.is_file():
         return None
     try:
@@ -164,7 +198,13 @@ def kept_table(file: Path, prompts: Sequence[Prompt], samples: int) -> SampleTab
     except ConfigError as error:
         say(f"{error}; measuring again")
         return None
-    if uids == tuple(prompt.uid for prompt in prompts) and table.correct.shape[1] == samples:
+    if uids != tuple(prompt.uid for prompt in prompts) or table.correct.shape[1] != samples:
+        say(f"{file} was measured on other questions or with other samples; measuring again")
+    elif conditions_of(file) != how:
+        say(
+            f"{file} was measured with other prompts or answers, another temperature, response limit or base "
+            "model; measuring again"
+        )
+    else:
         return table
-    say(f"{file} was measured on other questions or with other samples; measuring again")
     return None

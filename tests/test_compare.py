@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ def write(
         key: {"settings": {"title": TITLES[key]} | common, "skipped": {}, "model": {}}
         for key in benchmarks
     }
-    store.open(records)
+    with ExitStack() as held:
+        store.open(records, held)
     generator = torch.Generator().manual_seed(seed)
     for key in benchmarks:
         ease = torch.rand(questions, generator=torch.Generator().manual_seed(99)) * 0.4 - 0.2

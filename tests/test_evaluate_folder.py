@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ceeh.evaluate import main
+from ceeh.run.places import claimed
 from tests.endings import interrupt
 from tests.test_evaluate import ROOT, SMALL, interrupted_at_second_batch, run
 from tests.torch_engine import TorchEngine
@@ -123,3 +124,15 @@ def test_a_file_of_questions_is_evaluated_like_a_benchmark(
     assert "mine: 3 questions x 3 samples" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "results.json").read_text())["benchmarks"]["mine"]
     assert found["questions"] == 3
+
+
+def test_two_evaluations_cannot_write_to_one_folder(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with claimed(out, "in use"):
+        assert run(tiny_model_dir, out) == 2
+    assert "is in use by another evaluation; wait for its end" in capsys.readouterr().err
+    assert list(out.iterdir()) == []
+    assert run(tiny_model_dir, out) == 0

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ceeh.config.settings import load
 from ceeh.fit import fit
+from ceeh.pretrained.locate import open_trained
 from tests.test_fit import rows, small
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -78,3 +80,36 @@ def test_other_held_out_questions_replace_the_base_in_the_metrics(
             expected = summary[policy]["all"][name]["value"]
             assert line[f"eval/{name}"] == pytest.approx(expected, rel=1e-5), (policy, name)
     assert after[0] != before[0]
+
+
+def test_a_run_that_was_made_longer_is_its_last_model(folder: Path) -> None:
+    assert load([folder / "config.yaml"]).rollouts.steps == 2
+    source = open_trained(str(folder))
+    assert source.checkpoint is None
+    assert source.rollout_step == 4
+    assert source.config is not None
+    assert source.config.rollouts.steps == 4
+
+
+def test_the_base_is_measured_again_under_other_conditions(
+    output: Path, tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, answer in (("a.jsonl", "12"), ("b.jsonl", "13")):
+        rows = [{"id": f"{n}", "question": f"{n}+9?", "answer": answer} for n in range(3)]
+        (tmp_path / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def said(answers: str, *settings: str) -> str:
+        table = f"{{class_path: ceeh.data.sources.Table, init_args: {{uid: id, path: {tmp_path / answers}.jsonl}}}}"
+        given = (f"prompts.held_out={table}", *settings, "name=conditions", "rollouts.steps=1")
+        fit(small(tiny_model_dir, output, *given, "ckpt_path=last"))
+        return capsys.readouterr().out
+
+    again = (
+        "measured with other prompts or answers, another temperature, response limit or base model"
+    )
+    assert again not in said("a")
+    assert "measuring base" not in said("a")
+    assert again in said("b")
+    assert again in said("b", "rollouts.temperature=0.7")
+    assert again in said("b", "rollouts.temperature=0.7", "rollouts.max_response_tokens=6")
+    assert again not in said("b", "rollouts.temperature=0.7", "rollouts.max_response_tokens=6")

@@ -1,17 +1,20 @@
 """Lightning's own callbacks, loggers and Trainer arguments, given in the configuration."""
 
 import csv
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from ceeh.assembly.inputs import gather_inputs
 from ceeh.errors import ConfigError
 from ceeh.fit import fit
-from tests.test_fit import rows, small
+from ceeh.pretrained.locate import open_trained
+from tests.test_fit import rows, small, steps, weights
 
 CSV = "loggers={csv: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: %s}}}"
 
@@ -66,6 +69,35 @@ def test_max_time_ends_training_and_the_run_is_still_evaluated(
     assert 1 <= len(steps) < 500
     assert (folder / "summary.json").is_file()
     assert (folder / "model" / "config.json").is_file()
+
+
+class EndsEarly(Callback):
+    """Ends the training after step 1; like EarlyStopping it does not say how many steps there were."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        trainer.should_stop = True
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_that_ends_early_is_a_model_and_can_be_continued(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("rollouts.steps=3", "checkpoints.every_n_steps=10")
+    ends = f"callbacks.ends={{class_path: {__file__}:EndsEarly}}"
+    folder = fit(small(tiny_model_dir, tmp_path, *settings, ends))
+    assert "ended the training after rollout step 1 of 3" in capsys.readouterr().out
+    assert json.loads((folder / "summary.json").read_text())["rollout_step"] == 1
+    source = open_trained(str(folder))
+    assert (source.checkpoint, source.rollout_step) == (None, 1)
+    whole = fit(small(tiny_model_dir, tmp_path, *settings, "name=whole"))
+    fit(small(tiny_model_dir, tmp_path, *settings, "ckpt_path=last"))
+    assert open_trained(str(folder)).rollout_step == 3
+    first, *others = steps(folder)  # the first has the evaluation of its end besides
+    expected, *rest = steps(whole)
+    assert {name: first[name] for name in expected if name != "epoch"} | {"epoch": 0} == expected
+    assert others == rest
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(folder)[name]), name
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,11 @@ from ceeh.pretrained.loading import (
     resolve_model,
 )
 from ceeh.run.folder import run_to_resume
-from ceeh.run.resumed import check_resumed, stream_state
+from ceeh.run.resumed import check_base, check_resumed, kept_state
 from ceeh.runtime.distributed import join_processes, world_size
+from ceeh.runtime.lightning_private import loader_states
 from ceeh.runtime.rng import stable_hash
+from ceeh.runtime.versions import TENSORS, weights_digest
 from ceeh.types import Prompt, Question
 
 RunConfig = Config | SFTConfig
@@ -49,6 +51,8 @@ class RunInputs:
     """What every run reads, checked."""
 
     model_path: str
+    base_weights: str
+    """Digest of the weights of `model_path`."""
     tokenizer: PreTrainedTokenizerBase
     train_source: Iterable[Question]
     train_prompts: Sequence[Prompt]
@@ -106,10 +110,12 @@ def gather_inputs(config: Config) -> Inputs:
         )
     used = held_out[: config.evaluation.questions]
     check_share(used)
-    check_questions(run, config, [*train, *probe])
+    base_weights = weights_digest(path, TENSORS)
+    check_kept(run, config, [*train, *probe], base_weights)
     warn_of_doubts(config, [*train, *probe], held_out)
     inputs = Inputs(
         model_path=path,
+        base_weights=base_weights,
         tokenizer=tokenizer,
         train_source=train_source,
         train_prompts=train,
@@ -164,10 +170,16 @@ def read_model(
     return path, tokenizer
 
 
-def check_questions(run: Path | None, config: RunConfig, prompts: Sequence[Prompt]) -> None:
-    """Raises ConfigError where `run` had other questions than `prompts`, or drew in another order."""
-    if run is not None and (state := stream_state(run, config.ckpt_path or "")):
-        check_stream(state, digests(prompts), config.seed)
+def check_kept(
+    run: Path | None, config: RunConfig, prompts: Sequence[Prompt], base_weights: str
+) -> None:
+    """Raises ConfigError where `run` had other questions or base weights, or drew in another order."""
+    if run is None:
+        return
+    state = kept_state(run, config.ckpt_path or "")
+    check_base(state, base_weights, config.model.path)
+    for loader in loader_states(state):
+        check_stream(loader["stream"], digests(prompts), config.seed)
 
 
 def check_share(held_out: Sequence[Prompt]) -> None:

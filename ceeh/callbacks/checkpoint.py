@@ -1,4 +1,4 @@
-"""RunCheckpoint: every n rollout steps, after the last one, and when a run is stopped."""
+"""RunCheckpoint: every n rollout steps, after the last one, and when a run is stopped or ends early."""
 
 import warnings
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from ceeh.config.settings import Checkpoints
 from ceeh.errors import RunError
-from ceeh.run.checkpoint import RNG_STATES, checkpoint_file, checkpoint_files
+from ceeh.run.checkpoint import BASE_WEIGHTS, RNG_STATES, checkpoint_file, checkpoint_files
 from ceeh.run.checkpoint_io import AtomicCheckpointIO, Failure
 from ceeh.run.disk_space import format_bytes
 from ceeh.run.metrics_file import JSONLLogger
@@ -54,6 +54,10 @@ class FinishedStep:
 class RunCheckpoint(Checkpoint):
     """Keeps the newest `step-*.ckpt`, from which a run resumes to the numbers of an uninterrupted one.
 
+    A run that `trainer.should_stop` ends early saves its last step, too.
+
+    `base_weights` is the digest of those that the run began with, see `ceeh.run.resumed.check_base`.
+
     A checkpoint lies between two rollout steps, after the step's evaluation if there is one. Lightning calls
     `Checkpoint` callbacks last, after all that a step changes; `setup` checks that. It saves neither rng
     states nor the current line of `metrics.jsonl`, which it writes later: both are added here, the rng states
@@ -65,8 +69,16 @@ class RunCheckpoint(Checkpoint):
     changed since. If the step's evaluation was interrupted, a resumed run repeats it.
     """
 
-    def __init__(self, folder: Path, settings: Checkpoints, metrics_file: JSONLLogger) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Checkpoints,
+        metrics_file: JSONLLogger,
+        *,
+        base_weights: str,
+    ) -> None:
         self.folder = folder
+        self.base_weights = base_weights
         self.settings = settings
         self.metrics_file = metrics_file
         self.io = AtomicCheckpointIO()
@@ -102,16 +114,20 @@ class RunCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         rollout_step = batch_idx + 1
-        if rollout_step % trainer.val_check_batch == 0:  # type: ignore[operator]
+        if evaluated_after(rollout_step, trainer):
             self.note(trainer, rollout_step, before_evaluation=True)
         else:
             self.finish(trainer, rollout_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
-            self.finish(trainer, batches_begun(trainer))
+        rollout_step = batches_begun(trainer)
+        # Lightning evaluates once more where a run ends early; a resumed run has no such evaluation.
+        if trainer.state.fn == TrainerFn.FITTING and evaluated_after(rollout_step, trainer):
+            self.finish(trainer, rollout_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.finished and self.finished.rollout_step < trainer.num_training_batches:
+            self.save(trainer, self.finished.rollout_step)
         self.finished = None
 
     def on_exception(
@@ -153,6 +169,7 @@ class RunCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        checkpoint[BASE_WEIGHTS] = self.base_weights
         if self.finished is not None:
             self.finished.put_into(checkpoint)
 
@@ -226,3 +243,8 @@ class RunCheckpoint(Checkpoint):
                 f"{self.settings.max_failures} stops the run (checkpoints.max_failures)",
                 stacklevel=2,
             )
+
+
+def evaluated_after(rollout_step: int, trainer: Trainer) -> bool:
+    """Whether held-out questions are due after the step: `evaluation.every_n_steps`."""
+    return rollout_step % trainer.val_check_batch == 0  # type: ignore[operator]

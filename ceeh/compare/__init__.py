@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ceeh.errors import ConfigError
-from ceeh.run.atomic import check_folder
+from ceeh.run.places import COMPARISON, check_report_folder
 from ceeh.runtime.cli import run_command
 
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--draws must be at least 100, got {given.draws}")
         places = places_of(given.results)
         folder = Path(given.output)
-        check_folder(folder, "--output:")
+        check_report_folder(folder, "--output:", COMPARISON)
         from ceeh.compare.run import run
 
         run(places, folder, margin=given.margin, draws=given.draws, seed=given.seed)

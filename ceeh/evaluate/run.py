@@ -24,7 +24,6 @@ from ceeh.modules.restore import load_policy
 from ceeh.pretrained.loading import load_config, load_tokenizer
 from ceeh.pretrained.locate import ModelSource, open_trained
 from ceeh.reporting.evaluation_page import results_grids, write_page
-from ceeh.run.checkpoint import rollout_step_of
 from ceeh.runtime.distributed import (
     from_rank_zero,
     is_rank_zero,
@@ -71,52 +70,57 @@ def evaluate(
         join_minutes=protocol.hardware.join_minutes,
         collective_minutes=protocol.hardware.collective_minutes,
     )
-    with ExitStack() as stack:
-        tasks = [
-            build_task(name, benchmark, tokenizer, protocol.limit)
-            for name, benchmark in benchmarks.items()
-        ]
-        for task in tasks:
-            stack.callback(task.verifier.close)
-        dtype = DTYPE[resolve_precision(protocol.hardware, accelerator)]
-        weights = weights_of(source, dtype)
-        sampled_with = {
-            key: getattr(protocol, key) for key in ("seed", "limit", "questions_per_batch")
-        }
-        store = SampleStore(folder)
-        wanted = {
-            task.name: {
-                "settings": task.settings | sampled_with,
-                "skipped": task.skipped,
-                "model": weights,
+    with ExitStack() as held:
+        with ExitStack() as stack:
+            tasks = [
+                build_task(name, benchmark, tokenizer, protocol.limit)
+                for name, benchmark in benchmarks.items()
+            ]
+            for task in tasks:
+                stack.callback(task.verifier.close)
+            dtype = DTYPE[resolve_precision(protocol.hardware, accelerator)]
+            weights = weights_of(source, dtype)
+            sampled_with = {
+                key: getattr(protocol, key) for key in ("seed", "limit", "questions_per_batch")
             }
-            for task in tasks
-        }
-        from_rank_zero(lambda: store.open(wanted))
-        finished = store.finished()
-        missing = [task for task in tasks if task.name not in finished]
-        for task in tasks:
-            say(f"{task.name}: {task_line(task)}{'' if task in missing else '; already sampled'}")
-            if other := other_prompt(source, task.benchmark):
-                say(f"{task.name}: the run was trained on another prompt; {other}")
-        if missing:
-            say(f"results go to {folder}; starting the engine ...")
-            engine = stack.enter_context(open_engine(source, protocol, missing, accelerator, dtype))
-            options = {key: sampled_with[key] for key in ("seed", "questions_per_batch")}
-            for task in missing:
-                sample_task(task, engine, store, **options)
-    wait_for_all()
-    if not is_rank_zero():
-        return None
-    store.finish([task.name for task in tasks])
-    over_it = source.checkpoint or source.adapter
-    places = {"path": source.model_path, "over_it": over_it and str(over_it)}
-    results = write_results(
-        store, name=source.name, model=places | weights, protocol=asdict(protocol)
-    )
-    write_page(folder, {source.name: results}, title=f"{source.name}: evaluation")
-    track(source, protocol, results, tasks)
-    return results
+            store = SampleStore(folder)
+            wanted = {
+                task.name: {
+                    "settings": task.settings | sampled_with,
+                    "skipped": task.skipped,
+                    "model": weights,
+                }
+                for task in tasks
+            }
+            from_rank_zero(lambda: store.open(wanted, held))
+            finished = store.finished()
+            missing = [task for task in tasks if task.name not in finished]
+            for task in tasks:
+                say(
+                    f"{task.name}: {task_line(task)}{'' if task in missing else '; already sampled'}"
+                )
+                if other := other_prompt(source, task.benchmark):
+                    say(f"{task.name}: the run was trained on another prompt; {other}")
+            if missing:
+                say(f"results go to {folder}; starting the engine ...")
+                engine = stack.enter_context(
+                    open_engine(source, protocol, missing, accelerator, dtype)
+                )
+                options = {key: sampled_with[key] for key in ("seed", "questions_per_batch")}
+                for task in missing:
+                    sample_task(task, engine, store, **options)
+        wait_for_all()
+        if not is_rank_zero():
+            return None
+        store.finish([task.name for task in tasks])
+        over_it = source.checkpoint or source.adapter
+        places = {"path": source.model_path, "over_it": over_it and str(over_it)}
+        results = write_results(
+            store, name=source.name, model=places | weights, protocol=asdict(protocol)
+        )
+        write_page(folder, {source.name: results}, title=f"{source.name}: evaluation")
+        track(source, protocol, results, tasks)
+        return results
 
 
 def task_line(task: Task) -> str:
@@ -242,8 +246,7 @@ def track(
             return
         if source.run:
             parent = read_state(source.run.path).get("key")
-            last = source.config.rollouts.steps
-            step = rollout_step_of(source.checkpoint) if source.checkpoint else last
+            step = source.rollout_step
     mlflow = GuardedMLFlowLogger(
         uri=tracking.mlflow_uri,
         experiment=tracking.experiment,

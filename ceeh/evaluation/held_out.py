@@ -20,17 +20,18 @@ from ceeh.evaluation.results import Results, build_record
 from ceeh.evaluation.samples import COLUMNS, SampleTable
 from ceeh.evaluation.store import BenchmarkSamples
 from ceeh.run.atomic import atomic_write
+from ceeh.run.folder import RunFolder
 from ceeh.runtime.text import escape
 
 NAME = "held_out"
 
 
-def write_table(file: Path, table: SampleTable, uids: Sequence[str]) -> None:
-    """The samples of the questions `uids` as one .npz."""
+def write_table(file: Path, table: SampleTable, uids: Sequence[str], conditions: str) -> None:
+    """The samples of the questions `uids` as one .npz; `conditions` is a digest of how they were sampled."""
     file.parent.mkdir(exist_ok=True)
     columns = {column: getattr(table, column).numpy() for column in COLUMNS}
     with atomic_write(file) as target:
-        np.savez_compressed(target, uid=np.array(uids), **columns)
+        np.savez_compressed(target, uid=np.array(uids), conditions=np.array(conditions), **columns)
 
 
 def read_table(file: Path) -> tuple[tuple[str, ...], SampleTable]:
@@ -46,6 +47,12 @@ def read_table(file: Path) -> tuple[tuple[str, ...], SampleTable]:
         raise ConfigError(
             f"'{file}' cannot be read as samples of a run ({first_line(error)}); nothing in it was run"
         ) from error
+
+
+def conditions_of(file: Path) -> str:
+    """The digest of how the samples in `file` were sampled; empty where it has none."""
+    with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
+        return str(arrays["conditions"]) if "conditions" in arrays else ""
 
 
 def split_off_hard(base: SampleTable, split_samples: int) -> tuple[SampleTable, Bool[Tensor, " Q"]]:
@@ -129,13 +136,13 @@ def easy_and_hard(place: str) -> dict[str, str]:
 
 
 def _run_of(file: Path) -> tuple[Config, Path]:
-    run = file.resolve().parent.parent
-    settings = run / "config.yaml"
+    run = RunFolder(file.resolve().parent.parent)
+    settings = run.config_file
     if not settings.is_file():
         raise ConfigError(
             f"'{file}' is not in {NAME}/ of a run: there is no {settings}, which says how it was sampled"
         )
-    return load([settings]), run
+    return load([settings]), run.path
 
 
 def _settings(config: Config) -> dict[str, Any]:

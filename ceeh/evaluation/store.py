@@ -6,6 +6,7 @@ A part is written whole or not at all, so an interrupted evaluation continues wi
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import torch
 from ceeh.errors import ConfigError, first_line
 from ceeh.evaluation.responses import RESPONSE
 from ceeh.evaluation.samples import SampleTable, answer_classes
-from ceeh.run.atomic import atomic_write, atomic_write_text, check_folder
+from ceeh.run.atomic import atomic_write, atomic_write_text
+from ceeh.run.places import EVALUATION, FILES, check_report_folder, claimed
 from ceeh.runtime.text import flatten
 
 SCHEMA = pa.schema(
@@ -58,11 +60,11 @@ class SampleStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / "samples.parquet"
-        self._settings = folder / "settings.json"
+        self._settings = folder / FILES[EVALUATION]
 
     def recorded(self) -> dict[str, Any]:
         """The records of settings.json for the benchmarks that have samples."""
-        check_folder(self.folder, "--output:")
+        check_report_folder(self.folder, "--output:", EVALUATION)
         try:
             records = json.loads(self._settings.read_text()) if self._settings.is_file() else {}
         except ValueError as error:
@@ -73,12 +75,24 @@ class SampleStore:
         there = self.finished() | begun
         return {name: record for name, record in records.items() if name in there}
 
-    def open(self, wanted: Mapping[str, Mapping[str, Any]]) -> None:
-        """Prepares the folder for the benchmarks with the `wanted` records.
+    def open(self, wanted: Mapping[str, Mapping[str, Any]], held: ExitStack) -> None:
+        """Prepares the folder for the benchmarks with the `wanted` records, claimed until `held` closes.
 
         Raises ConfigError when it holds samples of one of them with other settings, or samples of
         another model: a folder's results belong to one model.
         """
+        self._kept(wanted)  # before anything is made
+        self.folder.mkdir(parents=True, exist_ok=True)
+        in_use = (
+            f"--output: '{self.folder}' is in use by another evaluation; wait for its end, or give another "
+            "folder"
+        )
+        held.enter_context(claimed(self.folder, in_use))
+        records = self._kept(wanted) | dict(wanted)
+        atomic_write_text(self._settings, json.dumps(records, indent=2) + "\n")
+
+    def _kept(self, wanted: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The records of what is there, if `wanted` samples may join it; see `open`."""
         kept = self.recorded()
         model = {"model": next(iter(wanted.values()))["model"]}
         for benchmark, there in kept.items():
@@ -94,8 +108,7 @@ class SampleStore:
                     f"{self.folder} holds samples of {benchmark} that were drawn with other settings "
                     f"({what}); give another --output, or remove that folder"
                 )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(self._settings, json.dumps(kept | dict(wanted), indent=2) + "\n")
+        return kept
 
     def finished(self) -> set[str]:
         """Benchmarks that samples.parquet holds."""

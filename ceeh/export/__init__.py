@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ceeh.run.atomic import check_folder, check_run
+from ceeh.run.places import check_folder, check_run
 from ceeh.runtime.cli import run_command
 
 

@@ -15,11 +15,12 @@ from transformers.utils.logging import disable_progress_bar
 from ceeh.errors import ConfigError, RunError, first_line
 from ceeh.export.card import COMPLETIONS, SETTINGS, Export, public, write_card
 from ceeh.export.reload import check_reload, fixed_sequence, trainer_logprobs
-from ceeh.export.source import evaluation_of, open_run, read_json, rollout_step, with_weights_for
+from ceeh.export.source import evaluation_of, open_run, read_json, with_weights_for
 from ceeh.modules.restore import load_policy
 from ceeh.pretrained.loading import load_tokenizer
-from ceeh.run.atomic import atomic_folder, check_folder
+from ceeh.run.atomic import atomic_folder
 from ceeh.run.folder import RunFolder
+from ceeh.run.places import check_folder
 from ceeh.runtime.distributed import say
 from ceeh.runtime.text import redact
 
@@ -62,12 +63,9 @@ def export(
     source = with_weights_for(source, config, adapter=adapter, dtype=dtype)
     tokenizer = load_tokenizer(source.model_path, trust_remote_code)
     policy = load_policy(source, temperature=config.rollouts.temperature)
-    step, stored = (
-        rollout_step(source, config),
-        dtype or (torch.float32 if adapter else policy.dtype),
-    )
+    step, stored = source.rollout_step, dtype or (torch.float32 if adapter else policy.dtype)
     summary = read_json(run.path / "summary.json")
-    if summary is not None and summary.get("rollout_step", config.rollouts.steps) != step:
+    if summary is not None and summary["rollout_step"] != step:
         summary = None  # measured on other weights
     responses = run.path / "held_out" / "tuned.parquet"
     if completions and (summary is None or not responses.is_file()):

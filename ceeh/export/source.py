@@ -11,9 +11,8 @@ from ceeh.config.settings import Config
 from ceeh.errors import ConfigError
 from ceeh.pretrained.loading import load_config
 from ceeh.pretrained.locate import ModelSource, open_trained
-from ceeh.run.atomic import check_run
-from ceeh.run.checkpoint import read_checkpoint
 from ceeh.run.folder import RunFolder
+from ceeh.run.places import check_run
 from ceeh.runtime.versions import weights_digest
 
 
@@ -64,20 +63,13 @@ def with_weights_for(
         return source
     if newest := run.newest_checkpoint():
         last = open_trained(str(newest), trust_remote_code=source.trust_remote_code)
-        if rollout_step(last, config) == config.rollouts.steps:
+        if last.rollout_step == source.rollout_step:
             return replace(last, name=source.name)
     wanted = "--adapter" if adapter else f"--dtype {str(dtype).removeprefix('torch.')}"
     raise ConfigError(
         f"{wanted} needs the final fp32 weights, and '{run.path}' has no checkpoint of rollout step "
-        f"{config.rollouts.steps}; name an earlier one with --checkpoint, or leave out {wanted}"
+        f"{source.rollout_step}; name an earlier one with --checkpoint, or leave out {wanted}"
     )
-
-
-def rollout_step(source: ModelSource, config: Config) -> int:
-    """The last rollout step that the weights were trained on."""
-    if source.checkpoint is None:
-        return config.rollouts.steps
-    return read_checkpoint(source.checkpoint, weights=False)["rollout_step"]
 
 
 def evaluation_of(source: ModelSource) -> dict[str, Any] | None:

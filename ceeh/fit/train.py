@@ -75,7 +75,7 @@ def train(config: Config) -> Path:
         )
         loggers = [jsonl, *([mlflow] if mlflow else [])]
         trainer = build_trainer(config, inputs, folder, engine, loggers)
-        base = measure_base(trainer, module, datamodule, folder)
+        base = measure_base(trainer, module, datamodule, folder, inputs.base_weights)
         trainer.fit(
             module,
             datamodule=datamodule,
@@ -83,9 +83,22 @@ def train(config: Config) -> Path:
             weights_only=True if checkpoint else None,
         )
         shutdown.check()
+        if (step := module.rollout_step) < config.rollouts.steps:
+            say(
+                f"trainer.max_time or a callback ended the training after rollout step {step} of "
+                f"{config.rollouts.steps}; ckpt_path=last continues it"
+            )
         write_model(policy, folder, inputs)
-        tuned = measure_tuned(trainer, module, datamodule, folder)
+        tuned = measure_tuned(trainer, module, datamodule, folder, inputs.base_weights)
     shutdown.check()
     if is_rank_zero():
-        write_results(config, folder, base, tuned, inputs.held_out_prompts, mlflow)
+        write_results(
+            config,
+            folder,
+            base,
+            tuned,
+            inputs.held_out_prompts,
+            mlflow,
+            rollout_step=module.rollout_step,
+        )
     return folder.path

@@ -8,7 +8,7 @@ from ceeh.config.settings import Config, load
 from ceeh.errors import ConfigError
 from ceeh.pretrained.adapter import check_over, read_settings
 from ceeh.pretrained.loading import resolve_model
-from ceeh.run.checkpoint import fault
+from ceeh.run.checkpoint import fault, read_checkpoint
 from ceeh.run.folder import RunFolder
 from ceeh.runtime.distributed import say
 
@@ -34,6 +34,15 @@ class ModelSource:
     checkpoint: Path | None = None
     adapter: Path | None = None
     trust_remote_code: bool = False
+
+    @property
+    def rollout_step(self) -> int:
+        """The last rollout step that the weights of a run were trained on."""
+        assert self.run is not None
+        assert self.config is not None
+        if self.checkpoint is None:
+            return self.run.final_step(self.config.rollouts.steps)
+        return read_checkpoint(self.checkpoint, weights=False)["rollout_step"]
 
 
 def open_trained(place: str, *, trust_remote_code: bool = False) -> ModelSource:
@@ -71,16 +80,16 @@ def _open_base(path: Path, place: str) -> ModelSource:
 
 def _open_run(run: RunFolder) -> ModelSource:
     name = run.path.resolve().name
-    if "rollouts" not in read_yaml(run.path / "config.yaml"):  # supervised training: ceeh.sft
+    if "rollouts" not in read_yaml(run.config_file):  # supervised training: ceeh.sft
         if not (run.model / "config.json").is_file():
             raise ConfigError(
                 f"the supervised run '{run.path}' has no model/ yet; finish it with python -m ceeh.sft and "
                 "ckpt_path=last"
             )
         return ModelSource(name=name, model_path=str(run.model))
-    config = load([run.path / "config.yaml"])
+    config = load([run.config_file])
     steps, last = config.rollouts.steps, run.last_rollout_step()
-    if (run.model / "config.json").is_file() and last in (None, steps):
+    if (run.model / "config.json").is_file() and last in (None, run.final_step(steps)):
         return ModelSource(name=name, model_path=str(run.model), run=run, config=config)
     newest = run.newest_checkpoint()
     if newest is None:
@@ -99,7 +108,7 @@ def _open_checkpoint(file: Path) -> ModelSource:
     if not file.exists():
         raise ConfigError(f"the checkpoint '{file}' does not exist; give {KINDS}")
     run = RunFolder(file.resolve().parent.parent)
-    settings = run.path / "config.yaml"
+    settings = run.config_file
     if not settings.is_file():
         raise ConfigError(
             f"the checkpoint '{file}' is outside a run folder: {settings}, which names its base model, "

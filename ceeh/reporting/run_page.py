@@ -15,6 +15,7 @@ from ceeh.reporting.grid import Grid, change_cells, value_cells
 from ceeh.reporting.page import write_html
 from ceeh.reporting.panels import write_overview
 from ceeh.reporting.run_panels import Rows, held_out_panels, training_panels
+from ceeh.run.folder import RunFolder
 
 
 def write_report(
@@ -44,7 +45,7 @@ def write_report(
         [summary_grid(summary)],
         figures=[("Held-out questions", held_out), ("Training", training)],
         examples=sections(responses, dict(zip(uids, hard.tolist(), strict=True))),
-        settings=(folder / "config.yaml").read_text(),
+        settings=RunFolder(folder).config_file.read_text(),
     )
 
 

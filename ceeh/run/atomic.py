@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ceeh.errors import ConfigError
 from ceeh.runtime import shutdown
 
 
@@ -78,23 +77,6 @@ def remove_partial(folder: Path) -> None:
             leftover.unlink()
         elif ".ckpt." in leftover.name:
             shutil.rmtree(leftover)
-
-
-def check_folder(path: Path, place: str) -> None:
-    """Raises ConfigError naming `place` where no folder can be: `path`, or one of its parents, is a file."""
-    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
-    if not nearest.is_dir():
-        raise ConfigError(f"{place} '{nearest}' is a file; give a folder")
-
-
-def check_run(place: str) -> Path:
-    """The path of `place`. Raises ConfigError where nothing is there, with the runs beside it."""
-    path = Path(place).expanduser()
-    if not path.exists():
-        runs = sorted(found.parent.name for found in path.parent.glob("*/config.yaml"))
-        there = f"; runs in {path.parent}: {', '.join(runs)}" if runs else ""
-        raise ConfigError(f"the run '{place}' does not exist{there}")
-    return path
 
 
 def sync(path: Path) -> None:

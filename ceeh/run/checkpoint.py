@@ -13,6 +13,8 @@ from ceeh.run.shards import COMMON, SHARDED, Rows, damage, joined, read_archive,
 from ceeh.runtime.distributed import say
 
 RNG_STATES = "rng_states"
+BASE_WEIGHTS = "base_weights"
+"""Entry for the digest of the weights that the run began with."""
 RESUMED = {
     *("loops", "callbacks", "optimizer_states", "lr_schedulers", "pytorch-lightning_version"),
     RNG_STATES,

@@ -1,16 +1,15 @@
 """The run folder: `<output>/<name>/`, with a number when taken; `<output>/latest` points at the newest."""
 
-import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_link, remove_partial
 from ceeh.run.checkpoint import checkpoint_files, fault, newest_checkpoint
+from ceeh.run.places import claimed
 from ceeh.runtime.distributed import say
 
 
@@ -32,6 +31,11 @@ class RunFolder:
     def model(self) -> Path:
         return self.path / "model"
 
+    @property
+    def config_file(self) -> Path:
+        """See `config_files`; the newest one."""
+        return config_files(self.path)[-1]
+
     def newest_checkpoint(self) -> Path | None:
         """See `ceeh.run.checkpoint.newest_checkpoint`."""
         return newest_checkpoint(self.checkpoints)
@@ -43,6 +47,14 @@ class RunFolder:
             with suppress(ValueError):  # a half line that a crash left
                 return json.loads(line)["rollout_step"]
         return None
+
+    def final_step(self, steps: int) -> int:
+        """The rollout step after which a finished run ended; `steps`, unless it ended early.
+
+        `trainer.max_time` and callbacks that set `should_stop` end a run early.
+        """
+        summary = self.path / "summary.json"
+        return json.loads(summary.read_text())["rollout_step"] if summary.is_file() else steps
 
     @classmethod
     def create(cls, output: str, name: str) -> "RunFolder":
@@ -108,27 +120,13 @@ class RunFolder:
         folder.refuse_links()
         return folder, file
 
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Inside, no other process can claim the folder: two runs would delete each other's files.
-
-        The claim ends with its process. Raises ConfigError when another process has it. A file system without
-        locks has no claims.
-        """
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(
-                    f"ckpt_path: the run '{self.path}' is in use by another process; wait for its end, stop "
-                    "it, or start a new run without ckpt_path"
-                ) from error
-            except OSError:
-                pass
-            yield
-        finally:
-            os.close(descriptor)
+    def claimed(self) -> AbstractContextManager[None]:
+        """See `ceeh.run.places.claimed`."""
+        return claimed(
+            self.path,
+            f"ckpt_path: the run '{self.path}' is in use by another process; wait for its end, stop it, or "
+            "start a new run without ckpt_path",
+        )
 
     def drop_after(self, rollout_step: int) -> None:
         """Removes what the run wrote after `rollout_step`, the step to resume from, and half-written files.
@@ -151,6 +149,14 @@ class RunFolder:
                     f"ckpt_path: '{path}' in the run folder is a link, and a run writes to its own folder "
                     "only: replace it by the file or folder that it points to"
                 )
+
+
+def config_files(run: Path) -> list[Path]:
+    """config.yaml of the run's start, then config.resumed-1.yaml, ... of resumes that changed settings."""
+    files = [run / "config.yaml"]
+    while (file := run / f"config.resumed-{len(files)}.yaml").is_file():
+        files.append(file)
+    return files
 
 
 def run_to_resume(output: str, name: str, ckpt_path: str) -> Path | None:

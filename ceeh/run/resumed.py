@@ -11,10 +11,11 @@ from ceeh.config.sft import SFTConfig
 from ceeh.config.typed import plain, shown
 from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_write_text
-from ceeh.run.checkpoint import checkpoint_files, read_checkpoint
+from ceeh.run.checkpoint import BASE_WEIGHTS, checkpoint_files, read_checkpoint
+from ceeh.run.folder import config_files
 from ceeh.runtime.distributed import say
-from ceeh.runtime.lightning_private import loader_states
 from ceeh.runtime.text import flatten
+from ceeh.runtime.versions import is_commit
 
 FREE = {"name", "output", "ckpt_path"}
 """Where the run is, not what it does."""
@@ -25,12 +26,12 @@ UNTOUCHED = ("workers", "timeout_seconds", "memory_mib", "stall_seconds", "start
 
 
 def check_resumed(run: Path, config: Config | SFTConfig) -> None:
-    """Prints the settings of `config` that differ from those `run` was started with, in one line.
+    """Prints the settings of `config` that differ from those `run` last had, in one line.
 
     A data set may have moved: whether it is the same is seen from its questions. Raises ConfigError
     for another model, LoRA, verifier or source of questions.
     """
-    file = run / "config.yaml"
+    file = config_files(run)[-1]
     changed = changed_settings(run, config)
     for key, (old, new) in changed.items():
         if not is_kept(key):
@@ -50,8 +51,8 @@ def check_resumed(run: Path, config: Config | SFTConfig) -> None:
 
 
 def changed_settings(run: Path, config: Config | SFTConfig) -> dict[str, tuple[Any, Any]]:
-    """Key -> value that `run` was started with, and that of `config`, where the two differ."""
-    before, now = flatten(read_yaml(run / "config.yaml")), flatten(parse(to_public_yaml(config)))
+    """Key -> value that `run` last had, and that of `config`, where the two differ."""
+    before, now = flatten(read_yaml(config_files(run)[-1])), flatten(parse(to_public_yaml(config)))
     defaults = flatten(plain(type(config)))
     pairs = {
         key: (before.get(key, defaults.get(key)), now.get(key, defaults.get(key)))
@@ -61,17 +62,31 @@ def changed_settings(run: Path, config: Config | SFTConfig) -> dict[str, tuple[A
     return {key: (old, new) for key, (old, new) in pairs.items() if old != new}
 
 
-def stream_state(run: Path, ckpt_path: str) -> Mapping[str, Any] | None:
-    """The prompt stream's state in the newest readable checkpoint; None where there is none.
+def kept_state(run: Path, ckpt_path: str) -> Mapping[str, Any]:
+    """What the newest readable checkpoint holds besides weights; empty where there is none.
 
     Its weights are not read: whether they are whole is checked when the run resumes.
     """
     last = checkpoint_files(run / "checkpoints").values()
     for file in last if ckpt_path == "last" else [Path(ckpt_path)]:
         with suppress(ConfigError):
-            state = read_checkpoint(file, weights=False)
-            return next((each["stream"] for each in loader_states(state)), None)
-    return None
+            return read_checkpoint(file, weights=False)
+    return {}
+
+
+def check_base(state: Mapping[str, Any], digest: str, path: str) -> None:
+    """Raises ConfigError where the base weights are not those that the checkpoint's run began with.
+
+    `digest` is that of the weights at `path` now. The commit of a model of the Hub is not compared with the
+    digest of a local copy.
+    """
+    before = state.get(BASE_WEIGHTS, digest)
+    if before != digest and is_commit(before) == is_commit(digest):
+        raise ConfigError(
+            f"ckpt_path: the weights in model.path '{path}' are not those that the run was started with "
+            f"(digest {digest}, in the checkpoint {before}); restore them, or start a new run without "
+            "ckpt_path"
+        )
 
 
 def is_kept(key: str) -> bool:
@@ -85,12 +100,11 @@ def is_kept(key: str) -> bool:
 
 def write_config(run: Path, config: Config | SFTConfig) -> None:
     """Writes config.yaml, or config.resumed-N.yaml where a resumed run differs from what is there."""
-    files = [run / "config.yaml"]
-    while files[-1].is_file():
-        files.append(run / f"config.resumed-{len(files)}.yaml")
-    text = to_public_yaml(config)
-    if len(files) == 1 or settings_in(files[-2].read_text()) != settings_in(text):
+    files, text = config_files(run), to_public_yaml(config)
+    if not files[-1].is_file():
         atomic_write_text(files[-1], text)
+    elif settings_in(files[-1].read_text()) != settings_in(text):
+        atomic_write_text(run / f"config.resumed-{len(files)}.yaml", text)
 
 
 def settings_in(text: str) -> Mapping[str, Any]:

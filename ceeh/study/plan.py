@@ -26,7 +26,8 @@ from ceeh.errors import ConfigError
 from ceeh.evaluation.config import EvaluationConfig, load_evaluation_config
 from ceeh.evaluation.results import FILE, read_results
 from ceeh.evaluation.store import SampleStore
-from ceeh.run.atomic import atomic_write_text, check_folder
+from ceeh.run.atomic import atomic_write_text
+from ceeh.run.places import STUDY, check_report_folder
 from ceeh.run.resumed import changed_settings
 from ceeh.runtime.text import flatten, redact
 from ceeh.study.runner import Step, Task
@@ -121,7 +122,7 @@ def make_plan(study: StudyConfig) -> Plan:
         for seed in study.seeds
         for arm in arms
     ]
-    check_folder(study.folder, "output:")
+    check_report_folder(study.folder, "output:", STUDY)
     plan = Plan(
         study=study,
         arms=arms,

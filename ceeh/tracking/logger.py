@@ -20,6 +20,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from ceeh.errors import RunError
 from ceeh.run.atomic import atomic_write_text
+from ceeh.run.folder import config_files
 from ceeh.run.metrics_file import stable_name
 from ceeh.runtime.distributed import say
 from ceeh.runtime.text import escape, flatten, redact
@@ -104,8 +105,8 @@ class GuardedMLFlowLogger(Logger):
         params = {name: str(value) for name, value in flatten(config).items()}
         tags = {k: str(v) for k, v in {**provenance(), "seed": config.get("seed")}.items()}
         self._add({"status": "RUNNING", "ms": _now()}, {"params": params}, {"tags": tags})
-        if (self.folder / "config.yaml").is_file():
-            self.log_file(self.folder / "config.yaml")
+        if (file := config_files(self.folder)[-1]).is_file():
+            self.log_file(file)
 
     def log_values(self, values: Mapping[str, float], step: int = 0) -> None:
         """Delivers metrics that are not in metrics.jsonl; NaN is left out."""

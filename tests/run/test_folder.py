@@ -103,3 +103,19 @@ def test_a_run_in_use_cannot_be_resumed(tmp_path: Path) -> None:
             run.claimed().__enter__()
     with child, run.claimed():
         assert list(run.path.iterdir()) == []
+
+
+def test_the_newest_configuration_is_that_of_the_last_resume(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    names = ["config.yaml", *(f"config.resumed-{number}.yaml" for number in range(1, 12))]
+    for name in names:
+        assert run.config_file.name != name or name == "config.yaml"
+        (tmp_path / name).touch()
+        assert run.config_file.name == name  # not in the order of the letters
+
+
+def test_a_run_that_ended_early_has_the_step_of_its_summary(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert run.final_step(9) == 9
+    (tmp_path / "summary.json").write_text('{"rollout_step": 4}')
+    assert run.final_step(9) == 4

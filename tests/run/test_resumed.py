@@ -1,5 +1,7 @@
 """A resume says what it changes of the configuration, refuses what it must not, keeps the old file."""
 
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,9 @@ import yaml
 from ceeh import fit
 from ceeh.config.settings import load
 from ceeh.errors import ConfigError
-from ceeh.run.resumed import check_resumed, write_config
-from tests.commands import assert_refused, contents, no_engine, said
+from ceeh.run.checkpoint import BASE_WEIGHTS
+from ceeh.run.resumed import check_base, check_resumed, write_config
+from tests.commands import assert_refused, contents, fit_arguments, no_engine, said
 from tests.conftest import FinishedRun
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "ceeh.yaml"
@@ -96,3 +99,32 @@ def test_other_prompts_to_the_same_questions_are_refused_before_the_engine(
     assert_refused(answer, "prompts or answers are not; resume with its prompts.system_prompt")
     assert "prompts.instruction='1+1?' (was null)" in answer.out
     assert contents(run) == before
+
+
+def test_other_weights_at_the_same_place_are_refused_before_the_engine(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    arguments = fit_arguments(model, tmp_path, "rollouts.steps=2")
+    assert said(fit.main, arguments).code == 0
+    (file,) = model.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    no_engine(monkeypatch)
+    answer = said(fit.main, [*arguments, "rollouts.steps=3", "ckpt_path=last"])
+    assert_refused(
+        answer, f"ckpt_path: the weights in model.path '{model}' are not those ... restore"
+    )
+
+
+def test_a_commit_of_the_hub_is_not_compared_with_the_digest_of_a_copy() -> None:
+    for before, now, refused in [
+        ("commit 12", "ab", False),
+        ("ab", "commit 12", False),
+        ("commit 12", "commit 13", True),
+        ("ab", "ab", False),
+    ]:
+        with pytest.raises(ConfigError) if refused else nullcontext():
+            check_base({BASE_WEIGHTS: before}, now, "model")
+    check_base({}, "ab", "model")  # of a version that did not keep it

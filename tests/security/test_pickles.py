@@ -150,7 +150,7 @@ def test_malicious_and_damaged_base_samples_are_measured_again(
     objects = file.read_bytes()
     for content in (objects, pickled(victim), objects[:90], b"", b"hello"):
         file.write_bytes(content)
-        assert kept_table(file, [], 1) is None
+        assert kept_table(file, [], 1, "") is None
         said_so = r"base\.npz' cannot be read .* nothing in it was run.*; measuring again"
         assert re.search(said_so, capsys.readouterr().out)
         assert not victim.exists(), content

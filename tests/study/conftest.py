@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -59,12 +60,12 @@ def leave_evaluation(plan: Plan, run: StudyRun) -> None:
     """Samples with the arm's accuracy and tokens; the first third of the questions is twice as hard."""
     store = SampleStore(run.evaluation)
     more = {"seed": run.seed, "limit": plan.protocol.limit, "questions_per_batch": 64}
-    store.open(
-        {
-            name: {"settings": asdict(benchmark) | more, "skipped": {}, "model": {}}
-            for name, benchmark in plan.benchmarks.items()
-        }
-    )
+    wanted = {
+        name: {"settings": asdict(benchmark) | more, "skipped": {}, "model": {}}
+        for name, benchmark in plan.benchmarks.items()
+    }
+    with ExitStack() as held:
+        store.open(wanted, held)
     rng = np.random.default_rng(run.seed)
     for name, benchmark in plan.benchmarks.items():
         rows = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ceeh.config.settings import load
 from ceeh.errors import ConfigError
-from ceeh.run.atomic import check_folder
+from ceeh.run.places import check_folder
 from ceeh.runtime.cli import run_command
 
 

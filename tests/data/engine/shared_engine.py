@@ -9,6 +9,7 @@ import signal
 import sys
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,7 +119,8 @@ class Ranks:
         task = build_task("starter", load_benchmark("starter", BENCHMARK), tokenizer, 14)
         store = SampleStore(self.folder)
         if rank() == 0:
-            store.open({"starter": {"model": {}}})
+            with ExitStack() as held:
+                store.open({"starter": {"model": {}}}, held)
             store.write("starter", 3, [])
         wait_for_all()
         sample_task(task, self.engine, store, seed=1, questions_per_batch=3)
