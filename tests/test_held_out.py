@@ -99,7 +99,8 @@ def test_the_base_is_measured_again_under_other_conditions(
         (tmp_path / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
     def said(answers: str, *settings: str) -> str:
-        table = f"{{class_path: ceeh.data.sources.Table, init_args: {{uid: id, path: {tmp_path / answers}.jsonl}}}}"
+        arguments = f"{{uid: id, path: {tmp_path / answers}.jsonl}}"
+        table = f"{{class_path: ceeh.data.sources.Table, init_args: {arguments}}}"
         given = (f"prompts.held_out={table}", *settings, "name=conditions", "rollouts.steps=1")
         fit(small(tiny_model_dir, output, *given, "ckpt_path=last"))
         return capsys.readouterr().out
