@@ -36,6 +36,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no_gate": {f"{SHAPING}gate": False},
     "strong_length": {f"{SHAPING}beta": 0.4},
     "strict_gate": {f"{SHAPING}strict_gate": True},
+    "shuffled_gate": {
+        "callbacks.difficulty.class_path": "ceeh.callbacks.shuffled_gate.ShuffledGate",
+        f"{SHAPING}history_signal": "shuffled_history",
+    },
     "floor_unscaled": {f"{SHAPING}floor_on": "unscaled"},
     "anchor_own_group": {f"{ANCHOR}rule": "own_group"},
     "anchor_ema": {f"{ANCHOR}rule": "ema", f"{ANCHOR}fall": 0.2, f"{ANCHOR}rise": 0.05},
