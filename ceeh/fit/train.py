@@ -86,7 +86,7 @@ def train(config: Config) -> Path:
         if (step := module.rollout_step) < config.rollouts.steps:
             say(
                 f"trainer.max_time or a callback ended the training after rollout step {step} of "
-                f"{config.rollouts.steps}; ckpt_path=last continues it"
+                f"{config.rollouts.steps}; ckpt_path=last continues it, with a longer max_time if that was it"
             )
         write_model(policy, folder, inputs)
         tuned = measure_tuned(trainer, module, datamodule, folder, inputs.base_weights)
