@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from lightning import Callback, LightningModule, Trainer
 
+from ceeh.assembly.components import check_trainer
 from ceeh.assembly.inputs import gather_inputs
 from ceeh.errors import ConfigError
 from ceeh.fit import fit
@@ -68,13 +69,24 @@ def test_max_time_ends_training_and_the_run_is_still_evaluated(
     assert (folder / "model" / "config.json").is_file()
 
 
+def test_a_time_as_lightning_writes_it_is_passed_on() -> None:
+    for time in ("01:00:00:00", {"hours": 0.5}, None):
+        check_trainer({"max_time": time})
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
         ("trainer.max_steps=5", r"trainer\.max_steps is not passed on; use rollouts\.steps"),
         ("trainer.gradient_clip_val=1", r"use optimizer\.max_grad_norm"),
         ("trainer.max_tim=5", r"did you mean max_time"),
-        ("trainer.max_time=soon", r"trainer: .*soon"),
+        *(
+            (f"trainer.max_time={time}", rf"trainer\.max_time must be DD:HH:MM:SS .*, got .*{word}")
+            for time, word in {
+                **{"soon": "soon", "{hours: -1}": "-1", "{hours: x}": "'x'", "{hour: 1}": "hour"},
+                **{"{hours: 1e300}": "1e", "5": "5", "00:00:00:00": "00", "'-1:00:00:00'": "-1"},
+            }.items()
+        ),
         ("trainer.profiler=fast", r"trainer: .*fast"),
         (
             "loggers.mine={class_path: torch.nn.Identity}",
