@@ -33,7 +33,8 @@ def user_code(code: object, problem: str) -> Iterator[None]:
 def describe_error(error: BaseException) -> str:
     """An error of the user's code: its type, message, file and line."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error}, {Path(last.filename).name} line {last.lineno}"
+    words = f": {error}" if str(error) else ""
+    return f"{type(error).__name__}{words}, {Path(last.filename).name} line {last.lineno}"
 
 
 def first_line(error: Exception) -> str:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from lightning import Callback, LightningModule, Trainer
 
+import ceeh.fit
 from ceeh.assembly.components import check_trainer
 from ceeh.assembly.inputs import gather_inputs
 from ceeh.errors import ConfigError
 from ceeh.fit import fit
+from tests.commands import assert_refused, fit_arguments, said
 from tests.test_fit import rows, small
 
 CSV = "loggers={csv: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: %s}}}"
@@ -67,6 +69,27 @@ def test_max_time_ends_training_and_the_run_is_still_evaluated(
     assert 1 <= len(steps) < 500
     assert (folder / "summary.json").is_file()
     assert (folder / "model" / "config.json").is_file()
+
+
+class Leaver(Callback):
+    """Ends the process in the second step, before the weights change."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 1:
+            sys.exit()
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_hook_that_ends_the_process_is_named_and_the_finished_step_saved(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    leaver = f"callbacks.leaver={{class_path: {__file__}:Leaver}}"
+    rare = "checkpoints.every_n_steps=4"
+    answer = said(ceeh.fit.main, fit_arguments(tiny_model_dir, tmp_path, leaver, rare))
+    assert_refused(answer, "ended the process (SystemExit, test_lightning_doors.py line ")
+    assert "rollout step 1 is saved" in answer.out
 
 
 def test_a_time_as_lightning_writes_it_is_passed_on() -> None:
