@@ -166,7 +166,11 @@ def failing(method, body):
             "read('a') failed with KeyError: 'a', test_signal.py line ",
         ),
         ("observe", lambda self, outcome: 1 / 0, "observe('a') failed with ZeroDivisionError: div"),
-        ("observe", lambda self, outcome: sys.exit(3), "observe('a') failed with SystemExit: 3, tes"),
+        (
+            "observe",
+            lambda self, outcome: sys.exit(3),
+            "observe('a') failed with SystemExit: 3, tes",
+        ),
         (
             "before_step",
             lambda self, outcomes: outcomes[9],
