@@ -1,7 +1,7 @@
 """The inputs of a run: model files, questions, user classes. Bad ones fail before an engine starts."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,24 @@ def warn_of_doubts(config: Config, train: Sequence[Prompt], held_out: Sequence[P
             f"first is '{known[0]}'; measured on them, a model that memorizes looks better",
             stacklevel=3,
         )
+    for place, prompts in (("prompts.train", train), ("prompts.held_out", held_out)):
+        if uids := contradicting(prompts):
+            warnings.warn(
+                f"{place}: {len(uids)} of {len(prompts)} questions repeat an earlier one with another "
+                f"answer, the first is '{uids[0]}'; unless both answers mean the same, no response is "
+                "correct for both: remove the wrong rows, or set init_args.deduplicate of ceeh.data.sources.Table",
+                stacklevel=3,
+            )
+
+
+def contradicting(prompts: Sequence[Prompt]) -> list[str]:
+    """The uids of questions that repeat an earlier one with another answer."""
+    first: dict[Hashable, str] = {}
+    return [
+        prompt.uid
+        for prompt in prompts
+        if first.setdefault((prompt.squeezed, prompt.messages), prompt.answer) != prompt.answer
+    ]
 
 
 def engine_context(config: Config, inputs: Inputs) -> dict[str, Any]:

@@ -85,7 +85,9 @@ def main(settings: dict[str, Any]) -> None:
     own = os.getpid()
 
     def say(*message: Any) -> None:
-        if os.getpid() != own:  # a fork by the user's code came back: its answer would be another one's
+        if (
+            os.getpid() != own
+        ):  # a fork by the user's code came back: its answer would be another one's
             os._exit(0)
         os.write(messages, json.dumps(message).encode() + b"\n")
 
