@@ -215,7 +215,7 @@ def warn_of_doubts(config: Config, train: Sequence[Prompt], held_out: Sequence[P
             warnings.warn(
                 f"{place}: {len(uids)} of {len(prompts)} questions repeat an earlier one with another "
                 f"answer, the first is '{uids[0]}'; unless both answers mean the same, no response is "
-                "correct for both: remove the wrong rows, or set init_args.deduplicate of ceeh.data.sources.Table",
+                "correct for both: remove the wrong rows, or let Table deduplicate",
                 stacklevel=3,
             )
 
