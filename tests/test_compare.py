@@ -198,6 +198,14 @@ def test_benchmarks_with_the_same_title_are_shown_with_their_names(
     )
 
 
+def test_the_home_folder_is_found_behind_an_equals_sign(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["a=~/base", "b=~/base", "--output=~/found", "--draws=100"]) == 0
+    assert (tmp_path / "found" / "comparison.json").is_file()
+
+
 def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path: Path, base: Path) -> None:
     write(tmp_path / "lr=0.1", 0.6, 50)
     found = compared(tmp_path, str(base), str(tmp_path / "lr=0.1"))

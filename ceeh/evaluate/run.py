@@ -34,6 +34,7 @@ from ceeh.runtime.distributed import (
     wait_for_all,
     world_size,
 )
+from ceeh.runtime.paths import expanded
 from ceeh.runtime.quiet import quieten
 from ceeh.runtime.text import HIDDEN
 from ceeh.runtime.versions import weights_digest
@@ -278,7 +279,7 @@ def run(
 ) -> Path:
     """Evaluates `model` and prints the tables; returns the folder of the results."""
     source = open_trained(model, trust_remote_code=trust_remote_code)
-    folder = Path(output) if output else default_output(source)
+    folder = expanded(output) if output else default_output(source)
     results = evaluate(source, benchmarks, protocol, folder)
     if results is not None:
         say("\n\n".join(grid.text() for grid in results_grids({results.name: results})))

@@ -20,6 +20,7 @@ from ceeh.evaluation.results import Results, build_record
 from ceeh.evaluation.samples import COLUMNS, SampleTable
 from ceeh.evaluation.store import BenchmarkSamples
 from ceeh.run.atomic import atomic_write
+from ceeh.runtime.paths import expanded
 from ceeh.runtime.text import escape
 
 NAME = "held_out"
@@ -73,7 +74,7 @@ def level_metrics(
 
 def held_out_file(place: str) -> Path | None:
     """The samples that `place` names: an .npz file, or the tuned policy's of a run; else None."""
-    path = Path(place).expanduser()
+    path = expanded(place)
     if path.suffix == ".npz":
         return path
     return path / NAME / "tuned.npz" if (path / "config.yaml").is_file() else None

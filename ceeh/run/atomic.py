@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from ceeh.errors import ConfigError
 from ceeh.runtime import shutdown
+from ceeh.runtime.paths import expanded
 
 
 @contextmanager
@@ -89,7 +90,7 @@ def check_folder(path: Path, place: str) -> None:
 
 def check_run(place: str) -> Path:
     """The path of `place`. Raises ConfigError where nothing is there, with the runs beside it."""
-    path = Path(place).expanduser()
+    path = expanded(place)
     if not path.exists():
         runs = sorted(found.parent.name for found in path.parent.glob("*/config.yaml"))
         there = f"; runs in {path.parent}: {', '.join(runs)}" if runs else ""
