@@ -16,6 +16,7 @@ from torch import Tensor
 from ceeh.config.settings import Config, load
 from ceeh.errors import ConfigError, first_line
 from ceeh.evaluation.metrics import hard_below, logged_values
+from ceeh.evaluation.responses import read_responses
 from ceeh.evaluation.results import Results, build_record
 from ceeh.evaluation.samples import COLUMNS, SampleTable
 from ceeh.evaluation.store import BenchmarkSamples
@@ -100,12 +101,16 @@ def read_held_out(place: str, *, levels: Mapping[str, str], draws: int) -> Resul
     uids, table = read_table(file)
     if file.stem == "base":
         table, _ = split_off_hard(table, config.evaluation.split_samples)
+    responses = file.with_suffix(".parquet")
     samples = BenchmarkSamples(
         table=table,
         uids=uids,
         levels=tuple(levels[uid] for uid in uids) if set(uids) <= levels.keys() else None,
         outcomes={},
-        responses=file.with_suffix(".parquet"),
+        responses=responses,
+        asked={each.uid: (each.question, each.reference) for each in read_responses(responses)}
+        if responses.is_file()
+        else {},
     )
     name = run.name if file.stem == "tuned" else f"{run.name}/{file.stem}"
     record = build_record(
