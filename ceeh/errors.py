@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+RESUME = "resume a run with ckpt_path=last, an evaluation with the same command"
+"""The cure's end where code of both fails."""
+
 
 class ConfigError(ValueError):
     """The user's input is wrong: config path, rule, value and cure in one sentence."""

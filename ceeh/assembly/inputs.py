@@ -160,7 +160,8 @@ def read_model(
     path, trusted = resolve_model(config.model.path), config.model.trust_remote_code
     tokenizer = load_tokenizer(path, trusted)
     longest = config.prompts.max_prompt_tokens + response_tokens
-    check_length(load_config(path, trusted), path, longest, setting)
+    settings = f"prompts.max_prompt_tokens + {setting}"
+    check_length(load_config(path, trusted), path, longest, settings)
     return path, tokenizer
 
 

@@ -21,7 +21,7 @@ from ceeh.evaluation.runner import Task, build_task, sample_task
 from ceeh.evaluation.store import SampleStore
 from ceeh.modules.canary import canary_difference, check_canary
 from ceeh.modules.restore import load_policy
-from ceeh.pretrained.loading import load_config, load_tokenizer
+from ceeh.pretrained.loading import check_length, load_config, load_tokenizer
 from ceeh.pretrained.locate import ModelSource, open_trained
 from ceeh.reporting.evaluation_page import results_grids, write_page
 from ceeh.run.checkpoint import rollout_step_of
@@ -60,12 +60,14 @@ def evaluate(
     quieten()
     accelerator = resolve_accelerator(protocol.hardware)
     tokenizer = load_tokenizer(source.model_path, source.trust_remote_code)
+    model = load_config(source.model_path, source.trust_remote_code)
+    for name, benchmark in benchmarks.items():
+        longest = benchmark.max_prompt_tokens + benchmark.max_response_tokens
+        settings = f"{name}.max_prompt_tokens + {name}.max_response_tokens"
+        check_length(model, source.model_path, longest, settings)
     if protocol.engine.class_path == EvaluationConfig().engine.class_path:
         check_init_args(
-            protocol.engine.init_args,
-            load_config(source.model_path, source.trust_remote_code),
-            processes=world_size(),
-            here=processes_here(),
+            protocol.engine.init_args, model, processes=world_size(), here=processes_here()
         )
     join_processes(
         accelerator,

@@ -87,9 +87,11 @@ CASES = {
     f"evaluate starter {ON} temperature=nan": "temperature must be a number",
     f"evaluate starter {ON} nope=2": "'nope=2' is not a setting of an evaluation",
     f"evaluate starter {ON} gsm8k.samples=2": "NAME from --benchmarks",
-    f"evaluate starter {ON} chat_template=true": "has no chat template",
+    f"evaluate starter {ON} chat_template=true": "benchmark starter: chat_template is true ... no chat",
     f"evaluate starter {ON} hardware.accelerator=cuda": "no CUDA device",
-    f"evaluate starter {ON} max_prompt_tokens=2": "longer than",
+    f"evaluate starter {ON} max_prompt_tokens=2": "are longer than max_prompt_tokens (2)",
+    f"evaluate starter {ON} samples=1 max_response_tokens=6000": "starter.max_prompt_tokens + "
+    "starter.max_response_tokens must be at most 512",
     f"evaluate starter {ON} limit=1 --output file": "'file' is a file; give a folder",
     f"evaluate starter {ON} limit=1 --output listed": "settings.json ... another --output",
     f"evaluate starter {ON} limit=1 --output swapped": "samples.parquet ... --output",

@@ -156,7 +156,7 @@ def test_a_run_ends_when_too_large_a_share_of_the_last_answers_failed(caplog):
         " (error): "
     )
     assert "KeyError: 'gold'" in text
-    assert text.endswith("resume with ckpt_path=last, or raise the limit")
+    assert text.endswith("an evaluation with the same command, or raise the limit")
 
 
 ORPHANING = """
