@@ -120,7 +120,8 @@ def test_a_file_of_questions_at_home_is_evaluated_like_a_benchmark(
     monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(f'{{"question": "{n}+1?", "answer": "{n + 1}"}}\n' for n in range(3)))
-    own = ["chat_template=false", "max_prompt_tokens=32", "instruction=null", "temperature=1.0", "verifier.init_args={}"]
+    own = ["chat_template=false", "instruction=null", "temperature=1.0", "verifier.init_args={}"]
+    own += ["max_prompt_tokens=32"]
     given = [word for word in SMALL if not word.startswith(("questions.init", "verifier"))]
     arguments = [str(tiny_model_dir), "--benchmarks=~/mine.jsonl", "--output=~/out"]
     assert main([*arguments, *given, *own]) == 0

@@ -75,7 +75,8 @@ CASES = {
     f"evaluate adapter {ON}": "adapter_config.json",
     "evaluate starter --benchmarks none": "no benchmark 'none' ... starter",
     "evaluate starter --benchmarks gsm9k": "did you mean 'gsm8k'",
-    "evaluate starter --benchmarks gsm8k": "benchmark gsm8k: ... cannot reach",
+    "evaluate starter --benchmarks gsm8k max_prompt_tokens=9 max_response_tokens=9": "benchmark gsm8k: "
+    "... cannot reach",
     "evaluate starter --benchmarks ,": "--benchmarks is empty",
     "evaluate starter --benchmarks starter,starter": "names 'starter' twice",
     "evaluate starter --benchmarks bench.yaml": "questions is missing and ... verifier is missing",
