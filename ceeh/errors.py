@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+RESUME = "resume a run with ckpt_path=last, an evaluation with the same command"
+"""The cure's end where code of both fails."""
+
 
 class ConfigError(ValueError):
     """The user's input is wrong: config path, rule, value and cure in one sentence."""
@@ -33,7 +36,8 @@ def user_code(code: object, problem: str) -> Iterator[None]:
 def describe_error(error: BaseException) -> str:
     """An error of the user's code: its type, message, file and line."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error}, {Path(last.filename).name} line {last.lineno}"
+    words = f": {error}" if str(error) else ""
+    return f"{type(error).__name__}{words}, {Path(last.filename).name} line {last.lineno}"
 
 
 def first_line(error: Exception) -> str:

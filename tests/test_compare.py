@@ -13,6 +13,7 @@ from ceeh.compare import main
 from ceeh.evaluation.comparison import aligned, within
 from ceeh.evaluation.results import Results, read_results, write_results
 from ceeh.evaluation.store import BenchmarkSamples, SampleStore
+from tests.commands import assert_refused, said
 from tests.evaluation.tables import sample_table
 
 TITLES = {"sums": "Sums", "proofs": "Proofs"}
@@ -28,6 +29,8 @@ def write(
     seed: int = 0,
     samples: int = 4,
     silent: bool = False,
+    text: str = "?",
+    reference: str = "1",
     level: str | None = None,
     name: str | None = None,
     **settings: object,
@@ -47,8 +50,8 @@ def write(
     generator = torch.Generator().manual_seed(seed)
     for key in benchmarks:
         ease = torch.rand(questions, generator=torch.Generator().manual_seed(99)) * 0.4 - 0.2
-        shared = {"benchmark": key, "question": "?", "reference": "1", "finish": "stop"}
-        shared |= {"outcome": "ok", "entropy": 0.1}
+        shared = {"benchmark": key, "question": text, "finish": "stop"}
+        shared |= {"reference": reference, "outcome": "ok", "entropy": 0.1}
         rows = []
         for question, sample in itertools.product(range(questions), range(samples)):
             correct = bool(torch.rand((), generator=generator) < chance + ease[question])
@@ -133,6 +136,7 @@ def test_questions_in_another_order_are_put_in_the_order_of_the_base() -> None:
         levels=("3", "1", "2"),
         outcomes={},
         responses=Path("samples.parquet"),
+        asked={},
     )
     found = aligned(samples, ("a", "b", "c"), "other", "base")
     assert found.table.lengths.flatten().tolist() == [4, 5, 3]
@@ -168,6 +172,20 @@ def test_other_settings_and_benchmarks_left_out_are_noted(
     assert "average" not in printed, "one benchmark has no average"
 
 
+def test_other_questions_under_the_same_uids_are_refused_and_other_references_noted(
+    tmp_path: Path, base: Path
+) -> None:
+    write(tmp_path / "moved", 0.6, 50, text="? ", questions_digest="f", reference="1.0")
+    found = compared(tmp_path, str(base), str(tmp_path / "moved"))
+    words = "questions have another reference for moved than for base, the first is 'sums-0'"
+    assert f"sums: 60 {words}" in found["notes"]
+    write(tmp_path / "other", 0.6, 50, text="another?")
+    answer = said(main, [str(base), str(tmp_path / "other"), "--output", str(tmp_path / "none")])
+    words = "other, sums: 60 questions are not those of base although their uids are"
+    assert_refused(answer, words, "the first is 'sums-0'; evaluate both on the same")
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "shown", "left_out"),
     [
@@ -198,6 +216,14 @@ def test_benchmarks_with_the_same_title_are_shown_with_their_names(
     assert re.search(
         r"^policy +Sums \(sums\) +Sums \(proofs\) +average$", capsys.readouterr().out, re.MULTILINE
     )
+
+
+def test_the_home_folder_is_found_behind_an_equals_sign(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["a=~/base", "b=~/base", "--output=~/found", "--draws=100"]) == 0
+    assert (tmp_path / "found" / "comparison.json").is_file()
 
 
 def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path: Path, base: Path) -> None:

@@ -112,14 +112,19 @@ def test_a_corrected_reference_is_not_mixed_with_old_grades(
     assert "settings.questions_digest: there" in capsys.readouterr().err
 
 
-def test_a_file_of_questions_is_evaluated_like_a_benchmark(
-    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_file_of_questions_at_home_is_evaluated_like_a_benchmark(
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(f'{{"question": "{n}+1?", "answer": "{n + 1}"}}\n' for n in range(3)))
     own = ["chat_template=false", "instruction=null", "temperature=1.0", "verifier.init_args={}"]
+    own += ["max_prompt_tokens=32"]
     given = [word for word in SMALL if not word.startswith(("questions.init", "verifier"))]
-    arguments = [str(tiny_model_dir), "--benchmarks", str(file), "--output", str(tmp_path / "out")]
+    arguments = [str(tiny_model_dir), "--benchmarks=~/mine.jsonl", "--output=~/out"]
     assert main([*arguments, *given, *own]) == 0
     assert "mine: 3 questions x 3 samples" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "results.json").read_text())["benchmarks"]["mine"]

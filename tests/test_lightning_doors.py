@@ -10,10 +10,13 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+import ceeh.fit
+from ceeh.assembly.components import check_trainer
 from ceeh.assembly.inputs import gather_inputs
 from ceeh.errors import ConfigError
 from ceeh.fit import fit
 from ceeh.pretrained.locate import open_trained
+from tests.commands import assert_refused, fit_arguments, said
 from tests.test_fit import rows, small, steps, weights
 
 CSV = "loggers={csv: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: %s}}}"
@@ -100,13 +103,45 @@ def test_a_run_that_ends_early_is_a_model_and_can_be_continued(
         assert torch.equal(value, weights(folder)[name]), name
 
 
+class Leaver(Callback):
+    """Ends the process in the second step, before the weights change."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 1:
+            sys.exit()
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_hook_that_ends_the_process_is_named_and_the_finished_step_saved(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    leaver = f"callbacks.leaver={{class_path: {__file__}:Leaver}}"
+    rare = "checkpoints.every_n_steps=4"
+    answer = said(ceeh.fit.main, fit_arguments(tiny_model_dir, tmp_path, leaver, rare))
+    assert_refused(answer, "ended the process (SystemExit, test_lightning_doors.py line ")
+    assert "rollout step 1 is saved" in answer.out
+
+
+def test_a_time_as_lightning_writes_it_is_passed_on() -> None:
+    for time in ("01:00:00:00", {"hours": 0.5}, None):
+        check_trainer({"max_time": time})
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
         ("trainer.max_steps=5", r"trainer\.max_steps is not passed on; use rollouts\.steps"),
         ("trainer.gradient_clip_val=1", r"use optimizer\.max_grad_norm"),
         ("trainer.max_tim=5", r"did you mean max_time"),
-        ("trainer.max_time=soon", r"trainer: .*soon"),
+        *(
+            (f"trainer.max_time={time}", rf"trainer\.max_time must be DD:HH:MM:SS .*, got .*{word}")
+            for time, word in {
+                **{"soon": "soon", "{hours: -1}": "-1", "{hours: x}": "'x'", "{hour: 1}": "hour"},
+                **{"{hours: 1e300}": "1e", "5": "5", "00:00:00:00": "00", "'-1:00:00:00'": "-1"},
+            }.items()
+        ),
         ("trainer.profiler=fast", r"trainer: .*fast"),
         (
             "loggers.mine={class_path: torch.nn.Identity}",

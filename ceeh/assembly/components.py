@@ -1,8 +1,10 @@
 """The classes and arguments of the user's that a configuration names: built, and checked for their kind."""
 
+import io
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+import torch
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -10,8 +12,9 @@ from ceeh.callbacks.signal import SignalCallback, check_signals
 from ceeh.config.component import Component
 from ceeh.config.settings import READ_HARD, Config
 from ceeh.config.trainer import check_trainer_arguments
-from ceeh.errors import ConfigError, first_line
+from ceeh.errors import ConfigError, first_line, user_code
 from ceeh.modules.shaping.checked import build_shaping
+from ceeh.runtime.text import show
 from ceeh.types import Question
 
 T = TypeVar("T")
@@ -28,8 +31,13 @@ def build_source(component: Component, place: str) -> Iterable[Question]:
 
 
 def build_callbacks(config: Config) -> list[Callback]:
-    """The callbacks of the configuration. Raises ConfigError unless each needed signal has one writer."""
+    """The callbacks of the configuration.
+
+    Raises ConfigError unless each needed signal has one writer and checkpoints can keep every state.
+    """
     callbacks = built_as(config.callbacks, "callbacks", Callback)
+    for (name, component), callback in zip(config.callbacks.items(), callbacks, strict=True):
+        check_state(callback, f"callbacks.{name} ({component.class_path})")
     objective, needed = config.objective, {}
     observed = any(isinstance(each, SignalCallback) and each.observes_hard for each in callbacks)
     if objective.entropy.method in READ_HARD or observed:
@@ -40,6 +48,22 @@ def build_callbacks(config: Config) -> list[Callback]:
         needed[f"objective.shaping ({signal})"] = signal
     check_signals(callbacks, needed)
     return callbacks
+
+
+def check_state(callback: Callback, place: str) -> None:
+    """Raises ConfigError where the state, as it is before training, does not survive a checkpoint."""
+    file = io.BytesIO()
+    with user_code(type(callback), f"{place} fails in state_dict, which every checkpoint calls"):
+        state = callback.state_dict()
+    try:
+        torch.save(state, file)
+        file.seek(0)
+        torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle calls the methods of what is in it
+        raise ConfigError(
+            f"{place}: a checkpoint cannot keep its state, {show(state)} ({type(error).__name__}); what "
+            "state_dict returns may hold numbers, text, true, false, null, lists, tuples, dicts and tensors"
+        ) from error
 
 
 def check_trainer(arguments: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The inputs of a run: model files, questions, user classes. Bad ones fail before an engine starts."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,8 @@ def read_model(
     path, trusted = resolve_model(config.model.path), config.model.trust_remote_code
     tokenizer = load_tokenizer(path, trusted)
     longest = config.prompts.max_prompt_tokens + response_tokens
-    check_length(load_config(path, trusted), path, longest, setting)
+    settings = f"prompts.max_prompt_tokens + {setting}"
+    check_length(load_config(path, trusted), path, longest, settings)
     return path, tokenizer
 
 
@@ -222,6 +223,24 @@ def warn_of_doubts(config: Config, train: Sequence[Prompt], held_out: Sequence[P
             f"first is '{known[0]}'; measured on them, a model that memorizes looks better",
             stacklevel=3,
         )
+    for place, prompts in (("prompts.train", train), ("prompts.held_out", held_out)):
+        if uids := contradicting(prompts):
+            warnings.warn(
+                f"{place}: {len(uids)} of {len(prompts)} questions repeat an earlier one with another "
+                f"answer, the first is '{uids[0]}'; unless both answers mean the same, no response is "
+                "correct for both: remove the wrong rows, or let Table deduplicate",
+                stacklevel=3,
+            )
+
+
+def contradicting(prompts: Sequence[Prompt]) -> list[str]:
+    """The uids of questions that repeat an earlier one with another answer."""
+    first: dict[Hashable, str] = {}
+    return [
+        prompt.uid
+        for prompt in prompts
+        if first.setdefault((prompt.squeezed, prompt.messages), prompt.answer) != prompt.answer
+    ]
 
 
 def engine_context(config: Config, inputs: Inputs) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class RunCheckpoint(Checkpoint):
         checkpoint whole. Where only a full one is wanted there is none.
         """
         step, self.finished = self.finished, None
-        if step is None or not isinstance(exception, Stopped | Exception):
+        if step is None or not isinstance(exception, Stopped | SystemExit | Exception):
             return
         strategy, whole = trainer.strategy, True
         sharded = isinstance(strategy, ShardedStrategy)

@@ -181,7 +181,7 @@ class SignalCallback(Callback, ABC):
             yield
         except ConfigError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             call = f"{type(self).__name__}.{method}({repr(self._uid) if self._uid else ''})"
             raise ConfigError(f"{call} failed with {describe_error(error)}{RESUME}") from error
 

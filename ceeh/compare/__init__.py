@@ -5,11 +5,11 @@ As in `ceeh.fit`, the arguments are checked before torch is imported; `ceeh.comp
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from ceeh.errors import ConfigError
 from ceeh.run.places import COMPARISON, check_report_folder
 from ceeh.runtime.cli import run_command
+from ceeh.runtime.paths import expanded
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.draws < 100:
             raise ConfigError(f"--draws must be at least 100, got {given.draws}")
         places = places_of(given.results)
-        folder = Path(given.output)
+        folder = expanded(given.output)
         check_report_folder(folder, "--output:", COMPARISON)
         from ceeh.compare.run import run
 
@@ -63,10 +63,10 @@ def places_of(results: Sequence[str]) -> list[tuple[str, str]]:
     places = []
     for given in results:
         label, equals, place = given.partition("=")
-        whole = not equals or Path(given).expanduser().exists()
+        whole = not equals or expanded(given).exists()
         places.append(("", given) if whole else (label, place))
     for _, place in places:
-        if not Path(place).expanduser().exists():
+        if not expanded(place).exists():
             raise ConfigError(
                 f"'{place}' does not exist; give the output folder of python -m ceeh.evaluate, or a "
                 "run folder"

@@ -10,6 +10,7 @@ from typing import Any
 
 from ceeh.config.typed import typed
 from ceeh.errors import ConfigError, user_code
+from ceeh.runtime.paths import expanded
 
 MOVED = {"ceeh.data.vllm_engine.VLLMEngine": "ceeh.data.engine.VLLMEngine"} | {
     f"ceeh.modules.{module}.{name}": f"ceeh.modules.shaping.{name}"
@@ -117,7 +118,7 @@ def _signature(factory: Any) -> inspect.Signature:
 
 
 def _load_file(source: str) -> Any:
-    path = Path(source)
+    path = expanded(source)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; paths are relative to {Path.cwd()}")
     name = f"ceeh_user_{path.stem}"

@@ -4,6 +4,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ceeh.errors import ConfigError
+from ceeh.runtime.paths import expanded
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 """In a checkout a link to `configs/`, in an installed package a copy of it."""
@@ -14,7 +15,7 @@ def find_config(given: str | Path) -> Path:
 
     Raises ConfigError where neither is there, naming the nearest packaged file.
     """
-    path = Path(given)
+    path = expanded(given)
     if path.exists():
         return path
     names = packaged_configs()

@@ -16,9 +16,12 @@ class Rule:
     holds: Callable[[Any], bool]
 
 
-def setting(default: Any, description: str, rule: Rule | None = None) -> Any:
-    """A field of a settings class. `default` is a value, a settings class, or dataclasses.MISSING."""
-    metadata = {"description": description, "rule": rule}
+def setting(default: Any, description: str, rule: Rule | None = None, *, path: bool = False) -> Any:
+    """A field of a settings class. `default` is a value, a settings class, or dataclasses.MISSING.
+
+    The text of a `path`, or of a database's address, may start with `~`, the home folder.
+    """
+    metadata = {"description": description, "rule": rule, "path": path}
     if isinstance(default, type):
         return field(default_factory=default, metadata=metadata)
     if isinstance(default, list | dict) or is_dataclass(default):

@@ -54,7 +54,7 @@ class LoRA:
 @dataclass(frozen=True)
 class Model:
     path: str = setting(
-        "starter", "Local folder, Hub id, or `starter`, the model shipped with ceeh."
+        "starter", "Local folder, Hub id, or `starter`, the model shipped with ceeh.", path=True
     )
     trust_remote_code: bool = setting(False, "Run Python code that comes with the model.")
     attention: Literal["sdpa", "eager", "varlen", "flash_attention_2"] = setting(
@@ -391,7 +391,7 @@ class Tracking:
     )
     mlflow: bool = setting(True, "Send metrics and reports to MLflow.")
     mlflow_uri: str = setting(
-        "sqlite:///mlflow.db", "MLflow tracking server or database.", TRACKING_URI
+        "sqlite:///mlflow.db", "MLflow tracking server or database.", TRACKING_URI, path=True
     )
     experiment: str = setting("ceeh", "MLflow experiment.")
 
@@ -400,10 +400,11 @@ class Tracking:
 class Config:
     name: str = setting("ceeh", "Name of the run folder: NAME, then NAME-2, ...", FILE_NAME)
     seed: int = setting(0, "Seed of prompt order, sampling and bootstrap.", SEED)
-    output: str = setting("runs", "Parent of the run folders.", LOCATION)
+    output: str = setting("runs", "Parent of the run folders.", LOCATION, path=True)
     ckpt_path: str | None = setting(
         None,
         "Checkpoint to resume; `last`: the newest of this name, or a new run if there is none.",
+        path=True,
     )
     profile: bool = setting(False, "Write a trace of two rollout steps for ui.perfetto.dev.")
     model: Model = setting(Model, "The policy.")

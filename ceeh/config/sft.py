@@ -24,10 +24,11 @@ from ceeh.config.settings import (
 class SFTConfig:
     name: str = setting("sft", "Name of the run folder: NAME, then NAME-2, ...", FILE_NAME)
     seed: int = setting(0, "Seed of the order of the examples and of the adapter.", SEED)
-    output: str = setting("runs", "Parent of the run folders.", LOCATION)
+    output: str = setting("runs", "Parent of the run folders.", LOCATION, path=True)
     ckpt_path: str | None = setting(
         None,
         "Checkpoint to resume; `last`: the newest of this name, or a new run if there is none.",
+        path=True,
     )
     steps: int = setting(
         100, "Optimizer steps, of optimizer.prompts_per_minibatch examples each.", POSITIVE

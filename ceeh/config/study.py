@@ -74,7 +74,7 @@ class StudyEvaluation:
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
     name: str = setting(MISSING, "Name of the study's folder.", FILE_NAME)
-    output: str = setting("studies", "Parent of the studies' folders.", LOCATION)
+    output: str = setting("studies", "Parent of the studies' folders.", LOCATION, path=True)
     config: list[str] = setting(MISSING, "YAML files of a run, common to all arms.", NOT_EMPTY)
     overrides: list[str] = setting([], "key=value of a run, common to all arms.")
     arms: dict[str, Arm] = setting(MISSING, "By name: what an arm changes.", NAMED)

@@ -1,6 +1,8 @@
 """`trainer:` in the configuration: what may be passed on to `lightning.Trainer`, and why the rest may not."""
 
+import re
 from collections.abc import Mapping
+from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any
 
@@ -40,7 +42,16 @@ SET_ELSEWHERE = {
 
 
 def check_trainer_arguments(arguments: Mapping[str, Any]) -> None:
-    """Raises ConfigError for an argument that contradicts the run, naming the setting to use."""
+    """Raises ConfigError for an argument that contradicts the run, naming the setting to use.
+
+    Also for a `max_time` that is no time: Lightning takes a negative one, and ends the run after a step.
+    """
+    given = arguments.get("max_time")
+    if given is not None and duration(given) <= timedelta(0):
+        raise ConfigError(
+            "trainer.max_time must be DD:HH:MM:SS or a mapping of weeks, days, hours, minutes and seconds, "
+            f"such as {{hours: 12}}, more than 0 in all, got {given!r}"
+        )
     for name in arguments:
         if name in PASSED_ON:
             continue
@@ -52,3 +63,14 @@ def check_trainer_arguments(arguments: Mapping[str, Any]) -> None:
             f"trainer.{name} is not passed on to lightning.Trainer{hint} (passed on: "
             f"{', '.join(PASSED_ON)})"
         )
+
+
+def duration(given: Any) -> timedelta:
+    """The time that `given` means to Lightning, and that config.yaml can hold; 0 if it means none."""
+    if isinstance(given, str) and re.fullmatch(r"\d+(:\d\d){3}", given):
+        names = ("days", "hours", "minutes", "seconds")
+        given = dict(zip(names, map(int, given.split(":")), strict=True))
+    try:
+        return timedelta(**given) if isinstance(given, Mapping) else timedelta(0)
+    except (TypeError, ValueError, OverflowError):
+        return timedelta(0)

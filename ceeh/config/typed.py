@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ceeh.errors import ConfigError
+from ceeh.runtime.paths import at_home
 
 MAX_SHOWN = 80
 MAX_INTEGER = 2**63
@@ -162,6 +163,8 @@ def structured(
         rule = own[name].metadata.get("rule")
         words = rule.words if rule else ""
         given[name] = typed(value, hints[name], f"{prefix}{name}", rule=words, partial=partial)
+        if own[name].metadata.get("path") and isinstance(value, str):
+            given[name] = at_home(value)
     if partial:
         return given
     missing = [

@@ -13,6 +13,7 @@ from ceeh.config.loading import merged
 from ceeh.config.packaged import CONFIGS
 from ceeh.config.rules import POSITIVE, TEXT, UNIT_ABOVE_0, at_least, setting
 from ceeh.errors import ConfigError
+from ceeh.runtime.paths import expanded
 from ceeh.types import Question
 
 FOLDER = Path("configs", "benchmarks")
@@ -68,7 +69,7 @@ def load_benchmark(name_or_file: str, overrides: Sequence[str] = ()) -> Benchmar
     known = benchmark_files()
     if name_or_file in known:
         return merged([known[name_or_file]], overrides, Benchmark)
-    if given.expanduser().exists():
+    if expanded(given).exists():
         return merged([], [*of_questions(name_or_file), *overrides], Benchmark)
     if given.suffix or "/" in name_or_file:
         raise ConfigError(f"--benchmarks: no file '{given}'; paths are relative to {Path.cwd()}")

@@ -28,15 +28,16 @@ class PromptBuilder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: Prompts | Benchmark) -> None:
+        self.place = place = "prompts." if isinstance(settings, Prompts) else ""
         for name in ("system_prompt", "chat_template_args"):
             if getattr(settings, name) and not settings.chat_template:
                 raise ConfigError(
-                    f"prompts.{name} needs prompts.chat_template: true; set it, or remove {name}"
+                    f"{place}{name} needs {place}chat_template: true; set it, or remove {name}"
                 )
         if settings.chat_template and not tokenizer.chat_template:
             raise ConfigError(
-                f"prompts.chat_template is true, but the tokenizer '{tokenizer.name_or_path}' has"
-                " no chat template; set it to false, or model.path to an instruct model"
+                f"{place}chat_template is true, but the tokenizer '{tokenizer.name_or_path}' has"
+                " no chat template; set it to false, or take an instruct model"
             )
         self.tokenizer = tokenizer
         self.settings = settings
@@ -58,7 +59,7 @@ class PromptBuilder:
         else:
             raise ConfigError(
                 f"the question '{question.uid}' has {len(messages)} messages, which only a chat"
-                " template can join; set prompts.chat_template: true"
+                f" template can join; set {self.place}chat_template: true"
             )
         if not token_ids:
             raise ConfigError(
@@ -97,9 +98,9 @@ class PromptBuilder:
         except Exception as error:  # a template is a program that came with the model
             system = messages[0]["role"] == "system"
             cure = (
-                "a template without a system role needs prompts.system_prompt: null"
+                f"a template without a system role needs {self.place}system_prompt: null"
                 if system
-                else "change the messages, or prompts.chat_template_args"
+                else f"change the messages, or {self.place}chat_template_args"
             )
             raise ConfigError(
                 f"the chat template of '{self.tokenizer.name_or_path}' rejects the messages"
@@ -142,7 +143,7 @@ def load_prompts(source: Iterable[Question], builder: PromptBuilder, place: str)
     if not prompts:
         raise ConfigError(f"{place} has no questions; name a source with at least one")
     longest = builder.settings.max_prompt_tokens
-    limit = f"prompts.max_prompt_tokens ({longest})"
+    limit = f"{builder.place}max_prompt_tokens ({longest})"
     kept = [p for p in prompts.values() if len(p.token_ids) <= longest]
     lengths = [len(prompt.token_ids) for prompt in prompts.values()]
     if not kept:

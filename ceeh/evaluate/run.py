@@ -21,7 +21,7 @@ from ceeh.evaluation.runner import Task, build_task, sample_task
 from ceeh.evaluation.store import SampleStore
 from ceeh.modules.canary import canary_difference, check_canary
 from ceeh.modules.restore import load_policy
-from ceeh.pretrained.loading import load_config, load_tokenizer
+from ceeh.pretrained.loading import check_length, load_config, load_tokenizer
 from ceeh.pretrained.locate import ModelSource, open_trained
 from ceeh.reporting.evaluation_page import results_grids, write_page
 from ceeh.runtime.distributed import (
@@ -33,6 +33,7 @@ from ceeh.runtime.distributed import (
     wait_for_all,
     world_size,
 )
+from ceeh.runtime.paths import expanded
 from ceeh.runtime.quiet import quieten
 from ceeh.runtime.text import HIDDEN
 from ceeh.runtime.versions import weights_digest
@@ -58,12 +59,14 @@ def evaluate(
     quieten()
     accelerator = resolve_accelerator(protocol.hardware)
     tokenizer = load_tokenizer(source.model_path, source.trust_remote_code)
+    model = load_config(source.model_path, source.trust_remote_code)
+    for name, benchmark in benchmarks.items():
+        longest = benchmark.max_prompt_tokens + benchmark.max_response_tokens
+        settings = f"{name}.max_prompt_tokens + {name}.max_response_tokens"
+        check_length(model, source.model_path, longest, settings)
     if protocol.engine.class_path == EvaluationConfig().engine.class_path:
         check_init_args(
-            protocol.engine.init_args,
-            load_config(source.model_path, source.trust_remote_code),
-            processes=world_size(),
-            here=processes_here(),
+            protocol.engine.init_args, model, processes=world_size(), here=processes_here()
         )
     join_processes(
         accelerator,
@@ -281,7 +284,7 @@ def run(
 ) -> Path:
     """Evaluates `model` and prints the tables; returns the folder of the results."""
     source = open_trained(model, trust_remote_code=trust_remote_code)
-    folder = Path(output) if output else default_output(source)
+    folder = expanded(output) if output else default_output(source)
     results = evaluate(source, benchmarks, protocol, folder)
     if results is not None:
         say("\n\n".join(grid.text() for grid in results_grids({results.name: results})))

@@ -16,8 +16,12 @@ from ceeh.evaluation.store import BenchmarkSamples
 AVERAGE = "average"
 
 IGNORED_SETTINGS = ("questions", "questions_digest", "questions_per_batch", "seed", "title")
-"""Settings whose difference needs no note: where the questions are stored, how samples were drawn."""
+"""Settings whose difference needs no note: where the questions are stored, how samples were drawn.
 
+The digest depends on the tokenizer, too: the questions themselves are compared, by uid.
+"""
+TEXT, REFERENCE = 0, 1
+"""Parts of what `BenchmarkSamples.asked` has."""
 
 NAG = (
     "NAG is the accuracy lost, (1 - accuracy / base's) x 100, times (product) or divided by (quotient) the "
@@ -43,9 +47,15 @@ def compare(
         raise ConfigError(f"the results share no benchmark ({there}); evaluate all on the same one")
     drawn: dict[str, dict[str, Estimates]] = {label: {} for label in results}
     for name in shared:
-        uids = results[base].benchmarks[name].uids
+        of_base = results[base].benchmarks[name]
         for label, result in results.items():
-            samples = aligned(result.benchmarks[name], uids, f"{label}, {name}", base)
+            place = f"{label}, {name}"
+            samples = aligned(result.benchmarks[name], of_base.uids, place, base)
+            if uids := changed(of_base, samples, TEXT):
+                raise ConfigError(
+                    f"{place}: {len(uids)} questions are not those of {base} although their uids are, the "
+                    f"first is '{uids[0]}'; evaluate both on the same questions (the same data and limit)"
+                )
             drawn[label][name] = benchmark_estimates(samples, name, draws=draws, seed=seed)
     for of_label in drawn.values():
         of_label[AVERAGE] = average([of_label[name] for name in shared])
@@ -116,7 +126,7 @@ def within(accuracy: Interval | None, margin: float) -> str:
 def aligned(
     samples: BenchmarkSamples, uids: Sequence[str], place: str, base: str
 ) -> BenchmarkSamples:
-    """The samples with questions in the order of `uids`. Raises ConfigError for other questions."""
+    """The samples with questions in the order of `uids`. Raises ConfigError for other uids."""
     if samples.uids == tuple(uids):
         return samples
     position = {uid: row for row, uid in enumerate(samples.uids)}
@@ -136,8 +146,17 @@ def aligned(
     )
 
 
+def changed(one: BenchmarkSamples, other: BenchmarkSamples, part: int) -> list[str]:
+    """The uids under which `other` has another text, or reference, than `one`, white space aside."""
+    return [
+        uid
+        for uid, asked in other.asked.items()
+        if uid in one.asked and one.asked[uid][part].split() != asked[part].split()
+    ]
+
+
 def notes(results: Mapping[str, Results], shared: Sequence[str]) -> list[str]:
-    """Settings that differ from the base's, and benchmarks that not all results have."""
+    """Settings and references that differ from the base's, and benchmarks that not all results have."""
     base, *others = results
     found = []
     for label in others:
@@ -150,6 +169,12 @@ def notes(results: Mapping[str, Results], shared: Sequence[str]) -> list[str]:
                 for key in one
                 if one[key] != other.get(key) and key not in IGNORED_SETTINGS
             ]
+            of_base, of_other = (results[each].benchmarks[name] for each in (base, label))
+            if uids := changed(of_base, of_other, REFERENCE):
+                found.append(
+                    f"{name}: {len(uids)} questions have another reference for {label} than for {base}, the "
+                    f"first is '{uids[0]}'"
+                )
     for label, result in results.items():
         if left_out := [name for name in result.benchmarks if name not in shared]:
             found.append(f"{', '.join(left_out)} of {label} left out: not in all results")

@@ -16,11 +16,13 @@ from torch import Tensor
 from ceeh.config.settings import Config, load
 from ceeh.errors import ConfigError, first_line
 from ceeh.evaluation.metrics import hard_below, logged_values
+from ceeh.evaluation.responses import read_responses
 from ceeh.evaluation.results import Results, build_record
 from ceeh.evaluation.samples import COLUMNS, SampleTable
 from ceeh.evaluation.store import BenchmarkSamples
 from ceeh.run.atomic import atomic_write
 from ceeh.run.folder import RunFolder
+from ceeh.runtime.paths import expanded
 from ceeh.runtime.text import escape
 
 NAME = "held_out"
@@ -80,7 +82,7 @@ def level_metrics(
 
 def held_out_file(place: str) -> Path | None:
     """The samples that `place` names: an .npz file, or the tuned policy's of a run; else None."""
-    path = Path(place).expanduser()
+    path = expanded(place)
     if path.suffix == ".npz":
         return path
     return path / NAME / "tuned.npz" if (path / "config.yaml").is_file() else None
@@ -106,12 +108,16 @@ def read_held_out(place: str, *, levels: Mapping[str, str], draws: int) -> Resul
     uids, table = read_table(file)
     if file.stem == "base":
         table, _ = split_off_hard(table, config.evaluation.split_samples)
+    responses = file.with_suffix(".parquet")
     samples = BenchmarkSamples(
         table=table,
         uids=uids,
         levels=tuple(levels[uid] for uid in uids) if set(uids) <= levels.keys() else None,
         outcomes={},
-        responses=file.with_suffix(".parquet"),
+        responses=responses,
+        asked={each.uid: (each.question, each.reference) for each in read_responses(responses)}
+        if responses.is_file()
+        else {},
     )
     name = run.name if file.stem == "tuned" else f"{run.name}/{file.stem}"
     record = build_record(

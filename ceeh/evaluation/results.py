@@ -15,6 +15,7 @@ from ceeh.errors import ConfigError
 from ceeh.evaluation.bootstrap import Estimates, Interval, average, estimates, intervals
 from ceeh.evaluation.store import BenchmarkSamples, SampleStore
 from ceeh.run.atomic import atomic_write_text
+from ceeh.runtime.paths import expanded
 from ceeh.runtime.rng import derived_seed
 from ceeh.runtime.text import escape, redact, show
 from ceeh.runtime.versions import provenance
@@ -138,7 +139,7 @@ def read_results(place: str) -> Results:
 
 def results_folder(place: str) -> Path:
     """`place`, or its `evaluation/` where only that has results."""
-    folder = Path(place).expanduser()
+    folder = expanded(place)
     if not (folder / FILE).is_file() and (folder / "evaluation" / FILE).is_file():
         return folder / "evaluation"
     return folder

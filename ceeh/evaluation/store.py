@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
 class BenchmarkSamples:
     """The samples of one benchmark, with `uids` and `levels` (None without any) per question.
 
+    `asked` is text and reference by uid, of those questions of which they are known.
     `responses` is the file with their texts (`ceeh.evaluation.responses`), which need not be there.
     """
 
@@ -48,6 +49,7 @@ class BenchmarkSamples:
     levels: tuple[str, ...] | None
     outcomes: Mapping[str, int]
     responses: Path
+    asked: Mapping[str, tuple[str, str]]
 
 
 class SampleStore:
@@ -198,4 +200,10 @@ def _samples(columns: Mapping[str, list], file: Path) -> BenchmarkSamples:
         else None,
         outcomes={name: outcomes.count(name) for name in sorted(set(outcomes))},
         responses=file,
+        asked={
+            uid[0]: (text[0], reference[0])
+            for uid, text, reference in zip(
+                *(grid[name] for name in ("uid", "question", "reference")), strict=True
+            )
+        },
     )

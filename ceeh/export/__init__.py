@@ -6,10 +6,10 @@ As in `ceeh.fit`, the arguments are checked before torch is imported; `ceeh.expo
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ceeh.run.places import check_folder, check_run
 from ceeh.runtime.cli import run_command
+from ceeh.runtime.paths import expanded
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("run", metavar="RUN", help="a run folder, or a .ckpt file inside one")
-    add("out", metavar="OUT", type=Path, help="the folder to write")
+    add("out", metavar="OUT", type=expanded, help="the folder to write")
     add("--adapter", action="store_true", help="only the LoRA, as a PEFT folder, not merged")
     add(
         "--dtype",
@@ -27,7 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="auto",
         help="auto: the base's; float32 for an adapter",
     )
-    add("--checkpoint", type=Path, metavar="FILE", help="of the run, instead of its final weights")
+    add(
+        "--checkpoint",
+        type=expanded,
+        metavar="FILE",
+        help="of the run, instead of its final weights",
+    )
     add("--force", action="store_true", help="replace an older export")
     add("--completions", action="store_true", help="with the responses to held-out questions")
     add("--trust-remote-code", action="store_true", help="run the base model's own code")

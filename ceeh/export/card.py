@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 from ceeh.config.settings import Component, Config, Prompts, to_yaml
 from ceeh.reporting.pareto import write_pareto
 from ceeh.reporting.run_page import summary_grid
+from ceeh.runtime.paths import expanded
 from ceeh.runtime.text import redact
 from ceeh.runtime.versions import provenance
 
@@ -106,7 +107,7 @@ def base_license(base: str) -> dict[str, str]:
 
 def base_card(base: str) -> dict[str, Any]:
     """The metadata of the base's own card, of a run's model/ too; empty where there is none."""
-    folder = Path(base).expanduser()
+    folder = expanded(base)
     own = [*folder.glob("README.md"), *folder.glob("model/README.md")]
     if not own:
         cached = try_to_load_from_cache(base, "README.md") if hub_id(base) else None

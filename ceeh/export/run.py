@@ -22,6 +22,7 @@ from ceeh.run.atomic import atomic_folder
 from ceeh.run.folder import RunFolder
 from ceeh.run.places import check_folder
 from ceeh.runtime.distributed import say
+from ceeh.runtime.paths import expanded
 from ceeh.runtime.text import redact
 
 DTYPES = {
@@ -57,7 +58,7 @@ def export(
     run, config = source.run, source.config
     assert run is not None
     assert config is not None
-    out = out.expanduser().resolve()
+    out = expanded(out).resolve()
     check_out(out, run, force)
     evaluation = evaluation_of(source)
     source = with_weights_for(source, config, adapter=adapter, dtype=dtype)

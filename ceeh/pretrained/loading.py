@@ -127,18 +127,16 @@ def load_config(path: str, trust_remote_code: bool) -> Any:
     return config
 
 
-def check_length(
-    config: Any, path: str, longest: int, response: str = "rollouts.max_response_tokens"
-) -> None:
+def check_length(config: Any, path: str, longest: int, settings: str) -> None:
     """Raises ConfigError if `longest`, tokens of prompt and response, exceeds the model's positions.
 
-    `response` is the setting of the response's part.
+    `settings` are those that give it, as a sum.
     """
     limit = num_positions(config.get_text_config())
     if limit is not None and longest > limit:
         raise ConfigError(
-            f"prompts.max_prompt_tokens + {response} must be at most {limit}, the "
-            f"positions of '{path}', got {longest}; lower one of them, or take a model with a longer context"
+            f"{settings} must be at most {limit}, the positions of '{path}', got {longest}; lower one of "
+            "them, or take a model with a longer context"
         )
 
 

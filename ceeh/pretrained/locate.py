@@ -11,6 +11,7 @@ from ceeh.pretrained.loading import resolve_model
 from ceeh.run.checkpoint import fault, read_checkpoint
 from ceeh.run.folder import RunFolder
 from ceeh.runtime.distributed import say
+from ceeh.runtime.paths import expanded
 
 KINDS = (
     "'starter', a hub id, a model folder (config.json), a PEFT adapter folder (adapter_config.json), "
@@ -51,7 +52,7 @@ def open_trained(place: str, *, trust_remote_code: bool = False) -> ModelSource:
     A run's own `model.trust_remote_code` is ignored: the caller decides. Raises ConfigError for
     anything that is not a model, with what was found and what may be given.
     """
-    path = Path(place).expanduser()
+    path = expanded(place)
     if path.suffix == ".ckpt":
         source = _open_checkpoint(path)
         if damage := fault(path):

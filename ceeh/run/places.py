@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ceeh.errors import ConfigError
+from ceeh.runtime.paths import expanded
 
 RUN, EVALUATION, COMPARISON, STUDY = "a run", "an evaluation", "a comparison", "a study"
 FILES = {
@@ -38,7 +39,7 @@ def check_report_folder(path: Path, place: str, own: str) -> None:
 
 def check_run(place: str) -> Path:
     """The path of `place`. Raises ConfigError where nothing is there, with the runs beside it."""
-    path = Path(place).expanduser()
+    path = expanded(place)
     if not path.exists():
         runs = sorted(found.parent.name for found in path.parent.glob(f"*/{FILES[RUN]}"))
         there = f"; runs in {path.parent}: {', '.join(runs)}" if runs else ""

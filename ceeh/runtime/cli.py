@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from ceeh.errors import ConfigError, RunError
+from ceeh.errors import ConfigError, RunError, describe_error
 from ceeh.runtime import shutdown
 from ceeh.runtime.slurm import adopt_slurm
 from ceeh.runtime.text import escape, redact
@@ -22,7 +22,8 @@ def run_command(
     command: Callable[[], int], *, if_stopped: str, last: bool, at_once: bool = False
 ) -> int:
     """The exit status of `command`: its own, 2 for a ConfigError, 1 for a RunError, 128 + n for
-    termination signal n, as for the SIGPIPE of a reader that has left.
+    termination signal n, as for the SIGPIPE of a reader that has left. Nothing of ceeh raises SystemExit
+    inside: one is user code's, to which Lightning's hooks belong, and 2, too.
 
     `if_stopped` is the hint printed when a signal stops the command. After the `last` command of a
     process that was stopped, signals stay ignored. An error during a stop is printed and does not
@@ -43,6 +44,12 @@ def run_command(
     except shutdown.Stopped as stopped:
         _print(f"{stopped}; {if_stopped}")
         return stopped.status
+    except SystemExit as error:
+        complain(
+            f"code that the configuration names ended the process ({describe_error(error)}); let it raise "
+            f"an exception that says what is wrong; {if_stopped}"
+        )
+        return 2
     except BrokenPipeError:
         if not _reader_left():
             raise

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ceeh.errors import ConfigError
 from ceeh.runtime.cli import run_command
+from ceeh.runtime.paths import at_home
 from ceeh.runtime.text import HIDDEN, redact
 from ceeh.tracking.state import STATE, read_state
 
@@ -15,7 +16,9 @@ from ceeh.tracking.state import STATE, read_state
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ceeh.tracking", description=__doc__)
     parser.add_argument("run", nargs="+", type=Path, help="folder of a run or an evaluation")
-    parser.add_argument("--uri", help="deliver everything to this server instead of the run's")
+    parser.add_argument(
+        "--uri", type=at_home, help="deliver everything to this server instead of the run's"
+    )
     given = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
 

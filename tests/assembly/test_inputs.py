@@ -48,6 +48,27 @@ def test_unreadable_references_are_dropped_with_a_warning(tmp_path):
     assert inputs.verifier.pool.workers == []
 
 
+def test_questions_with_several_answers_are_warned_of(tmp_path):
+    settings = config(tmp_path, ["2", "3"], ["7"])
+    for name, answers in (("train", ["10", "11", "12"]), ("held_out", ["10", "11"])):
+        lines = (json.dumps({"question": f"{len(answers)}+9?", "answer": each}) for each in answers)
+        with (tmp_path / f"{name}.jsonl").open("a") as file:
+            file.writelines(f"\n{line}" for line in lines)
+    with pytest.warns(UserWarning, match="^prompts") as warned:
+        inputs = gather_inputs(settings)
+    words = "questions repeat an earlier one with another answer, the first is"
+    said = [str(each.message) for each in warned if words in str(each.message)]
+    for message, place, count, prompts in zip(
+        said,
+        ("prompts.train", "prompts.held_out"),
+        ("2 of 5", "1 of 3"),
+        (inputs.train_prompts, inputs.held_out_prompts),
+        strict=True,
+    ):
+        second = next(prompt.uid for prompt in prompts if prompt.answer == "11")
+        assert message.startswith(f"{place}: {count} {words} '{second}'; unless")
+
+
 def test_probe_questions_are_set_apart_alike_for_every_seed_and_order(tmp_path):
     def split(*overrides: str) -> tuple[list[Prompt], list[Prompt]]:
         settings = config(tmp_path, [str(n) for n in range(9)], ["8"], *overrides)

@@ -75,7 +75,8 @@ CASES = {
     f"evaluate adapter {ON}": "adapter_config.json",
     "evaluate starter --benchmarks none": "no benchmark 'none' ... starter",
     "evaluate starter --benchmarks gsm9k": "did you mean 'gsm8k'",
-    "evaluate starter --benchmarks gsm8k": "benchmark gsm8k: ... cannot reach",
+    "evaluate starter --benchmarks gsm8k max_prompt_tokens=9 max_response_tokens=9": "benchmark gsm8k: "
+    "... cannot reach",
     "evaluate starter --benchmarks ,": "--benchmarks is empty",
     "evaluate starter --benchmarks starter,starter": "names 'starter' twice",
     "evaluate starter --benchmarks bench.yaml": "questions is missing and ... verifier is missing",
@@ -87,9 +88,11 @@ CASES = {
     f"evaluate starter {ON} temperature=nan": "temperature must be a number",
     f"evaluate starter {ON} nope=2": "'nope=2' is not a setting of an evaluation",
     f"evaluate starter {ON} gsm8k.samples=2": "NAME from --benchmarks",
-    f"evaluate starter {ON} chat_template=true": "has no chat template",
+    f"evaluate starter {ON} chat_template=true": "benchmark starter: chat_template is true ... no chat",
     f"evaluate starter {ON} hardware.accelerator=cuda": "no CUDA device",
-    f"evaluate starter {ON} max_prompt_tokens=2": "longer than",
+    f"evaluate starter {ON} max_prompt_tokens=2": "are longer than max_prompt_tokens (2)",
+    f"evaluate starter {ON} samples=1 max_response_tokens=6000": "starter.max_prompt_tokens + "
+    "starter.max_response_tokens must be at most 512",
     f"evaluate starter {ON} limit=1 --output file": "'file' is a file; give a folder",
     f"evaluate starter {ON} limit=1 --output run": "is the folder of a run (config.yaml), whose report",
     f"evaluate starter {ON} limit=1 --output listed": "settings.json ... another --output",

@@ -7,7 +7,7 @@ import pytest
 from tests.bad_input.conftest import Refused
 
 SOURCE = """
-import sys
+import sys; from pathlib import Path; from lightning import Callback
 from ceeh.types import Question
 from ceeh.data.verify import ExactAnswer
 from ceeh.callbacks.signal import SignalCallback
@@ -43,6 +43,14 @@ class Writes(SignalCallback):
     state = ()
     def read(self, uid): return {}
     def observe(self, outcome): pass
+class Unset(Writes):
+    writes = ("mine",)
+    state = ("table",)
+class Kept(Callback):
+    def __init__(self, kind): self.kept = {"path": Path("a"), "lines": (n for n in "a")}[kind]
+    def state_dict(self): return {"kept": self.kept}
+class Leaves(Callback):
+    def state_dict(self): sys.exit(3)
 """
 REWARD = "verifier ceeh.data.verify.RewardFunction"
 CASES = {
@@ -78,6 +86,14 @@ CASES = {
     "verifier ceeh.data.verify.ExactAnswer {pattern: '('}": "pattern '(' is not a regular expression",
     "callbacks.mine mine.py:Plain": "is not a Callback of Lightning",
     "callbacks.mine mine.py:Writes": "the signal 'hard' is written by RollingDifficulty and by Writes",
+    "callbacks.mine mine.py:Unset": "(mine.py:Unset) fails in state_dict, which every checkpoint calls "
+    "(AttributeError: 'Unset' object has no attribute 'table'",
+    "callbacks.mine mine.py:Leaves": "fails in state_dict ... (SystemExit: 3, mine.py line",
+    **{
+        f"callbacks.mine mine.py:Kept {{kind: {kind}}}": "(mine.py:Kept): a checkpoint cannot keep its "
+        f"state, dict {{'kept': ... ({error}); what state_dict returns may hold numbers, text"
+        for kind, error in (("path", "UnpicklingError"), ("lines", "TypeError"))
+    },
     "engine mine.py:Needs": "engine.init_args lacks size",
     "engine mine.py:Nothing": "engine.class_path: 'mine.py' has no 'Nothing'",
     "objective.shaping mine.py:NoReads": "objective.shaping: mine.py:NoReads has reads = None",

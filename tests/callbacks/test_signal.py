@@ -1,5 +1,6 @@
 """SignalCallback: read before the step, observe after it, one writer each, state that resumes."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
@@ -165,6 +166,11 @@ def failing(method, body):
             "read('a') failed with KeyError: 'a', test_signal.py line ",
         ),
         ("observe", lambda self, outcome: 1 / 0, "observe('a') failed with ZeroDivisionError: div"),
+        (
+            "observe",
+            lambda self, outcome: sys.exit(3),
+            "observe('a') failed with SystemExit: 3, tes",
+        ),
         (
             "before_step",
             lambda self, outcomes: outcomes[9],

@@ -33,6 +33,14 @@ def test_a_class_path_of_version_0_1_names_its_new_place() -> None:
         assert inspect.isclass(Component(new).imported("engine"))
 
 
+def test_a_file_in_the_home_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "at_home.py").write_text("class Thing: pass")
+    assert type(Component("~/at_home.py:Thing").build("engine")).__name__ == "Thing"
+
+
 def test_arguments_come_from_yaml_then_from_the_context() -> None:
     built = Component(HERE, {"size": 3}).build("engine", color="blue", unknown=1)
     assert built == Thing(size=3, color="blue")

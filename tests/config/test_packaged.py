@@ -35,6 +35,14 @@ def test_a_packaged_file_is_found_from_any_folder(
     assert load(["ceeh.yaml"]).name == "starter"
 
 
+def test_a_file_in_the_home_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").touch()
+    assert find_config("~/mine.yaml") == tmp_path / "mine.yaml"
+
+
 def test_a_file_at_hand_comes_before_the_packaged_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

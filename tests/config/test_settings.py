@@ -202,3 +202,15 @@ def test_every_setting_is_read_by_something() -> None:
     source = "".join(file.read_text() for file in files)
     names = {entry.path.rpartition(".")[2] for entry in entries(Config)}
     assert {name for name in names if not re.search(rf"\.{name}\b", source)} == set()
+
+
+def test_a_tilde_in_a_path_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    given = ["output=~/runs", "ckpt_path=~/a.ckpt", "tracking.mlflow_uri=sqlite:///~/mlflow.db"]
+    config = load([SHIPPED], [*given, "model={path: ~/model}", "prompts.instruction=~/no path"])
+    paths = (config.output, config.ckpt_path, config.tracking.mlflow_uri, config.model.path)
+    inside = ("/home/me/runs", "/home/me/a.ckpt", "sqlite:////home/me/mlflow.db", "/home/me/model")
+    assert paths == inside
+    assert config.prompts.instruction == "~/no path"
+    for path in ("~no-such-user/runs", "runs~", "./~/runs"):
+        assert load([SHIPPED], [f"output={path}"]).output == path

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ceeh.config.component import Component
 from ceeh.data.engine.base import RolloutEngine, Sampling
-from ceeh.errors import RunError, first_line
+from ceeh.errors import RESUME, RunError, first_line
 from ceeh.runtime import shutdown
 from ceeh.runtime.distributed import world_size
 from ceeh.types import Completion, Prompt, RolloutGroup
@@ -123,8 +123,7 @@ class RestartableEngine:
     def _give_up(self, error: Exception, words: str) -> NoReturn:
         raise RunError(
             f"the engine {words} ({_described(error)}). If memory ran out, lower "
-            "engine.init_args.kv_cache_gib or optimizer.tokens_per_microbatch; then resume with "
-            "ckpt_path=last"
+            f"engine.init_args.kv_cache_gib or, of a run, optimizer.tokens_per_microbatch; then {RESUME}"
         ) from error
 
 

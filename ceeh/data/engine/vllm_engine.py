@@ -48,9 +48,9 @@ from ceeh.runtime.rng import derived_seed, rng_preserved
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup
 
 REFUSED = {
-    "model": "set model.path",
-    "max_model_len": "set prompts.max_prompt_tokens and rollouts.max_response_tokens",
-    "trust_remote_code": "set model.trust_remote_code",
+    "model": "it is that of the run or evaluation",
+    "max_model_len": "it is max_prompt_tokens + max_response_tokens; set these",
+    "trust_remote_code": "set model.trust_remote_code, or --trust-remote-code",
     "seed": "set seed",
     "dtype": "set engine.init_args.dtype",
     "enable_sleep_mode": "set engine.init_args.sleep",
@@ -177,7 +177,7 @@ class VLLMEngine:
                 raise ValueError(
                     f"prompt '{prompt.uid}' has {len(prompt.token_ids)} tokens, with a response of "
                     f"up to {sampling.max_tokens} more than the engine's {self.max_model_len}; "
-                    "shorten it, or raise prompts.max_prompt_tokens"
+                    "shorten it, or raise max_prompt_tokens"
                 )
         # Of the ranks that share the engine, in rank order: they must ask it for the same.
         own = zip(prompts, sampling.counts(len(prompts)), strict=True)

@@ -13,6 +13,7 @@ from ceeh.config.settings import load
 from ceeh.errors import ConfigError
 from ceeh.run.places import check_folder
 from ceeh.runtime.cli import run_command
+from ceeh.runtime.paths import expanded
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--config", action="append", required=True, metavar="FILE", help="later files win"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="one question per line")
+    parser.add_argument("--out", type=expanded, metavar="FILE.jsonl", help="one question per line")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     given = parser.parse_intermixed_args(arguments)
 

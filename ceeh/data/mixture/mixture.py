@@ -17,6 +17,7 @@ from ceeh.data.sources.table import Table, local_files
 from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_write_text
 from ceeh.runtime.distributed import say
+from ceeh.runtime.paths import expanded
 from ceeh.runtime.rng import stable_hash
 from ceeh.runtime.text import redact
 from ceeh.types import Question
@@ -216,7 +217,7 @@ class Mixture:
             path
             for source in sources
             if (given := source.init_args.get("path"))
-            for path in local_files(str(given)) or [Path(str(given)).expanduser()]
+            for path in local_files(str(given)) or [expanded(str(given))]
         ]
         files = [file for path in paths for file in (path, *sorted(path.rglob("*")))]
         dates = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]

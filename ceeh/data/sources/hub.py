@@ -6,6 +6,7 @@ from typing import Any
 
 from ceeh.data.sources.readers import Rows, exact_rows, file_rows, kind, roots
 from ceeh.errors import ConfigError
+from ceeh.runtime.paths import expanded
 
 HUB_TIMEOUT_SECONDS = 10
 ROWS_AT_ONCE = 1000
@@ -21,7 +22,7 @@ def dataset_rows(
     import datasets  # takes two seconds, which a run on other sources need not spend
     from datasets.exceptions import DatasetsError
 
-    local = Path(path).expanduser()
+    local = expanded(path)
     if local.exists():
         path = str(local)
     else:

@@ -14,6 +14,7 @@ from ceeh.data.sources.column_map import Columns
 from ceeh.data.sources.hub import dataset_rows
 from ceeh.data.sources.readers import COMPRESSIONS, SUFFIXES, Rows, file_rows, kind
 from ceeh.errors import ConfigError
+from ceeh.runtime.paths import expanded
 from ceeh.runtime.text import pattern_with_group
 from ceeh.types import Question
 
@@ -107,7 +108,7 @@ class Table:
 
 def local_files(path: str) -> list[Path]:
     """The files that `path` names, one or those of a pattern; none for a folder or an id on the hub."""
-    local = Path(path).expanduser()
+    local = expanded(path)
     if local.is_dir():
         return []
     if local.exists() or not set("*?[") & set(path):

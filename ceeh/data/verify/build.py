@@ -8,15 +8,15 @@ from numbers import Real
 
 from ceeh.config.component import Component
 from ceeh.data.verify.base import Verifier
-from ceeh.errors import ConfigError, user_code
+from ceeh.errors import RESUME, ConfigError, user_code
 from ceeh.runtime.distributed import from_rank_zero
 from ceeh.runtime.text import show
 from ceeh.types import Completion, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
 
 CURE = (
-    "; a custom verifier runs in the training process, so the run stops: fix it and resume with"
-    " ckpt_path=last, or pass a function of prompt and response to ceeh.data.verify.RewardFunction,"
-    " where a failure costs one answer"
+    f"; a custom verifier runs in the main process, which stops: fix it and {RESUME}, or pass a"
+    " function of prompt and response to ceeh.data.verify.RewardFunction, where a failure costs one"
+    " answer"
 )
 
 

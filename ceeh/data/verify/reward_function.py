@@ -11,7 +11,7 @@ from typing import Any
 
 from ceeh.data.verify.base import NO_ANSWER, with_verdicts
 from ceeh.data.verify.pool import WorkerPool, check_limits
-from ceeh.errors import ConfigError
+from ceeh.errors import RESUME, ConfigError
 from ceeh.runtime.text import escape
 from ceeh.types import (
     FAILURES,
@@ -150,7 +150,7 @@ class FailureWatch:
             f"verifier.init_args.max_failed_fraction: {self.name} failed on {share:.1%} of the last"
             f" {len(self.last)} answers ({kinds}); at most {self.max_failed_fraction:.1%} may fail."
             f" The first failure, on prompt '{uid}' ({kind.value}): {words[-MAX_CHARACTERS:]}\n"
-            "Fix it and resume with ckpt_path=last, or raise the limit"
+            f"Fix it and {RESUME}, or raise the limit"
         )
 
 

@@ -198,7 +198,7 @@ def test_a_cuda_engine_has_a_float32_head_unless_the_user_says_otherwise():
             {"logprobs_mode": "raw_logprobs"},
             r"options\.logprobs_mode cannot be set here: the log-p",
         ),
-        ({"max_model_len": 10}, r"options\.max_model_len.*prompts\.max_prompt_tokens"),
+        ({"max_model_len": 10}, r"options\.max_model_len.*it is max_prompt_tokens"),
         (
             {"tensor_parallel_size": 2},
             r"options\.tensor_parallel_size cannot be set here: set engine\.init_args\.tensor_parallel$",

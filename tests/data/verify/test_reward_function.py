@@ -99,6 +99,22 @@ def test_an_invalid_reward_function_is_refused_before_any_rollout(
         Component("ceeh.data.verify.RewardFunction", given).build("verifier")
 
 
+@pytest.mark.parametrize("child", ["return 1.0", "raise KeyError(response)", "raise SystemExit"])
+def test_a_child_that_comes_back_from_a_fork_gives_no_answer(tmp_path, child):
+    body = (
+        "import os\nfirst = os.fork()\n"
+        "def score(prompt, response):\n"
+        f"    if response == 'forks' and os.fork() == 0: {child}\n"
+        "    return 0.25\n"
+    )
+    (tmp_path / "mine.py").write_text(body)
+    reward = RewardFunction(f"{tmp_path}/mine.py:score", workers=1)
+    for _ in range(2):
+        (scored,) = reward([group("7", "", "forks", "", "forks", "")])
+        assert [verdict.score for verdict in scored.verdicts] == [0.25] * 5
+    reward.close()
+
+
 def test_a_function_that_no_other_process_can_import_is_refused():
     def closure(prompt, response):
         return 1.0
@@ -140,7 +156,7 @@ def test_a_run_ends_when_too_large_a_share_of_the_last_answers_failed(caplog):
         " (error): "
     )
     assert "KeyError: 'gold'" in text
-    assert text.endswith("resume with ckpt_path=last, or raise the limit")
+    assert text.endswith("an evaluation with the same command, or raise the limit")
 
 
 ORPHANING = """
