@@ -19,7 +19,7 @@ from ceeh.reporting.run_page import summary_grid, write_report
 from ceeh.run.atomic import atomic_write_text
 from ceeh.run.checkpoint import checkpoint_files
 from ceeh.run.folder import RunFolder
-from ceeh.run.metrics_file import JSONLLogger
+from ceeh.run.metrics_file import JSONLLogger, read_rows
 from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, say
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt
@@ -124,7 +124,7 @@ def write_results(
         seed=config.seed,
     )
     summary["rollout_step"] = config.rollouts.steps
-    rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(folder.path)
     # Of all steps, those before a resume included.
     summary["train_seconds"] = sum(row.get("time/step") or 0.0 for row in rows)
     atomic_write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")

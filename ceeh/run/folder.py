@@ -1,7 +1,6 @@
 """The run folder: `<output>/<name>/`, with a number when taken; `<output>/latest` points at the newest."""
 
 import fcntl
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_link, remove_partial
 from ceeh.run.checkpoint import checkpoint_files, fault, newest_checkpoint
+from ceeh.run.metrics_file import read_rows
 from ceeh.runtime.distributed import say
 
 
@@ -37,12 +37,9 @@ class RunFolder:
         return newest_checkpoint(self.checkpoints)
 
     def last_rollout_step(self) -> int | None:
-        """The last measured step, None without metrics.jsonl."""
-        file = self.path / "metrics.jsonl"
-        for line in reversed(file.read_text().splitlines() if file.is_file() else []):
-            with suppress(ValueError):  # a half line that a crash left
-                return json.loads(line)["rollout_step"]
-        return None
+        """The last measured step, None without one in metrics.jsonl."""
+        rows = read_rows(self.path)
+        return rows[-1]["rollout_step"] if rows else None
 
     @classmethod
     def create(cls, output: str, name: str) -> "RunFolder":
