@@ -18,9 +18,10 @@ from ceeh.modules.module import CEEHModule
 from ceeh.reporting.run_page import summary_grid, write_report
 from ceeh.run.atomic import atomic_write_text
 from ceeh.run.checkpoint import checkpoint_files
+from ceeh.run.disk_space import written
 from ceeh.run.folder import RunFolder
 from ceeh.run.metrics_file import JSONLLogger, read_rows
-from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, say
+from ceeh.runtime.distributed import from_rank_zero, say
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt
 
@@ -100,8 +101,8 @@ def sample(
 
 
 def keep(file: Path, table: SampleTable, prompts: Sequence[Prompt]) -> None:
-    if is_rank_zero():
-        write_table(file, table, [prompt.uid for prompt in prompts])
+    """Rank 0 writes the samples. Collective: its errors are those of all ranks."""
+    from_rank_zero(lambda: write_table(file, table, [prompt.uid for prompt in prompts]))
 
 
 def write_results(
@@ -127,18 +128,20 @@ def write_results(
     rows = read_rows(folder.path)
     # Of all steps, those before a resume included.
     summary["train_seconds"] = sum(row.get("time/step") or 0.0 for row in rows)
-    atomic_write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    with written(folder.path / "summary.json"):
+        atomic_write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     levels: list[Any] = [prompt.metadata.get("level") for prompt in prompts]
-    report = write_report(
-        folder.path,
-        summary,
-        title=f"{folder.path.name}: base against tuned",
-        rows=rows,
-        tables={"base": measured, "tuned": tuned},
-        levels=levels if all(isinstance(level, int) for level in levels) else None,
-        uids=[prompt.uid for prompt in prompts],
-        hard=hard,
-    )
+    with written(folder.path / "report.html"):
+        report = write_report(
+            folder.path,
+            summary,
+            title=f"{folder.path.name}: base against tuned",
+            rows=rows,
+            tables={"base": measured, "tuned": tuned},
+            levels=levels if all(isinstance(level, int) for level in levels) else None,
+            uids=[prompt.uid for prompt in prompts],
+            hard=hard,
+        )
     say(summary_grid(summary).text())
     say(
         f"\ntraining took {summary['train_seconds']:.0f} s; report: {report}; model: {folder.model}"

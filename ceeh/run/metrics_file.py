@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch.loggers.logger import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_write
 
 FILE = "metrics.jsonl"
@@ -29,11 +30,18 @@ def read_lines(file: Path, start: int = 0) -> Iterator[Line]:
     """The lines of a run's metrics.jsonl from offset `start` on; none where there is no file.
 
     Leaves out what is not a mapping with a whole number as `rollout_step`: half a line, which a crash or a
-    write leaves, two lines over each other, and what a run did not write.
+    write leaves, two lines over each other, and what a run did not write. Raises ConfigError for a file that
+    this user may not read.
     """
     if not file.is_file():
         return
-    with file.open("rb") as lines:
+    try:
+        opened = file.open("rb")
+    except PermissionError as error:
+        raise ConfigError(
+            f"'{file}' cannot be read ({error.strerror}); make it readable for this user"
+        ) from error
+    with opened as lines:
         offset = lines.seek(start)
         for content in lines:
             try:
