@@ -200,6 +200,20 @@ def test_a_run_of_another_user_is_refused_with_nothing_changed(
     assert contents(run) == before
 
 
+@pytest.mark.parametrize("content", [b'{"key": "a', b"[1]", b"{}", b"\xff"])
+def test_a_damaged_state_of_mlflow_is_refused_with_nothing_changed(
+    whole: Path, command: Callable[..., Config], tmp_path: Path, content: bytes
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "starter"))
+    (run / "mlflow.json").write_bytes(content)
+    (run / ".a.partial").touch()
+    before = contents(run)
+    words = r"starter/mlflow.json' is not a file of ceeh's tracking \(.*\); restore a copy, or remove it"
+    with pytest.raises(ConfigError, match=words):
+        fit(command("tracking.mlflow=true"))
+    assert contents(run) == before
+
+
 def test_nan_or_infinity_stops_the_run_before_it_is_saved(
     whole: Path, command: Callable[..., Config], tmp_path: Path
 ) -> None:

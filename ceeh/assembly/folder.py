@@ -15,6 +15,7 @@ from ceeh.run.disk_space import check_space, unwritable, written
 from ceeh.run.folder import RunFolder, parent_folder
 from ceeh.run.resumed import write_config
 from ceeh.runtime.distributed import from_rank_zero, is_rank_zero
+from ceeh.tracking.state import read_state
 
 
 def open_folder(
@@ -34,6 +35,8 @@ def open_folder(
         with written(Path(config.output)):
             folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
             held.enter_context(folder.claimed())
+        if config.tracking.mlflow:
+            read_state(folder.path)  # a damaged one is refused while the run is as it was
         step = rollout_step_of(checkpoint) if checkpoint else 0
         setting, steps = (
             ("rollouts.steps", config.rollouts.steps)
