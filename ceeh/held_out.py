@@ -21,6 +21,7 @@ from ceeh.run.checkpoint import checkpoint_files
 from ceeh.run.disk_space import written
 from ceeh.run.folder import RunFolder
 from ceeh.run.metrics_file import JSONLLogger, read_rows
+from ceeh.run.rollout_files import rollout_files
 from ceeh.runtime.distributed import from_rank_zero, say
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt
@@ -153,7 +154,7 @@ def write_results(
         for file in (*own, report, report.with_suffix(".png")):
             mlflow.log_file(file)
         mlflow.log_folder(folder.model, "model")
-        if rollouts := sorted(folder.rollouts.glob("step-*.parquet")):
+        if rollouts := [*rollout_files(folder.rollouts, "step").values()]:
             mlflow.log_file(rollouts[-1], "rollouts")
         mlflow.finish()
 

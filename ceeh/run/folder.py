@@ -11,6 +11,7 @@ from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_link, remove_partial
 from ceeh.run.checkpoint import checkpoint_files, fault, newest_checkpoint
 from ceeh.run.metrics_file import read_rows
+from ceeh.run.rollout_files import rollout_files
 from ceeh.runtime.distributed import say
 
 
@@ -136,9 +137,10 @@ class RunFolder:
         for step, file in checkpoint_files(self.checkpoints).items():
             if step > rollout_step:
                 file.rename(file.with_name(f"{file.name}.abandoned"))
-        for file in self.rollouts.glob("*-*.parquet"):  # step-000012, skipped-000012
-            if int(file.stem.rpartition("-")[2]) > rollout_step:
-                file.unlink()
+        for kind in ("step", "skipped"):
+            for step, file in rollout_files(self.rollouts, kind).items():
+                if step > rollout_step:
+                    file.unlink()
 
     def refuse_links(self) -> None:
         """Raises ConfigError for a link inside: writing to it would change a file elsewhere."""
