@@ -25,9 +25,11 @@ from ceeh.modules.module import CEEHModule
 from ceeh.reporting.run_page import summary_grid, write_report
 from ceeh.run.atomic import atomic_write_text
 from ceeh.run.checkpoint import checkpoint_files
+from ceeh.run.disk_space import written
 from ceeh.run.folder import RunFolder
-from ceeh.run.metrics_file import JSONLLogger
-from ceeh.runtime.distributed import from_rank_zero, is_rank_zero, say
+from ceeh.run.metrics_file import JSONLLogger, read_rows
+from ceeh.run.rollout_files import rollout_files
+from ceeh.runtime.distributed import from_rank_zero, say
 from ceeh.runtime.rng import stable_hash
 from ceeh.tracking.logger import GuardedMLFlowLogger
 from ceeh.types import Prompt
@@ -129,8 +131,8 @@ def conditions(datamodule: RolloutDataModule, base_weights: str) -> str:
 
 
 def keep(file: Path, table: SampleTable, prompts: Sequence[Prompt], how: str) -> None:
-    if is_rank_zero():
-        write_table(file, table, [prompt.uid for prompt in prompts], how)
+    """Rank 0 writes the samples. Collective: its errors are those of all ranks."""
+    from_rank_zero(lambda: write_table(file, table, [prompt.uid for prompt in prompts], how))
 
 
 def write_results(
@@ -158,21 +160,23 @@ def write_results(
         seed=config.seed,
     )
     summary["rollout_step"] = rollout_step
-    rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(folder.path)
     # Of all steps, those before a resume included.
     summary["train_seconds"] = sum(row.get("time/step") or 0.0 for row in rows)
-    atomic_write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    with written(folder.path / "summary.json"):
+        atomic_write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     levels: list[Any] = [prompt.metadata.get("level") for prompt in prompts]
-    report = write_report(
-        folder.path,
-        summary,
-        title=f"{folder.path.name}: base against tuned",
-        rows=rows,
-        tables={"base": measured, "tuned": tuned},
-        levels=levels if all(isinstance(level, int) for level in levels) else None,
-        uids=[prompt.uid for prompt in prompts],
-        hard=hard,
-    )
+    with written(folder.path / "report.html"):
+        report = write_report(
+            folder.path,
+            summary,
+            title=f"{folder.path.name}: base against tuned",
+            rows=rows,
+            tables={"base": measured, "tuned": tuned},
+            levels=levels if all(isinstance(level, int) for level in levels) else None,
+            uids=[prompt.uid for prompt in prompts],
+            hard=hard,
+        )
     say(summary_grid(summary).text())
     say(
         f"\ntraining took {summary['train_seconds']:.0f} s; report: {report}; model: {folder.model}"
@@ -184,7 +188,7 @@ def write_results(
         for file in (*own, report, report.with_suffix(".png")):
             mlflow.log_file(file)
         mlflow.log_folder(folder.model, "model")
-        if rollouts := sorted(folder.rollouts.glob("step-*.parquet")):
+        if rollouts := [*rollout_files(folder.rollouts, "step").values()]:
             mlflow.log_file(rollouts[-1], "rollouts")
         mlflow.finish()
 

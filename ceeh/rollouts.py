@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ceeh.errors import ConfigError
+from ceeh.errors import ConfigError, first_line
+from ceeh.run.rollout_files import rollout_files
 from ceeh.runtime.cli import run_command
 from ceeh.runtime.text import escape
 
@@ -24,21 +25,21 @@ SHOWN = 160
 NUMBER = "number"
 """Of a response within its file, from 1."""
 TEXTS = ("prompt", "answer", "response")
+NEEDED = ("rollout_step", "uid", *TEXTS, "length", "finish", "correct", "reward", "advantage")
 
 
 def read_rollouts(run: Path, step: int | None) -> Rows:
     """The rows that `RolloutLog` wrote after rollout step `step`, by default the last one logged.
 
-    Raises ConfigError for a run without rollouts and for a step that was not logged.
+    Raises ConfigError for a run without rollouts, a step that was not logged, and a damaged file.
     """
-    folder = run / "rollouts"
-    files = {int(file.stem.partition("-")[2]): file for file in folder.glob("step-*.parquet")}
+    files = rollout_files(run / "rollouts", "step")
     if not files:
         raise ConfigError(
             f"'{run}' has no rollouts: give a run folder (runs/latest) of a run with "
             "tracking.rollouts_every_n_steps above 0"
         )
-    steps = sorted(files)
+    steps = [*files]
     step = steps[-1] if step is None else step
     if step not in files:
         raise ConfigError(
@@ -46,11 +47,17 @@ def read_rollouts(run: Path, step: int | None) -> Rows:
             + (f" ... {steps[-1]}" if len(steps) > 20 else "")
         )
     try:
-        rows = pq.read_table(files[step]).to_pylist()
-        # Files of older versions have no entropy.
-        return [{NUMBER: n, "entropy": math.nan} | row for n, row in enumerate(rows, 1)]
-    except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"'{files[step]}' cannot be read ({error})") from error
+        table = pq.read_table(files[step])
+        if missing := [name for name in NEEDED if name not in table.column_names]:
+            raise ValueError(f"it has no column {', '.join(missing)}")
+        rows = table.to_pylist()
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise ConfigError(
+            f"'{files[step]}' cannot be read as responses of a run ({first_line(error)}); remove it, or show "
+            "another step with --step"
+        ) from error
+    # Files of older versions have no entropy.
+    return [{NUMBER: n, "entropy": math.nan} | row for n, row in enumerate(rows, 1)]
 
 
 def selected(

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ceeh.evaluate import main
@@ -54,6 +56,33 @@ def test_a_folder_keeps_its_other_benchmarks_and_their_unfinished_parts(
     found = json.loads((out / "results.json").read_text())
     assert list(found["benchmarks"]) == ["starter", "other"]
     assert not list((out / "parts").iterdir())
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "foreign"])
+def test_a_damaged_part_is_named_and_only_it_is_sampled_again(
+    damage: str,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    batches = interrupted_at_second_batch(monkeypatch, TorchEngine)
+    assert run(tiny_model_dir, out) == 130
+    (part,) = (out / "parts" / "starter").glob("*.parquet")
+    whole = part.read_bytes()
+    if damage == "foreign":
+        pq.write_table(pa.table({"benchmark": ["starter"]}), part)
+    else:
+        part.write_bytes(whole[:-100] if damage == "cut" else b"")
+    assert run(tiny_model_dir, out) == 2
+    said = capsys.readouterr().err
+    assert f"error: '{part}' cannot be read as samples of an evaluation (" in said
+    assert "remove it and evaluate again: only what was in it is sampled again" in said
+    before = len(batches)
+    part.unlink()
+    assert run(tiny_model_dir, out) == 0
+    assert batches[before:] == [4]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from ceeh.config.settings import load
 from ceeh.fit import fit
 from ceeh.pretrained.locate import open_trained
+from tests.run.test_metrics_file import FOREIGN, put_in
 from tests.test_fit import rows, small
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -59,6 +60,7 @@ def test_a_finished_run_that_is_started_again_measures_its_last_step_again(
 ) -> None:
     before = rows(folder)
     settings = ("rollouts.steps=3", *EVALUATED, "ckpt_path=last")
+    put_in(folder / "metrics.jsonl", FOREIGN, after=2)
     assert fit(small(tiny_model_dir, output, *settings)) == folder
     assert rows(folder) == before
 

@@ -1,24 +1,34 @@
 """After a kill, a full disk or damage a run resumes to the numbers of an uninterrupted one."""
 
 import re
+import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+import ceeh.assembly.folder
+import ceeh.held_out
+import ceeh.reporting.page
+import ceeh.reporting.panels
 import ceeh.run.checkpoint_io
 from ceeh.config.settings import Config
 from ceeh.data.verify.reward_function import RewardFunction
-from ceeh.errors import RunError
+from ceeh.errors import ConfigError, RunError
 from ceeh.fit import fit
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
+from ceeh.reporting.run_page import write_report
 from ceeh.run.checkpoint import checkpoint_file
 from ceeh.run.metrics_file import JSONLLogger
 from fault_injection.equality import differences
+from tests.commands import contents
 from tests.endings import Killed, at_call, die
+from tests.limits import bound_by_permissions, largest_file
 from tests.test_fit import small
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -118,6 +128,90 @@ def test_a_disk_that_stays_full_stops_the_run_which_resumes_when_there_is_space(
     left = [file.name for file in (tmp_path / "starter" / "checkpoints").iterdir()]
     assert left == ["step-000001.ckpt"]
     assert differing(whole, fit(command())) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call", "file"),
+    [
+        (ceeh.assembly.folder, "write_config", 1, "config.yaml"),
+        (ceeh.held_out, "write_table", 1, "held_out/base.npz"),
+        (ceeh.held_out, "write_table", 2, "held_out/tuned.npz"),
+        (ceeh.held_out, "atomic_write_text", 1, "summary.json"),
+        (ceeh.reporting.panels, "atomic_write", 1, "report.html"),
+        (ceeh.reporting.page, "atomic_write_text", 1, "report.html"),
+    ],
+)
+def test_a_file_that_a_full_disk_has_no_place_for_is_written_by_the_resumed_run(
+    whole: Path,
+    command: Callable[..., Config],
+    tmp_path: Path,
+    module: ModuleType,
+    name: str,
+    call: int,
+    file: str,
+) -> None:
+    with ExitStack() as full, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ceeh.held_out, "write_report", write_report)
+        at_call(patch, module, name, call, lambda: full.enter_context(largest_file(10)))
+        words = rf"{file}' cannot be written \(File too large\), .* are free there; free space and resume"
+        with pytest.raises(RunError, match=words):
+            fit(command())
+    assert not (tmp_path / "starter" / file).exists()
+    assert not list((tmp_path / "starter").rglob(".*"))
+    (tmp_path / "starter" / "report.png").unlink(missing_ok=True)  # `whole` has none
+    assert differing(whole, fit(command())) == []
+
+
+@pytest.mark.parametrize(
+    ("locked", "leftover", "overrides", "words"),
+    [
+        (".", None, [], "' cannot be written .*latest"),
+        ("starter", ".a.partial", [], "starter' cannot be written .*a.partial"),
+        (
+            "starter",
+            None,
+            ["optimizer.lr=0.1"],
+            "starter/config.yaml' cannot be written .*config.resumed-1",
+        ),
+        ("starter", None, [], "starter/metrics.jsonl' cannot be written .*metrics.jsonl.partial"),
+        ("starter/metrics.jsonl", None, [], "metrics.jsonl' cannot be read .* make it readable"),
+    ],
+)
+def test_a_run_of_another_user_is_refused_with_nothing_changed(
+    whole: Path,
+    command: Callable[..., Config],
+    tmp_path: Path,
+    locked: str,
+    leftover: str | None,
+    overrides: list[str],
+    words: str,
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "starter"))
+    if leftover:
+        (run / leftover).touch()
+    before = contents(run)
+    place = tmp_path / locked
+    place.chmod(0o555 if place.is_dir() else 0)
+    try:
+        with bound_by_permissions(), pytest.raises(ConfigError, match=words):
+            fit(command(*overrides))
+    finally:
+        place.chmod(0o755)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("content", [b'{"key": "a', b"[1]", b"{}", b"\xff"])
+def test_a_damaged_state_of_mlflow_is_refused_with_nothing_changed(
+    whole: Path, command: Callable[..., Config], tmp_path: Path, content: bytes
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "starter"))
+    (run / "mlflow.json").write_bytes(content)
+    (run / ".a.partial").touch()
+    before = contents(run)
+    words = r"starter/mlflow.json' is not a file of ceeh's tracking \(.*\); restore a copy, or remove it"
+    with pytest.raises(ConfigError, match=words):
+        fit(command("tracking.mlflow=true"))
+    assert contents(run) == before
 
 
 def test_nan_or_infinity_stops_the_run_before_it_is_saved(

@@ -125,3 +125,29 @@ def test_a_folder_without_rollouts_is_an_error(
 ) -> None:
     assert main([str(tmp_path)]) == 2
     assert "tracking.rollouts_every_n_steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other columns", "text that is not UTF-8"])
+def test_a_damaged_file_is_named_and_the_other_steps_are_shown(
+    damage: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = run / "rollouts" / "step-000010.parquet"
+    table = pq.read_table(file)
+    if damage == "other columns":
+        pq.write_table(table.drop_columns(["reward", "uid"]), file)
+    elif damage == "text that is not UTF-8":
+        uids = pa.array([b"\xff"] * 4).view(pa.string())
+        pq.write_table(table.set_column(table.column_names.index("uid"), "uid", uids), file)
+    else:
+        file.write_bytes(file.read_bytes()[:-100] if damage == "cut" else b"")
+    assert main([str(run)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: '{file}' cannot be read as responses of a run (")
+    assert "remove it, or show another step with --step" in said
+    assert "1 responses to 1 questions" in shown(run, capsys, "--step", "5")
+
+
+def test_files_of_other_names_are_left_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("step-old.parquet", "step-999999-copy.parquet"):
+        (run / "rollouts" / name).touch()
+    assert "rollout step 10" in shown(run, capsys)

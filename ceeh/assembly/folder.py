@@ -6,15 +6,16 @@ from pathlib import Path
 from ceeh.assembly.inputs import RunConfig, RunInputs
 from ceeh.config.settings import Config
 from ceeh.data.mixture.mixture import Mixture
-from ceeh.errors import ConfigError, RunError
+from ceeh.errors import ConfigError
 from ceeh.modules.policy import Policy
 from ceeh.modules.sharding import gather_weights
 from ceeh.run.atomic import atomic_folder
 from ceeh.run.checkpoint import rollout_step_of
-from ceeh.run.disk_space import check_space, format_bytes, free_bytes
+from ceeh.run.disk_space import check_space, unwritable, written
 from ceeh.run.folder import RunFolder, parent_folder
 from ceeh.run.resumed import write_config
 from ceeh.runtime.distributed import from_rank_zero, is_rank_zero
+from ceeh.tracking.state import read_state
 
 
 def open_folder(
@@ -23,15 +24,19 @@ def open_folder(
     """A new run folder, or the one to resume and its checkpoint, claimed until `held` closes.
 
     Writes the configuration into it, beside that of its start, and the report of a mixture. Raises
-    ConfigError when a checkpoint of `checkpoint_size` bytes does not fit on the disk.
+    ConfigError for a folder that this user may not write to, and RunError when a checkpoint of
+    `checkpoint_size` bytes does not fit on the disk or the disk is full.
     """
     if config.ckpt_path is None:
         check_space(parent_folder(config.output), checkpoint_size, config.checkpoints.keep)
         folder, checkpoint = RunFolder.create(config.output, config.name), None
         held.enter_context(folder.claimed())
     else:
-        folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
-        held.enter_context(folder.claimed())
+        with written(Path(config.output)):
+            folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
+            held.enter_context(folder.claimed())
+        if config.tracking.mlflow:
+            read_state(folder.path)  # a damaged one is refused while the run is as it was
         step = rollout_step_of(checkpoint) if checkpoint else 0
         setting, steps = (
             ("rollouts.steps", config.rollouts.steps)
@@ -43,18 +48,21 @@ def open_folder(
                 f"{setting} is {steps}, but the checkpoint '{checkpoint}' was written after step {step}; set "
                 f"{setting} to {step} or more, or give an earlier checkpoint"
             )
-        folder.drop_after(step)
+        with written(folder.path):
+            folder.drop_after(step)
         check_space(folder.checkpoints, checkpoint_size, config.checkpoints.keep)
-    write_config(folder.path, config)
+    with written(folder.path / "config.yaml"):
+        write_config(folder.path, config)
     if isinstance(inputs.train_source, Mixture):
-        inputs.train_source.write(folder.path)
+        with written(folder.path / "mixture.json"):
+            inputs.train_source.write(folder.path)
     return folder, checkpoint
 
 
 def write_model(policy: Policy, folder: RunFolder, inputs: RunInputs) -> None:
     """Rank 0 writes the trained model into the run folder. Collective.
 
-    Raises RunError, on all ranks, when the disk is full.
+    Raises RunError, on all ranks, when the disk is full, and ConfigError where this user may not write.
     """
 
     def write() -> None:
@@ -66,11 +74,8 @@ def write_model(policy: Policy, folder: RunFolder, inputs: RunInputs) -> None:
         except OSError as error:
             if not begun:
                 gather_weights(policy)  # the other ranks wait for this one
-            raise RunError(
-                f"the model cannot be written to '{folder.model}' ({error.strerror or error}), "
-                f"{format_bytes(free_bytes(folder.path))} are free there; free space and resume with "
-                "ckpt_path=last"
-            ) from error
+            what = f"the model cannot be written to '{folder.model}'"
+            raise unwritable(what, folder.path, error) from error
 
     if not is_rank_zero():
         gather_weights(policy)  # `save` gathers the same weights in the same order

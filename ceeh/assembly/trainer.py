@@ -19,10 +19,11 @@ from ceeh.config.settings import Config, to_public_yaml
 from ceeh.data.engine.base import RolloutEngine
 from ceeh.errors import user_code
 from ceeh.run.checkpoint import read_checkpoint
+from ceeh.run.disk_space import written
 from ceeh.run.folder import RunFolder
 from ceeh.run.metrics_file import JSONLLogger
 from ceeh.run.sharded_strategy import ShardedStrategy
-from ceeh.runtime.distributed import processes_here, world_size
+from ceeh.runtime.distributed import from_rank_zero, processes_here, world_size
 from ceeh.runtime.lightning_private import disable_signal_handlers
 from ceeh.runtime.text import redact
 from ceeh.tracking import system_callbacks
@@ -33,10 +34,15 @@ from ceeh.tracking.logger import GuardedMLFlowLogger
 def build_loggers(
     config: RunConfig, inputs: RunInputs, folder: RunFolder, checkpoint: Path | None
 ) -> tuple[JSONLLogger, GuardedMLFlowLogger | None]:
-    """The loggers; metrics.jsonl continues from the checkpoint's step."""
+    """The loggers; metrics.jsonl continues from the checkpoint's step. Collective."""
     jsonl = JSONLLogger(folder.path)
     kept = read_checkpoint(checkpoint, weights=False) if checkpoint else {}
-    jsonl.resume_from_step(kept.get("rollout_step", 0), kept.get(METRICS))
+
+    def drop_later() -> None:
+        with written(jsonl.path):
+            jsonl.resume_from_step(kept.get("rollout_step", 0), kept.get(METRICS))
+
+    from_rank_zero(drop_later)
     if not config.tracking.mlflow:
         return jsonl, None
     mlflow = GuardedMLFlowLogger(

@@ -57,6 +57,9 @@ def evaluate(
     Raises ConfigError for bad input, before any engine starts where possible.
     """
     quieten()
+    if protocol.tracking.mlflow:  # `track` reads them after the last sample
+        for place in (folder, *([source.run.path] if source.run else [])):
+            read_state(place)
     accelerator = resolve_accelerator(protocol.hardware)
     tokenizer = load_tokenizer(source.model_path, source.trust_remote_code)
     model = load_config(source.model_path, source.trust_remote_code)

@@ -21,6 +21,7 @@ from ceeh.evaluation.results import Results, build_record
 from ceeh.evaluation.samples import COLUMNS, SampleTable
 from ceeh.evaluation.store import BenchmarkSamples
 from ceeh.run.atomic import atomic_write
+from ceeh.run.disk_space import written
 from ceeh.run.folder import RunFolder
 from ceeh.runtime.paths import expanded
 from ceeh.runtime.text import escape
@@ -29,11 +30,17 @@ NAME = "held_out"
 
 
 def write_table(file: Path, table: SampleTable, uids: Sequence[str], conditions: str) -> None:
-    """The samples of the questions `uids` as one .npz; `conditions` is a digest of how they were sampled."""
-    file.parent.mkdir(exist_ok=True)
+    """The samples of the questions `uids` as one .npz; `conditions` is a digest of how they were sampled.
+
+    Raises RunError when the disk is full.
+    """
     columns = {column: getattr(table, column).numpy() for column in COLUMNS}
-    with atomic_write(file) as target:
-        np.savez_compressed(target, uid=np.array(uids), conditions=np.array(conditions), **columns)
+    with written(file):
+        file.parent.mkdir(exist_ok=True)
+        with atomic_write(file) as target:
+            np.savez_compressed(
+                target, uid=np.array(uids), conditions=np.array(conditions), **columns
+            )
 
 
 def read_table(file: Path) -> tuple[tuple[str, ...], SampleTable]:

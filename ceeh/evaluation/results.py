@@ -15,6 +15,7 @@ from ceeh.errors import ConfigError
 from ceeh.evaluation.bootstrap import Estimates, Interval, average, estimates, intervals
 from ceeh.evaluation.store import BenchmarkSamples, SampleStore
 from ceeh.run.atomic import atomic_write_text
+from ceeh.run.record import read_record
 from ceeh.runtime.paths import expanded
 from ceeh.runtime.rng import derived_seed
 from ceeh.runtime.text import escape, redact, show
@@ -110,31 +111,29 @@ def read_results(place: str) -> Results:
     """
     folder = results_folder(place)
     file = folder / FILE
-    if not file.is_file():
+    record = read_results_file(file)
+    if record is None:
         raise ConfigError(
             f"'{place}' holds no {FILE}; give the output folder of python -m ceeh.evaluate, or a "
             "run folder"
         )
-    try:
-        record = json.loads(file.read_text())
-        version, benchmarks, name = record["format"], record["benchmarks"], record["name"]
-        if version == FORMAT:
-            _check_shape(record)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(
-            f"{file} is not a file of python -m ceeh.evaluate ({type(error).__name__}: {error}); "
-            "evaluate again"
-        ) from error
-    if version != FORMAT:
-        raise ConfigError(
-            f"{file} has format {version}, this version reads {FORMAT}; evaluate again, the samples are kept"
-        )
+    benchmarks, name = record["benchmarks"], record["name"]
     samples = {key: value for key, value in SampleStore(folder).read() if key in benchmarks}
     if missing := benchmarks.keys() - samples.keys():
         raise ConfigError(
             f"{folder}/samples.parquet lacks {', '.join(sorted(missing))}; evaluate again"
         )
     return Results(name=escape(name), folder=folder, record=record, benchmarks=samples)
+
+
+def read_results_file(file: Path) -> dict[str, Any] | None:
+    """A results.json, None where there is none. Raises ConfigError for one that this version cannot read."""
+    cure = "evaluate again, the samples are kept"
+    record = read_record(file, _check_shape, of="python -m ceeh.evaluate", cure=cure)
+    if record is not None and record["format"] != FORMAT:
+        version = record["format"]
+        raise ConfigError(f"{file} has format {version}, this version reads {FORMAT}; {cure}")
+    return record
 
 
 def results_folder(place: str) -> Path:
@@ -150,7 +149,12 @@ def has_results(place: str) -> bool:
 
 
 def _check_shape(record: Mapping[str, Any]) -> None:
-    """Raises KeyError, TypeError or AttributeError for a record that lacks what readers use."""
+    """Raises KeyError, TypeError or AttributeError for a record that lacks what readers use.
+
+    Of another format, only the format must be there.
+    """
+    if record["format"] != FORMAT:
+        return
     values: list[tuple[Any, Any]] = [(record["name"], str)]
     values += [(record[key], dict) for key in ("model", "protocol", "versions", "average")]
     for each in record["benchmarks"].values():

@@ -129,15 +129,18 @@ class SampleStore:
             pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), file)
 
     def finish(self, benchmarks: Sequence[str]) -> None:
-        """Joins the parts into samples.parquet, in the order of `benchmarks`, then of the questions."""
+        """Joins the parts into samples.parquet, in the order of `benchmarks`, then of the questions.
+
+        Raises ConfigError for a damaged part; the others stay.
+        """
         done = self.finished()
         if set(benchmarks) <= done:
             return
-        tables = [pq.read_table(self.file)] if done else []
+        tables = [_read(self.file, SCHEMA.names)] if done else []
         for benchmark in benchmarks:
             if benchmark not in done:
                 parts = sorted((self.folder / "parts" / benchmark).glob("*.parquet"))
-                joined = pa.concat_tables([pq.read_table(part) for part in parts])
+                joined = pa.concat_tables(map(_read_part, parts))
                 tables.append(joined.sort_by([("index", "ascending"), ("sample", "ascending")]))
         with atomic_write(self.file) as file:
             pq.write_table(pa.concat_tables(tables), file)
@@ -167,6 +170,16 @@ def _read(file: Path, columns: list[str]) -> pa.Table:
         return pq.read_table(file, columns=columns)
     except (OSError, ValueError, KeyError) as error:
         raise _foreign(file, error) from error
+
+
+def _read_part(file: Path) -> pa.Table:
+    try:
+        return pq.read_table(file, columns=SCHEMA.names).cast(SCHEMA)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"'{file}' cannot be read as samples of an evaluation ({first_line(error)}); remove it and "
+            "evaluate again: only what was in it is sampled again"
+        ) from error
 
 
 def _foreign(file: Path, error: Exception) -> ConfigError:

@@ -155,7 +155,11 @@ def metadata(export: Export) -> ModelCardData:
 def training_sources(export: Export) -> list[Component]:
     if export.mixture is None:
         return [export.config.prompts.train]
-    sources = [part["source"] for part in export.mixture["parts"]]
+    return mixture_sources(export.mixture)
+
+
+def mixture_sources(mixture: Mapping[str, Any]) -> list[Component]:
+    sources = [part["source"] for part in mixture["parts"]]
     return [Component(one["class_path"], one.get("init_args", {})) for one in sources]
 
 
@@ -238,14 +242,17 @@ def describe(component: Component) -> str:
 
 def describe_questions(export: Export) -> str:
     """The source; for a mixture, what it drew and what it dropped."""
-    sources, mixture = training_sources(export), export.mixture
-    if mixture is None:
-        return describe(sources[0])
+    if export.mixture is None:
+        return describe(export.config.prompts.train)
+    return describe_mixture(export.mixture)
+
+
+def describe_mixture(mixture: Mapping[str, Any]) -> str:
     parts = [
         f"{part['name']}: {part['drawn']} of {part['read']}, {describe(source)}, without "
         f"{part['duplicates']} duplicates and {sum(part['contaminated'].values())} that repeat a "
         "benchmark's"
-        for part, source in zip(mixture["parts"], sources, strict=True)
+        for part, source in zip(mixture["parts"], mixture_sources(mixture), strict=True)
     ]
     against = ", ".join(mixture["benchmarks"])
     compared = (

@@ -15,7 +15,7 @@ from ceeh.config.rules import NOT_NEGATIVE, check
 from ceeh.errors import ConfigError, RunError
 from ceeh.export.card import Export, write_card
 from ceeh.export.run import check_push, push, upload_command
-from ceeh.export.source import read_json
+from ceeh.export.source import read_mixture
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.sharding import gather_weights
 from ceeh.pretrained.loading import load_tokenizer, resolve_model
@@ -172,7 +172,7 @@ class HubPush(Callback):
             rollout_step=module.rollout_step,
             summary=None,
             evaluation=None,
-            mixture=read_json(run / "mixture.json"),
+            mixture=read_mixture(run),
             adapter=self.adapter,
             dtype=str(torch.float32 if self.adapter else policy.dtype).removeprefix("torch."),
             command="ceeh.export.hub_push.HubPush",

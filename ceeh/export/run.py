@@ -15,7 +15,13 @@ from transformers.utils.logging import disable_progress_bar
 from ceeh.errors import ConfigError, RunError, first_line
 from ceeh.export.card import COMPLETIONS, SETTINGS, Export, public, write_card
 from ceeh.export.reload import check_reload, fixed_sequence, trainer_logprobs
-from ceeh.export.source import evaluation_of, open_run, read_json, with_weights_for
+from ceeh.export.source import (
+    evaluation_of,
+    open_run,
+    read_mixture,
+    read_summary,
+    with_weights_for,
+)
 from ceeh.modules.restore import load_policy
 from ceeh.pretrained.loading import load_tokenizer
 from ceeh.run.atomic import atomic_folder
@@ -63,9 +69,9 @@ def export(
     evaluation = evaluation_of(source)
     source = with_weights_for(source, config, adapter=adapter, dtype=dtype)
     tokenizer = load_tokenizer(source.model_path, trust_remote_code)
+    summary, mixture = read_summary(run.path), read_mixture(run.path)
     policy = load_policy(source, temperature=config.rollouts.temperature)
     step, stored = source.rollout_step, dtype or (torch.float32 if adapter else policy.dtype)
-    summary = read_json(run.path / "summary.json")
     if summary is not None and summary["rollout_step"] != step:
         summary = None  # measured on other weights
     responses = run.path / "held_out" / "tuned.parquet"
@@ -81,7 +87,7 @@ def export(
         rollout_step=step,
         summary=summary,
         evaluation=evaluation,
-        mixture=read_json(run.path / "mixture.json"),
+        mixture=mixture,
         adapter=adapter,
         dtype=str(stored).removeprefix("torch."),
         command=command,

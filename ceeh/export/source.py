@@ -1,6 +1,5 @@
 """Selects the weights of a run that an export takes, and the results that belong to them."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,14 @@ import torch
 
 from ceeh.config.settings import Config
 from ceeh.errors import ConfigError
+from ceeh.evaluation.results import read_results_file
+from ceeh.export.card import describe_mixture
 from ceeh.pretrained.loading import load_config
 from ceeh.pretrained.locate import ModelSource, open_trained
+from ceeh.reporting.run_page import summary_grid
 from ceeh.run.folder import RunFolder
 from ceeh.run.places import check_run
+from ceeh.run.record import read_record
 from ceeh.runtime.versions import weights_digest
 
 
@@ -75,10 +78,23 @@ def with_weights_for(
 def evaluation_of(source: ModelSource) -> dict[str, Any] | None:
     """results.json of `ceeh.evaluate RUN` if it measured the weights of `source`."""
     assert source.run is not None
-    record = read_json(source.run.path / "evaluation" / "results.json")
+    if source.checkpoint is not None:
+        return None
+    record = read_results_file(source.run.path / "evaluation" / "results.json")
     same = record is not None and record["model"].get("digest") == weights_digest(source.model_path)
-    return record if same and source.checkpoint is None else None
+    return record if same else None
 
 
-def read_json(file: Path) -> dict[str, Any] | None:
-    return json.loads(file.read_text()) if file.is_file() else None
+def read_summary(run: Path) -> dict[str, Any] | None:
+    """A run's summary.json, None without one. Raises ConfigError for a damaged one."""
+    cure = (
+        "resume the run with ckpt_path=last, which writes it again, or remove it: the card then has no "
+        "held-out results"
+    )
+    return read_record(run / "summary.json", summary_grid, of="python -m ceeh.fit", cure=cure)
+
+
+def read_mixture(run: Path) -> dict[str, Any] | None:
+    """A run's mixture.json, None without one. Raises ConfigError for a damaged one."""
+    cure = "restore a copy, or remove it: the card then names the mixture without its counts"
+    return read_record(run / "mixture.json", describe_mixture, of="python -m ceeh.fit", cure=cure)

@@ -9,6 +9,7 @@ from jinja2 import Environment
 from ceeh.reporting.examples import OUTCOMES, SHADES, Section
 from ceeh.reporting.grid import Grid
 from ceeh.reporting.panels import Panel, picture
+from ceeh.run.atomic import atomic_write_text
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 
@@ -42,7 +43,8 @@ def write_html(
         ]
         groups.append((heading, drawn, left_out))
     report = folder / "report.html"
-    report.write_text(
+    atomic_write_text(
+        report,
         page.render(
             title=title,
             grids=grids,
@@ -52,7 +54,7 @@ def write_html(
             shades=[0, *SHADES],
             notes=notes,
             settings=settings,
-        )
+        ),
     )
     return report
 

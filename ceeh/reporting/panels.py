@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ceeh.reporting import style
+from ceeh.run.atomic import atomic_write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,4 +47,5 @@ def write_overview(path: Path, panels: Sequence[Panel]) -> None:
     figure = style.new_figure()
     for axes, panel in zip(figure.subplots(2, 3).flat, panels, strict=True):
         panel.onto(axes)
-    figure.savefig(path, format="png")
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png")

@@ -1,13 +1,15 @@
-"""Disk space: how much checkpoints take, how much is free, and whether it is enough."""
+"""Disk space: how much checkpoints take, how much is free, and what to say where it is not enough."""
 
+import errno
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
 
-from ceeh.errors import RunError
+from ceeh.errors import ConfigError, RunError
 from ceeh.run.checkpoint import checkpoint_files
 from ceeh.run.shards import size_of
 
@@ -48,6 +50,30 @@ def check_space(checkpoints: Path, one: int, keep: int) -> None:
             f"{format_bytes(needed)} more; free space, or saves will fail",
             stacklevel=2,
         )
+
+
+@contextmanager
+def written(file: Path) -> Iterator[None]:
+    """Inside, an OSError means that `file` of a run is not written; see `unwritable`."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(f"'{file}' cannot be written", file, error) from error
+
+
+def unwritable(what: str, place: Path, error: OSError) -> ConfigError | RunError:
+    """What to raise where a run cannot write to `place`: ConfigError where it may not, else RunError."""
+    other = error.filename2 or error.filename  # what it was renamed or linked to
+    reason = f"{error.strerror or error}{f': {other}' if other else ''}"
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return ConfigError(
+            f"{what} ({reason}); make the run folder and all in it writable for this user, or copy it "
+            "to another output, and resume with ckpt_path=last"
+        )
+    return RunError(
+        f"{what} ({reason}), {format_bytes(free_bytes(place))} are free there; free space and resume with "
+        "ckpt_path=last"
+    )
 
 
 def format_bytes(size: float) -> str:

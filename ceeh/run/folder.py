@@ -1,15 +1,18 @@
 """The run folder: `<output>/<name>/`, with a number when taken; `<output>/latest` points at the newest."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 
 from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_link, remove_partial
 from ceeh.run.checkpoint import checkpoint_files, fault, newest_checkpoint
+from ceeh.run.metrics_file import read_rows
 from ceeh.run.places import claimed
+from ceeh.run.record import read_record
+from ceeh.run.rollout_files import rollout_files
 from ceeh.runtime.distributed import say
 
 
@@ -41,20 +44,22 @@ class RunFolder:
         return newest_checkpoint(self.checkpoints)
 
     def last_rollout_step(self) -> int | None:
-        """The last measured step, None without metrics.jsonl."""
-        file = self.path / "metrics.jsonl"
-        for line in reversed(file.read_text().splitlines() if file.is_file() else []):
-            with suppress(ValueError):  # a half line that a crash left
-                return json.loads(line)["rollout_step"]
-        return None
+        """The last measured step, None without one in metrics.jsonl."""
+        rows = read_rows(self.path)
+        return rows[-1]["rollout_step"] if rows else None
 
     def final_step(self, steps: int) -> int:
         """The rollout step after which a finished run ended; `steps`, unless it ended early.
 
         `trainer.max_time` and callbacks that set `should_stop` end a run early.
         """
-        summary = self.path / "summary.json"
-        return json.loads(summary.read_text())["rollout_step"] if summary.is_file() else steps
+        summary = read_record(
+            self.path / "summary.json",
+            itemgetter("rollout_step"),
+            of="python -m ceeh.fit",
+            cure="resume the run with ckpt_path=last, which writes it again, or remove it",
+        )
+        return summary["rollout_step"] if summary else steps
 
     @classmethod
     def create(cls, output: str, name: str) -> "RunFolder":
@@ -137,9 +142,10 @@ class RunFolder:
         for step, file in checkpoint_files(self.checkpoints).items():
             if step > rollout_step:
                 file.rename(file.with_name(f"{file.name}.abandoned"))
-        for file in self.rollouts.glob("*-*.parquet"):  # step-000012, skipped-000012
-            if int(file.stem.rpartition("-")[2]) > rollout_step:
-                file.unlink()
+        for kind in ("step", "skipped"):
+            for step, file in rollout_files(self.rollouts, kind).items():
+                if step > rollout_step:
+                    file.unlink()
 
     def refuse_links(self) -> None:
         """Raises ConfigError for a link inside: writing to it would change a file elsewhere."""

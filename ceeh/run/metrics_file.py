@@ -3,17 +3,59 @@
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_write
 
+FILE = "metrics.jsonl"
 ROLLOUT_STEP = "rollout/step"
+
+
+class Line(NamedTuple):
+    """A line of metrics.jsonl: where it begins in the file, its bytes, and its content."""
+
+    offset: int
+    content: bytes
+    row: dict[str, Any]
+
+
+def read_lines(file: Path, start: int = 0) -> Iterator[Line]:
+    """The lines of a run's metrics.jsonl from offset `start` on; none where there is no file.
+
+    Leaves out what is not a mapping with a whole number as `rollout_step`: half a line, which a crash or a
+    write leaves, two lines over each other, and what a run did not write. Raises ConfigError for a file that
+    this user may not read.
+    """
+    if not file.is_file():
+        return
+    try:
+        opened = file.open("rb")
+    except PermissionError as error:
+        raise ConfigError(
+            f"'{file}' cannot be read ({error.strerror}); make it readable for this user"
+        ) from error
+    with opened as lines:
+        offset = lines.seek(start)
+        for content in lines:
+            try:
+                row = json.loads(content)
+            except (ValueError, RecursionError):
+                row = None
+            if isinstance(row, dict) and type(row.get("rollout_step")) is int:
+                yield Line(offset, content, row)
+            offset += len(content)
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """What is in the metrics.jsonl of the run in `folder`, see `read_lines`."""
+    return [line.row for line in read_lines(folder / FILE)]
 
 
 def stable_name(name: str) -> str:
@@ -36,13 +78,13 @@ class JSONLLogger(Logger):
     place, so the file is complete after every call. Metrics without `rollout/step` (an evaluation) belong to
     the last rollout step, to 0 before the first, and in `of_base` always to 0. `global_step` is the `step`
     that Lightning passes: finished batches, from 0, under manual optimization. Infinite and undefined
-    values are null. Opening the file removes a half line that a crash left. Lines that do not fit on a full
-    disk are written later; one warning says so.
+    values are null. A resume removes what `read_lines` leaves out. Lines that do not fit on a full disk are
+    written later; one warning says so.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / FILE
         self._rows: list[dict[str, Any]] = []
         """The current step's, after those that are not on disk."""
         self._offset = 0
@@ -52,7 +94,7 @@ class JSONLLogger(Logger):
         """The base's line, while it is measured again."""
         self._new_base: dict[str, Any] | None = None
         """The base's line, until it has replaced the one in the file."""
-        self._keep(math.inf)
+        self._continue()
 
     @property
     def name(self) -> str:
@@ -75,7 +117,10 @@ class JSONLLogger(Logger):
 
         `row` is that step's line from the checkpoint, for a run that was killed before it wrote it.
         """
-        self._keep(rollout_step)
+        if self.path.exists():
+            kept = self._whole(rollout_step)
+            self._rewrite([line.content for line in kept])
+            self._rows = [line.row for line in kept[-1:]]
         if row is not None and self._step < row["rollout_step"]:
             self._write(dict(row))
 
@@ -104,7 +149,7 @@ class JSONLLogger(Logger):
             base = self._base
         finally:
             self._base = None
-        if base != json.loads(self.path.read_bytes().splitlines()[0]):
+        if read_rows(self.path.parent)[:1] != [base]:
             tell(base)
             self._new_base = base
             self._flush()
@@ -156,29 +201,28 @@ class JSONLLogger(Logger):
         """Rewrites the file with `_new_base`, if any, in place of the line of step 0."""
         if self._new_base is None:
             return
-        first, *others = self.path.read_bytes().splitlines(keepends=True)
-        if json.loads(first)["rollout_step"] > 0:  # killed before the base's line was written
-            first, others = b"", [first, *others]
         line = json.dumps(self._new_base, allow_nan=False).encode() + b"\n"
-        with atomic_write(self.path) as file:
-            file.writelines([line, *others])
-        self._offset += len(line) - len(first)
+        # A run that was killed before the base's line was written has none of step 0.
+        others = [each.content for each in read_lines(self.path) if each.row["rollout_step"] > 0]
+        self._rewrite([line, *others])
         self._new_base = None
 
     @rank_zero_only
-    def _keep(self, last_step: int | float) -> None:
-        """Rewrites the file with the whole lines up to `last_step`."""
-        if not self.path.exists():
-            return
-        kept: list[tuple[bytes, dict[str, Any]]] = []
-        for line in self.path.read_bytes().splitlines(keepends=True):
-            try:
-                row = json.loads(line)
-            except ValueError:  # a half line, or two written over each other
-                continue
-            if line.endswith(b"\n") and row["rollout_step"] <= last_step:
-                kept.append((line, row))
+    def _continue(self) -> None:
+        """The next line is the last one in the file, or comes after it."""
+        for line in self._whole(math.inf)[-1:]:
+            self._rows, self._offset = [line.row], line.offset
+
+    def _whole(self, last_step: int | float) -> list[Line]:
+        """The lines up to `last_step` that end."""
+        return [
+            line
+            for line in read_lines(self.path)
+            if line.content.endswith(b"\n") and line.row["rollout_step"] <= last_step
+        ]
+
+    def _rewrite(self, lines: Sequence[bytes]) -> None:
+        """Replaces the file. The last of `lines` is that of the current step, which may still grow."""
         with atomic_write(self.path) as file:
-            file.writelines(line for line, _ in kept)
-        self._rows = [row for _, row in kept[-1:]]
-        self._offset = sum(len(line) for line, _ in kept[:-1])
+            file.writelines(lines)
+        self._offset = sum(map(len, lines[:-1]))

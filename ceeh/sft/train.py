@@ -17,6 +17,7 @@ from ceeh.export.card import write_supervised_card
 from ceeh.modules.policy import Policy
 from ceeh.modules.sft import SFTModule
 from ceeh.run.checkpoint import checkpoint_files
+from ceeh.run.disk_space import written
 from ceeh.runtime import shutdown
 from ceeh.runtime.distributed import (
     from_rank_zero,
@@ -96,12 +97,13 @@ def train(config: SFTConfig) -> Path:
             trainer.validate(module, dataloaders=unseen, verbose=False)
         write_model(policy, folder, inputs)
         if is_rank_zero():
-            write_supervised_card(
-                folder.model,
-                base=config.model.path,
-                source=config.prompts.train,
-                steps=config.steps,
-            )
+            with written(folder.model / "README.md"):
+                write_supervised_card(
+                    folder.model,
+                    base=config.model.path,
+                    source=config.prompts.train,
+                    steps=config.steps,
+                )
     if mlflow is not None:
         mlflow.log_weights(checkpoint_files(folder.checkpoints) | {config.steps: folder.model})
         mlflow.log_folder(folder.model, "model")

@@ -1,6 +1,5 @@
 """From a study's configuration to its runs: the commands of each, and whether what is there fits them."""
 
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from ceeh.config.typed import shown, shown_option
 from ceeh.data.benchmarks import Benchmark, benchmark_name
 from ceeh.errors import ConfigError
 from ceeh.evaluation.config import EvaluationConfig, load_evaluation_config
-from ceeh.evaluation.results import FILE, read_results
+from ceeh.evaluation.results import FILE, read_results, read_results_file
 from ceeh.evaluation.store import SampleStore
 from ceeh.run.atomic import atomic_write_text
 from ceeh.run.places import STUDY, check_report_folder
@@ -76,8 +75,9 @@ class Plan:
     def evaluated(self, run: StudyRun) -> bool:
         """Whether the run's evaluation has all benchmarks; one that cannot be read is made again."""
         file = run.evaluation / FILE
-        with suppress(FileNotFoundError, ValueError, KeyError):
-            return self.benchmarks.keys() <= json.loads(file.read_text())["benchmarks"].keys()
+        with suppress(ConfigError):
+            if record := read_results_file(file):
+                return self.benchmarks.keys() <= record["benchmarks"].keys()
         return False
 
     def state(self, run: StudyRun) -> str:

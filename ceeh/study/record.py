@@ -3,7 +3,6 @@
 Axis: Q questions.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
@@ -29,6 +28,7 @@ from ceeh.evaluation.metrics import hard_below, majority_sizes
 from ceeh.evaluation.results import read_results
 from ceeh.evaluation.samples import NO_ANSWER, SampleTable
 from ceeh.evaluation.store import BenchmarkSamples
+from ceeh.run.metrics_file import read_rows
 from ceeh.runtime.rng import derived_seed
 from ceeh.runtime.versions import provenance
 from ceeh.study.plan import Plan, StudyRun
@@ -199,10 +199,9 @@ def entropy_curve(plan: Plan, arm: str) -> Mapping[str, Sequence[float]] | None:
     """
     by_step: dict[int, list[float]] = {}
     for run in plan.runs:
-        file = run.folder / "metrics.jsonl"
-        if run.arm != arm or not run.trained or not file.is_file():
+        if run.arm != arm or not run.trained:
             continue
-        for row in map(json.loads, file.read_text().splitlines()):
+        for row in read_rows(run.folder):
             if row.get(ENTROPY) is not None:
                 by_step.setdefault(row["rollout_step"], []).append(row[ENTROPY])
     if not by_step:

@@ -21,7 +21,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from ceeh.errors import RunError
 from ceeh.run.atomic import atomic_write_text
 from ceeh.run.folder import config_files
-from ceeh.run.metrics_file import stable_name
+from ceeh.run.metrics_file import FILE, read_lines, stable_name
 from ceeh.runtime.distributed import say
 from ceeh.runtime.text import escape, flatten, redact
 from ceeh.runtime.versions import provenance
@@ -54,7 +54,7 @@ class GuardedMLFlowLogger(Logger):
         self, *, uri: str, experiment: str, run_name: str, folder: Path, parent: str | None = None
     ) -> None:
         super().__init__()
-        self.folder, self.metrics_file = folder, folder / "metrics.jsonl"
+        self.folder, self.metrics_file = folder, folder / FILE
         known = read_state(folder)
         new: dict[str, Any] = {
             "key": uuid.uuid4().hex,
@@ -236,30 +236,24 @@ class GuardedMLFlowLogger(Logger):
         return None
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Offset and content of each line of metrics.jsonl that is new, or longer than when delivered."""
-        if not self.metrics_file.is_file():
-            return
-        with self.metrics_file.open("rb") as file:
-            offset = file.seek(self.state["offset"])
-            for line in file:
-                with suppress(ValueError):  # a line that is being written: read at the next attempt
-                    if (row := json.loads(line)) != self.state["row"]:
-                        yield offset, row
-                offset += len(line)
+        """Offset and content of each line of metrics.jsonl that is new, or longer than when delivered.
+
+        One that is being written is read at the next attempt.
+        """
+        for line in read_lines(self.metrics_file, self.state["offset"]):
+            if line.row != self.state["row"]:
+                yield line.offset, line.row
 
     def _rewind(self) -> None:
         """Moves `offset` to the line of the last step delivered, or the last line that a resume has left."""
         now = self._file_state()
         self._inode = now and now.st_ino
         """Another where the file was rewritten with a new first line, so that all others begin elsewhere."""
-        content = self.metrics_file.read_bytes() if now else b""
-        delivered, start, offset = self.state["row"].get("rollout_step", 0), 0, 0
-        for line in content.splitlines(keepends=True):
-            with suppress(ValueError):  # a line that is being written
-                if json.loads(line)["rollout_step"] > delivered:
-                    break
-                start = offset
-            offset += len(line)
+        delivered, start = self.state["row"].get("rollout_step", 0), 0
+        for line in read_lines(self.metrics_file):
+            if line.row["rollout_step"] > delivered:
+                break
+            start = line.offset
         self.state["offset"] = start
 
     def _file_state(self) -> os.stat_result | None:

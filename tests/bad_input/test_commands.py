@@ -10,6 +10,7 @@ import pytest
 from ceeh import compare, evaluate
 from ceeh.data.mixture import __main__ as mixture
 from ceeh.export import __main__ as export
+from ceeh.tracking import __main__ as tracking
 from tests.commands import assert_refused, contents, said
 from tests.conftest import FinishedRun
 from tests.test_compare import write
@@ -21,6 +22,7 @@ MAINS = {
     "compare": compare.main,
     "export": export.main,
     "mixture": mixture.main,
+    "tracking": tracking.main,
 }
 
 
@@ -46,6 +48,27 @@ def place(full_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Pa
     shutil.copytree(here / "good", here / "unsampled")
     (here / "unsampled" / "samples.parquet").unlink()
     shutil.copytree(full_run.path, here / "run")
+    summary = (full_run.path / "summary.json").read_text()
+    for name, file, content in (
+        ("cutsummary", "summary.json", summary[: len(summary) // 2]),
+        ("listedsummary", "summary.json", "[1]"),
+        ("othersummary", "summary.json", summary.replace('"easy"', '"medium"')),
+        ("textsummary", "summary.json", summary.replace('"value": 0', '"value": "0')),
+        ("cutresults", "evaluation/results.json", '{"format": 2, "name": "a'),
+        ("otherresults", "evaluation/results.json", '{"format": 2, "benchmarks": {}}'),
+        ("oldresults", "evaluation/results.json", '{"format": 1, "benchmarks": {}}'),
+        ("cutmixture", "mixture.json", '{"parts": ['),
+        ("othermixture", "mixture.json", '{"parts": [{"name": "a"}]}'),
+        ("cutstate", "mlflow.json", '{"key": "a", "uri'),
+        ("listedstate", "mlflow.json", "[1]"),
+        ("otherstate", "mlflow.json", '{"uri": "sqlite:///mlflow.db"}'),
+        ("textstate", "mlflow.json", STATE.replace('"offset": 0', '"offset": "0"')),
+        ("entrystate", "mlflow.json", STATE.replace("[]", "[1]")),
+        ("rowstate", "mlflow.json", STATE.replace("{}", '{"rollout_step": "1"}')),
+    ):
+        shutil.copytree(full_run.path, here / name)
+        (here / name / file).parent.mkdir(exist_ok=True)
+        (here / name / file).write_text(content)
     for name, content in (("nokeys", "seed: 1\nsed: 2\n"), ("notyaml", "["), ("list", "- 1\n")):
         (here / name).mkdir()
         (here / name / "config.yaml").write_text(content)
@@ -63,6 +86,11 @@ def place(full_run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return here
 
 
+STATE = json.dumps(
+    dict.fromkeys(("key", "uri", "experiment", "run_name"), "sqlite:///mlflow.db")
+    | {"entries": [], "delivered": 0, "offset": 0, "row": {}}
+)
+"""An mlflow.json that can be read."""
 ON = "--benchmarks starter"
 TWO = "prompts.train.init_args.parts.a.questions=2"
 CASES = {
@@ -101,15 +129,15 @@ CASES = {
     "compare good good": "two results are called 'good'; label them",
     "compare good none": "'none' does not exist; give the output folder",
     "compare good fewer": "it has 3 questions and lacks 3 of the 6 of good",
-    "compare good x=shape": "shape/results.json is not a file of",
+    "compare good x=shape": "shape/results.json' is not a file of",
     "compare good x=future": "has format 9, this version reads 2",
     "compare good x=short": "short/samples.parquet cannot be read as samples",
     "compare good x=swapped": "swapped/samples.parquet cannot be read as samples",
     "compare good x=unsampled": "unsampled/samples.parquet cannot be read as samples",
-    "compare good x=empty": "empty/results.json is not a file of ... evaluate again",
-    "compare good x=utf16": "utf16/results.json is not a file of",
-    "compare good x=binary": "binary/results.json is not a file of",
-    "compare good x=deep": "deep/results.json is not a file of",
+    "compare good x=empty": "empty/results.json' is not a file of ... evaluate again",
+    "compare good x=utf16": "utf16/results.json' is not a file of",
+    "compare good x=binary": "binary/results.json' is not a file of",
+    "compare good x=deep": "deep/results.json' is not a file of",
     "compare good x=good --output file/below": "--output: ... is a file; give a folder",
     "compare good x=good --output run": "--output: 'run' is the folder of a run ... another folder",
     "compare good x=good --output good": "the folder of an evaluation (settings.json), whose report",
@@ -127,6 +155,23 @@ CASES = {
     "export run out --checkpoint none.ckpt": "no such file; checkpoints of 'run': step-000002.ckpt",
     "export run out --adapter": "has no adapter",
     "export run out --push-to-hub a/b/c": "write user/name",
+    "export cutsummary out": "cutsummary/summary.json' is not a file of ... resume the run",
+    "export listedsummary out": "listedsummary/summary.json' ... it is not a mapping",
+    "export othersummary out": "othersummary/summary.json' ... KeyError: 'easy'",
+    "export textsummary out": "textsummary/summary.json' is not a file of",
+    "export cutresults out": "evaluation/results.json' is not a file of ... evaluate again",
+    "export otherresults out": "evaluation/results.json' is not a file of ... KeyError: 'name'",
+    "export oldresults out": "evaluation/results.json has format 1, this version reads 2",
+    "export cutmixture out": "cutmixture/mixture.json' is not a file of ... or remove it",
+    "export othermixture out": "othermixture/mixture.json' ... KeyError: 'source'",
+    "tracking cutstate": "cutstate/mlflow.json' is not a file of ... or remove it",
+    "tracking listedstate": "listedstate/mlflow.json' ... it is not a mapping",
+    "tracking otherstate": "otherstate/mlflow.json' ... KeyError: 'key'",
+    "tracking textstate": "textstate/mlflow.json' ... str '0' where int is expected",
+    "tracking entrystate": "entrystate/mlflow.json' ... int 1 where dict is expected",
+    "tracking rowstate": "rowstate/mlflow.json' ... str '1' where int is expected",
+    f"evaluate cutstate {ON} limit=1": "cutstate/mlflow.json' is not a file of",
+    f"evaluate run {ON} limit=1 --output cutstate": "cutstate/mlflow.json' is not a file of",
     "mixture --config none.yaml": "no file 'none.yaml'",
     "mixture --config list/config.yaml": "must hold a mapping of keys",
     f"mixture --config {ROOT}/configs/ceeh.yaml": "which is not a mixture",

@@ -78,6 +78,10 @@ def test_files_after_the_checkpoint_and_partial_files_are_removed(tmp_path: Path
     run.rollouts.mkdir()
     for step in (1, 4, 5):
         (run.rollouts / f"step-{step:06d}.parquet").touch()
+    (run.rollouts / "skipped-000005.parquet").touch()
+    of_others = ("step-old.parquet", "a-b.parquet", "other-000009.parquet", "step-000009.csv")
+    for name in of_others:
+        (run.rollouts / name).touch()
     for name in (".config.yaml.partial", "checkpoints/.step-000008.ckpt.partial"):
         (run.path / name).touch()
     run.drop_after(4)
@@ -88,6 +92,7 @@ def test_files_after_the_checkpoint_and_partial_files_are_removed(tmp_path: Path
         "checkpoints/step-000006.ckpt.abandoned",
         "rollouts/step-000001.parquet",
         "rollouts/step-000004.parquet",
+        *(f"rollouts/{name}" for name in of_others),
     }
     assert run.newest_checkpoint() == files[1]
 

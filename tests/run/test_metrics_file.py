@@ -3,13 +3,27 @@
 import json
 import math
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from ceeh.run.metrics_file import JSONLLogger
+from ceeh.run.folder import RunFolder
+from ceeh.run.metrics_file import JSONLLogger, read_lines, read_rows
 from tests.limits import largest_file
+
+FOREIGN = (
+    b'{"reward": 1}',
+    b'{"rollout_step": "2"}',
+    b'{"rollout_step": 2.5}',
+    b"[1, 2]",
+    b"9",
+    b"",
+    b"\xff\xfe",
+    b"[" * 100_000,
+)
+"""Lines that no run wrote."""
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -22,6 +36,41 @@ def log_steps(logger: JSONLLogger, steps: range) -> None:
         logger.log_metrics({"rollout/step": float(step), "reward/mean": step / 10}, step=step - 1)
         logger.log_metrics({"eval/accuracy": step / 100}, step=step - 1)
         logger.save()
+
+
+def put_in(file: Path, foreign: Sequence[bytes], after: int) -> None:
+    """Writes the `foreign` lines below the first `after` lines of `file`."""
+    lines = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([*lines[:after], *foreign, *lines[after:], b""]))
+
+
+def test_lines_that_no_run_wrote_are_skipped_by_every_reader(tmp_path):
+    log_steps(JSONLLogger(tmp_path), range(1, 4))
+    file, before = tmp_path / "metrics.jsonl", rows_of(tmp_path)
+    put_in(file, FOREIGN, after=2)
+    put_in(file, FOREIGN, after=len(FOREIGN) + 3)
+    assert read_rows(tmp_path) == before
+    assert RunFolder(tmp_path).last_rollout_step() == 3
+    for line in read_lines(file):
+        assert file.read_bytes()[line.offset :].startswith(line.content)
+        assert next(read_lines(file, line.offset)) == line
+
+
+def test_a_resume_and_a_new_base_remove_lines_that_no_run_wrote(tmp_path):
+    for folder in (tmp_path / "whole", tmp_path / "foreign"):
+        foreign = FOREIGN if folder.name == "foreign" else ()
+        resumed_after_two_steps(folder)
+        put_in(folder / "metrics.jsonl", foreign, after=1)
+        resumed = JSONLLogger(folder)
+        with resumed.of_base([].append):
+            resumed.log_metrics({"eval/accuracy": 0.4321}, step=0)
+        log_steps(resumed, range(3, 5))
+        put_in(folder / "metrics.jsonl", foreign, after=2)
+        resumed = JSONLLogger(folder)
+        resumed.resume_from_step(3)
+        log_steps(resumed, range(4, 6))
+    contents = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "foreign")]
+    assert contents[0] == contents[1]
 
 
 @pytest.mark.parametrize("accuracy", [0.5, 0.4321, 0.4, 1])

@@ -14,6 +14,7 @@ from ceeh.evaluation.results import write_results
 from ceeh.evaluation.store import SampleStore
 from ceeh.run.resumed import write_config
 from ceeh.study.plan import Plan, StudyRun, make_plan
+from tests.run.test_metrics_file import FOREIGN
 
 STUDY = """
 name: mine
@@ -52,7 +53,8 @@ def leave_training(run: StudyRun) -> None:
     entropy = {"none": 0.1, "me": 0.3}[run.arm] + 0.02 * run.seed
     rows = [{"rollout_step": step, "loss/entropy_hard": entropy / step} for step in range(1, 6)]
     rows[2]["loss/entropy_hard"] = None  # a step without hard questions
-    (run.folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    lines = [json.dumps(row).encode() for row in rows]
+    (run.folder / "metrics.jsonl").write_bytes(b"\n".join([*FOREIGN, *lines, b""]))
     (run.folder / "report.html").touch()
 
 

@@ -14,7 +14,7 @@ from ceeh.evaluation.config import load_evaluation_config
 from ceeh.study import main
 from ceeh.study.plan import Plan, evaluate_command, fit_command, task, write_inputs
 from tests.commands import assert_refused, said
-from tests.study.conftest import leave, leave_training
+from tests.study.conftest import leave, leave_evaluation, leave_training
 
 PlanOf = Callable[..., Plan]
 
@@ -62,6 +62,19 @@ def test_a_finished_step_is_not_run_again(plan_of: PlanOf) -> None:
         "me-seed1": ["training", "evaluating"],
     }
     assert "accuracy " in task(plan, plan.runs[1]).result()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"format": 2, "benchmarks": []}', "{}"])
+def test_an_evaluation_whose_results_cannot_be_read_is_made_again(
+    plan_of: PlanOf, content: str
+) -> None:
+    plan = plan_of()
+    run = plan.runs[0]
+    leave_evaluation(plan, run)
+    assert plan.evaluated(run)
+    (run.evaluation / "results.json").write_text(content)
+    assert not plan.evaluated(run)
+    assert [step.words for step in task(plan, run).left] == ["evaluating"]
 
 
 def test_another_arm_seed_or_benchmark_may_be_added(plan_of: PlanOf) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from ceeh.tracking.logger import GuardedMLFlowLogger
+from tests.run.test_metrics_file import FOREIGN, put_in
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
@@ -99,6 +102,22 @@ def test_a_resumed_run_delivers_the_rest_of_a_killed_one(uri, run):
     assert resumed.history() == [(1, 0.5), (2, 1.0), (3, 1.5)]
     assert resumed.history("c_at_2") == [(0, 3.0)]
     assert resumed.run_id == killed.run_id
+
+
+def test_lines_of_metrics_that_no_run_wrote_are_not_delivered(uri, run):
+    first = run(uri)
+    first.log(1, 2)
+    assert first.delivered()
+    first.mlflow.close()
+    first.log(3)
+    put_in(first.folder / "metrics.jsonl", FOREIGN, after=1)
+    put_in(first.folder / "metrics.jsonl", FOREIGN, after=len(FOREIGN) + 2)
+    names = {"experiment": "exp", "run_name": "run"}
+    again = GuardedMLFlowLogger(uri=uri, folder=first.folder, **names)
+    assert again.num_waiting == 1
+    assert again.deliver()
+    found = first.client.get_metric_history(first.run_id, "a")
+    assert [metric.step for metric in found] == [1, 2, 3]
 
 
 def test_a_closed_logger_starts_again_when_something_is_logged(uri, run):
