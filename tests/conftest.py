@@ -46,7 +46,9 @@ def _signals_kept() -> Iterator[None]:
 def without_figures() -> Iterator[None]:
     """Drawing is half the time of a short run, and no part of what most of them test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ceeh.held_out.write_report", lambda folder, *_, **__: folder / "report.html")
+        patch.setattr(
+            "ceeh.fit.held_out.write_report", lambda folder, *_, **__: folder / "report.html"
+        )
         yield
 
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"ceeh.callbacks", "ceeh.memory", "ceeh.reporting", "ceeh.tracking"},
     {"ceeh.export"},
     {"ceeh.assembly"},
-    {"ceeh.dry_run", "ceeh.held_out"},
+    {"ceeh.dry_run"},
     {
         *("ceeh.__main__", "ceeh.compare", "ceeh.evaluate", "ceeh.fit", "ceeh.init"),
         *("ceeh.rollouts", "ceeh.sft", "ceeh.study"),

@@ -124,6 +124,23 @@ def test_a_hook_that_ends_the_process_is_named_and_the_finished_step_saved(
     assert "rollout step 1 is saved" in answer.out
 
 
+class MadeInSetup(Callback):
+    """Has no state before training begins."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.steps = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+
+def test_a_callback_may_make_its_state_in_setup(tiny_model_dir: Path, tmp_path: Path) -> None:
+    late = f"callbacks.late={{class_path: {__file__}:MadeInSetup}}"
+    inputs = gather_inputs(small(tiny_model_dir, tmp_path, late))
+    assert any(type(each).__name__ == "MadeInSetup" for each in inputs.callbacks)
+    inputs.verifier.close()
+
+
 def test_a_time_as_lightning_writes_it_is_passed_on() -> None:
     for time in ("01:00:00:00", {"hours": 0.5}, None):
         check_trainer({"max_time": time})

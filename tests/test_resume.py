@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ceeh.assembly.folder
-import ceeh.held_out
+import ceeh.fit.held_out
 import ceeh.reporting.page
 import ceeh.reporting.panels
 import ceeh.run.checkpoint_io
@@ -134,9 +134,9 @@ def test_a_disk_that_stays_full_stops_the_run_which_resumes_when_there_is_space(
     ("module", "name", "call", "file"),
     [
         (ceeh.assembly.folder, "write_config", 1, "config.yaml"),
-        (ceeh.held_out, "write_table", 1, "held_out/base.npz"),
-        (ceeh.held_out, "write_table", 2, "held_out/tuned.npz"),
-        (ceeh.held_out, "atomic_write_text", 1, "summary.json"),
+        (ceeh.fit.held_out, "write_table", 1, "held_out/base.npz"),
+        (ceeh.fit.held_out, "write_table", 2, "held_out/tuned.npz"),
+        (ceeh.fit.held_out, "atomic_write_text", 1, "summary.json"),
         (ceeh.reporting.panels, "atomic_write", 1, "report.html"),
         (ceeh.reporting.page, "atomic_write_text", 1, "report.html"),
     ],
@@ -151,7 +151,7 @@ def test_a_file_that_a_full_disk_has_no_place_for_is_written_by_the_resumed_run(
     file: str,
 ) -> None:
     with ExitStack() as full, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ceeh.held_out, "write_report", write_report)
+        patch.setattr(ceeh.fit.held_out, "write_report", write_report)
         at_call(patch, module, name, call, lambda: full.enter_context(largest_file(10)))
         words = rf"{file}' cannot be written \(File too large\), .* are free there; free space and resume"
         with pytest.raises(RunError, match=words):

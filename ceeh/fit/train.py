@@ -16,7 +16,7 @@ from ceeh.config.hardware import resolve_accelerator, set_threads
 from ceeh.config.settings import Config
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.data.engine.restartable import build_engine
-from ceeh.held_out import measure_base, measure_tuned, write_results
+from ceeh.fit.held_out import measure_base, measure_tuned, write_results
 from ceeh.modules.module import CEEHModule
 from ceeh.modules.policy import Policy
 from ceeh.runtime import shutdown

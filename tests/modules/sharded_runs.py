@@ -46,7 +46,9 @@ def run_name(case: str, strategy: str) -> str:
 
 def main(models: dict[str, str], output: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ceeh.held_out.write_report", lambda folder, *_, **__: folder / "report.html")
+        patch.setattr(
+            "ceeh.fit.held_out.write_report", lambda folder, *_, **__: folder / "report.html"
+        )
         padded_to_equal_count = PolicyModule.padded_to_equal_count
 
         def noting(module: PolicyModule, micro: list[Microbatch]) -> list[Microbatch]:

@@ -13,7 +13,7 @@ import torch
 import ceeh
 from ceeh import compare, evaluate, fit
 from ceeh.export import __main__ as export
-from ceeh.held_out import kept_table
+from ceeh.fit.held_out import kept_table
 from ceeh.pretrained.locate import open_trained
 from tests.commands import assert_refused, contents, fit_arguments, no_engine, said
 from tests.conftest import FinishedRun
