@@ -148,8 +148,9 @@ def resumed_run(config: RunConfig) -> Path | None:
     if not config.ckpt_path:
         return None
     run = run_to_resume(config.output, config.name, config.ckpt_path)
-    if run is not None and (run / "config.yaml").is_file():
-        check_resumed(run, config)
+    if run is None or not (run / "config.yaml").is_file():
+        return None  # a new run; or not a run's checkpoint, which `RunFolder.resume` refuses
+    check_resumed(run, config)
     return run
 
 
