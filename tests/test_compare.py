@@ -15,6 +15,7 @@ from ceeh.evaluation.results import Results, read_results, write_results
 from ceeh.evaluation.store import BenchmarkSamples, SampleStore
 from tests.commands import assert_refused, said
 from tests.evaluation.tables import sample_table
+from tests.limits import largest_file
 
 TITLES = {"sums": "Sums", "proofs": "Proofs"}
 
@@ -230,3 +231,15 @@ def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path: Path, base: Path
     write(tmp_path / "lr=0.1", 0.6, 50)
     found = compared(tmp_path, str(base), str(tmp_path / "lr=0.1"))
     assert list(found["average"]["models"]) == ["base", "lr=0.1"]
+
+
+def test_a_full_disk_ends_in_one_sentence(tmp_path: Path, base: Path) -> None:
+    write(tmp_path / "short", 0.8, 50, seed=1)
+    arguments = [str(base), str(tmp_path / "short"), "--output", str(tmp_path / "out")]
+    with largest_file(10):
+        answer = said(main, arguments)
+    assert answer.code == 1
+    assert answer.err.startswith("error: File too large")
+    assert "make room" in answer.err
+    assert not [*(tmp_path / "out").iterdir()]
+    assert said(main, arguments).code == 0

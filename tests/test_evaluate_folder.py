@@ -9,7 +9,9 @@ import pytest
 
 from ceeh.evaluate import main
 from ceeh.run.places import claimed
+from tests.commands import said
 from tests.endings import interrupt
+from tests.limits import bound_by_permissions
 from tests.test_evaluate import ROOT, SMALL, interrupted_at_second_batch, run
 from tests.torch_engine import TorchEngine
 
@@ -170,3 +172,17 @@ def test_two_evaluations_cannot_write_to_one_folder(
     assert "is in use by another evaluation; wait for its end" in capsys.readouterr().err
     assert list(out.iterdir()) == []
     assert run(tiny_model_dir, out) == 0
+
+
+def test_a_folder_that_may_not_be_written_ends_in_one_sentence(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir(mode=0o500)
+    arguments = [str(tiny_model_dir), "--benchmarks", "starter", "--output", str(out), *SMALL]
+    with bound_by_permissions():
+        answer = said(main, arguments)
+    assert answer.code == 1
+    assert answer.err.startswith(f"error: Permission denied: '{out}/")
+    assert "Traceback" not in answer.err
+    assert said(main, arguments).code == 0

@@ -10,6 +10,7 @@ from ceeh.evaluation.comparison import AVERAGE, compare, points
 from ceeh.evaluation.held_out import easy_and_hard, held_out_file, read_held_out
 from ceeh.evaluation.results import Results, has_results, read_results
 from ceeh.reporting.evaluation_page import comparison_grids, write_page
+from ceeh.run.atomic import atomic_write_text
 from ceeh.runtime.distributed import say
 
 
@@ -60,7 +61,7 @@ def run(
     comparison = compare(results, draws=draws, seed=seed, margin=margin)
     base, *others = results
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "comparison.json").write_text(json.dumps(comparison, indent=2) + "\n")
+    atomic_write_text(folder / "comparison.json", json.dumps(comparison, indent=2) + "\n")
     title = f"{', '.join(others)} against {base}"
     report = write_page(folder, results, title=title, comparison=comparison)
     say("\n\n".join(grid.text() for grid in comparison_grids(comparison)))

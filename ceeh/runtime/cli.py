@@ -1,5 +1,6 @@
 """How a command ends: errors on standard error, and the exit status."""
 
+import errno
 import os
 import select
 import signal
@@ -12,6 +13,9 @@ from ceeh.runtime import shutdown
 from ceeh.runtime.slurm import adopt_slurm
 from ceeh.runtime.text import escape, redact
 
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of a disk that is full or read-only, or of a place that belongs to another user."""
+
 
 def complain(error: object) -> None:
     """Prints `error: ...` on standard error, escaped and without secrets."""
@@ -22,8 +26,9 @@ def run_command(
     command: Callable[[], int], *, if_stopped: str, last: bool, at_once: bool = False
 ) -> int:
     """The exit status of `command`: its own, 2 for a ConfigError, 1 for a RunError, 128 + n for
-    termination signal n, as for the SIGPIPE of a reader that has left. Nothing of ceeh raises SystemExit
-    inside: one is user code's, to which Lightning's hooks belong, and 2, too.
+    termination signal n, as for the SIGPIPE of a reader that has left, 1 for a full disk or a place that
+    may not be written. Nothing of ceeh raises SystemExit inside: one is user code's, to which Lightning's
+    hooks belong, and 2, too.
 
     `if_stopped` is the hint printed when a signal stops the command. After the `last` command of a
     process that was stopped, signals stay ignored. An error during a stop is printed and does not
@@ -57,6 +62,12 @@ def run_command(
     except (ConfigError, RunError) as error:
         complain(error)
         return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        place = f": '{error.filename}'" if error.filename else ""
+        complain(f"{error.strerror}{place}; make room, or the place writable; {if_stopped}")
+        return 1
 
 
 def _reader_left() -> bool:
