@@ -1,12 +1,19 @@
 """The two errors that commands report without a stack trace, and wording for errors of other code."""
 
+import errno
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-RESUME = "resume a run with ckpt_path=last, an evaluation with the same command"
-"""The cure's end where code of both fails."""
+RESUME = "then resume (a run with ckpt_path=last)"
+"""The cure's end where runs and evaluations share the code that fails."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk without space."""
+LOCKED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of a read-only disk, or of a place that belongs to another user."""
 
 
 class ConfigError(ValueError):

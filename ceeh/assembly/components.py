@@ -20,6 +20,10 @@ from ceeh.types import Question
 T = TypeVar("T")
 
 
+MAKING_STATE = ("setup", "on_fit_start", "on_train_start")
+"""Hooks that Lightning calls before the first checkpoint."""
+
+
 def build_source(component: Component, place: str) -> Iterable[Question]:
     source = component.build(place)
     if not isinstance(source, Iterable):
@@ -51,15 +55,19 @@ def build_callbacks(config: Config) -> list[Callback]:
 
 
 def check_state(callback: Callback, place: str) -> None:
-    """Raises ConfigError where the state, as it is before training, does not survive a checkpoint."""
-    file = io.BytesIO()
-    with user_code(type(callback), f"{place} fails in state_dict, which every checkpoint calls"):
+    """Raises ConfigError where the state, as it is before training, does not survive a checkpoint.
+
+    A hook may make the state: a callback that has one of them and fails is not refused.
+    """
+    file, kind = io.BytesIO(), type(callback)
+    own = SignalCallback if isinstance(callback, SignalCallback) else Callback
+    with user_code(kind, f"{place} fails in state_dict, which every checkpoint calls"):
         try:
             state = callback.state_dict()
-        except AttributeError:
-            if type(callback).setup in (Callback.setup, SignalCallback.setup):
-                raise
-            return  # `setup` makes it
+        except Exception:
+            if any(getattr(kind, hook) is not getattr(own, hook) for hook in MAKING_STATE):
+                return
+            raise
     try:
         torch.save(state, file)
         file.seek(0)

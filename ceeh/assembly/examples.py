@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ceeh.assembly.components import build_source
 from ceeh.assembly.inputs import (
     RunInputs,
-    check_kept,
+    check_questions,
     check_share,
     read_model,
     resumed_run,
@@ -22,7 +22,6 @@ from ceeh.config.sft import SFTConfig, check_sft_pairs
 from ceeh.data.examples import ExampleBuilder, load_examples
 from ceeh.errors import ConfigError
 from ceeh.runtime.distributed import join_processes, world_size
-from ceeh.runtime.versions import TENSORS, weights_digest
 from ceeh.types import Example
 
 
@@ -52,8 +51,7 @@ def gather_examples(config: SFTConfig) -> Examples:
             f"optimizer.prompts_per_minibatch is {config.optimizer.prompts_per_minibatch}, but prompts.train "
             f"has only {len(train)} examples; lower it or add examples"
         )
-    base_weights = weights_digest(path, TENSORS)
-    check_kept(run, config, train, base_weights)
+    check_questions(run, config, train)
     held_out: list[Example] = []
     if config.prompts.held_out.class_path:
         unseen = build_source(config.prompts.held_out, "prompts.held_out")
@@ -67,7 +65,6 @@ def gather_examples(config: SFTConfig) -> Examples:
         check_share(held_out)
     return Examples(
         model_path=path,
-        base_weights=base_weights,
         tokenizer=tokenizer,
         train_source=source,
         train_prompts=train,

@@ -10,7 +10,7 @@ from ceeh.errors import ConfigError
 from ceeh.modules.policy import Policy
 from ceeh.modules.sharding import gather_weights
 from ceeh.run.atomic import atomic_folder
-from ceeh.run.checkpoint import rollout_step_of
+from ceeh.run.checkpoint import check_base, rollout_step_of
 from ceeh.run.disk_space import check_space, unwritable, written
 from ceeh.run.folder import RunFolder, parent_folder
 from ceeh.run.resumed import write_config
@@ -19,25 +19,27 @@ from ceeh.tracking.state import read_state
 
 
 def open_folder(
-    config: RunConfig, inputs: RunInputs, checkpoint_size: int, held: ExitStack
+    config: RunConfig, inputs: RunInputs, policy: Policy, held: ExitStack
 ) -> tuple[RunFolder, Path | None]:
     """A new run folder, or the one to resume and its checkpoint, claimed until `held` closes.
 
     Writes the configuration into it, beside that of its start, and the report of a mixture. Raises
-    ConfigError for a folder that this user may not write to, and RunError when a checkpoint of
-    `checkpoint_size` bytes does not fit on the disk or the disk is full.
+    ConfigError for a folder that this user may not write to and for a run of other base weights than those of
+    `policy`, and RunError when a checkpoint does not fit on the disk or the disk is full.
     """
+    checkpoint_size = policy.checkpoint_bytes
     if config.ckpt_path is None:
         check_space(parent_folder(config.output), checkpoint_size, config.checkpoints.keep)
         folder, checkpoint = RunFolder.create(config.output, config.name), None
         held.enter_context(folder.claimed())
     else:
-        with written(Path(config.output)):
-            folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
-            held.enter_context(folder.claimed())
+        folder, checkpoint = RunFolder.resume(config.output, config.name, config.ckpt_path)
+        held.enter_context(folder.claimed())
         if config.tracking.mlflow:
             read_state(folder.path)  # a damaged one is refused while the run is as it was
         step = rollout_step_of(checkpoint) if checkpoint else 0
+        if checkpoint:
+            check_base(checkpoint, policy.base_digest, config.model.path)
         setting, steps = (
             ("rollouts.steps", config.rollouts.steps)
             if isinstance(config, Config)

@@ -36,11 +36,9 @@ from ceeh.pretrained.loading import (
     resolve_model,
 )
 from ceeh.run.folder import run_to_resume
-from ceeh.run.resumed import check_base, check_resumed, kept_state
+from ceeh.run.resumed import check_resumed, stream_state
 from ceeh.runtime.distributed import join_processes, world_size
-from ceeh.runtime.lightning_private import loader_states
 from ceeh.runtime.rng import stable_hash
-from ceeh.runtime.versions import TENSORS, weights_digest
 from ceeh.types import Prompt, Question
 
 RunConfig = Config | SFTConfig
@@ -51,8 +49,6 @@ class RunInputs:
     """What every run reads, checked."""
 
     model_path: str
-    base_weights: str
-    """Digest of the weights of `model_path`."""
     tokenizer: PreTrainedTokenizerBase
     train_source: Iterable[Question]
     train_prompts: Sequence[Prompt]
@@ -110,12 +106,10 @@ def gather_inputs(config: Config) -> Inputs:
         )
     used = held_out[: config.evaluation.questions]
     check_share(used)
-    base_weights = weights_digest(path, TENSORS)
-    check_kept(run, config, [*train, *probe], base_weights)
+    check_questions(run, config, [*train, *probe])
     warn_of_doubts(config, [*train, *probe], held_out)
     inputs = Inputs(
         model_path=path,
-        base_weights=base_weights,
         tokenizer=tokenizer,
         train_source=train_source,
         train_prompts=train,
@@ -172,16 +166,10 @@ def read_model(
     return path, tokenizer
 
 
-def check_kept(
-    run: Path | None, config: RunConfig, prompts: Sequence[Prompt], base_weights: str
-) -> None:
-    """Raises ConfigError where `run` had other questions or base weights, or drew in another order."""
-    if run is None:
-        return
-    state = kept_state(run, config.ckpt_path or "")
-    check_base(state, base_weights, config.model.path)
-    for loader in loader_states(state):
-        check_stream(loader["stream"], digests(prompts), config.seed)
+def check_questions(run: Path | None, config: RunConfig, prompts: Sequence[Prompt]) -> None:
+    """Raises ConfigError where `run` had other questions than `prompts`, or drew in another order."""
+    if run is not None and (state := stream_state(run, config.ckpt_path or "")):
+        check_stream(state, digests(prompts), config.seed)
 
 
 def check_share(held_out: Sequence[Prompt]) -> None:
@@ -229,7 +217,7 @@ def warn_of_doubts(config: Config, train: Sequence[Prompt], held_out: Sequence[P
             warnings.warn(
                 f"{place}: {len(uids)} of {len(prompts)} questions repeat an earlier one with another "
                 f"answer, the first is '{uids[0]}'; unless both answers mean the same, no response is "
-                "correct for both: remove the wrong rows, or let Table deduplicate",
+                "correct for both: remove the wrong rows (init_args.deduplicate of Table keeps the first)",
                 stacklevel=3,
             )
 

@@ -109,9 +109,7 @@ def make_trainer(
 
     The `arguments` of the configuration cannot collide with those here: see `ceeh.config.trainer`.
     """
-    checkpoint = RunCheckpoint(
-        folder.checkpoints, config.checkpoints, loggers[0], base_weights=inputs.base_weights
-    )
+    checkpoint = RunCheckpoint(folder.checkpoints, config.checkpoints, loggers[0])
     arguments = {"enable_progress_bar": False, "enable_model_summary": False} | arguments
     trainer = Trainer(
         accelerator=inputs.accelerator,

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from ceeh.config.settings import Checkpoints
 from ceeh.errors import RunError
-from ceeh.run.checkpoint import BASE_WEIGHTS, RNG_STATES, checkpoint_file, checkpoint_files
+from ceeh.run.checkpoint import RNG_STATES, checkpoint_file, checkpoint_files
 from ceeh.run.checkpoint_io import AtomicCheckpointIO, Failure
 from ceeh.run.disk_space import format_bytes
 from ceeh.run.metrics_file import JSONLLogger
@@ -56,8 +56,6 @@ class RunCheckpoint(Checkpoint):
 
     A run that `trainer.should_stop` ends early saves its last step, too.
 
-    `base_weights` is the digest of those that the run began with, see `ceeh.run.resumed.check_base`.
-
     A checkpoint lies between two rollout steps, after the step's evaluation if there is one. Lightning calls
     `Checkpoint` callbacks last, after all that a step changes; `setup` checks that. It saves neither rng
     states nor the current line of `metrics.jsonl`, which it writes later: both are added here, the rng states
@@ -69,16 +67,8 @@ class RunCheckpoint(Checkpoint):
     changed since. If the step's evaluation was interrupted, a resumed run repeats it.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: Checkpoints,
-        metrics_file: JSONLLogger,
-        *,
-        base_weights: str,
-    ) -> None:
+    def __init__(self, folder: Path, settings: Checkpoints, metrics_file: JSONLLogger) -> None:
         self.folder = folder
-        self.base_weights = base_weights
         self.settings = settings
         self.metrics_file = metrics_file
         self.io = AtomicCheckpointIO()
@@ -127,7 +117,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.finished and self.finished.rollout_step < trainer.num_training_batches:
-            self.save(trainer, self.finished.rollout_step)
+            self.save(trainer, self.finished.rollout_step, ended=True)
         self.finished = None
 
     def on_exception(
@@ -169,7 +159,6 @@ class RunCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint[BASE_WEIGHTS] = self.base_weights
         if self.finished is not None:
             self.finished.put_into(checkpoint)
 
@@ -198,14 +187,17 @@ class RunCheckpoint(Checkpoint):
         if last or rollout_step % self.settings.every_n_steps == 0:
             self.save(trainer, rollout_step)
 
-    def save(self, trainer: Trainer, rollout_step: int) -> None:
-        """Collective. Raises RunError, on all ranks, when the run should not continue."""
+    def save(self, trainer: Trainer, rollout_step: int, *, ended: bool = False) -> None:
+        """Collective. Raises RunError, on all ranks, when the run should not continue.
+
+        A run whose training has `ended` continues to its model and report.
+        """
         trainer.save_checkpoint(checkpoint_file(self.folder, rollout_step))
         failure = from_rank_zero(lambda: self.io.failure)
         step, self.finished = self.finished, None
         if failure is not None:
-            self.failures += 1
-            self.report(failure, rollout_step, warn=trainer.is_global_zero)
+            self.failures += not ended
+            self.report(failure, rollout_step, ended=ended, warn=trainer.is_global_zero)
             self.finished = step  # a stop tries again
             return
         self.failures = 0
@@ -217,7 +209,7 @@ class RunCheckpoint(Checkpoint):
         for file in (*newest_first[self.settings.keep :], *self.folder.glob("*.abandoned")):
             self.io.remove_checkpoint(file)
 
-    def report(self, failure: Failure, rollout_step: int, *, warn: bool) -> None:
+    def report(self, failure: Failure, rollout_step: int, *, ended: bool, warn: bool) -> None:
         newest = next(iter(checkpoint_files(self.folder).values()), None)
         last = f"the newest is {newest.name}" if newest else "the run has none yet"
         if not failure.finite:
@@ -231,6 +223,13 @@ class RunCheckpoint(Checkpoint):
             f"{format_bytes(failure.needed)}, {format_bytes(failure.free)} are free in '{self.folder}'; "
             f"{last}"
         )
+        if ended:
+            if warn:
+                warnings.warn(
+                    f"{words}. The model is written all the same; a resumed run goes on from there",
+                    stacklevel=3,
+                )
+            return
         count = f"failure {self.failures} in a row"
         if self.failures >= self.settings.max_failures:
             raise RunError(

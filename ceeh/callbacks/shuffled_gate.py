@@ -1,4 +1,4 @@
-"""ShuffledGate: a control for the gate, which closes it as often, but for other questions."""
+"""ShuffledGate: a control for the gate, which opens it for as many questions, drawn at random."""
 
 import math
 import random
@@ -18,9 +18,9 @@ ROUNDING = 1e-6
 class ShuffledGate(RollingDifficulty):
     """`shuffled_history`: opens the gate for as many questions of a step as `accuracy_history` would.
 
-    Which ones is drawn anew in each step. The mean penalty is that of the gate, and difficulty has no part in
-    it: what the gate gains over this, it gains by its choice of questions. Read it by
-    `objective.shaping.init_args.history_signal`.
+    Which ones is drawn anew in each step: what the gate gains over this, it gains by its choice of questions.
+    The mean penalty is a little smaller than the gate's, which opens for questions with more correct
+    responses. Read it by `objective.shaping.init_args.history_signal`.
     """
 
     writes = (*RollingDifficulty.writes, "shuffled_history")

@@ -1,6 +1,6 @@
 """An evaluation: questions -> embedded engine -> verifier -> samples.parquet -> results, report, MLflow."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -62,15 +62,7 @@ def evaluate(
             read_state(place)
     accelerator = resolve_accelerator(protocol.hardware)
     tokenizer = load_tokenizer(source.model_path, source.trust_remote_code)
-    model = load_config(source.model_path, source.trust_remote_code)
-    for name, benchmark in benchmarks.items():
-        longest = benchmark.max_prompt_tokens + benchmark.max_response_tokens
-        settings = f"{name}.max_prompt_tokens + {name}.max_response_tokens"
-        check_length(model, source.model_path, longest, settings)
-    if protocol.engine.class_path == EvaluationConfig().engine.class_path:
-        check_init_args(
-            protocol.engine.init_args, model, processes=world_size(), here=processes_here()
-        )
+    check_engine(source, protocol, benchmarks, SampleStore(folder).finished())
     join_processes(
         accelerator,
         join_minutes=protocol.hardware.join_minutes,
@@ -99,22 +91,7 @@ def evaluate(
                 for task in tasks
             }
             from_rank_zero(lambda: store.open(wanted, held))
-            finished = store.finished()
-            missing = [task for task in tasks if task.name not in finished]
-            for task in tasks:
-                say(
-                    f"{task.name}: {task_line(task)}{'' if task in missing else '; already sampled'}"
-                )
-                if other := other_prompt(source, task.benchmark):
-                    say(f"{task.name}: the run was trained on another prompt; {other}")
-            if missing:
-                say(f"results go to {folder}; starting the engine ...")
-                engine = stack.enter_context(
-                    open_engine(source, protocol, missing, accelerator, dtype)
-                )
-                options = {key: sampled_with[key] for key in ("seed", "questions_per_batch")}
-                for task in missing:
-                    sample_task(task, engine, store, **options)
+            sample_missing(source, protocol, tasks, store, accelerator, dtype)
         wait_for_all()
         if not is_rank_zero():
             return None
@@ -127,6 +104,59 @@ def evaluate(
         write_page(folder, {source.name: results}, title=f"{source.name}: evaluation")
         track(source, protocol, results, tasks)
         return results
+
+
+def check_engine(
+    source: ModelSource,
+    protocol: EvaluationConfig,
+    benchmarks: Mapping[str, Benchmark],
+    sampled: Container[str],
+) -> None:
+    """Raises ConfigError for what vLLM would refuse: its arguments, and too long responses to sample.
+
+    Options that change the model's configuration may lengthen its context; vLLM judges those.
+    """
+    if protocol.engine.class_path != EvaluationConfig().engine.class_path:
+        return
+    arguments = protocol.engine.init_args
+    model = load_config(source.model_path, source.trust_remote_code)
+    check_init_args(arguments, model, processes=world_size(), here=processes_here())
+    if "hf_overrides" in (arguments.get("options") or {}):
+        return
+    for name, benchmark in benchmarks.items():
+        if name not in sampled:
+            longest = benchmark.max_prompt_tokens + benchmark.max_response_tokens
+            settings = f"{name}.max_prompt_tokens + {name}.max_response_tokens"
+            check_length(model, source.model_path, longest, settings)
+
+
+def sample_missing(
+    source: ModelSource,
+    protocol: EvaluationConfig,
+    tasks: Sequence[Task],
+    store: SampleStore,
+    accelerator: str,
+    dtype: str,
+) -> None:
+    """Starts the engine for those of `tasks` that have no samples yet, if any."""
+    finished = store.finished()
+    missing = [task for task in tasks if task.name not in finished]
+    for task in tasks:
+        say(f"{task.name}: {task_line(task)}{'' if task in missing else '; already sampled'}")
+        if other := other_prompt(source, task.benchmark):
+            say(f"{task.name}: the run was trained on another prompt; {other}")
+    if not missing:
+        return
+    say(f"results go to {store.folder}; starting the engine ...")
+    with open_engine(source, protocol, missing, accelerator, dtype) as engine:
+        for task in missing:
+            sample_task(
+                task,
+                engine,
+                store,
+                seed=protocol.seed,
+                questions_per_batch=protocol.questions_per_batch,
+            )
 
 
 def task_line(task: Task) -> str:

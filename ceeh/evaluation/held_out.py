@@ -16,7 +16,7 @@ from torch import Tensor
 from ceeh.config.settings import Config, load
 from ceeh.errors import ConfigError, first_line
 from ceeh.evaluation.metrics import hard_below, logged_values
-from ceeh.evaluation.responses import read_responses
+from ceeh.evaluation.responses import read_questions
 from ceeh.evaluation.results import Results, build_record
 from ceeh.evaluation.samples import COLUMNS, SampleTable
 from ceeh.evaluation.store import BenchmarkSamples
@@ -29,18 +29,20 @@ from ceeh.runtime.text import escape
 NAME = "held_out"
 
 
-def write_table(file: Path, table: SampleTable, uids: Sequence[str], conditions: str) -> None:
-    """The samples of the questions `uids` as one .npz; `conditions` is a digest of how they were sampled.
+def write_table(
+    file: Path, table: SampleTable, uids: Sequence[str], *, conditions: str, settings: str
+) -> None:
+    """The samples of the questions `uids` as one .npz. Raises RunError when the disk is full.
 
-    Raises RunError when the disk is full.
+    `conditions` is a digest of how they were sampled, `settings` the name of the configuration in the run's
+    folder that says so: a resumed run may have another one.
     """
     columns = {column: getattr(table, column).numpy() for column in COLUMNS}
     with written(file):
         file.parent.mkdir(exist_ok=True)
         with atomic_write(file) as target:
-            np.savez_compressed(
-                target, uid=np.array(uids), conditions=np.array(conditions), **columns
-            )
+            texts = {"uid": uids, "conditions": conditions, "settings": settings}
+            np.savez_compressed(target, **{k: np.array(v) for k, v in texts.items()}, **columns)
 
 
 def read_table(file: Path) -> tuple[tuple[str, ...], SampleTable]:
@@ -58,10 +60,10 @@ def read_table(file: Path) -> tuple[tuple[str, ...], SampleTable]:
         ) from error
 
 
-def conditions_of(file: Path) -> str:
-    """The digest of how the samples in `file` were sampled; empty where it has none."""
+def read_text(file: Path, name: str) -> str:
+    """`conditions` or `settings` of the samples in `file`, which `read_table` reads; see `write_table`."""
     with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
-        return str(arrays["conditions"]) if "conditions" in arrays else ""
+        return str(arrays[name]) if name in arrays else ""
 
 
 def split_off_hard(base: SampleTable, split_samples: int) -> tuple[SampleTable, Bool[Tensor, " Q"]]:
@@ -111,8 +113,8 @@ def read_held_out(place: str, *, levels: Mapping[str, str], draws: int) -> Resul
             f"'{place}' has no {file.name}: the run did not get that far; resume it, or compare evaluations "
             "of python -m ceeh.evaluate"
         )
-    config, run = _run_of(file)
     uids, table = read_table(file)
+    config, run = _run_of(file)
     if file.stem == "base":
         table, _ = split_off_hard(table, config.evaluation.split_samples)
     responses = file.with_suffix(".parquet")
@@ -122,9 +124,7 @@ def read_held_out(place: str, *, levels: Mapping[str, str], draws: int) -> Resul
         levels=tuple(levels[uid] for uid in uids) if set(uids) <= levels.keys() else None,
         outcomes={},
         responses=responses,
-        asked={each.uid: (each.question, each.reference) for each in read_responses(responses)}
-        if responses.is_file()
-        else {},
+        asked=read_questions(responses),
     )
     name = run.name if file.stem == "tuned" else f"{run.name}/{file.stem}"
     record = build_record(
@@ -142,15 +142,16 @@ def easy_and_hard(place: str) -> dict[str, str]:
     file = held_out_file(place)
     if file is None or not (base := file.with_name("base.npz")).is_file():
         return {}
-    config, _ = _run_of(file)
+    config, _ = _run_of(base)
     uids, table = read_table(base)
     _, hard = split_off_hard(table, config.evaluation.split_samples)
     return {uid: "hard" if is_hard else "easy" for uid, is_hard in zip(uids, hard, strict=True)}
 
 
 def _run_of(file: Path) -> tuple[Config, Path]:
+    """The configuration with which `file`, which `read_table` reads, was sampled, and its run."""
     run = RunFolder(file.resolve().parent.parent)
-    settings = run.config_file
+    settings = run.path / Path(read_text(file, "settings") or run.config_file.name).name
     if not settings.is_file():
         raise ConfigError(
             f"'{file}' is not in {NAME}/ of a run: there is no {settings}, which says how it was sampled"

@@ -153,6 +153,24 @@ def cut_into_pieces(
     return pieces if "".join(piece for piece, _ in pieces) == text else None
 
 
+def read_questions(file: Path) -> dict[str, tuple[str, str]]:
+    """Text and reference by uid of the questions in a parquet of `HeldOutLog`.
+
+    Empty, with a warning, for a file that cannot be read.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        columns = pq.read_table(file, columns=["uid", "question", "reference"]).to_pydict()
+    except (OSError, ValueError, KeyError) as error:
+        warnings.warn(
+            f"{_unreadable(file, error)}; questions are compared by uid alone", stacklevel=2
+        )
+        return {}
+    texts = zip(columns["question"], columns["reference"], strict=True)
+    return dict(zip(columns["uid"], texts, strict=True))
+
+
 def read_responses(file: Path, benchmark: str | None = None) -> list[Response]:
     """The responses to the first `QUESTIONS` questions in `file`, in its order.
 
@@ -178,8 +196,9 @@ def read_responses(file: Path, benchmark: str | None = None) -> list[Response]:
             for row in rows
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        warnings.warn(
-            f"'{file}' cannot be read as responses ({first_line(error)}); the report goes without them",
-            stacklevel=2,
-        )
+        warnings.warn(f"{_unreadable(file, error)}; the report goes without them", stacklevel=2)
         return []
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    return f"'{file}' cannot be read as responses ({first_line(error)})"

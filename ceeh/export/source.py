@@ -1,5 +1,6 @@
 """Selects the weights of a run that an export takes, and the results that belong to them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,12 @@ def read_summary(run: Path) -> dict[str, Any] | None:
         "resume the run with ckpt_path=last, which writes it again, or remove it: the card then has no "
         "held-out results"
     )
-    return read_record(run / "summary.json", summary_grid, of="python -m ceeh.fit", cure=cure)
+
+    def check(summary: Mapping[str, Any]) -> None:
+        summary_grid(summary)
+        summary["rollout_step"]
+
+    return read_record(run / "summary.json", check, of="python -m ceeh.fit", cure=cure)
 
 
 def read_mixture(run: Path) -> dict[str, Any] | None:

@@ -13,9 +13,9 @@ from ceeh.data.datamodule import RolloutDataModule
 from ceeh.data.prompts import digests
 from ceeh.errors import ConfigError
 from ceeh.evaluation.held_out import (
-    conditions_of,
     level_metrics,
     read_table,
+    read_text,
     split_off_hard,
     write_table,
 )
@@ -26,7 +26,7 @@ from ceeh.reporting.run_page import summary_grid, write_report
 from ceeh.run.atomic import atomic_write_text
 from ceeh.run.checkpoint import checkpoint_files
 from ceeh.run.disk_space import written
-from ceeh.run.folder import RunFolder
+from ceeh.run.folder import RunFolder, config_files
 from ceeh.run.metrics_file import JSONLLogger, read_rows
 from ceeh.run.rollout_files import rollout_files
 from ceeh.runtime.distributed import from_rank_zero, say
@@ -39,11 +39,7 @@ NEARLY_NONE = 0.02
 
 
 def measure_base(
-    trainer: Trainer,
-    module: CEEHModule,
-    datamodule: RolloutDataModule,
-    folder: RunFolder,
-    base_weights: str,
+    trainer: Trainer, module: CEEHModule, datamodule: RolloutDataModule, folder: RunFolder
 ) -> SampleTable:
     """The starting policy: `samples` + `split_samples` completions per question; a resumed run reads them.
 
@@ -55,7 +51,7 @@ def measure_base(
     evaluation, prompts = datamodule.config.evaluation, datamodule.held_out_prompts
     file = folder.path / "held_out" / "base.npz"
     samples = evaluation.samples + evaluation.split_samples
-    how = conditions(datamodule, base_weights)
+    how = conditions(datamodule, module)
     table = from_rank_zero(lambda: kept_table(file, prompts, samples, how))
     if table is None:
         jsonl = trainer.loggers[0]
@@ -88,17 +84,13 @@ def measure_base(
 
 
 def measure_tuned(
-    trainer: Trainer,
-    module: CEEHModule,
-    datamodule: RolloutDataModule,
-    folder: RunFolder,
-    base_weights: str,
+    trainer: Trainer, module: CEEHModule, datamodule: RolloutDataModule, folder: RunFolder
 ) -> SampleTable:
     """The trained policy on the same questions."""
     file = folder.path / "held_out" / "tuned.npz"
     samples = datamodule.config.evaluation.samples
     table = sample(trainer, module, datamodule, samples=samples, name=file.stem)
-    keep(file, table, datamodule.held_out_prompts, conditions(datamodule, base_weights))
+    keep(file, table, datamodule.held_out_prompts, conditions(datamodule, module))
     return table
 
 
@@ -119,7 +111,7 @@ def sample(
     return module.held_out_table()
 
 
-def conditions(datamodule: RolloutDataModule, base_weights: str) -> str:
+def conditions(datamodule: RolloutDataModule, module: CEEHModule) -> str:
     """A digest of what held-out samples of one policy depend on; grading is the same in all of a run.
 
     Prompts as rendered, answers, the sampling, and the weights that the run began with.
@@ -127,12 +119,14 @@ def conditions(datamodule: RolloutDataModule, base_weights: str) -> str:
     rollouts = datamodule.config.rollouts
     of_prompts = digests(datamodule.held_out_prompts)["rendered"]
     sampling = (rollouts.temperature, rollouts.max_response_tokens)
-    return stable_hash(f"{of_prompts}/{sampling}/{base_weights}").hex()
+    return stable_hash(f"{of_prompts}/{sampling}/{module.policy.base_digest}").hex()
 
 
 def keep(file: Path, table: SampleTable, prompts: Sequence[Prompt], how: str) -> None:
     """Rank 0 writes the samples. Collective: its errors are those of all ranks."""
-    from_rank_zero(lambda: write_table(file, table, [prompt.uid for prompt in prompts], how))
+    uids = [prompt.uid for prompt in prompts]
+    settings = config_files(file.parents[1])[-1].name
+    from_rank_zero(lambda: write_table(file, table, uids, conditions=how, settings=settings))
 
 
 def write_results(
@@ -204,7 +198,7 @@ def kept_table(file: Path, prompts: Sequence[Prompt], samples: int, how: str) ->
         return None
     if uids != tuple(prompt.uid for prompt in prompts) or table.correct.shape[1] != samples:
         say(f"{file} was measured on other questions or with other samples; measuring again")
-    elif conditions_of(file) != how:
+    elif read_text(file, "conditions") != how:
         say(
             f"{file} was measured with other prompts or answers, another temperature, response limit or base "
             "model; measuring again"

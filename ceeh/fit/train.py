@@ -52,9 +52,7 @@ def train(config: Config) -> Path:
     shutdown.check()
     with ExitStack() as held:
         held.enter_context(other_processes_watched())
-        folder, checkpoint = from_rank_zero(
-            lambda: open_folder(config, inputs, policy.checkpoint_bytes, held)
-        )
+        folder, checkpoint = from_rank_zero(lambda: open_folder(config, inputs, policy, held))
         jsonl, mlflow = build_loggers(config, inputs, folder, checkpoint)
         say(f"run folder {folder.path}; starting the engine ...")
         held.enter_context(closing(inputs.verifier))
@@ -75,7 +73,7 @@ def train(config: Config) -> Path:
         )
         loggers = [jsonl, *([mlflow] if mlflow else [])]
         trainer = build_trainer(config, inputs, folder, engine, loggers)
-        base = measure_base(trainer, module, datamodule, folder, inputs.base_weights)
+        base = measure_base(trainer, module, datamodule, folder)
         trainer.fit(
             module,
             datamodule=datamodule,
@@ -89,7 +87,7 @@ def train(config: Config) -> Path:
                 f"{config.rollouts.steps}; ckpt_path=last continues it, with a longer max_time if that was it"
             )
         write_model(policy, folder, inputs)
-        tuned = measure_tuned(trainer, module, datamodule, folder, inputs.base_weights)
+        tuned = measure_tuned(trainer, module, datamodule, folder)
     shutdown.check()
     if is_rank_zero():
         write_results(

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from ceeh.pretrained.generation import generation_settings
 from ceeh.pretrained.loading import load_config, load_model
 from ceeh.pretrained.shards import MAX_SHARD_BYTES, write_shards
 from ceeh.run.disk_space import storage_bytes
+from ceeh.runtime.versions import tensors_digest
 
 HEAD_TOLERANCE = 1e-3
 """Nats, both sides in fp32."""
@@ -63,6 +65,7 @@ class Policy(nn.Module):
         # torch's first choice on Hopper and newer. Its gradients can be NaN where rows are masked (H100 and
         # H200, pytorch issue 196678), and it is wrong for fewer than 8 key-value heads (B200, 193893).
         torch.backends.cuda.enable_cudnn_sdp(False)
+        self.path = path
         self.temperature = temperature
         self.chunk_tokens = settings.head_chunk_tokens
         stored: Any = load_config(path, settings.trust_remote_code).dtype
@@ -160,6 +163,11 @@ class Policy(nn.Module):
                     f"model.lora.target_modules does not fit the model, got {targets} "
                     f"({first_line(error)}); name matrices of it, or ['all-linear']"
                 ) from error
+
+    @cached_property
+    def base_digest(self) -> str:
+        """The digest of the files that the weights came from."""
+        return tensors_digest(self.path)
 
     @property
     def causal_lm(self) -> PreTrainedModel:

@@ -24,6 +24,7 @@ from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import build_optimizer, learning_rate_scale, set_hyperparameters
 from ceeh.modules.sharding import shard, sharded
 from ceeh.modules.timing import UPDATE, StepClock, TimedBatch
+from ceeh.run.checkpoint import BASE_WEIGHTS
 from ceeh.run.sharded_strategy import ShardedStrategy
 from ceeh.runtime.lightning_private import set_last_step
 
@@ -139,6 +140,7 @@ class PolicyModule(LightningModule):
             checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
         checkpoint["bad_updates"] = self.bad_updates
         checkpoint["rollout_step"] = self.rollout_step
+        checkpoint[BASE_WEIGHTS] = self.policy.base_digest
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.bad_updates = checkpoint["bad_updates"]

@@ -127,6 +127,20 @@ def rollout_step_of(file: Path) -> int:
     return state["rollout_step"]
 
 
+def check_base(file: Path, digest: str, path: str) -> None:
+    """Raises ConfigError where a checkpoint's run began with other weights than those at `path`.
+
+    `digest` is that of the weights at `path` now.
+    """
+    before = read_checkpoint(file, weights=False).get(BASE_WEIGHTS, digest)
+    if before != digest:
+        raise ConfigError(
+            f"ckpt_path: the weights in model.path '{path}' are not those that the run was started with "
+            f"(digest {digest}, in the checkpoint {before}); restore them, or start a new run without "
+            "ckpt_path"
+        )
+
+
 def policy_weights(state: dict[str, Any]) -> dict[str, Tensor]:
     """A checkpoint's policy weights, by their names in `Policy`."""
     return {

@@ -1,6 +1,5 @@
 """Disk space: how much checkpoints take, how much is free, and what to say where it is not enough."""
 
-import errno
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ceeh.errors import ConfigError, RunError
+from ceeh.errors import FULL, LOCKED, ConfigError, RunError
 from ceeh.run.checkpoint import checkpoint_files
 from ceeh.run.shards import size_of
 
@@ -65,15 +64,17 @@ def unwritable(what: str, place: Path, error: OSError) -> ConfigError | RunError
     """What to raise where a run cannot write to `place`: ConfigError where it may not, else RunError."""
     other = error.filename2 or error.filename  # what it was renamed or linked to
     reason = f"{error.strerror or error}{f': {other}' if other else ''}"
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+    if error.errno in LOCKED:
         return ConfigError(
             f"{what} ({reason}); make the run folder and all in it writable for this user, or copy it "
             "to another output, and resume with ckpt_path=last"
         )
-    return RunError(
-        f"{what} ({reason}), {format_bytes(free_bytes(place))} are free there; free space and resume with "
-        "ckpt_path=last"
-    )
+    if error.errno in FULL:
+        return RunError(
+            f"{what} ({reason}), {format_bytes(free_bytes(place))} are free there; free space and resume "
+            "with ckpt_path=last"
+        )
+    return RunError(f"{what} ({reason}); remove the cause and resume with ckpt_path=last")
 
 
 def format_bytes(size: float) -> str:

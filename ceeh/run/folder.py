@@ -9,6 +9,7 @@ from pathlib import Path
 from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_link, remove_partial
 from ceeh.run.checkpoint import checkpoint_files, fault, newest_checkpoint
+from ceeh.run.disk_space import written
 from ceeh.run.metrics_file import read_rows
 from ceeh.run.places import claimed
 from ceeh.run.record import read_record
@@ -104,7 +105,9 @@ class RunFolder:
         if checkpoint is None:
             say(f"ckpt_path=last: '{folder.path}' has no checkpoint yet; restarting from step 1")
         folder.refuse_links()
-        atomic_link(folder.path.parent / "latest", folder.path.name)
+        latest = folder.path.parent / "latest"
+        with written(latest):
+            atomic_link(latest, folder.path.name)
         return folder, checkpoint
 
     @classmethod

@@ -11,11 +11,11 @@ from ceeh.config.sft import SFTConfig
 from ceeh.config.typed import plain, shown
 from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_write_text
-from ceeh.run.checkpoint import BASE_WEIGHTS, checkpoint_files, read_checkpoint
+from ceeh.run.checkpoint import checkpoint_files, read_checkpoint
 from ceeh.run.folder import config_files
 from ceeh.runtime.distributed import say
+from ceeh.runtime.lightning_private import loader_states
 from ceeh.runtime.text import flatten
-from ceeh.runtime.versions import is_commit
 
 FREE = {"name", "output", "ckpt_path"}
 """Where the run is, not what it does."""
@@ -62,31 +62,17 @@ def changed_settings(run: Path, config: Config | SFTConfig) -> dict[str, tuple[A
     return {key: (old, new) for key, (old, new) in pairs.items() if old != new}
 
 
-def kept_state(run: Path, ckpt_path: str) -> Mapping[str, Any]:
-    """What the newest readable checkpoint holds besides weights; empty where there is none.
+def stream_state(run: Path, ckpt_path: str) -> Mapping[str, Any] | None:
+    """The prompt stream's state in the newest readable checkpoint; None where there is none.
 
     Its weights are not read: whether they are whole is checked when the run resumes.
     """
     last = checkpoint_files(run / "checkpoints").values()
     for file in last if ckpt_path == "last" else [Path(ckpt_path)]:
         with suppress(ConfigError):
-            return read_checkpoint(file, weights=False)
-    return {}
-
-
-def check_base(state: Mapping[str, Any], digest: str, path: str) -> None:
-    """Raises ConfigError where the base weights are not those that the checkpoint's run began with.
-
-    `digest` is that of the weights at `path` now. The commit of a model of the Hub is not compared with the
-    digest of a local copy.
-    """
-    before = state.get(BASE_WEIGHTS, digest)
-    if before != digest and is_commit(before) == is_commit(digest):
-        raise ConfigError(
-            f"ckpt_path: the weights in model.path '{path}' are not those that the run was started with "
-            f"(digest {digest}, in the checkpoint {before}); restore them, or start a new run without "
-            "ckpt_path"
-        )
+            state = read_checkpoint(file, weights=False)
+            return next((each["stream"] for each in loader_states(state)), None)
+    return None
 
 
 def is_kept(key: str) -> bool:

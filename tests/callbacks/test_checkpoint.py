@@ -20,8 +20,7 @@ NO_EVALUATION = {"val_check_interval": 100, "check_val_every_n_epoch": None}
 
 
 def checkpoint(folder: Path) -> RunCheckpoint:
-    settings = Checkpoints(every_n_steps=100)
-    return RunCheckpoint(folder, settings, JSONLLogger(folder), base_weights="")
+    return RunCheckpoint(folder, Checkpoints(every_n_steps=100), JSONLLogger(folder))
 
 
 def draws() -> list[float]:
@@ -88,8 +87,7 @@ class OfTwoRanks(RunCheckpoint):
 
 def test_a_resume_on_another_number_of_ranks_warns(fit, batch, tmp_path):
     steps = [batch(("a", [(True, 2)])) for _ in range(2)]
-    settings = Checkpoints(every_n_steps=100)
-    two = OfTwoRanks(tmp_path, settings, JSONLLogger(tmp_path), base_weights="")
+    two = OfTwoRanks(tmp_path, Checkpoints(every_n_steps=100), JSONLLogger(tmp_path))
     fit([two], steps, stop_after=1, checkpoints=tmp_path, **NO_EVALUATION)
     with pytest.warns(UserWarning, match="rng states of 2 ranks, this run has 1"):
         fit([checkpoint(tmp_path)], steps, checkpoints=tmp_path, resume=True, **NO_EVALUATION)

@@ -1,7 +1,6 @@
 """A resume says what it changes of the configuration, refuses what it must not, keeps the old file."""
 
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,7 @@ import yaml
 from ceeh import fit
 from ceeh.config.settings import load
 from ceeh.errors import ConfigError
-from ceeh.run.checkpoint import BASE_WEIGHTS
-from ceeh.run.resumed import check_base, check_resumed, write_config
+from ceeh.run.resumed import check_resumed, write_config
 from tests.commands import assert_refused, contents, fit_arguments, no_engine, said
 from tests.conftest import FinishedRun
 
@@ -116,15 +114,3 @@ def test_other_weights_at_the_same_place_are_refused_before_the_engine(
     assert_refused(
         answer, f"ckpt_path: the weights in model.path '{model}' are not those ... restore"
     )
-
-
-def test_a_commit_of_the_hub_is_not_compared_with_the_digest_of_a_copy() -> None:
-    for before, now, refused in [
-        ("commit 12", "ab", False),
-        ("ab", "commit 12", False),
-        ("commit 12", "commit 13", True),
-        ("ab", "ab", False),
-    ]:
-        with pytest.raises(ConfigError) if refused else nullcontext():
-            check_base({BASE_WEIGHTS: before}, now, "model")
-    check_base({}, "ab", "model")  # of a version that did not keep it

@@ -123,7 +123,7 @@ class RestartableEngine:
     def _give_up(self, error: Exception, words: str) -> NoReturn:
         raise RunError(
             f"the engine {words} ({_described(error)}). If memory ran out, lower "
-            f"engine.init_args.kv_cache_gib or, of a run, optimizer.tokens_per_microbatch; then {RESUME}"
+            f"engine.init_args.kv_cache_gib, in a run also optimizer.tokens_per_microbatch, {RESUME}"
         ) from error
 
 

@@ -14,9 +14,8 @@ from ceeh.runtime.text import show
 from ceeh.types import Completion, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
 
 CURE = (
-    f"; a custom verifier runs in the main process, which stops: fix it and {RESUME}, or pass a"
-    " function of prompt and response to ceeh.data.verify.RewardFunction, where a failure costs one"
-    " answer"
+    "; a custom verifier runs in the main process, which stops: fix it, or pass a function of prompt and"
+    f" response to ceeh.data.verify.RewardFunction, where a failure costs one answer, {RESUME}"
 )
 
 

@@ -150,7 +150,7 @@ class FailureWatch:
             f"verifier.init_args.max_failed_fraction: {self.name} failed on {share:.1%} of the last"
             f" {len(self.last)} answers ({kinds}); at most {self.max_failed_fraction:.1%} may fail."
             f" The first failure, on prompt '{uid}' ({kind.value}): {words[-MAX_CHARACTERS:]}\n"
-            f"Fix it and {RESUME}, or raise the limit"
+            f"Fix it or raise the limit, {RESUME}"
         )
 
 

@@ -85,10 +85,8 @@ def main(settings: dict[str, Any]) -> None:
     own = os.getpid()
 
     def say(*message: Any) -> None:
-        if (
-            os.getpid() != own
-        ):  # a fork by the user's code came back: its answer would be another one's
-            os._exit(0)
+        if os.getpid() != own:
+            os._exit(0)  # a fork by the user's code came back: its answer would be another one's
         os.write(messages, json.dumps(message).encode() + b"\n")
 
     limit = (settings["memory_mib"] or 0) * 2**20
