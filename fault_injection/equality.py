@@ -52,9 +52,14 @@ def training_state(file: Path) -> dict[str, Any]:
     return state
 
 
+def held_out_samples(file: Path) -> dict[str, Any]:
+    """Without the name of the configuration, which a resumed run may have changed."""
+    return {name: values for name, values in np.load(file).items() if name != "settings"}
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     ".ckpt": training_state,
-    ".npz": lambda file: dict(np.load(file)),
+    ".npz": held_out_samples,
     ".jsonl": lambda file: [json.loads(line) for line in file.read_text().splitlines()],
     "summary.json": lambda file: json.loads(file.read_text()),
 }

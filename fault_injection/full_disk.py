@@ -108,9 +108,9 @@ def fill_during(disk: Path, *, cleared_at: int | None) -> None:
 def at_saves(actions: dict[int | None, Callable[[], None]]) -> None:
     save = RunCheckpoint.save
 
-    def watched(self: RunCheckpoint, trainer: Any, rollout_step: int) -> None:
+    def watched(self: RunCheckpoint, trainer: Any, rollout_step: int, **options: Any) -> None:
         actions.get(rollout_step, lambda: None)()
-        save(self, trainer, rollout_step)
+        save(self, trainer, rollout_step, **options)
 
     RunCheckpoint.save = watched
 

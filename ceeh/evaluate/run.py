@@ -62,7 +62,7 @@ def evaluate(
             read_state(place)
     accelerator = resolve_accelerator(protocol.hardware)
     tokenizer = load_tokenizer(source.model_path, source.trust_remote_code)
-    check_engine(source, protocol, benchmarks, SampleStore(folder).finished())
+    check_engine(source, protocol, benchmarks, SampleStore(folder).recorded())
     join_processes(
         accelerator,
         join_minutes=protocol.hardware.join_minutes,

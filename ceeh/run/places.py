@@ -30,7 +30,9 @@ def check_report_folder(path: Path, place: str, own: str) -> None:
     """As `check_folder`; also where a report of another kind than `own` would be replaced."""
     check_folder(path, place)
     for kind, file in FILES.items():
-        ours = any((path / name).exists() for name in ("report.html", "checkpoints"))
+        ours = any(
+            (path / name).exists() for name in ("report.html", "results.json", "checkpoints")
+        )
         if kind != own and ours and (path / file).is_file():
             raise ConfigError(
                 f"{place} '{path}' is the folder of {kind} ({file}), whose report would be replaced; give "
