@@ -156,7 +156,7 @@ def test_a_run_ends_when_too_large_a_share_of_the_last_answers_failed(caplog):
         " (error): "
     )
     assert "KeyError: 'gold'" in text
-    assert text.endswith("an evaluation with the same command, or raise the limit")
+    assert text.endswith("Fix it or raise the limit, then resume (a run with ckpt_path=last)")
 
 
 ORPHANING = """
