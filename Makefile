@@ -9,7 +9,8 @@ DEVICE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/n
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # Two cores are the least machine; each process builds engines of its own.
 TEST_PROCESSES ?= 2
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -q
+# Python compiles a module when it is first imported; compiling all of them takes 50 seconds and most are never used.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile
 
 # Further arguments of pytest for `make test`.
 PYTEST_ARGUMENTS ?=
