@@ -141,6 +141,15 @@ def test_a_callback_may_make_its_state_in_setup(tiny_model_dir: Path, tmp_path: 
     inputs.verifier.close()
 
 
+def test_two_states_of_one_key_are_refused_before_the_engine(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    second = COUNTER.replace("callbacks.counter", "callbacks.second")
+    words = r"callbacks.second \(.*:Counter\) has the state_key of callbacks.counter .* property state_key"
+    with pytest.raises(ConfigError, match=words):
+        gather_inputs(small(tiny_model_dir, tmp_path, COUNTER, second))
+
+
 def test_a_time_as_lightning_writes_it_is_passed_on() -> None:
     for time in ("01:00:00:00", {"hours": 0.5}, None):
         check_trainer({"max_time": time})

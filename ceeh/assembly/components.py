@@ -1,7 +1,7 @@
 """The classes and arguments of the user's that a configuration names: built, and checked for their kind."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -40,8 +40,7 @@ def build_callbacks(config: Config) -> list[Callback]:
     Raises ConfigError unless each needed signal has one writer and checkpoints can keep every state.
     """
     callbacks = built_as(config.callbacks, "callbacks", Callback)
-    for (name, component), callback in zip(config.callbacks.items(), callbacks, strict=True):
-        check_state(callback, f"callbacks.{name} ({component.class_path})")
+    check_states(config, callbacks)
     objective, needed = config.objective, {}
     observed = any(isinstance(each, SignalCallback) and each.observes_hard for each in callbacks)
     if objective.entropy.method in READ_HARD or observed:
@@ -52,6 +51,25 @@ def build_callbacks(config: Config) -> list[Callback]:
         needed[f"objective.shaping ({signal})"] = signal
     check_signals(callbacks, needed)
     return callbacks
+
+
+def check_states(config: Config, callbacks: Sequence[Callback]) -> None:
+    """Raises ConfigError for a state that checkpoints cannot keep, and for two states of one key.
+
+    Lightning refuses the latter only when the engine has started.
+    """
+    keys: dict[str, str] = {}
+    for (name, component), callback in zip(config.callbacks.items(), callbacks, strict=True):
+        place = f"callbacks.{name} ({component.class_path})"
+        check_state(callback, place)
+        if type(callback).state_dict is Callback.state_dict:
+            continue
+        if other := keys.get(callback.state_key):
+            raise ConfigError(
+                f"{place} has the state_key of {other}, '{callback.state_key}', and a checkpoint keeps one "
+                "state of each; give the class a property state_key that names its arguments"
+            )
+        keys[callback.state_key] = place
 
 
 def check_state(callback: Callback, place: str) -> None:
