@@ -12,7 +12,8 @@ import pytest
 
 from ceeh.config.component import Component
 from ceeh.evaluate import main
-from ceeh.evaluate.run import engine_alone, other_prompt
+from ceeh.evaluate.engine import engine_alone
+from ceeh.evaluate.run import other_prompt
 from ceeh.evaluation.config import load_evaluation_config
 from ceeh.evaluation.results import read_results
 from ceeh.evaluation.store import SCHEMA

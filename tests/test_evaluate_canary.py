@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ceeh.config.component import Component
 from ceeh.evaluate import main
-from ceeh.evaluate.run import tolerance_of
+from ceeh.evaluate.engine import tolerance_of
 from ceeh.evaluation.config import EvaluationConfig
 from ceeh.export import main as export
 from tests.conftest import FinishedRun

@@ -226,7 +226,7 @@ class RunCheckpoint(Checkpoint):
         if ended:
             if warn:
                 warnings.warn(
-                    f"{words}. The model is written all the same; a resumed run goes on from there",
+                    f"{words}. The model is written all the same; a resume starts from the newest",
                     stacklevel=3,
                 )
             return
