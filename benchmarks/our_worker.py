@@ -35,10 +35,14 @@ STEPS = 10_000
 
 def settings(job: dict[str, Any]) -> Config:
     """The same objective and optimizer as the reference: token mean, clip-higher, no KL, AdamW."""
+    # No model sampled the rows of an update: their log-probs are those of a uniform distribution.
+    given = [] if job["kind"] == "step" else ["rollouts.canary_tolerance=100"]
     return load(
         [],
         [
+            *given,
             f"model.path={job['model']}",
+            f"model.attention={job['attention']}",
             f"rollouts.steps={STEPS}",
             f"rollouts.prompts_per_step={len(job['prompts'])}",
             f"rollouts.completions_per_prompt={job['group_size']}",
@@ -169,11 +173,13 @@ def main() -> None:
     torch.set_num_threads(job["threads"])
     quieten()
     config = settings(job)
-    policy = Policy(config.model, job["model"], temperature=1.0, keep_reference=False)
-    module = CEEHModule(config, policy)
-    whole_step = job["kind"] == "step"
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     precision = "bf16-mixed" if accelerator == "cuda" else "32-true"
+    policy = Policy(
+        config.model, job["model"], temperature=1.0, keep_reference=False, precision=precision
+    )
+    module = CEEHModule(config, policy)
+    whole_step = job["kind"] == "step"
     callbacks: list[Callback] = [Answers(requests, watch, update_alone=not whole_step)]
     if whole_step:
         engine = ForcedLengths(

@@ -46,6 +46,8 @@ pytestmark = [
     pytest.mark.skipif(
         not CUDA and os.environ.get("CEEH_GPU_SUITE") != "cpu", reason="needs a CUDA GPU"
     ),
+    # A user's torch and transformers may be others than CI's, whose warnings are errors.
+    pytest.mark.filterwarnings("default"),
 ]
 
 
