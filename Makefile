@@ -55,8 +55,8 @@ starter: env
 	  --config configs/starter/correctness.yaml ckpt_path=last
 	for stage in styles correctness; do $(BIN)/python -m ceeh.starter table runs/starter-$$stage/model || exit 1; done
 
-# The reference of `python -m benchmarks.update` and `.step`: TRL in an environment of its own. The same
-# torch as ours comes first, so that no dependency asks for the CUDA build.
+# The reference of `python -m benchmarks.update` and `.step`: TRL in an environment of its own. On a CPU the same
+# torch as ours comes first, so that no dependency asks for the CUDA build; on a GPU vLLM comes with it.
 bench-env: .venv-trl/.ready
 
 # Half an hour on two cores. Each is also run alone: python -m benchmarks.NAME --help
@@ -71,12 +71,17 @@ bench-check: env
 faults: env
 	$(BIN)/python -m fault_injection
 
-.venv-trl/.ready: benchmarks/requirements.txt requirements/cpu.in
+.venv-trl/.ready: benchmarks/requirements.txt requirements/cpu.in requirements/cuda.txt
 	$(PYTHON) -m venv .venv-trl
 	@echo "installing TRL into .venv-trl: a minute or two ..."
+ifeq ($(DEVICE),cuda)
+	.venv-trl/bin/python -m pip install --disable-pip-version-check -q vllm \
+	  $$(grep '^trl\|^datasets\|^psutil' benchmarks/requirements.txt) -c requirements/cuda.txt
+else
 	.venv-trl/bin/python -m pip install --disable-pip-version-check -q --no-deps \
 	  "$$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements/cpu.in)" --extra-index-url $(TORCH_CPU_INDEX)
 	.venv-trl/bin/python -m pip install --disable-pip-version-check -q -r benchmarks/requirements.txt
+endif
 	@touch $@
 
 test: env

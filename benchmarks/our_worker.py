@@ -86,7 +86,9 @@ class ForcedLengths(VLLMEngine):
             for row, length in enumerate(self.lengths)
         ]
         sampled = self._run([prompt.token_ids for prompt in rows], params, sampling.seed)
-        finished = [replace(completion, finish=Finish.STOP) for (completion,) in sampled]
+        finished = [
+            replace(self._completion(request.outputs[0]), finish=Finish.STOP) for request in sampled
+        ]
         return [
             RolloutGroup(
                 prompt=prompt,

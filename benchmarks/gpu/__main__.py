@@ -1,0 +1,126 @@
+"""python -m benchmarks.gpu [PART ...]: what one GPU does, each part in its own process and time limit.
+
+agreement      engine against trainer at 1.5B shapes, step by step; first, for the open fault of docs/gpu.md
+head           loss and gradients of the chunked head, and their error against float64
+update-1.5b    tokens per second, MFU and host waits of an optimizer step: all weights, LoRA, and LoRA on
+               rows without padding
+update-7b      the same with LoRA on a bf16 base, without padding
+engine         rollouts against vLLM alone, a push against a copy, a cycle of sleep
+
+Less than eight minutes on an H100. By name only:
+
+run-1.5b       a whole ceeh.fit of three steps with LoRA: a step and its parts, MFU, memory
+trl            TRL's head, update and whole step beside ours; needs `make bench-env`
+
+Prints a table and writes results/gpu.json; a part that fails or runs out of time costs no other.
+`--tiny` runs the same code in seconds, also on a CPU.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks.gpu.agreement import measure_agreement
+from benchmarks.gpu.engine import measure_engine
+from benchmarks.gpu.head import measure_head
+from benchmarks.gpu.measured import Row
+from benchmarks.gpu.run import measure_run
+from benchmarks.gpu.trl import measure_trl
+from benchmarks.gpu.update import ADAPTER, FULL, PACKED, measure_update
+from benchmarks.harness import RESULTS, machine
+from ceeh.runtime.versions import provenance
+
+Part = tuple[int, Callable[[bool], Iterator[Row]]]
+"""Seconds that a part may take, and what it does."""
+
+PARTS: dict[str, Part] = {
+    "agreement": (145, measure_agreement),
+    "head": (40, measure_head),
+    "update-1.5b": (90, lambda tiny: measure_update("qwen2-1.5b", tiny, FULL, ADAPTER, PACKED)),
+    "update-7b": (75, lambda tiny: measure_update("qwen2-7b", tiny, PACKED)),
+    "engine": (125, measure_engine),
+}
+BY_NAME: dict[str, Part] = {"run-1.5b": (200, measure_run), "trl": (330, measure_trl)}
+
+
+def run_part(name: str, limit: int, tiny: bool, folder: Path) -> Row:
+    """Runs a part in a process of its own. Its rows survive a failure or the end of its time."""
+    log, begin = folder / f"{name}.log", time.perf_counter()
+    command = [sys.executable, "-m", "benchmarks.gpu", "--into", str(folder), "--part", name]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command + ["--tiny"] * tiny,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            ended = f"exit status {process.wait(limit)}"
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            ended = f"stopped after its {limit} s"
+    file = folder / f"{name}.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    passed = ended == "exit status 0"
+    if not passed:
+        print(f"{name}: {ended}\n" + "\n".join(log.read_text().splitlines()[-25:]), flush=True)
+    return {
+        "part": name,
+        "ended": "passed" if passed else ended,
+        "seconds": round(time.perf_counter() - begin, 1),
+        "rows": rows,
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    known = PARTS | BY_NAME
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(known)}")
+    parser.add_argument("--tiny", action="store_true", help="sizes for a CPU and a test")
+    parser.add_argument("--into", type=Path, help="folder of gpu.json and the parts' logs")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    folder = given.into or RESULTS
+    if unknown := set(given.parts) - set(known):
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(known)}")
+    if given.part:
+        with (folder / f"{given.part}.jsonl").open("w") as file:
+            for measured in known[given.part][1](given.tiny):
+                file.write(json.dumps(measured) + "\n")
+                file.flush()
+        return 0
+    with tempfile.TemporaryDirectory() as work:
+        found = []
+        for name in given.parts or PARTS:
+            part = run_part(name, known[name][0], given.tiny, Path(work))
+            found.append(part)
+            print(f"{name}: {part['ended']}, {part['seconds']} s", flush=True)
+            for each in part["rows"]:
+                print(f"  {each['what']:46}{each['value']:>12,.4g} {each['unit']:12} {each['of']}")
+            # After each part: what was measured is kept if this process is killed.
+            content = {
+                "benchmark": "gpu",
+                "date": time.strftime("%Y-%m-%d"),
+                "machine": machine(),
+                "versions": provenance(),
+                "settings": {"tiny": given.tiny},
+                "parts": found,
+            }
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "gpu.json").write_text(json.dumps(content, indent=2) + "\n")
+    return int(any(part["ended"] != "passed" for part in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
