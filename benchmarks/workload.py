@@ -11,7 +11,15 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from ceeh.starter.model import build_tokenizer
-from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
+from ceeh.types import (
+    Completion,
+    Finish,
+    GradingOutcome,
+    Prompt,
+    RolloutGroup,
+    ScoredGroup,
+    Verdict,
+)
 
 SIZES = {
     # name: width, layers, heads, key-value heads, inner width, vocabulary
@@ -111,7 +119,7 @@ def scored_groups(
             for length in lengths[start : start + group_size]
         )
         verdicts = tuple(
-            Verdict(score=float(row % 2 == 0), outcome=Outcome.OK)
+            Verdict(score=float(row % 2 == 0), outcome=GradingOutcome.OK)
             for row in range(len(completions))
         )
         group = RolloutGroup(prompt=prompt, completions=completions, policy_version=0)

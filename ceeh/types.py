@@ -69,7 +69,7 @@ class Finish(StrEnum):
     ABORT = "abort"
 
 
-class Outcome(StrEnum):
+class GradingOutcome(StrEnum):
     """What happened when a completion was graded, apart from whether it was correct."""
 
     OK = "ok"
@@ -91,7 +91,13 @@ class Outcome(StrEnum):
 
 
 FAILURES = frozenset(
-    (Outcome.TIMEOUT, Outcome.ERROR, Outcome.INVALID, Outcome.DIED, Outcome.MEMORY)
+    (
+        GradingOutcome.TIMEOUT,
+        GradingOutcome.ERROR,
+        GradingOutcome.INVALID,
+        GradingOutcome.DIED,
+        GradingOutcome.MEMORY,
+    )
 )
 """Outcomes in which grading itself failed; the score is 0."""
 
@@ -134,7 +140,7 @@ class Verdict:
     """
 
     score: float
-    outcome: Outcome
+    outcome: GradingOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

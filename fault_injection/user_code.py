@@ -16,7 +16,7 @@ import psutil
 from ceeh.data.verify.base import CORRECT, INCORRECT
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.errors import ConfigError
-from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup
+from ceeh.types import Completion, Finish, GradingOutcome, Prompt, RolloutGroup
 from fault_injection.faults import FAULTS
 from fault_injection.process import run_experiment
 
@@ -130,7 +130,7 @@ def killed_from_outside(kills: int, answers: int) -> dict[str, Any]:
     ended.set()
     thread.join()
     outcomes = Counter(verdict.outcome for each in groups for verdict in each.verdicts)
-    counts = {"answers": outcomes.total(), "died": outcomes.total() - outcomes[Outcome.OK]}
+    counts = {"answers": outcomes.total(), "died": outcomes.total() - outcomes[GradingOutcome.OK]}
     return {"killed": killed, "seconds": seconds} | counts
 
 

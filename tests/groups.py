@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
+from ceeh.types import (
+    Completion,
+    Finish,
+    GradingOutcome,
+    Prompt,
+    RolloutGroup,
+    ScoredGroup,
+    Verdict,
+)
 
 
 def make_prompt(
@@ -46,5 +54,5 @@ def make_scored(
     scores: Sequence[float],
     policy_version: int = 0,
 ) -> ScoredGroup:
-    verdicts = tuple(Verdict(score=float(score), outcome=Outcome.OK) for score in scores)
+    verdicts = tuple(Verdict(score=float(score), outcome=GradingOutcome.OK) for score in scores)
     return ScoredGroup(group=make_group(prompt, completions, policy_version), verdicts=verdicts)

@@ -27,7 +27,7 @@ from ceeh.evaluation.config import load_evaluation_config
 from ceeh.export import main as export
 from ceeh.fit import main as fit
 from ceeh.modules.shaping.checked import build_shaping, trial_inputs
-from ceeh.types import Finish, GroupOutcome, Outcome, RolloutGroup
+from ceeh.types import Finish, GradingOutcome, GroupOutcome, RolloutGroup
 from tests.data.verify.scoring import group
 from tests.test_evaluate import SMALL as EVALUATION
 from tests.test_fit import SMALL
@@ -171,7 +171,7 @@ def test_the_reward_function_of_the_documents_does_what_it_says(
         (asked,) = verifier([with_metadata(group("42", "42 km", "42"), {"unit": "km"})])
     scores = [[verdict.score for verdict in each.verdicts] for each in (plain, cut, asked)]
     assert scores == [[1, 0, 0], [0], [1, 0.5]]
-    assert [verdict.outcome for verdict in plain.verdicts] == [Outcome.OK] * 3
+    assert [verdict.outcome for verdict in plain.verdicts] == [GradingOutcome.OK] * 3
 
 
 def with_metadata(group: RolloutGroup, metadata: dict[str, str]) -> RolloutGroup:

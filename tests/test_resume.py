@@ -207,11 +207,13 @@ def test_a_damaged_state_of_mlflow_is_refused_with_nothing_changed(
     run = Path(shutil.copytree(whole, tmp_path / "starter"))
     (run / "mlflow.json").write_bytes(content)
     (run / ".a.partial").touch()
+    (tmp_path / "latest").symlink_to("another")
     before = contents(run)
     words = r"starter/mlflow.json' is not a file of ceeh's tracking \(.*\); restore a copy, or remove it"
     with pytest.raises(ConfigError, match=words):
         fit(command("tracking.mlflow=true"))
     assert contents(run) == before
+    assert (tmp_path / "latest").readlink() == Path("another")
 
 
 def test_nan_or_infinity_stops_the_run_before_it_is_saved(

@@ -50,6 +50,8 @@ def open_folder(
                 f"{setting} is {steps}, but the checkpoint '{checkpoint}' was written after step {step}; set "
                 f"{setting} to {step} or more, or give an earlier checkpoint"
             )
+        if config.ckpt_path == "last":
+            folder.point_latest()
         with written(folder.path):
             folder.drop_after(step)
         check_space(folder.checkpoints, checkpoint_size, config.checkpoints.keep)

@@ -105,9 +105,6 @@ class RunFolder:
         if checkpoint is None:
             say(f"ckpt_path=last: '{folder.path}' has no checkpoint yet; restarting from step 1")
         folder.refuse_links()
-        latest = folder.path.parent / "latest"
-        with written(latest):
-            atomic_link(latest, folder.path.name)
         return folder, checkpoint
 
     @classmethod
@@ -135,6 +132,12 @@ class RunFolder:
             f"ckpt_path: the run '{self.path}' is in use by another process; wait for its end, stop it, or "
             "start a new run without ckpt_path",
         )
+
+    def point_latest(self) -> None:
+        """`latest`, beside the folder, points at it. Raises ConfigError where this user may not write."""
+        latest = self.path.parent / "latest"
+        with written(latest):
+            atomic_link(latest, self.path.name)
 
     def drop_after(self, rollout_step: int) -> None:
         """Removes what the run wrote after `rollout_step`, the step to resume from, and half-written files.

@@ -13,7 +13,7 @@ from ceeh.config.settings import Config
 from ceeh.config.sft import SFTConfig
 from ceeh.data.benchmarks import Benchmark
 from ceeh.evaluation.config import EvaluationConfig
-from ceeh.types import Outcome
+from ceeh.types import GradingOutcome
 from tests.commands import said
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -56,7 +56,7 @@ def test_the_settings_and_classes_that_metrics_name_exist() -> None:
 
 def test_every_outcome_of_grading_is_named() -> None:
     (counted,) = (each for each in METRICS if each.name == "reward/outcome_NAME")
-    assert {each.value for each in Outcome} <= set(re.findall(r"\w+", counted.description))
+    assert {each.value for each in GradingOutcome} <= set(re.findall(r"\w+", counted.description))
 
 
 def test_help_config_prints_a_setting_with_type_rule_default_and_description() -> None:

@@ -26,6 +26,7 @@ def test_last_is_the_newest_checkpoint_of_the_newest_run(tmp_path: Path) -> None
     checkpoint(tmp_path / "ab", 200)
     folder, file = RunFolder.resume(str(tmp_path), "a", "last")
     assert (folder.path, file) == (tmp_path / "a-10", newest)
+    folder.point_latest()
     assert (tmp_path / "latest").resolve() == folder.path.resolve()
 
 

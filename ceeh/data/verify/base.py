@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
-from ceeh.types import Completion, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
+from ceeh.types import Completion, GradingOutcome, Prompt, RolloutGroup, ScoredGroup, Verdict
 
-CORRECT = Verdict(score=1.0, outcome=Outcome.OK)
-INCORRECT = Verdict(score=0.0, outcome=Outcome.OK)
-NO_ANSWER = Verdict(score=0.0, outcome=Outcome.NO_ANSWER)
-UNREADABLE = Verdict(score=0.0, outcome=Outcome.UNREADABLE)
+CORRECT = Verdict(score=1.0, outcome=GradingOutcome.OK)
+INCORRECT = Verdict(score=0.0, outcome=GradingOutcome.OK)
+NO_ANSWER = Verdict(score=0.0, outcome=GradingOutcome.NO_ANSWER)
+UNREADABLE = Verdict(score=0.0, outcome=GradingOutcome.UNREADABLE)
 
 
 @runtime_checkable
@@ -47,4 +47,4 @@ def with_verdicts(groups: Sequence[RolloutGroup], verdicts: Iterable[Verdict]) -
 def outcome_counts(scored: Iterable[ScoredGroup]) -> dict[str, int]:
     """Completions per outcome, with every outcome listed."""
     counts = Counter(verdict.outcome for group in scored for verdict in group.verdicts)
-    return {outcome.value: counts[outcome] for outcome in Outcome}
+    return {outcome.value: counts[outcome] for outcome in GradingOutcome}

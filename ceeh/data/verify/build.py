@@ -11,7 +11,7 @@ from ceeh.data.verify.base import Verifier
 from ceeh.errors import RESUME, ConfigError, user_code
 from ceeh.runtime.distributed import from_rank_zero
 from ceeh.runtime.text import show
-from ceeh.types import Completion, Outcome, Prompt, RolloutGroup, ScoredGroup, Verdict
+from ceeh.types import Completion, GradingOutcome, Prompt, RolloutGroup, ScoredGroup, Verdict
 
 CURE = (
     "; a custom verifier runs in the main process, which stops: fix it, or pass a function of prompt and"
@@ -77,10 +77,10 @@ def first_mistake(groups: Sequence[RolloutGroup], scored: object) -> str:
         if not isinstance(given, ScoredGroup) or given.group is not group:
             return f"the scored group of '{group.prompt.uid}' in its place"
         for v in given.verdicts:
-            valid = isinstance(v, Verdict) and isinstance(v.outcome, Outcome)
+            valid = isinstance(v, Verdict) and isinstance(v.outcome, GradingOutcome)
             if not valid or not isinstance(v.score, Real) or not 0 <= v.score <= 1:
                 return (
-                    "Verdicts with a score in [0, 1] and an Outcome,"
+                    "Verdicts with a score in [0, 1] and a GradingOutcome,"
                     f" got {v!r:.80} for '{group.prompt.uid}'"
                 )
     return ""

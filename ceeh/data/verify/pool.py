@@ -23,7 +23,7 @@ from typing import Any
 
 from ceeh.errors import ConfigError, RunError
 from ceeh.runtime import shutdown
-from ceeh.types import Outcome, Verdict
+from ceeh.types import GradingOutcome, Verdict
 
 SCRIPT = Path(__file__).with_name("worker.py")
 START_SECONDS = 120.0
@@ -60,7 +60,7 @@ class TaskQueue:
         self.tasks = tasks
         self.questions = [question(task) for task in tasks]
         self.verdicts: dict[int, Verdict] = {}
-        self.faults: dict[Outcome, tuple[int, str]] = {}
+        self.faults: dict[GradingOutcome, tuple[int, str]] = {}
         self.slow: set[Hashable] = set()
         seen: Counter[Hashable] = Counter()
         rounds = []
@@ -86,19 +86,19 @@ class TaskQueue:
     def put_back(self, tasks: Sequence[int]) -> None:
         self.waiting.extendleft(reversed(tasks))
 
-    def settle(self, task: int, outcome: Outcome, result: Any) -> None:
+    def settle(self, task: int, outcome: GradingOutcome, result: Any) -> None:
         """`result` is the score if `outcome` is OK, otherwise a description."""
-        score = float(result) if outcome is Outcome.OK else 0.0
+        score = float(result) if outcome is GradingOutcome.OK else 0.0
         self.verdicts[task] = Verdict(score=score, outcome=outcome)
         first, _ = self.faults.get(outcome, (len(self.tasks), ""))
-        if outcome is not Outcome.OK and task < first:
+        if outcome is not GradingOutcome.OK and task < first:
             self.faults[outcome] = (task, str(result))
 
     def time_out(self, words: str) -> None:
         """Settles every open task."""
         for task in range(len(self.tasks)):
             if task not in self.verdicts:
-                self.settle(task, Outcome.TIMEOUT, words)
+                self.settle(task, GradingOutcome.TIMEOUT, words)
 
 
 class Worker:
@@ -184,7 +184,7 @@ class WorkerPool:
 
     def __post_init__(self) -> None:
         self.workers: list[Worker] = []
-        self.faults: dict[Outcome, tuple[int, str]] = {}
+        self.faults: dict[GradingOutcome, tuple[int, str]] = {}
         self._failed_starts = 0
         self._stalled = 0.0
 
@@ -291,12 +291,12 @@ class WorkerPool:
         for worker in self.workers.copy():
             if (worker.tasks or not worker.started) and worker.deadline <= now:
                 words = f"no verdict after {self.wall_seconds:g} s of wall time"
-                self._end(worker, Outcome.TIMEOUT, words, queue)
+                self._end(worker, GradingOutcome.TIMEOUT, words, queue)
 
     def _receive(self, worker: Worker, queue: TaskQueue) -> None:
         messages = worker.receive()
         if messages is None:
-            self._end(worker, Outcome.DIED, "", queue)
+            self._end(worker, GradingOutcome.DIED, "", queue)
             return
         for kind, *details in messages:
             match kind:
@@ -310,9 +310,11 @@ class WorkerPool:
                 case "broken":
                     raise ConfigError(details[0])
                 case _:
-                    self._settle(worker, Outcome(kind), details[0], queue)
+                    self._settle(worker, GradingOutcome(kind), details[0], queue)
 
-    def _settle(self, worker: Worker, outcome: Outcome, result: Any, queue: TaskQueue) -> None:
+    def _settle(
+        self, worker: Worker, outcome: GradingOutcome, result: Any, queue: TaskQueue
+    ) -> None:
         """Settles the first of the worker's tasks and counts the time it took."""
         if (stalled := self._stalled_by(worker)) > 0:
             self._stalled += stalled
@@ -320,14 +322,14 @@ class WorkerPool:
         queue.settle(worker.tasks.popleft(), outcome, result)
         worker.expect(self.wall_seconds)
 
-    def _end(self, worker: Worker, outcome: Outcome, words: str, queue: TaskQueue) -> None:
+    def _end(self, worker: Worker, outcome: GradingOutcome, words: str, queue: TaskQueue) -> None:
         """Kills a dead or late worker. Its first task is to blame; the others are sent again."""
         status = self._drop(worker)
         if worker.started:
-            if outcome is Outcome.DIED and status == -signal.SIGPROF:
-                outcome = Outcome.TIMEOUT
+            if outcome is GradingOutcome.DIED and status == -signal.SIGPROF:
+                outcome = GradingOutcome.TIMEOUT
                 words = f"more than {self.timeout_seconds:g} s of CPU time"
-            elif outcome is Outcome.DIED:
+            elif outcome is GradingOutcome.DIED:
                 ending = signal.Signals(-status).name if status < 0 else f"exit status {status}"
                 words = f"its process ended with {ending}"
             self._settle(worker, outcome, words, queue)
@@ -336,7 +338,7 @@ class WorkerPool:
                 self._start(replaces=True)
             return
         self._failed_starts += 1
-        late = outcome is Outcome.TIMEOUT
+        late = outcome is GradingOutcome.TIMEOUT
         if late or self._failed_starts == MAX_FAILED_STARTS:
             count, limit = self._failed_starts, f" after {self.start_seconds:g} s" if late else ""
             raise self.start_error(

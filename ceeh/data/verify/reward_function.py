@@ -17,7 +17,7 @@ from ceeh.types import (
     FAILURES,
     Completion,
     Finish,
-    Outcome,
+    GradingOutcome,
     Prompt,
     RolloutGroup,
     ScoredGroup,
@@ -120,11 +120,11 @@ class FailureWatch:
             raise ConfigError(f"max_failed_fraction must be in [0, 1], got {max_failed_fraction}")
         self.name = name
         self.max_failed_fraction = max_failed_fraction
-        self.first: dict[Outcome, tuple[str, str]] = {}
-        self.last: list[Outcome] = []
+        self.first: dict[GradingOutcome, tuple[str, str]] = {}
+        self.last: list[GradingOutcome] = []
 
     def observe(
-        self, verdicts: Sequence[Verdict], faults: Mapping[Outcome, tuple[str, str]]
+        self, verdicts: Sequence[Verdict], faults: Mapping[GradingOutcome, tuple[str, str]]
     ) -> None:
         """Takes a call's verdicts and the first fault of each kind: the prompt's uid, a description.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ceeh.data.batch import RolloutBatch
 from ceeh.modules.advantages import group_mean
-from ceeh.types import Outcome
+from ceeh.types import GradingOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class ShapingInputs(Responses):
     def of(cls, batch: RolloutBatch, progress: float) -> "ShapingInputs":
         finished = [flag for outcome in batch.outcomes for flag in outcome.finished]
         answered = [
-            verdict.outcome is not Outcome.NO_ANSWER
+            verdict.outcome is not GradingOutcome.NO_ANSWER
             for scored in batch.groups
             for verdict in scored.verdicts
         ]

@@ -1,6 +1,6 @@
 """Groups and verdicts for the tests of verifiers."""
 
-from ceeh.types import Completion, Finish, Outcome, Prompt, RolloutGroup
+from ceeh.types import Completion, Finish, GradingOutcome, Prompt, RolloutGroup
 
 
 def prompt(answer, uid="p"):
@@ -24,6 +24,6 @@ def verdict(verifier, answer, response, finish=Finish.STOP):
     return scored.verdicts[0].score, scored.verdicts[0].outcome
 
 
-CORRECT, INCORRECT = (1.0, Outcome.OK), (0.0, Outcome.OK)
-NO_ANSWER, DIED = (0.0, Outcome.NO_ANSWER), (0.0, Outcome.DIED)
-UNREADABLE = (0.0, Outcome.UNREADABLE)
+CORRECT, INCORRECT = (1.0, GradingOutcome.OK), (0.0, GradingOutcome.OK)
+NO_ANSWER, DIED = (0.0, GradingOutcome.NO_ANSWER), (0.0, GradingOutcome.DIED)
+UNREADABLE = (0.0, GradingOutcome.UNREADABLE)

@@ -9,7 +9,7 @@ from ceeh.config.component import Component
 from ceeh.data.verify.build import CheckedVerifier, build_verifier
 from ceeh.data.verify.exact_answer import ExactAnswer
 from ceeh.errors import ConfigError
-from ceeh.types import Outcome, Verdict
+from ceeh.types import GradingOutcome, Verdict
 from tests.data.verify.scoring import CORRECT, group, verdict
 
 
@@ -23,7 +23,7 @@ class Custom(ExactAnswer):
 
 
 def scored(score):
-    given = (Verdict(score=score, outcome=Outcome.OK),)
+    given = (Verdict(score=score, outcome=GradingOutcome.OK),)
     return lambda groups: [replace(group, verdicts=given) for group in groups]
 
 
@@ -45,7 +45,10 @@ def test_a_custom_verifier_is_checked_and_grades_as_before():
         (lambda groups: 0.5, "must return a list of 2 scored groups, got a float"),
         (lambda groups: groups[::-1], "must return the scored group of 'a' in its place"),
         (lambda groups: [replace(g, verdicts=()) for g in groups], r"failed in call.*\(Assertion"),
-        (scored(math.nan), "Verdicts with a score in .0, 1. and an Outcome, got Verdict.score=nan"),
+        (
+            scored(math.nan),
+            "Verdicts with a score in .0, 1. and a GradingOutcome, got Verdict.score=nan",
+        ),
         (scored(1.5), "got Verdict.score=1.5, outcome=.* for 'a'; a custom verifier"),
     ],
 )

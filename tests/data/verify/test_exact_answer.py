@@ -6,7 +6,7 @@ from ceeh.data.verify.base import outcome_counts
 from ceeh.data.verify.exact_answer import ExactAnswer
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.errors import ConfigError
-from ceeh.types import Finish, Outcome
+from ceeh.types import Finish, GradingOutcome
 from tests.data.verify.scoring import (
     CORRECT,
     INCORRECT,
@@ -83,7 +83,7 @@ def test_only_an_empty_reference_cannot_be_matched_exactly():
 
 
 def test_outcomes_are_counted_with_every_name():
-    counts = dict.fromkeys(map(str, Outcome), 0)
+    counts = dict.fromkeys(map(str, GradingOutcome), 0)
     assert outcome_counts([]) == counts
     scored = ExactAnswer()([group("55", "so 55", "so 54", "what"), group("1")])
     assert outcome_counts(scored) == counts | {"ok": 2, "no_answer": 1}

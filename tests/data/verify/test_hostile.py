@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ceeh.data.verify.math_answer import MathAnswer
-from ceeh.types import Outcome
+from ceeh.types import GradingOutcome
 from tests.data.verify.hostile import (
     BROKEN,
     CANARY,
@@ -19,7 +19,7 @@ from tests.data.verify.hostile import (
 from tests.data.verify.scoring import group, prompt
 
 MEMORY_MIB = 768
-UNREADABLE = Outcome.UNREADABLE
+UNREADABLE = GradingOutcome.UNREADABLE
 
 
 @pytest.fixture(scope="module")

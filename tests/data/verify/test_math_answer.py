@@ -6,7 +6,7 @@ from ceeh.config.component import Component
 from ceeh.data.verify.base import outcome_counts
 from ceeh.data.verify.math_answer import MathAnswer, boxed_answer
 from ceeh.errors import ConfigError
-from ceeh.types import Finish, Outcome
+from ceeh.types import Finish, GradingOutcome
 from tests.data.verify.scoring import (
     CORRECT,
     INCORRECT,
@@ -69,7 +69,7 @@ def test_numbers_and_text_are_graded_without_a_worker(answer, box, expected):
 
 def test_a_missing_reference_never_rewards_and_is_counted(mathematics):
     assert outcome_counts(mathematics([group("", r"\boxed{1}", r"\boxed{}")])) == dict.fromkeys(
-        map(str, Outcome), 0
+        map(str, GradingOutcome), 0
     ) | {"unreadable": 1, "no_answer": 1}
 
 

@@ -9,7 +9,7 @@ from string import ascii_lowercase, ascii_uppercase
 import pytest
 
 from ceeh.data.verify.math_answer import MathAnswer, parse_answer
-from ceeh.types import Outcome
+from ceeh.types import GradingOutcome
 from tests.data.verify.scoring import group, prompt
 
 FOLDER = Path(__file__).parent / "pairs"
@@ -29,7 +29,7 @@ def pairs(name):
 def graded(verifier, cases):
     """1 or 0 for each (reference, box)."""
     scored = verifier([group(reference, f"\\boxed{{{box}}}") for reference, box in cases])
-    assert {s.verdicts[0].outcome for s in scored} <= {Outcome.OK, Outcome.UNREADABLE}
+    assert {s.verdicts[0].outcome for s in scored} <= {GradingOutcome.OK, GradingOutcome.UNREADABLE}
     return [int(s.verdicts[0].score) for s in scored]
 
 

@@ -11,10 +11,10 @@ import pytest
 from ceeh.data.verify.math_answer import MATH_GRADER
 from ceeh.data.verify.pool import TaskQueue, WorkerPool
 from ceeh.errors import RunError
-from ceeh.types import Outcome
+from ceeh.types import GradingOutcome
 from tests.data.verify.scoring import CORRECT, DIED, INCORRECT, group, verdict
 
-OK, TIMEOUT, MEMORY = Outcome.OK, Outcome.TIMEOUT, Outcome.MEMORY
+OK, TIMEOUT, MEMORY = GradingOutcome.OK, GradingOutcome.TIMEOUT, GradingOutcome.MEMORY
 COMPARING = """
 def build():
     return lambda one, other: ["ok", float(one == other)] if other != "tower" else 9**9**9

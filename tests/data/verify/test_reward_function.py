@@ -13,7 +13,7 @@ from ceeh.config.component import Component
 from ceeh.data.verify.base import outcome_counts
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.errors import ConfigError
-from ceeh.types import FAILURES, Finish, Outcome
+from ceeh.types import FAILURES, Finish, GradingOutcome
 from fault_injection import faults
 from fault_injection.user_code import Watched, processes_of
 from tests.data.verify.scoring import group, verdict
@@ -36,7 +36,7 @@ def tried():
 def test_each_fault_costs_its_own_answer_and_is_counted_by_kind(tried):
     scored, _ = tried
     got = {name: s.verdicts[1].outcome for name, s in zip(faults.FAULTS, scored, strict=True)}
-    assert got == {name: Outcome(kind) for name, (kind, _) in faults.FAULTS.items()}
+    assert got == {name: GradingOutcome(kind) for name, (kind, _) in faults.FAULTS.items()}
     assert all(s.verdicts[1].score == 0 for s in scored)
     others = [(s.verdicts[0].score, s.verdicts[2].score) for s in scored]
     assert others == [(1.0, 0.0)] * len(faults.FAULTS)
@@ -72,7 +72,7 @@ def test_a_class_is_built_in_the_worker_and_a_function_takes_further_arguments()
         ("reward", {"scale": 0.25}, "7"),
     ):
         reward = RewardFunction(f"fault_injection.faults.{name}", arguments)
-        assert verdict(reward, "7", response) == (0.25, Outcome.OK)
+        assert verdict(reward, "7", response) == (0.25, GradingOutcome.OK)
         reward.close()
 
 
