@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=24, help="of a response")
     given = parser.parse_args()
     job: dict[str, Any] = {
+        "kind": "update",
+        "attention": "sdpa",
         "lengths": [given.tokens] * given.rows,
         "prompts": ["?"] * (given.rows // 4),
         "group_size": 4,

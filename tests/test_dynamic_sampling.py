@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
 import torch
 
 from ceeh.config.settings import Config, load
@@ -12,6 +13,8 @@ from ceeh.fit import fit
 from tests.runtime.test_distributed import LAUNCH, ROOT
 from tests.test_fit import SHIPPED, SMALL, killed_at, rows, steps, weights
 from tests.torch_engine import TorchEngine
+
+pytestmark = pytest.mark.usefixtures("without_figures")
 
 DYNAMIC = ("rollouts.dynamic_sampling.max_rounds=3", "checkpoints.keep=3")
 

@@ -126,6 +126,7 @@ def test_a_run_logs_the_metrics_of_the_table_and_no_other(whole: tuple[Path, lis
     assert differences(whole[0], "fit", load([whole[0] / "config.yaml"])) == []
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_on_a_mixture_keeps_its_draw_and_reuses_it_on_resume(
     tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_run_on_a_mixture_keeps_its_draw_and_reuses_it_on_resume(
     assert f"reusing the 9 questions of {folder}/questions.jsonl" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_resumed_lora_run_in_a_moved_folder_equals_the_uninterrupted_one(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
@@ -166,6 +168,7 @@ def test_a_resumed_lora_run_in_a_moved_folder_equals_the_uninterrupted_one(
         assert ".lora_" in name, "a LoRA checkpoint holds the adapter alone"
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_fewer_steps_than_were_done_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     folder = fit(small(tiny_model_dir, tmp_path))
     before = (folder / "metrics.jsonl").read_text()
@@ -176,6 +179,7 @@ def test_fewer_steps_than_were_done_are_refused(tiny_model_dir: Path, tmp_path: 
     assert (folder / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("end", [1, 3])  # before the first checkpoint is due, and between two
 def test_a_longer_run_resumes_from_the_end_with_its_own_learning_rate(
     tiny_model_dir: Path, tmp_path: Path, end: int
@@ -199,6 +203,7 @@ def test_a_run_in_use_by_another_process_is_left_unchanged(
     assert sorted(folder.path.rglob("*")) == before
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_engine_is_closed_after_any_error(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +219,7 @@ def test_the_engine_is_closed_after_any_error(
     assert len(closed) == 1
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_base_measured_on_other_questions_is_measured_again(
     tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

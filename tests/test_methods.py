@@ -15,6 +15,8 @@ from tests.endings import Killed, at_call, die
 from tests.metric_table import differences
 from tests.test_fit import SHIPPED, SMALL, rows, weights
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 OVERLAYS = sorted((SHIPPED.parent / "methods").glob("*.yaml"))
 SMALL_PROBE = [
     "rollouts.probe.questions=4",

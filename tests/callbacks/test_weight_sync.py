@@ -12,6 +12,8 @@ from ceeh.fit import fit
 from tests.test_fit import SHIPPED, SMALL, rows
 from tests.torch_engine import TorchEngine
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def run(model: Path, output: Path, *overrides: str) -> Path:
     config: Config = load(

@@ -14,6 +14,8 @@ from ceeh.modules.policy import Policy
 from tests.test_fit import rows, small
 from tests.torch_engine import TorchEngine
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def policy_of(model: Path, settings: Model | None = None) -> Policy:
     return Policy(settings or Model(), str(model), temperature=1.0, keep_reference=False)

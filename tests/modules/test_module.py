@@ -21,6 +21,8 @@ from tests import test_fit
 from tests.test_fit import rows, steps, weights
 from tests.torch_engine import TorchEngine
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def small(model: Path, output: Path, *overrides: str) -> Config:
     return test_fit.small(model, output, "rollouts.steps=2", *overrides)

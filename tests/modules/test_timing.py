@@ -15,6 +15,8 @@ from ceeh.modules.timing import StepClock
 from tests.metric_table import differences
 from tests.test_fit import small
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 PARTS = (
     "generate", "score", "waiting", "collate", "forward", "backward", "optimizer", "push", "callbacks", "idle"
 )  # fmt: skip
