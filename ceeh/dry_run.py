@@ -10,8 +10,9 @@ from typing import Any
 
 from ceeh.assembly.components import build_callbacks
 from ceeh.assembly.inputs import Inputs, check_device, gather_inputs
+from ceeh.config.consistency import check_pairs
 from ceeh.config.hardware import resolve_accelerator
-from ceeh.config.settings import Config, check_pairs
+from ceeh.config.settings import Config
 from ceeh.errors import ConfigError
 from ceeh.memory import (
     GIB,
