@@ -28,18 +28,10 @@ from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen2ForCau
 
 from benchmarks.workload import random_config
 from ceeh.config.settings import LoRA, Model
-from ceeh.memory import (
-    FP32,
-    GIB,
-    NCCL,
-    PROCESS,
-    USABLE,
-    ModelShapes,
-    gathered_bytes,
-    optimizer_workspace,
-    read_shapes,
-    update_activations,
-)
+from ceeh.memory.activations import optimizer_workspace, update_activations
+from ceeh.memory.devices import GIB, USABLE
+from ceeh.memory.plan import NCCL, PROCESS
+from ceeh.memory.shapes import FP32, ModelShapes, gathered_bytes, read_shapes
 from ceeh.modules.flops import PEAK_TFLOPS
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"

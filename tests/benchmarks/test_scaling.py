@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.scaling import GPUS, PAGE, TABLES, Step, measure, shapes_of, write
-from ceeh.memory import GIB
+from ceeh.memory.devices import GIB
 
 
 def test_the_page_holds_the_scripts_tables(tmp_path: Path) -> None:
