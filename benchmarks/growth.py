@@ -24,7 +24,8 @@ from benchmarks.workload import log_normal_lengths, random_model, scored_groups
 from ceeh.callbacks.difficulty import RollingDifficulty
 from ceeh.callbacks.optimal_length import OptimalLength
 from ceeh.callbacks.signal import SignalCallback
-from ceeh.config.settings import Entropy, Model, Objective
+from ceeh.config.objective import Entropy, Objective
+from ceeh.config.settings import Model
 from ceeh.data.batch import collate
 from ceeh.modules.advantages import group_advantages
 from ceeh.modules.aggregation import denominator_shares

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ceeh.assembly.components import build_callbacks
-from ceeh.config.settings import Config, check_pairs, load
+from ceeh.config.consistency import check_pairs
+from ceeh.config.settings import Config, load
 from ceeh.modules.shaping.checked import build_shaping
 from ceeh.runtime.text import flatten
 

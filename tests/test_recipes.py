@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ceeh.assembly.components import build_callbacks
-from ceeh.config.settings import Config, check_pairs, load
+from ceeh.config.consistency import check_pairs
+from ceeh.config.settings import Config, load
 from ceeh.runtime.text import flatten
 
 CONFIGS = Path(__file__).parent.parent / "configs"

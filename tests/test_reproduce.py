@@ -12,10 +12,11 @@ from ceeh.data.benchmarks import Benchmark, benchmark_files, load_benchmark
 from ceeh.evaluate import main
 from ceeh.evaluate.run import default_output
 from ceeh.fit import main as fit
-from ceeh.memory import GIB, PHASES
+from ceeh.memory.devices import GIB
+from ceeh.memory.plan import PHASES
 from ceeh.pretrained.locate import ModelSource
 from ceeh.run.folder import RunFolder
-from tests.test_memory import distilled, planned  # noqa: F401  # a fixture
+from tests.memory.recipes import distilled, planned  # noqa: F401  # a fixture
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "reproduce.md").read_text()

@@ -10,7 +10,8 @@ import torch
 
 from benchmarks.gpu.measured import BF16, CUDA, DEVICE, Row, row, seconds
 from benchmarks.workload import random_config
-from ceeh.config.settings import LoRA, Model, Objective, Optimizer
+from ceeh.config.objective import Objective
+from ceeh.config.settings import LoRA, Model, Optimizer
 from ceeh.data.batch import RolloutBatch
 from ceeh.modules import policy as policy_module
 from ceeh.modules.batching import microbatches, padding_fraction

@@ -10,7 +10,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ceeh.callbacks.signal import SignalCallback, check_signals
 from ceeh.config.component import Component
-from ceeh.config.settings import READ_HARD, Config
+from ceeh.config.objective import READ_HARD
+from ceeh.config.settings import Config
 from ceeh.config.trainer import check_trainer_arguments
 from ceeh.errors import ConfigError, first_line, user_code
 from ceeh.modules.shaping.checked import build_shaping

@@ -17,8 +17,8 @@ from ceeh.config.hardware import (
     resolve_accelerator,
     resolve_precision,
 )
-from ceeh.config.settings import check_not_redacted
 from ceeh.config.sft import SFTConfig, check_sft_pairs
+from ceeh.config.writing import check_not_redacted
 from ceeh.data.examples import ExampleBuilder, load_examples
 from ceeh.errors import ConfigError
 from ceeh.runtime.distributed import join_processes, world_size

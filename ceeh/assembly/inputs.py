@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedTokenizerBase
 
 from ceeh.assembly.components import build_callbacks, build_source, built_as, check_trainer
+from ceeh.config.consistency import check_pairs
 from ceeh.config.hardware import (
     DTYPE,
     check_attention,
@@ -18,8 +19,9 @@ from ceeh.config.hardware import (
     resolve_accelerator,
     resolve_precision,
 )
-from ceeh.config.settings import Config, check_not_redacted, check_pairs
+from ceeh.config.settings import Config
 from ceeh.config.sft import SFTConfig
+from ceeh.config.writing import check_not_redacted
 from ceeh.data.engine.families import check_family
 from ceeh.data.engine.vllm_engine import check_init_args
 from ceeh.data.mixture.mixture import Mixture

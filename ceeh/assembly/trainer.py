@@ -15,7 +15,8 @@ from ceeh.callbacks.profiler import Profiler
 from ceeh.callbacks.rollout_log import HeldOutLog, RolloutLog
 from ceeh.callbacks.weight_sync import WeightSync
 from ceeh.config.hardware import CANARY_TOLERANCE
-from ceeh.config.settings import Config, to_public_yaml
+from ceeh.config.settings import Config
+from ceeh.config.writing import to_public_yaml
 from ceeh.data.engine.base import RolloutEngine
 from ceeh.errors import user_code
 from ceeh.run.checkpoint import read_checkpoint

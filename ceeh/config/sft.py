@@ -4,20 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ceeh.config.consistency import check_lora, check_microbatch, check_multiple, check_sharding
 from ceeh.config.loading import merged
 from ceeh.config.rules import FILE_NAME, LOCATION, POSITIVE, SEED, at_least, setting
-from ceeh.config.settings import (
-    Checkpoints,
-    Hardware,
-    Model,
-    Optimizer,
-    Prompts,
-    Tracking,
-    check_lora,
-    check_microbatch,
-    check_multiple,
-    check_sharding,
-)
+from ceeh.config.settings import Checkpoints, Hardware, Model, Optimizer, Prompts, Tracking
 
 
 @dataclass(frozen=True)

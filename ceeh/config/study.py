@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
+from ceeh.config.consistency import check_pairs
 from ceeh.config.loading import merged
 from ceeh.config.rules import (
     FILE_NAME,
@@ -14,7 +15,7 @@ from ceeh.config.rules import (
     at_least,
     setting,
 )
-from ceeh.config.settings import Config, check_pairs, load
+from ceeh.config.settings import Config, load
 from ceeh.errors import ConfigError
 
 UNTRAINED = "untrained"

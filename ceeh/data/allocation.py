@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ceeh.config.settings import Rollouts
+from ceeh.config.rollouts import Rollouts
 from ceeh.runtime.table import QuestionTable
 
 

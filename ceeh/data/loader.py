@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.profiler import record_function
 
-from ceeh.config.settings import DynamicSampling
+from ceeh.config.rollouts import DynamicSampling
 from ceeh.data.allocation import Knapsack
 from ceeh.data.batch import RolloutBatch, collate, equal_batches
 from ceeh.data.engine.base import RolloutEngine, Sampling

@@ -10,7 +10,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_fr
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ceeh.config.settings import Component, Config, Prompts, to_yaml
+from ceeh.config.component import Component
+from ceeh.config.settings import Config, Prompts
+from ceeh.config.writing import to_yaml
 from ceeh.reporting.pareto import write_pareto
 from ceeh.reporting.run_page import summary_grid
 from ceeh.runtime.paths import expanded

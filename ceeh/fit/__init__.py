@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ceeh.config.reference import CommandParser
-from ceeh.config.settings import Config, load, to_public_yaml
+from ceeh.config.settings import Config, load
+from ceeh.config.writing import to_public_yaml
 from ceeh.runtime.callable_module import make_callable
 from ceeh.runtime.cli import run_command
 from ceeh.runtime.text import escape

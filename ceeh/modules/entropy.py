@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ceeh.config.settings import Entropy
+from ceeh.config.objective import Entropy
 
 
 def entropy_anneal(progress: float, kind: str, end: float = 1.0) -> float:

@@ -15,7 +15,8 @@ from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 
 from ceeh.config.hardware import CANARY_TOLERANCE
-from ceeh.config.settings import READ_HARD, Config
+from ceeh.config.objective import READ_HARD
+from ceeh.config.settings import Config
 from ceeh.data.batch import RolloutBatch
 from ceeh.errors import ConfigError
 from ceeh.evaluation.held_out import level_metrics

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ceeh.config.settings import Objective
+from ceeh.config.objective import Objective
 from ceeh.modules.aggregation import reduce_tokens
 
 MAX_LOG_RATIO = 20.0

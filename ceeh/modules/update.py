@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ceeh.config.settings import Objective
+from ceeh.config.objective import Objective
 from ceeh.data.batch import RolloutBatch
 from ceeh.errors import RunError, first_line
 from ceeh.modules.aggregation import row_weights

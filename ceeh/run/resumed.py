@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ceeh.config.loading import parse, read_yaml
-from ceeh.config.settings import Config, to_public_yaml
+from ceeh.config.settings import Config
 from ceeh.config.sft import SFTConfig
 from ceeh.config.typed import plain, shown
+from ceeh.config.writing import to_public_yaml
 from ceeh.errors import ConfigError
 from ceeh.run.atomic import atomic_write_text
 from ceeh.run.checkpoint import checkpoint_files, read_checkpoint

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ceeh.config.reference import CommandParser
-from ceeh.config.settings import to_public_yaml
 from ceeh.config.sft import SFTConfig, load_sft
+from ceeh.config.writing import to_public_yaml
 from ceeh.runtime.cli import run_command
 from ceeh.runtime.text import escape
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ceeh.assembly.components import build_callbacks, check_trainer
-from ceeh.config.settings import Config, to_public_yaml, to_yaml
+from ceeh.config.settings import Config
 from ceeh.config.study import (
     OF_THE_STUDY,
     UNTRAINED,
@@ -20,6 +20,7 @@ from ceeh.config.study import (
     sampling_words,
 )
 from ceeh.config.typed import shown, shown_option
+from ceeh.config.writing import to_public_yaml, to_yaml
 from ceeh.data.benchmarks import Benchmark, benchmark_name
 from ceeh.errors import ConfigError
 from ceeh.evaluation.config import EvaluationConfig, load_evaluation_config

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ceeh import fit
-from ceeh.config.settings import to_yaml
+from ceeh.config.writing import to_yaml
 from tests.commands import Said, assert_refused, contents, no_engine, said
 from tests.test_fit import small
 

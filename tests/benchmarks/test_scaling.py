@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scaling import GPUS, PAGE, TABLES, Step, measure, shapes_of, write
-from ceeh.memory import GIB
+from benchmarks.scaling.measure import measure
+from benchmarks.scaling.models import shapes_of
+from benchmarks.scaling.step import GPUS, Step
+from benchmarks.scaling.tables import PAGE, TABLES, write
+from ceeh.memory.devices import GIB
 
 
 def test_the_page_holds_the_scripts_tables(tmp_path: Path) -> None:

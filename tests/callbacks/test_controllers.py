@@ -18,7 +18,8 @@ from ceeh.callbacks.controllers import (
     accuracy_variance,
     step_entropy,
 )
-from ceeh.config.settings import Entropy, load
+from ceeh.config.objective import Entropy
+from ceeh.config.settings import load
 from ceeh.errors import ConfigError
 from ceeh.modules.entropy import entropy_weights
 from ceeh.modules.shaping.optimal_length import OptimalLengthPenalty

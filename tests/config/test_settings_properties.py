@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ceeh.config.component import Component
 from ceeh.config.reference import entries
-from ceeh.config.settings import Config, load, to_yaml
+from ceeh.config.settings import Config, load
+from ceeh.config.writing import to_yaml
 from ceeh.errors import ConfigError
 
 QUICK = settings(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ceeh.config.settings import check_pairs, load
+from ceeh.config.consistency import check_pairs
+from ceeh.config.settings import load
 from ceeh.errors import ConfigError
 
 

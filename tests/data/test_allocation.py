@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from ceeh.config.settings import check_pairs, load
+from ceeh.config.consistency import check_pairs
+from ceeh.config.settings import load
 from ceeh.data.allocation import Knapsack, contrast, knapsack
 from ceeh.errors import ConfigError
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ceeh.config.settings import Allocation, DynamicSampling, Rollouts, load
+from ceeh.config.rollouts import Allocation, DynamicSampling, Rollouts
+from ceeh.config.settings import load
 from ceeh.data import datamodule
 from ceeh.data.allocation import Knapsack
 from ceeh.data.batch import RolloutBatch

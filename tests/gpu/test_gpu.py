@@ -19,7 +19,8 @@ from torch import Tensor
 
 from benchmarks.agreement import agreement
 from benchmarks.workload import random_model
-from ceeh.config.settings import LoRA, Model, Objective
+from ceeh.config.objective import Objective
+from ceeh.config.settings import LoRA, Model
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.errors import RunError

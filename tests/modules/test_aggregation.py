@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ceeh.config.settings import Objective
+from ceeh.config.objective import Objective
 from ceeh.modules.aggregation import denominator_shares, reduce_tokens, row_weights
 from tests.modules.test_policy_objective import objective, rollouts
 

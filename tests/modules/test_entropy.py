@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ceeh.config.settings import Entropy
+from ceeh.config.objective import Entropy
 from ceeh.modules.entropy import ea_mask, entropy_anneal, entropy_weights, top_entropy_tokens
 
 HARD = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ceeh.config.settings import Objective
+from ceeh.config.objective import Objective
 from ceeh.modules.metrics import (
     RankMetrics,
     add_to,

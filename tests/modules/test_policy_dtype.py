@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ceeh.config.consistency import check_pairs
 from ceeh.config.hardware import check_quantization
-from ceeh.config.settings import Config, LoRA, Model, Optimizer, check_pairs
+from ceeh.config.settings import Config, LoRA, Model, Optimizer
 from ceeh.errors import ConfigError
 from ceeh.modules.policy import Policy
 from ceeh.modules.schedule import build_optimizer

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ceeh.config.settings import Entropy, Objective
+from ceeh.config.objective import Entropy, Objective
 from ceeh.modules.entropy import ea_mask
 from ceeh.modules.objective import ObjectiveTerms, SampledTokens, policy_objective
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from ceeh.config.settings import Entropy, LoRA, Model, Objective
+from ceeh.config.objective import Entropy, Objective
+from ceeh.config.settings import LoRA, Model
 from ceeh.data.batch import RolloutBatch
 from ceeh.errors import RunError
 from ceeh.modules.aggregation import denominator_shares, row_weights

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ceeh.config.settings import Entropy, Model, Objective
+from ceeh.config.objective import Entropy, Objective
+from ceeh.config.settings import Model
 from ceeh.modules import update
 from ceeh.modules.batching import index_microbatches, microbatches, model_inputs
 from ceeh.modules.policy import Policy

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ceeh.config.component import Component
-from ceeh.config.settings import Config, Objective
+from ceeh.config.objective import Objective
+from ceeh.config.settings import Config
 from ceeh.errors import ConfigError
 from ceeh.modules.shaping.base import NoShaping
 from ceeh.modules.shaping.checked import build_shaping, trial_inputs

@@ -12,13 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 from transformers.utils import logging as transformers_logging
 
 from ceeh.config.settings import LoRA, Model
-from ceeh.memory import (
-    ModelShapes,
-    forward_activations,
-    optimizer_workspace,
-    read_shapes,
-    update_activations,
-)
+from ceeh.memory.activations import forward_activations, optimizer_workspace, update_activations
+from ceeh.memory.shapes import ModelShapes, read_shapes
 from ceeh.modules.policy import Policy
 
 QWEN2, QWEN3, LLAMA = Qwen2Config, Qwen3Config, LlamaConfig

@@ -1,0 +1,5 @@
+"""`distilled`, for all tests of this folder."""
+
+from tests.memory.recipes import distilled
+
+__all__ = ["distilled"]
