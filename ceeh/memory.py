@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from ceeh.config.hardware import resolve_precision
 from ceeh.config.settings import Config, LoRA, Model
-from ceeh.data.engine import vllm_engine as vllm
+from ceeh.data.engine import vllm_options as vllm
 from ceeh.errors import ConfigError, first_line
 from ceeh.modules.head import block_tokens
 from ceeh.pretrained.loading import load_config
