@@ -1,12 +1,11 @@
-"""Reads one factor: a number, a letter, a word, a group in brackets or a LaTeX command with its arguments."""
+"""Reads one factor: a number, a letter, a word, a group in brackets or a command."""
 
-import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from fractions import Fraction
 
 from ceeh.data.verify import expressions as ex
+from ceeh.data.verify.commands import ACCENTS, SHAPES, CommandReader, symbol
 from ceeh.data.verify.expressions import Expr, UnreadError
-from ceeh.data.verify.token_reader import TokenReader
 from ceeh.data.verify.tokens import Token
 from ceeh.data.verify.words import (
     FUNCTIONS,
@@ -22,26 +21,14 @@ from ceeh.data.verify.words import (
 MAX_DEPTH = 50
 MAX_DIGITS = 100
 
-_CONSTANTS = {"e": ex.EULER, "i": ex.IMAGINARY, r"\pi": ex.PI}
 _FUNCTION_LETTERS = ("f", "g", "F", "G", "P", "Q", r"\phi", r"\Gamma")
-_ACCENT_NAMES = (
-    r"\overline \bar \vec \hat \widehat \tilde \underline \overrightarrow \dot \ddot \widetilde"
-)
-_ACCENTS = frozenset(_ACCENT_NAMES.split())
-_SHAPES = (r"\angle", r"\triangle", r"\measuredangle")
-_MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array")
 _FACTOR_NAMES = r"[ { \l| \frac \sqrt \binom \begin \infty \pi \lfloor \lceil"
-_FACTORS = {*_FACTOR_NAMES.split(), *_ACCENTS, *_SHAPES, *(f for f in FUNCTIONS if f[0] == "\\")}
+_FACTORS = {*_FACTOR_NAMES.split(), *ACCENTS, *SHAPES, *(f for f in FUNCTIONS if f[0] == "\\")}
 """Signs and commands that begin a factor."""
 
 
-def symbol(name: str) -> Expr:
-    """A letter: a constant or a symbol."""
-    return _CONSTANTS.get(name) or ex.sym(name)
-
-
-class FactorReader(TokenReader, ABC):
-    """Reads the factor at its place; what stands in brackets and arguments is read by the layers above."""
+class FactorReader(CommandReader):
+    """Reads the factor at its place; what stands in brackets is read by the layers above."""
 
     def __init__(self, tokens: list[Token]) -> None:
         super().__init__(tokens)
@@ -49,31 +36,8 @@ class FactorReader(TokenReader, ABC):
         self.bars = 0
 
     @abstractmethod
-    def sum(self) -> Expr:
-        """The expression here."""
-
-    @abstractmethod
-    def power(self) -> Expr:
-        """The factor here with its exponent."""
-
-    @abstractmethod
-    def script(self) -> Expr:
-        """An exponent or subscript."""
-
-    @abstractmethod
     def group(self, opening: str) -> Expr:
         """What is between brackets, of which `opening` has been taken."""
-
-    def scalar(self, node: Expr) -> Expr:
-        if not ex.is_expr(node):
-            raise UnreadError
-        return node
-
-    def enclosed(self, closing: str) -> Expr:
-        """An expression and the bracket that closes it."""
-        node = self.scalar(self.sum())
-        self.expect(closing)
-        return node
 
     def begins_factor(self, token: Token) -> bool:
         if token.kind == "number" or token.text.lower() in NUMBERS:
@@ -87,30 +51,6 @@ class FactorReader(TokenReader, ABC):
         if token.text == "(":
             return self.ahead(1).text != "mod"
         return token.text in _FACTORS
-
-    def argument(self) -> Expr:
-        r"""The argument of \frac or \sqrt: a group, one digit or one token."""
-        text = self.peek.text
-        if self.peek.kind == "number" and len(text) > 1:
-            if not text.isdigit():
-                raise UnreadError
-            self.replace([Token("number", text[0]), Token("number", text[1:])])
-        return self.braced()
-
-    def braced(self) -> Expr:
-        return self.enclosed("}") if self.accept("{") else self.scalar(self.primary(script=True))
-
-    def arguments(self) -> list[Expr]:
-        found = [self.scalar(self.sum())]
-        while self.accept(",", ";"):
-            found.append(self.scalar(self.sum()))
-        self.expect(")")
-        return found
-
-    def index(self) -> str:
-        """A subscript as text, with digits for a number word."""
-        raw = re.sub(r"(?<!\d) | (?!\d)", "", self.raw_script())  # 1 2 is not 12
-        return str(NUMBERS.get(raw.lower(), raw))
 
     def primary(self, *, script: bool = False) -> Expr:
         """One factor. `script` takes no more than one token or group, as an exponent does."""
@@ -140,7 +80,7 @@ class FactorReader(TokenReader, ABC):
             node = self.enclosed("|" if text == "|" else r"\r|")
             self.bars -= 1
             return ("fn", "abs", node)
-        return self._command(text)
+        return self.command(text)
 
     def _number(self, text: str, script: bool) -> Expr:
         if len(text) > MAX_DIGITS:
@@ -178,16 +118,16 @@ class FactorReader(TokenReader, ABC):
     def _word(self, token: Token) -> Expr:
         text, lower = token.text, token.text.lower()
         if text in FUNCTIONS:
-            return self._function(FUNCTIONS[text])
+            return self.function(FUNCTIONS[text])
         if text == "sqrt":
-            return self._root()
+            return self.root()
         if text in SYMBOLS:
             return self._letter(SYMBOLS[text], False)
         if text in INFINITE:
             return ex.INFINITY
         if text[0] == "d" and len(text) == 2 and self.peek.text == "/":  # dy/dx
             self.at -= 1
-            if derivative := self._derivative():
+            if derivative := self.derivative():
                 return derivative
             self.at += 1
         if lower in SCALES:
@@ -202,94 +142,3 @@ class FactorReader(TokenReader, ABC):
         self.at -= 1
         self.replace([Token("letter", letter, "name" * text.isupper()) for letter in text])
         return self.power()
-
-    def _command(self, text: str) -> Expr:
-        """The command `text`, which has been taken, with its arguments."""
-        match text:
-            case r"\frac":
-                return self._derivative() or ex.divide(self.argument(), self.argument())
-            case r"\binom":
-                return ("fn", "binomial", self.argument(), self.argument())
-            case r"\sqrt":
-                return self._root()
-            case r"\infty":
-                return ex.INFINITY
-            case r"\emptyset":
-                return ("seq", "{}", ())
-            case r"\lfloor":
-                return ("fn", "floor", self.enclosed(r"\rfloor"))
-            case r"\lceil":
-                return ("fn", "ceiling", self.enclosed(r"\rceil"))
-            case r"\begin":
-                return self._matrix()
-        if text in _ACCENTS:
-            content = self.raw_script()
-            return symbol(content if content in ("i", "j", "k") else f"{text} {content}")
-        if text in _SHAPES:
-            return ex.sym(f"{text} {self.take().text}")
-        if text in FUNCTIONS:
-            return self._function(FUNCTIONS[text])
-        raise UnreadError
-
-    def _derivative(self) -> Expr | None:
-        r"""\frac{dy}{dx} after \frac, and dy/dx, as a symbol."""
-        start = self.at
-        try:
-            above = self.raw_script()
-            self.accept("/")
-            below = self.raw_script()
-            self.accept("/")
-        except UnreadError:
-            above = below = ""
-        above, below = (name.replace(r"\partial", "d").replace(" ", "") for name in (above, below))
-        if above[:1] == below[:1] == "d" and below[1:2].isalpha():
-            return ex.sym(f"{above}/{below}")
-        self.at = start
-        return None
-
-    def _root(self) -> Expr:
-        degree = self.enclosed("]") if self.accept("[") else ex.num(2)
-        return ex.power(self.argument(), ex.power(degree, ex.MINUS_ONE))
-
-    def _function(self, name: str) -> Expr:
-        r"""\sin x, \sin^2 x, \sin(x), \log_2 8, \gcd(a, b)."""
-        base = []
-        if name == "log":
-            base = [self.argument() if self.accept("_") else ex.num(10)]
-        exponent = self.script() if self.accept("^") else None
-        if self.accept("("):
-            arguments = self.arguments()
-        elif self.accept("{"):
-            arguments = [self.enclosed("}")]
-        else:
-            argument = self.scalar(self.power())
-            while (self.peek.kind == "letter" or self.peek.text == r"\pi") and not self.unit_at(0):
-                argument = ex.mul(argument, self.scalar(self.power()))
-            arguments = [argument]
-        if exponent is not None and ex.number(exponent) == -1:
-            if name not in ("sin", "cos", "tan"):
-                raise UnreadError
-            name, exponent = f"a{name}", None
-        node = ("fn", name, *arguments, *base)
-        if name == "exp":
-            node = ex.power(ex.EULER, arguments[0])
-        return node if exponent is None else ex.power(node, exponent)
-
-    def _matrix(self) -> Expr:
-        self.expect("{")
-        name = self.take().text
-        self.expect("}")
-        if name not in _MATRICES or (name == "array" and set(self.raw_script()) - set("clr ")):
-            raise UnreadError
-        rows = [[self.scalar(self.sum())]]
-        while not self.accept(r"\end"):
-            if self.expect("&", r"\\") == "&":
-                rows[-1].append(self.scalar(self.sum()))
-            elif self.peek.text != r"\end":
-                rows.append([self.scalar(self.sum())])
-        self.expect("{")
-        self.expect(name)
-        self.expect("}")
-        if len({len(row) for row in rows}) > 1:
-            raise UnreadError
-        return ("matrix", *map(tuple, rows))

@@ -1,5 +1,8 @@
 r"""Reads the tokens of an answer as a value. Every token is read, or the answer is unread.
 
+The grammar has a file for each layer, a class on the one below: `token_reader`, `commands`, `factors`,
+`terms`, `quantities`, and here answers.
+
 Values are nested tuples, which a worker can be sent:
 ("val", expression, unit, percent sign), ("seq", brackets, items) with brackets "" for a list, "{}" for
 a set or those of a tuple or interval, ("op", \cup | \cap | \setminus, sets), ("set", name),
