@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from benchmarks.harness import Measurement, report
-from ceeh.data.prompts import PromptStream
+from ceeh.data.stream import PromptStream
 from ceeh.types import Prompt
 
 PER_RESPONSE = {"none": 0.0, "half": 0.5, "all": 1.0}

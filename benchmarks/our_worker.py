@@ -21,6 +21,7 @@ from ceeh.data.batch import RolloutBatch, collate
 from ceeh.data.datamodule import RolloutDataModule
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
+from ceeh.data.engine.vllm_sampling import completion_of
 from ceeh.data.loader import RolloutLoader
 from ceeh.data.verify.reward_function import RewardFunction
 from ceeh.modules.module import CEEHModule
@@ -87,7 +88,8 @@ class ForcedLengths(VLLMEngine):
         ]
         sampled = self._run([prompt.token_ids for prompt in rows], params, sampling.seed)
         finished = [
-            replace(self._completion(request.outputs[0]), finish=Finish.STOP) for request in sampled
+            replace(completion_of(request.outputs[0], self._tokenizer), finish=Finish.STOP)
+            for request in sampled
         ]
         return [
             RolloutGroup(

@@ -18,7 +18,7 @@ from benchmarks.harness import Measurement, report, timed
 from ceeh.callbacks.difficulty import RollingDifficulty
 from ceeh.callbacks.optimal_length import OptimalLength
 from ceeh.callbacks.signal import SignalCallback
-from ceeh.data.prompts import PromptStream
+from ceeh.data.stream import PromptStream
 from ceeh.types import GroupOutcome, Prompt
 
 MB = 1e6

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ceeh.data.engine import vllm_engine
+from ceeh.data.engine import vllm_weights
 from fault_injection.equality import differences
 from fault_injection.process import attempt, run_experiment, uninterrupted
 
@@ -68,7 +68,7 @@ def inject(work: Path) -> dict[str, Any]:
 def fail(place: str, error: str, calls: set[int]) -> None:
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    owner, name = (vllm_engine, "repack_heads") if place == "a push" else (LLMEngine, "step")
+    owner, name = (vllm_weights, "repack_heads") if place == "a push" else (LLMEngine, "step")
     function, made = getattr(owner, name), 0
 
     def watched(*arguments: Any, **settings: Any) -> Any:

@@ -23,9 +23,10 @@ from ceeh.config.settings import Config
 from ceeh.config.sft import SFTConfig
 from ceeh.config.writing import check_not_redacted
 from ceeh.data.engine.families import check_family
-from ceeh.data.engine.vllm_engine import check_init_args
+from ceeh.data.engine.vllm_options import check_init_args
 from ceeh.data.mixture.mixture import Mixture
-from ceeh.data.prompts import PromptBuilder, check_stream, digests, load_prompts
+from ceeh.data.prompts import PromptBuilder, digests, load_prompts
+from ceeh.data.stream import check_stream
 from ceeh.data.verify.base import Verifier
 from ceeh.data.verify.build import build_verifier, drop_unverifiable
 from ceeh.errors import ConfigError

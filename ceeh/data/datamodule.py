@@ -9,7 +9,7 @@ from ceeh.config.settings import Config
 from ceeh.data.allocation import Knapsack
 from ceeh.data.engine.base import RolloutEngine, Sampling
 from ceeh.data.loader import HeldOutLoader, RolloutLoader
-from ceeh.data.prompts import PromptStream
+from ceeh.data.stream import PromptStream
 from ceeh.data.verify.base import Verifier
 from ceeh.runtime.distributed import gather_objects, rank, world_size
 from ceeh.runtime.rng import derived_seed

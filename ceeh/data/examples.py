@@ -14,7 +14,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ceeh.data.batch import equal_batches
-from ceeh.data.prompts import PromptBuilder, PromptStream, load_prompts
+from ceeh.data.prompts import PromptBuilder, load_prompts
+from ceeh.data.stream import PromptStream
 from ceeh.errors import ConfigError
 from ceeh.types import Demonstration, Example, Question
 

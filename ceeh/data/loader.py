@@ -17,7 +17,7 @@ from ceeh.config.rollouts import DynamicSampling
 from ceeh.data.allocation import Knapsack
 from ceeh.data.batch import RolloutBatch, collate, equal_batches
 from ceeh.data.engine.base import RolloutEngine, Sampling
-from ceeh.data.prompts import PromptStream
+from ceeh.data.stream import PromptStream
 from ceeh.data.verify.base import Verifier
 from ceeh.runtime import shutdown
 from ceeh.runtime.rng import derived_seed

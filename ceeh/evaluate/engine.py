@@ -9,7 +9,7 @@ from ceeh.config.hardware import CANARY_TOLERANCE
 from ceeh.data.benchmarks import Benchmark
 from ceeh.data.engine.base import RolloutEngine
 from ceeh.data.engine.restartable import build_engine
-from ceeh.data.engine.vllm_engine import check_init_args
+from ceeh.data.engine.vllm_options import check_init_args
 from ceeh.evaluation.config import EvaluationConfig
 from ceeh.evaluation.runner import Task
 from ceeh.modules.canary import canary_difference, check_canary

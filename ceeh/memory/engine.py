@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ceeh.config.settings import Config
-from ceeh.data.engine import vllm_engine as vllm
+from ceeh.data.engine import vllm_options as vllm
 from ceeh.errors import ConfigError
 from ceeh.memory.devices import GIB, Devices
 from ceeh.memory.rows import longest_row, rollout_rows

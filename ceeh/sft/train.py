@@ -12,7 +12,7 @@ from ceeh.callbacks.console import SFT_HELD_OUT, Console, sft_line
 from ceeh.config.hardware import set_threads
 from ceeh.config.sft import SFTConfig
 from ceeh.data.examples import ExampleLoader, HeldOutExamples
-from ceeh.data.prompts import PromptStream
+from ceeh.data.stream import PromptStream
 from ceeh.export.card import write_supervised_card
 from ceeh.modules.policy import Policy
 from ceeh.modules.sft import SFTModule

@@ -1,13 +1,16 @@
-"""Allocation: the knapsack's optimum against all allocations, its bounds, and what a rank's prompts get."""
+"""Allocation: the optimum against all allocations, its bounds, what prompts get, and a resumed loader."""
 
 import itertools
+from typing import Any
 
 import pytest
 
 from ceeh.config.consistency import check_pairs
+from ceeh.config.rollouts import Allocation, Rollouts
 from ceeh.config.settings import load
 from ceeh.data.allocation import Knapsack, contrast, knapsack
 from ceeh.errors import ConfigError
+from tests.data.scripted import PROMPTS, Scripted, loader
 
 
 def value(accuracies: list[float], counts: tuple[int, ...]) -> float:
@@ -80,3 +83,45 @@ def test_a_knapsack_without_room_or_beside_dynamic_sampling_is_refused(overrides
     check_pairs(load([], overrides), 1)
     with pytest.raises(ConfigError, match=message):
         check_pairs(load([], [*overrides, "rollouts.allocation.method=knapsack"]), 1)
+
+
+def four_each() -> Knapsack:
+    settings = Allocation(method="knapsack", minimum=2, maximum=9)
+    return Knapsack(Rollouts(completions_per_prompt=4, allocation=settings))
+
+
+def test_completions_go_to_what_the_last_visit_promises_most_of() -> None:
+    engine = Scripted()
+    list(loader(engine, 1, steps=2, prompts=PROMPTS[:4], allocation=four_each()))
+    asked = [
+        dict(zip(names, sampling.completions, strict=True)) for names, sampling in engine.asked
+    ]
+    # u1 solved one of two responses, u2 both, u0 and u3 none; 16 in all, at most 9 for one.
+    assert asked == [dict.fromkeys(("u0", "u1", "u2", "u3"), 4), asked[1]]
+    assert asked[1]["u1"] == 9
+    assert sorted(asked[1].values()) == [2, 2, 3, 9]
+
+
+def test_what_other_ranks_saw_counts_for_the_allocation() -> None:
+    engine, allocation = Scripted(), four_each()
+    elsewhere = [("u1", 3.0, 0.25), ("far", 3.0, 0.5)]
+
+    def gather(own: Any) -> list[Any]:
+        return [own, (0, elsewhere)]
+
+    next(iter(loader(engine, 1, prompts=PROMPTS[:4], allocation=allocation, gather=gather)))
+    assert allocation.counts(["u2", "far"]) == (2, 6)
+    assert allocation.accuracies["u1"] == 0.25
+
+
+@pytest.mark.parametrize("cut", [1, 6, 8])
+def test_a_resumed_loader_allocates_what_the_uninterrupted_one_does(cut: int) -> None:
+    whole, stopped, resumed = Scripted(), Scripted(), Scripted()
+    list(loader(whole, 1, steps=12, allocation=four_each()))
+    first = loader(stopped, 1, steps=12, allocation=four_each())
+    list(itertools.islice(iter(first), cut))
+    second = loader(resumed, 1, steps=12, allocation=four_each())
+    second.load_state_dict(first.state_dict())
+    list(second)
+    assert stopped.asked + resumed.asked == whole.asked
+    assert len({sampling.completions for _, sampling in whole.asked}) > 2

@@ -14,8 +14,8 @@ from ceeh.data.examples import (
     collate_examples,
     load_examples,
 )
-from ceeh.data.prompts import PromptStream
 from ceeh.data.sources import Table
+from ceeh.data.stream import PromptStream
 from ceeh.errors import ConfigError
 from ceeh.starter.model import EOS_ID, PAD_ID, build_tokenizer
 from ceeh.types import Demonstration, Example, Question

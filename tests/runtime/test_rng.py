@@ -1,4 +1,4 @@
-"""Saving and restoring the rng states of a process."""
+"""Seeds, and saving and restoring the rng states of a process."""
 
 import random
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ceeh.runtime.rng import read_rng, rng_preserved, set_rng
+from ceeh.runtime.rng import derived_seed, read_rng, rng_preserved, set_rng
 
 
 def draws() -> list[float]:
@@ -46,3 +46,11 @@ def test_rng_states_do_not_depend_on_what_the_block_draws(
     else:
         drawing()
     assert draws() == expected
+
+
+def test_derived_seeds_depend_on_every_part() -> None:
+    seeds = {
+        derived_seed(*parts) for parts in [(0, "a"), (1, "a"), (0, "b"), (0, "a", ""), ("0a",)]
+    }
+    assert len(seeds) == 5
+    assert all(0 <= seed < 2**63 for seed in seeds)

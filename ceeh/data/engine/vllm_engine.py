@@ -1,24 +1,28 @@
 """The rollout engine: vLLM embedded in the trainer's process."""
 
 import atexit
-import math
 import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
-from itertools import count
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from ceeh.data.engine.base import Sampling
+from ceeh.data.engine.vllm_options import (
+    cannot_serve,
+    check_device,
+    check_options,
+    check_tensor_parallel,
+    default_options,
+    kv_cache_bytes,
+    merge_options,
+)
 from ceeh.data.engine.vllm_process import (
-    INSTALL,
     class_states,
     collected_once,
     default_group_kept,
@@ -29,39 +33,24 @@ from ceeh.data.engine.vllm_process import (
     restore_classes,
     shared_memory_named,
 )
+from ceeh.data.engine.vllm_sampling import (
+    CANARY_TOKENS,
+    canary_prompt,
+    check_space,
+    completion_of,
+    request_seed,
+    run_requests,
+)
 from ceeh.data.engine.vllm_weights import (
     check_sleeps,
-    checked,
-    release_packed,
-    repack_heads,
+    reload_weights,
     skeleton,
     weight_shapes,
 )
-from ceeh.errors import ConfigError, RunError, first_line
-from ceeh.runtime.distributed import (
-    TensorParallelGroup,
-    check_group_size,
-    processes_here,
-    world_size,
-)
+from ceeh.errors import ConfigError
+from ceeh.runtime.distributed import TensorParallelGroup, processes_here, world_size
 from ceeh.runtime.rng import derived_seed, rng_preserved
-from ceeh.types import Completion, Finish, Prompt, RolloutGroup
-
-REFUSED = {
-    "model": "it is that of the run or evaluation",
-    "max_model_len": "it is max_prompt_tokens + max_response_tokens; set these",
-    "trust_remote_code": "set model.trust_remote_code, or --trust-remote-code",
-    "seed": "set seed",
-    "dtype": "set engine.init_args.dtype",
-    "enable_sleep_mode": "set engine.init_args.sleep",
-    "kv_cache_memory_bytes": "set engine.init_args.kv_cache_gib",
-    "tensor_parallel_size": "set engine.init_args.tensor_parallel",
-    "data_parallel_size": "ranks that share no engine each have one already",
-    "logprobs_mode": "the log-probs must be those of the sampled distribution",
-    "skip_tokenizer_init": "the engine needs the tokenizer's end token",
-}
-CANARY_PROMPT_TOKENS, CANARY_TOKENS = 8, 16
-DEFAULT_KV_CACHE_GIB = {"cpu": 1.0, "cuda": 4.0}
+from ceeh.types import Completion, Prompt, RolloutGroup
 
 
 class VLLMEngine:
@@ -114,17 +103,7 @@ class VLLMEngine:
             from vllm.platforms import current_platform
 
             cpu = current_platform.is_cpu()
-            if accelerator not in ("auto", "cpu" if cpu else "cuda"):
-                raise ConfigError(
-                    f"hardware.accelerator is {accelerator}, but the installed vLLM is the build for "
-                    f"{'the CPU' if cpu else 'CUDA'}; {INSTALL}"
-                )
-            if sleep and cpu:
-                raise ConfigError(
-                    "engine.init_args.sleep needs CUDA, vLLM found none; set it to false"
-                )
-            if kv_cache_gib is None and "gpu_memory_utilization" not in options:
-                kv_cache_gib = DEFAULT_KV_CACHE_GIB["cpu" if cpu else "cuda"]
+            check_device(accelerator, sleep=sleep, cpu=cpu)
             if dtype == "auto":
                 dtype = "float32" if cpu else "bfloat16"
             if dtype == "float32" and not cpu:
@@ -142,7 +121,7 @@ class VLLMEngine:
                         dtype=dtype,
                         enable_sleep_mode=sleep,
                         logprobs_mode="processed_logprobs",
-                        kv_cache_memory_bytes=kv_cache_gib and int(kv_cache_gib * 2**30),
+                        kv_cache_memory_bytes=kv_cache_bytes(kv_cache_gib, options, cpu=cpu),
                         tensor_parallel_size=tensor_parallel,
                         **merge_options(default_options(cpu=cpu), options),
                     )
@@ -154,10 +133,7 @@ class VLLMEngine:
                 release_process_groups(keep_default=not self._own_group)
                 if isinstance(error, ValueError) and not isinstance(error, ConfigError):
                     # From vLLM's checks, before it reads weights.
-                    raise ConfigError(
-                        f"vLLM cannot serve '{model_path}' with these settings ({refusal(error)}); "
-                        "docs/models.md lists the families that were tried"
-                    ) from error
+                    raise cannot_serve(model_path, error) from error
                 raise
             finally:
                 restore_classes(classes)
@@ -172,33 +148,20 @@ class VLLMEngine:
         Raises ValueError for a prompt without space for `sampling.max_tokens` more, and Stopped between two
         engine steps.
         """
-        for prompt in prompts:
-            if len(prompt.token_ids) + sampling.max_tokens > self.max_model_len:
-                raise ValueError(
-                    f"prompt '{prompt.uid}' has {len(prompt.token_ids)} tokens, with a response of "
-                    f"up to {sampling.max_tokens} more than the engine's {self.max_model_len}; "
-                    "shorten it, or raise max_prompt_tokens"
-                )
+        check_space(prompts, sampling.max_tokens, self.max_model_len)
         # Of the ranks that share the engine, in rank order: they must ask it for the same.
         own = zip(prompts, sampling.counts(len(prompts)), strict=True)
         shares = self._tp_group.gather([(p.uid, p.token_ids, number) for p, number in own])
         requests = [request for share in shares for request in share]
         if not requests:
             return []
-
-        def seed(uid: str, n: int) -> int | None:
-            # vLLM seeds the n children of a request with seed, seed + 1, ...: multiples of n
-            # keep the children of different prompts apart.
-            by_request = sampling.seeds == "request"
-            return derived_seed(sampling.seed, uid) // n * n if by_request else None
-
         params = [
             self._params(
                 n=n,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
-                seed=seed(uid, n),
+                seed=request_seed(sampling, uid, n),
             )
             for uid, _, n in requests
         ]
@@ -209,7 +172,7 @@ class VLLMEngine:
         return [
             RolloutGroup(
                 prompt=prompt,
-                completions=tuple(map(self._completion, request.outputs)),
+                completions=tuple(completion_of(each, self._tokenizer) for each in request.outputs),
                 policy_version=self.policy_version,
             )
             for prompt, request in zip(prompts, sampled, strict=True)
@@ -218,9 +181,7 @@ class VLLMEngine:
     def canary(self, *, temperature: float) -> tuple[tuple[int, ...], Completion]:
         """16 seeded tokens after a fixed prompt of 8 that are spread over the vocabulary."""
         vocabulary = min(len(self._tokenizer), self._live().model_config.get_vocab_size())
-        prompt = tuple(
-            index * vocabulary // CANARY_PROMPT_TOKENS for index in range(CANARY_PROMPT_TOKENS)
-        )
+        prompt = canary_prompt(vocabulary)
         params = self._params(
             temperature=temperature,
             max_tokens=min(CANARY_TOKENS, self.max_model_len - len(prompt)),
@@ -229,7 +190,7 @@ class VLLMEngine:
         )
         # It belongs to the end of a step, for which a stop waits.
         (request,) = self._run([prompt], [params], engine_seed=0, stoppable=False)
-        return prompt, self._completion(request.outputs[0])
+        return prompt, completion_of(request.outputs[0], self._tokenizer)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], *, policy_version: int) -> None:
         """Replaces every weight as it streams in, then drops cached prefixes.
@@ -238,18 +199,8 @@ class VLLMEngine:
         """
         llm = self._live()
         self._wake("weights")
-        arguments = {
-            "weights_iterator": checked(weights, self._weight_shapes),
-            "is_checkpoint_format": True,
-        }
         try:
-            llm.apply_model(release_packed)
-            llm.collective_rpc("reload_weights", kwargs=arguments)
-            llm.apply_model(repack_heads)
-            if llm.reset_prefix_cache() is False:
-                raise RuntimeError(
-                    "vLLM kept cached prefixes of older weights: requests are running"
-                )
+            reload_weights(llm, weights, self._weight_shapes)
         except BaseException:
             self.close()
             raise
@@ -332,127 +283,15 @@ class VLLMEngine:
         self._wake("weights")
         self._wake("kv_cache")
         inputs = [self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
-        finished: list[Any] = []
+        group = self._tp_group if stoppable else None
         try:
-            with rng_preserved():
-                seed_unseeded_requests(engine_seed)
-                llm.enqueue(inputs, list(params), use_tqdm=False)
-                steps = count()
-                while llm.llm_engine.has_unfinished_requests():
-                    if stoppable:
-                        self._tp_group.check_stop(at=next(steps))
-                    finished += [output for output in llm.llm_engine.step() if output.finished]
+            return run_requests(llm, inputs, params, engine_seed=engine_seed, stopped_by=group)
         except BaseException:
             self.close()
             raise
-        # vLLM numbers requests in the order of the prompts; short ones finish first.
-        return sorted(finished, key=lambda request: int(request.request_id))
-
-    def _completion(self, output: Any) -> Completion:
-        token_ids, flat = tuple(output.token_ids), output.logprobs
-        logprobs = tuple(flat.logprobs[start] for start in flat.start_indices)
-        assert tuple(flat.token_ids[start] for start in flat.start_indices) == token_ids
-        if not all(math.isfinite(value) for value in logprobs):
-            raise RunError(
-                "the engine's log-probs are not finite: the pushed weights contain NaN or infinity, or its "
-                "dtype overflows"
-            )
-        return Completion(
-            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
-            token_ids=token_ids,
-            logprobs=logprobs,
-            finish={"stop": Finish.STOP, "length": Finish.LENGTH}.get(
-                output.finish_reason, Finish.ABORT
-            ),
-        )
-
-
-def refusal(error: ValueError) -> str:
-    """What vLLM refuses, in a line; pydantic's first line only counts the errors."""
-    return error.errors()[0]["msg"] if isinstance(error, ValidationError) else first_line(error)
 
 
 def close_at_exit(engine: "weakref.ref[VLLMEngine]") -> None:
     if (alive := engine()) is not None:
         with suppress(Exception):
             alive.close()
-
-
-def seed_unseeded_requests(seed: int) -> None:
-    """Seeds both rngs from which vLLM may sample a request that has no seed.
-
-    Its V1 model runner draws from torch's. The V2 runner, on CUDA, draws one seed per request from NumPy's
-    (`vllm/v1/worker/gpu/sample/states.py`): with torch seeded only, every rollout step and every rank would
-    sample the same text.
-    """
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-
-
-def default_options(*, cpu: bool) -> dict[str, Any]:
-    """Defaults that `options` can change: quiet; on the CPU eager; one engine per rank under torchrun."""
-    options: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False}
-    if cpu:
-        # Eager starts 20 s sooner than compiled and needs no C++ compiler at run time.
-        # Chunked prefill rewinds a seeded request's rng, which is impossible on the CPU.
-        options |= {"enforce_eager": True, "max_num_seqs": 512, "enable_chunked_prefill": False}
-    else:
-        # The KV cache has its size in bytes. vLLM only checks at the start that this share of the device
-        # is free, and the default, nearly all of it, never is next to a trainer.
-        options["gpu_memory_utilization"] = 0.05
-        # fp32 logits, as the trainer's. No difference on the starter; not measured at a large vocabulary.
-        options["hf_overrides"] = {"head_dtype": "float32"}
-    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        options["distributed_executor_backend"] = "external_launcher"
-    return options
-
-
-def default_batch_limits(device_bytes: int | None) -> dict[str, int]:
-    """vLLM 0.32's own limits, by the memory of the GPU, None for the CPU (engine/arg_utils.py, `LLM`).
-
-    An A100 of 80 GB gets the smaller pair; this returns the larger one, an upper bound.
-    """
-    if device_bytes is None:
-        return {"max_num_batched_tokens": 4096, "max_num_seqs": 256}
-    if device_bytes < 70 * 2**30:
-        return {"max_num_batched_tokens": 8192, "max_num_seqs": 256}
-    return {"max_num_batched_tokens": 16384, "max_num_seqs": 1024}
-
-
-def merge_options(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` over `defaults`; `hf_overrides` are merged key by key."""
-    merged = dict(defaults) | dict(options)
-    if isinstance(options.get("hf_overrides"), Mapping):
-        merged["hf_overrides"] = defaults.get("hf_overrides", {}) | dict(options["hf_overrides"])
-    return merged
-
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Raises ConfigError for an option that another setting decides or that breaks training."""
-    for name in options:
-        if name in REFUSED:
-            raise ConfigError(
-                f"engine.init_args.options.{name} cannot be set here: {REFUSED[name]}"
-            )
-
-
-def check_init_args(init_args: Mapping[str, Any], model: Any, *, processes: int, here: int) -> None:
-    """What `VLLMEngine` checks of its arguments before vLLM starts. Raises ConfigError."""
-    check_options(init_args.get("options") or {})
-    shared_by = init_args.get("tensor_parallel", 1)
-    check_tensor_parallel(shared_by, model, processes=processes, here=here)
-
-
-def check_tensor_parallel(size: Any, model: Any, *, processes: int, here: int) -> None:
-    """Raises ConfigError unless `size` of the `processes`, `here` on each machine, can share an engine.
-
-    `model` is the model's config: its attention heads are split.
-    """
-    setting = "engine.init_args.tensor_parallel"
-    check_group_size(size, processes=processes, here=here, setting=setting)
-    heads = getattr(model.get_text_config(), "num_attention_heads", size)
-    if heads % size:
-        raise ConfigError(
-            f"{setting} is {size}, but the {heads} attention heads of the model cannot be split into as many "
-            "equal parts; set a divisor of their number"
-        )

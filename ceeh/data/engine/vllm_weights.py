@@ -1,7 +1,8 @@
-"""Which weights a push must contain, and the packed copies that vLLM does not update by itself."""
+"""A push: which weights it must contain, and the packed copies that vLLM does not update by itself."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,19 @@ def checked(
             f"the push lacks {len(missing)} of {len(shapes.required)} weights, the first "
             f"'{next(iter(missing))}'; they would keep older values, push every weight"
         )
+
+
+def reload_weights(llm: Any, weights: Iterable[tuple[str, Tensor]], shapes: WeightShapes) -> None:
+    """Replaces every weight of vLLM's `llm` as it streams in, then drops cached prefixes.
+
+    Raises ValueError as `checked` does; the weights are then half replaced.
+    """
+    arguments = {"weights_iterator": checked(weights, shapes), "is_checkpoint_format": True}
+    llm.apply_model(release_packed)
+    llm.collective_rpc("reload_weights", kwargs=arguments)
+    llm.apply_model(repack_heads)
+    if llm.reset_prefix_cache() is False:
+        raise RuntimeError("vLLM kept cached prefixes of older weights: requests are running")
 
 
 def release_packed(model: nn.Module) -> None:

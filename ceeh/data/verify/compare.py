@@ -1,30 +1,18 @@
-"""Whether two values are equal, where `equal` decides about expressions; and their one spelling."""
+"""Whether two values are equal, where `equal` decides about expressions."""
 
-import math
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import pairwise
 
 from ceeh.data.verify import expressions as ex
-from ceeh.data.verify.expressions import INFINITY, Expr, value_of
+from ceeh.data.verify.expressions import Expr, value_of
+from ceeh.data.verify.intervals import INFINITE, as_set, ascending
 
 Equal = Callable[[Expr, Expr, str], bool]
 """Whether two expressions are equal, "", or proportional: "any" factor, or a "positive" one."""
 
 _ORDER = {"qualified": 0, "choice": 1, "named": 2, "chain": 3, "val": 5}
 """Of two kinds of values, the first one is taken apart first; all others are 4."""
-_FLIPPED = {">": "<", ">=": "<="}
-_MINUS_INFINITY = ex.negative(INFINITY)
-_INFINITE = {INFINITY: math.inf, _MINUS_INFINITY: -math.inf}
-_INTERVALS = ("()", "(]", "[)", "[]")
 _HUNDREDTH = ex.num(Fraction(1, 100))
-
-
-def _between(low: Expr, high: Expr, brackets: str = "()") -> Expr:
-    return ("seq", brackets, (value_of(low), value_of(high)))
-
-
-REALS = _between(_MINUS_INFINITY, INFINITY)
 
 
 class UndecidedError(Exception):
@@ -38,7 +26,7 @@ def exactly(one: Expr, other: Expr, factor: str = "") -> bool:
     a, b = ex.number(one), ex.number(other)
     if not factor and a is not None and b is not None:
         return a == b
-    infinite = [e in _INFINITE for e in (one, other)]
+    infinite = [e in INFINITE for e in (one, other)]
     if any(infinite) and (all(infinite) or a is not None or b is not None):
         return False
     raise UndecidedError
@@ -64,7 +52,7 @@ def same(reference: Expr, answer: Expr, equal: Equal) -> bool:
             swapped = other in ex.symbols(value) and name in ex.symbols(given)  # y = -x, x = -y
             return one[0] == two[0] == "rel" and swapped and _same_relation(one, two, equal)
         case ("named", name, value), ("rel", *_) if value[0] == "seq":
-            return _symbols(answer) == {name} and same(value, answer, equal)
+            return ex.variables(answer) == {name} and same(value, answer, equal)
         case ("named", name, value), ("seq", _, items) if any(i[0] == "named" for i in items):
             names = ",".join(item[1] if item[0] == "named" else "" for item in items)
             values = tuple(item[2] if item[0] == "named" else item for item in items)
@@ -87,13 +75,17 @@ def same(reference: Expr, answer: Expr, equal: Equal) -> bool:
             return (hour, minute) == (other, minutes) and _agree(half, noon)
         case ("val", *_), ("val", *_):
             return _same_quantity(reference, answer, equal)
-    if _is_relation(reference) and _is_relation(answer) and _symbols(reference) != _symbols(answer):
+    if (
+        _is_relation(reference)
+        and _is_relation(answer)
+        and ex.variables(reference) != ex.variables(answer)
+    ):
         return False
     reference, answer = _equation(reference), _equation(answer)
     relations = reference[0] == answer[0] == "rel"
     if relations and _same_relation(reference, answer, equal):
         return True
-    reference, answer = _as_set(reference), _as_set(answer)
+    reference, answer = as_set(reference), as_set(answer)
     match reference, answer:
         case ("seq", *_), ("seq", *_):
             return _same_sequence(reference, answer, equal)
@@ -103,8 +95,8 @@ def same(reference: Expr, answer: Expr, equal: Equal) -> bool:
             ordered = sign == r"\setminus"
             return (_same_in_order if ordered else _same_members)(items, given, equal)
         case ("builder", variable, domain, condition), ("builder", other, where, given):
-            free = other == variable or variable not in _symbols(given)
-            renamed = _renamed(given, other, variable)
+            free = other == variable or variable not in ex.variables(given)
+            renamed = ex.renamed(given, other, variable)
             return free and domain == where and same(condition, renamed, equal)
     return False
 
@@ -138,7 +130,7 @@ def _same_quantity(reference: Expr, answer: Expr, equal: Equal) -> bool:
         return True
     # 5 m as a product of variables is 5 m with the unit in text.
     letters = {part.rstrip("-0123456789") for part in (unit or other).split()}
-    if "" in (unit, other) and letters and letters <= _symbols(given if unit else wanted):
+    if "" in (unit, other) and letters and letters <= ex.variables(given if unit else wanted):
         return equal(_with_unit(wanted, unit), _with_unit(given, other), "")
     return False
 
@@ -197,132 +189,10 @@ def _same_members(items: tuple[Expr, ...], given: tuple[Expr, ...], equal: Equal
 
 
 def _same_relation(reference: Expr, answer: Expr, equal: Equal) -> bool:
-    (signs, sides), (others, given) = _ascending(reference), _ascending(answer)
+    (signs, sides), (others, given) = ascending(reference), ascending(answer)
     if signs != others:
         return False
     if len(signs) > 1:
         return all(equal(r, a, "") for r, a in zip(sides, given, strict=True))
     factor = "positive" if {"<", "<="} & set(signs) else "any"
     return equal(ex.subtract(*sides), ex.subtract(*given), factor)
-
-
-def _ascending(relation: Expr) -> tuple[tuple[str, ...], tuple[Expr, ...]]:
-    """The signs and sides of a relation, read from the smaller to the larger side."""
-    _, signs, sides = relation
-    if all(sign in _FLIPPED for sign in signs):
-        return tuple(_FLIPPED[sign] for sign in reversed(signs)), sides[::-1]
-    return signs, sides
-
-
-def _as_set(value: Expr) -> Expr:
-    """An inequality of one variable, a set builder or a difference of sets as intervals, if plain."""
-    match value:
-        case ("rel", *_):
-            return _interval(*_ascending(value)) or value
-        case ("builder", variable, "", condition):
-            inside = _as_set(condition)
-            named = _symbols(condition) == {variable}
-            return inside if inside != condition and named else value
-        case ("set", "R"):
-            return REALS
-        case ("op", r"\setminus", (whole, ("seq", "{}", points))) if _as_set(whole) == REALS:
-            return _without_points([p[1] for p in points if p[0] == "val"], len(points)) or value
-        case ("op", sign, items):
-            sets = tuple(map(_as_set, items))
-            return (_intersection(sets) if sign == r"\cap" else None) or ("op", sign, sets)
-    return value
-
-
-def _intersection(sets: tuple[Expr, ...]) -> Expr | None:
-    """The interval in all of several intervals; None unless all ends are rational or infinite."""
-    lows, highs = [], []
-    for value in sets:
-        match value:
-            case ("seq", pair, (("val", low, *_), ("val", high, *_))) if pair in _INTERVALS:
-                lows.append((_INFINITE.get(low, ex.number(low)), pair[0] == "(", low))
-                highs.append((_INFINITE.get(high, ex.number(high)), pair[1] == "]", high))
-            case _:
-                return None
-    if any(end[0] is None for end in (*lows, *highs)):
-        return None
-    low, high = max(lows, key=lambda end: end[:2]), min(highs, key=lambda end: end[:2])
-    brackets = f"{'(' if low[1] else '['}{']' if high[1] else ')'}"
-    return _between(low[2], high[2], brackets) if low[0] < high[0] else None
-
-
-def _interval(signs: tuple[str, ...], sides: tuple[Expr, ...]) -> Expr | None:
-    """The interval of a relation between a variable and one or two bounds; None for another one."""
-    middle = [i for i, side in enumerate(sides) if side[0] in ("sym", "app")]
-    if len(middle) != 1:
-        return None
-    at = middle[0]
-    bounds = sides[:at] + sides[at + 1 :]
-    if any(sides[at] in ex.walk(bound) for bound in bounds):
-        return None
-    if signs == ("!=",):
-        return _without_points(list(bounds), 1)
-    if set(signs) - {"<", "<="} or not (len(sides) == 2 or (len(sides) == 3 and at == 1)):
-        return None
-    low, high, left, right = _MINUS_INFINITY, INFINITY, "(", ")"
-    if at > 0:
-        low, left = sides[at - 1], "[" if signs[at - 1] == "<=" else "("
-    if at < len(sides) - 1:
-        high, right = sides[at + 1], "]" if signs[at] == "<=" else ")"
-    return _between(low, high, left + right)
-
-
-def _without_points(points: list[Expr], count: int) -> Expr | None:
-    """The real line without `count` rational points, as a union of open intervals."""
-    numbers = sorted({p[1] for p in points if p[0] == "num"})
-    if len(numbers) != count:
-        return None
-    ends = [_MINUS_INFINITY, *map(ex.num, numbers), INFINITY]
-    return ("op", r"\cup", tuple(_between(a, b) for a, b in pairwise(ends)))
-
-
-def _symbols(value: Expr) -> set[str]:
-    return {part[1] for part in ex.walk(value) if part[0] == "sym"}
-
-
-def _renamed(value: Expr, name: str, new: str) -> Expr:
-    if ex.is_expr(value):
-        return ex.replaced(value, name, ex.sym(new))
-    return tuple(_renamed(part, name, new) if isinstance(part, tuple) else part for part in value)
-
-
-def canonical(value: Expr) -> str:
-    """One spelling of equal answers: no unit, percent sign, name or clause; lists sorted and once."""
-    if (plain := _as_set(value)) != value:
-        return canonical(plain)
-    match value:
-        case ("val", node, _, _):
-            return str(_INFINITE[node]) if node in _INFINITE else ex.written(node)
-        case ("named" | "qualified" | "choice", _, inner) | ("chain", (inner, *_)):
-            return canonical(inner)
-        case ("words" | "set", text):
-            return text
-        case ("rel", *_):
-            signs, sides = _ascending(value)
-            return "".join(
-                f"{sign}{ex.written(s)}" for sign, s in zip(("", *signs), sides, strict=True)
-            )
-        case ("seq", brackets, items):
-            texts = list(map(canonical, items))
-            if brackets not in ("", "{}"):
-                return f"{brackets[0]}{','.join(texts)}{brackets[1]}"
-            texts = sorted(set(texts)) if "..." not in texts else texts
-            return texts[0] if len(texts) == 1 else f"{{{','.join(texts)}}}"
-        case ("op", sign, items):
-            texts = map(canonical, items)
-            return sign.join(texts if sign == r"\setminus" else sorted(texts))
-        case ("mod", _, residue, modulus):
-            a, m = ex.number(residue), ex.number(modulus)
-            rest = ex.num(a % m) if a is not None and m else residue
-            return f"{ex.written(rest)} mod {ex.written(modulus)}"
-        case ("ratio", sides):
-            return ":".join(ex.written(ex.divide(side, sides[-1])) for side in sides)
-        case ("time", hour, minute, _):
-            return f"{hour}:{minute}"
-        case ("builder", variable, domain, condition):
-            return f"{{x{domain}|{canonical(_renamed(condition, variable, 'x'))}}}"
-    return "..."

@@ -169,6 +169,18 @@ def symbols(node: Expr) -> set[str]:
     return {part[1] for part in walk(node) if part[0] in ("sym", "app")}
 
 
+def variables(value: Expr) -> set[str]:
+    """The symbols of a value, without the names of functions."""
+    return {part[1] for part in walk(value) if part[0] == "sym"}
+
+
+def renamed(value: Expr, name: str, new: str) -> Expr:
+    """A value with the symbol `new` for the symbol `name`."""
+    if is_expr(value):
+        return replaced(value, name, sym(new))
+    return tuple(renamed(part, name, new) if isinstance(part, tuple) else part for part in value)
+
+
 def written(node: Expr) -> str:
     """One spelling of an expression, for votes and names."""
     head, *parts = node

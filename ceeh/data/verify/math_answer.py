@@ -9,11 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ceeh.data.verify.base import CORRECT, INCORRECT, NO_ANSWER, UNREADABLE, with_verdicts
-from ceeh.data.verify.compare import UndecidedError, canonical, exactly, same
+from ceeh.data.verify.canonical import canonical
+from ceeh.data.verify.compare import UndecidedError, exactly, same
 from ceeh.data.verify.expressions import Expr, UnreadError, num, value_of
+from ceeh.data.verify.factors import MAX_DIGITS
 from ceeh.data.verify.pool import WorkerPool, check_limits
 from ceeh.data.verify.syntax import read
-from ceeh.data.verify.terms import MAX_DIGITS
 from ceeh.data.verify.tokens import MAX_ANSWER_CHARACTERS, spelling, tokenize
 from ceeh.errors import ConfigError
 from ceeh.types import Completion, Finish, Prompt, RolloutGroup, ScoredGroup, Verdict

@@ -1,6 +1,5 @@
 """Worker processes that grade answers. A late or dead one is replaced and costs one answer.
 
-Each worker has its own pipes: a pool with one shared queue stops when a worker dies holding its lock.
 Workers start from a script: a multiprocessing child would import the trainer's main module, torch too.
 """
 
@@ -10,17 +9,16 @@ import os
 import pickle
 import shlex
 import signal
-import subprocess
 import sys
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from ceeh.data.verify.task_queue import Task, TaskQueue
+from ceeh.data.verify.worker_process import Worker
 from ceeh.errors import ConfigError, RunError
 from ceeh.runtime import shutdown
 from ceeh.types import GradingOutcome, Verdict
@@ -31,8 +29,6 @@ WALL_FACTOR = 10
 FREE_FRACTION = 0.1
 MAX_FAILED_STARTS = 3
 POLL_SECONDS = 0.5
-
-Task = tuple[Any, ...]
 
 
 def check_limits(
@@ -48,115 +44,6 @@ def check_limits(
         raise ConfigError(
             f"memory_mib must be at least {min_memory_mib} for a worker to start, got {memory_mib}"
         )
-
-
-class TaskQueue:
-    """The tasks of one call, by index. Questions alternate; those with a slow answer come last.
-
-    `faults` maps each kind of failure to the first task that failed so, by index, and a description.
-    """
-
-    def __init__(self, tasks: Sequence[Task], question: Callable[[Task], Hashable]) -> None:
-        self.tasks = tasks
-        self.questions = [question(task) for task in tasks]
-        self.verdicts: dict[int, Verdict] = {}
-        self.faults: dict[GradingOutcome, tuple[int, str]] = {}
-        self.slow: set[Hashable] = set()
-        seen: Counter[Hashable] = Counter()
-        rounds = []
-        for key in self.questions:
-            rounds.append(seen[key])
-            seen[key] += 1
-        self.waiting = deque(sorted(range(len(tasks)), key=rounds.__getitem__))
-        self.postponed: deque[int] = deque()
-
-    @property
-    def num_waiting(self) -> int:
-        return len(self.waiting) + len(self.postponed)
-
-    @property
-    def num_open(self) -> int:
-        return len(self.tasks) - len(self.verdicts)
-
-    def next(self) -> int:
-        while self.waiting and self.questions[self.waiting[0]] in self.slow:
-            self.postponed.append(self.waiting.popleft())
-        return (self.waiting or self.postponed).popleft()
-
-    def put_back(self, tasks: Sequence[int]) -> None:
-        self.waiting.extendleft(reversed(tasks))
-
-    def settle(self, task: int, outcome: GradingOutcome, result: Any) -> None:
-        """`result` is the score if `outcome` is OK, otherwise a description."""
-        score = float(result) if outcome is GradingOutcome.OK else 0.0
-        self.verdicts[task] = Verdict(score=score, outcome=outcome)
-        first, _ = self.faults.get(outcome, (len(self.tasks), ""))
-        if outcome is not GradingOutcome.OK and task < first:
-            self.faults[outcome] = (task, str(result))
-
-    def time_out(self, words: str) -> None:
-        """Settles every open task."""
-        for task in range(len(self.tasks)):
-            if task not in self.verdicts:
-                self.settle(task, GradingOutcome.TIMEOUT, words)
-
-
-class Worker:
-    """A process and its tasks; `since` and `deadline` are monotonic times in seconds.
-
-    The process leads its own session, so that what it starts is killed with it. `replaces` is True
-    where it takes the place of a worker that an answer ended.
-    """
-
-    def __init__(self, command: Sequence[str], start_seconds: float, *, replaces: bool) -> None:
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        self.tasks: deque[int] = deque()
-        self.started = False
-        self.replaces = replaces
-        self._partial_line = b""
-        self.expect(start_seconds)
-
-    def expect(self, seconds: float) -> None:
-        """The next message is due within `seconds`."""
-        self.since = time.monotonic()
-        self.deadline = self.since + seconds
-
-    def send(self, content: bytes) -> bool:
-        """False when the process has ended."""
-        left = memoryview(content)
-        try:
-            while left:
-                left = left[os.write(self.stdin.fileno(), left) :]
-        except BrokenPipeError:
-            return False
-        return True
-
-    def receive(self) -> list[list[Any]] | None:
-        """The messages that have arrived; None at the end of the stream."""
-        content = os.read(self.stdout.fileno(), 2**16)
-        if not content:
-            return None
-        *lines, self._partial_line = (self._partial_line + content).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def kill(self) -> int:
-        """Kills the whole session. Returns the exit status, of an earlier end if there was one."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # before wait() frees the process id
-        status = self.process.wait()
-        self.stdin.close()
-        self.stdout.close()
-        return status
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ceeh.data.engine import vllm_engine
+from ceeh.data.engine import vllm_weights
 from ceeh.data.engine.base import Sampling
 from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.types import Completion, Finish, Prompt
@@ -133,7 +133,7 @@ def test_engine_and_trainer_agree_after_each_of_twenty_pushes(pair, record_prope
 def test_the_canary_shows_a_stale_head(pair, monkeypatch):
     with monkeypatch.context() as patch:
         for name in ("release_packed", "repack_heads"):
-            patch.setattr(vllm_engine, name, lambda model: None)
+            patch.setattr(vllm_weights, name, lambda model: None)
         pair.push(seed=101, policy_version=21)
         stale = pair.canary_difference()
     pair.push(seed=101, policy_version=22)

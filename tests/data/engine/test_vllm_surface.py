@@ -51,15 +51,15 @@ def test_each_variable_that_is_set_is_one_that_is_looked_up() -> None:
 
 
 def test_each_method_of_llm_that_is_called_is_looked_up() -> None:
-    tree = ast.parse((ENGINE / "vllm_engine.py").read_text())
     called = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in (
-            "llm",
-            "self._llm",
-            "self._live()",
-        ):
-            called.add(f"LLM.{node.attr}")
+    for file in sorted(ENGINE.glob("vllm_*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in (
+                "llm",
+                "self._llm",
+                "self._live()",
+            ):
+                called.add(f"LLM.{node.attr}")
     assert called >= {"LLM.enqueue", "LLM.collective_rpc", "LLM.sleep"}
     names = {used.name.partition("(")[0] for used in SURFACE}
     assert called <= names

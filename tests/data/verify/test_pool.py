@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from ceeh.data.verify.math_answer import MATH_GRADER
-from ceeh.data.verify.pool import TaskQueue, WorkerPool
+from ceeh.data.verify.pool import WorkerPool
 from ceeh.errors import RunError
 from ceeh.types import GradingOutcome
 from tests.data.verify.scoring import CORRECT, DIED, INCORRECT, group, verdict
@@ -127,15 +127,6 @@ def test_equal_answers_are_graded_once(mathematics, monkeypatch):
     scored = mathematics([group("x^2-1", *[answer] * 9), group("x^2-1", answer)])
     assert [v.score for s in scored for v in s.verdicts] == [1.0] * 10
     assert len(graded) == 1
-
-
-def test_questions_alternate_and_those_with_a_slow_answer_come_last():
-    tasks = [("a", "1"), ("a", "2"), ("a", "3"), ("b", "1"), ("b", "2"), ("c", "1")]
-    queue = TaskQueue(tasks, lambda task: task[0])
-    order = [queue.next(), queue.next()]
-    queue.slow.add("a")
-    order += [queue.next() for _ in range(queue.num_waiting)]
-    assert order == [0, 3, 5, 4, 1, 2]  # a1 b1, then c1 b2 before the rest of a
 
 
 SLEEPING = "import time\ndef build(): return lambda _, s: time.sleep(float(s)) or ['ok', 0.0]"
