@@ -20,7 +20,7 @@ from ceeh.config.hardware import resolve_precision
 from ceeh.config.settings import Config, LoRA, Model
 from ceeh.data.engine import vllm_engine as vllm
 from ceeh.errors import ConfigError, first_line
-from ceeh.modules.head import block_tokens
+from ceeh.modules.logits import block_tokens
 from ceeh.pretrained.loading import load_config
 from ceeh.runtime.distributed import processes_here, world_size
 

@@ -25,7 +25,8 @@ from ceeh.data.engine.vllm_engine import VLLMEngine
 from ceeh.errors import RunError
 from ceeh.fit import fit
 from ceeh.modules.batching import microbatches
-from ceeh.modules.head import LogitTransform, chunked_objective
+from ceeh.modules.head import chunked_objective
+from ceeh.modules.logits import LogitTransform
 from ceeh.modules.packing import varlen_attention
 from ceeh.modules.policy import Policy
 from ceeh.modules.timing import StepClock

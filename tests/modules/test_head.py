@@ -8,15 +8,8 @@ import torch
 from live_memory import LiveMemory
 from torch import Tensor
 
-from ceeh.modules.head import (
-    BLOCK,
-    PLAIN,
-    LogitTransform,
-    chunked_logprobs_and_entropy,
-    chunked_objective,
-    logit_gradient,
-    token_values,
-)
+from ceeh.modules.head import chunked_logprobs_and_entropy, chunked_objective
+from ceeh.modules.logits import BLOCK, PLAIN, LogitTransform, logit_gradient, token_values
 
 
 def reference_logprobs_and_entropy(
@@ -122,7 +115,7 @@ def test_an_objective_that_mixes_both_outputs_equals_autograd_on_full_logits(
     name: str, with_bias: bool, chunk_tokens: int, block: int, monkeypatch: pytest.MonkeyPatch
 ):
     """For every cap, scale and bias, and whatever the chunk and the block, of a vocabulary of 7."""
-    monkeypatch.setattr("ceeh.modules.head.BLOCK", block)
+    monkeypatch.setattr("ceeh.modules.logits.BLOCK", block)
     hidden, weight, targets = random_head(11)
     transform, inputs, bias = TRANSFORMS[name], [hidden, weight], None
     if with_bias:
@@ -230,7 +223,7 @@ def test_memory_is_one_chunk_of_logits_and_intermediates_of_six_blocks(
     tokens, width, vocabulary, chunk = 128, 4, 500, 32
     hidden, weight, targets = random_head(tokens, width, vocabulary, dtype=torch.float32)
     logits = 4 * chunk * vocabulary
-    monkeypatch.setattr("ceeh.modules.head.BLOCK", vocabulary)  # a token's logits
+    monkeypatch.setattr("ceeh.modules.logits.BLOCK", vocabulary)  # a token's logits
     small = 4 * (2 * vocabulary * width + 8 * tokens * width) + 6 * 4 * vocabulary
     given = {"temperature": 1.0, "chunk_tokens": chunk}
     peaks = []
