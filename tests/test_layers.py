@@ -120,7 +120,7 @@ def test_a_planted_upward_import_and_a_planted_circle_are_found() -> None:
     [
         ("vllm", ("ceeh.data.engine.",)),
         ("mlflow", ("ceeh.tracking.",)),
-        ("peft", ("ceeh.modules.policy",)),
+        ("peft", ("ceeh.modules.lora", "ceeh.modules.merged_weights", "ceeh.modules.policy")),
         ("matplotlib", ("ceeh.reporting.",)),
         (
             "ceeh.assembly",

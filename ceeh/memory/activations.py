@@ -5,7 +5,7 @@ The letters T, D, A, I, V and c are those of `ceeh.memory`.
 
 from ceeh.config.settings import LoRA, Model
 from ceeh.memory.shapes import FP32, MATRICES, ModelShapes
-from ceeh.modules.head import block_tokens
+from ceeh.modules.logits import block_tokens
 
 
 def layer_activations(shapes: ModelShapes, lora: LoRA, tokens: int, *, compute: int) -> int:

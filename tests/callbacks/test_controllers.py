@@ -24,7 +24,7 @@ from ceeh.errors import ConfigError
 from ceeh.modules.entropy import entropy_weights
 from ceeh.modules.shaping.optimal_length import OptimalLengthPenalty
 from ceeh.types import GroupOutcome
-from tests.modules.shaping.test_shaping import inputs
+from tests.modules.shaping.shaping_inputs import inputs
 
 RIGHT, WRONG = (True, 2), (False, 2)
 CONTROLLERS: dict[str, Callable[[], Controller]] = {

@@ -14,7 +14,7 @@ from ceeh.modules.shaping.adaptive_target import (
     peak_accuracy_length,
 )
 from ceeh.modules.shaping.base import ShapingInputs
-from tests.modules.shaping.test_shaping import NAN, inputs, ragged, rows
+from tests.modules.shaping.shaping_inputs import NAN, inputs, ragged, rows
 
 
 def peak(correct: list[int], lengths: list[int]) -> float:
