@@ -12,7 +12,7 @@ TEST_PROCESSES ?= 2
 # Python compiles a module when it is first imported; compiling all of them takes 50 seconds and most are never used.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile
 
-# Further arguments of pytest for `make test`.
+# Further arguments of pytest for `make test` and `make slow`.
 PYTEST_ARGUMENTS ?=
 
 .PHONY: env fit smollm2 starter test coverage slow audit lint lock clean bench bench-env bench-check faults
@@ -92,7 +92,8 @@ coverage:
 	$(MAKE) test PYTEST_ARGUMENTS="--cov=ceeh --cov-report=term-missing:skip-covered"
 
 slow: env
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow $(PYTEST_ARGUMENTS) \
+	  $$(grep -rl pytest.mark.slow tests)  # only these files are collected
 
 # Known vulnerabilities and malicious uploads among what is locked. In an environment of its own, and not a
 # failure where the advisories cannot be reached: tests/security/test_dependencies.py knows the worst.
