@@ -57,7 +57,7 @@ starter: env
 
 # The reference of `python -m benchmarks.update` and `.step`: TRL in an environment of its own. On a CPU the same
 # torch as ours comes first, so that no dependency asks for the CUDA build; on a GPU vLLM comes with it.
-bench-env: .venv-trl/.ready
+bench-env: .venv-trl/.ready-$(DEVICE)
 
 # Half an hour on two cores. Each is also run alone: python -m benchmarks.NAME --help
 bench: env bench-env
@@ -71,17 +71,19 @@ bench-check: env
 faults: env
 	$(BIN)/python -m fault_injection
 
-.venv-trl/.ready: benchmarks/requirements.txt requirements/cpu.in requirements/cuda.txt
+.venv-trl/.ready-cuda: benchmarks/requirements.txt requirements/cuda.txt
 	$(PYTHON) -m venv .venv-trl
-	@echo "installing TRL into .venv-trl: a minute or two ..."
-ifeq ($(DEVICE),cuda)
+	@echo "installing TRL and vLLM into .venv-trl: several minutes ..."
 	.venv-trl/bin/python -m pip install --disable-pip-version-check -q vllm \
 	  $$(grep '^trl\|^datasets\|^psutil' benchmarks/requirements.txt) -c requirements/cuda.txt
-else
+	@touch $@
+
+.venv-trl/.ready-cpu: benchmarks/requirements.txt requirements/cpu.in
+	$(PYTHON) -m venv .venv-trl
+	@echo "installing TRL into .venv-trl: a minute or two ..."
 	.venv-trl/bin/python -m pip install --disable-pip-version-check -q --no-deps \
 	  "$$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements/cpu.in)" --extra-index-url $(TORCH_CPU_INDEX)
 	.venv-trl/bin/python -m pip install --disable-pip-version-check -q -r benchmarks/requirements.txt
-endif
 	@touch $@
 
 test: env

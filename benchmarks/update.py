@@ -22,7 +22,7 @@ TRL_PYTHON = ROOT / ".venv-trl" / "bin" / "python"
 GPU = torch.cuda.is_available()
 SAME = 3e-2 if GPU else 1e-3
 """Largest relative difference of loss and gradient norm: fp32 sums in another order differ by 1e-6, bf16
-products on a GPU by hundredths."""
+products on a GPU by more. The bound for a GPU is a guess: no run has been made there."""
 
 Job = dict[str, Any]
 Answers = list[dict[str, Any]]
@@ -105,13 +105,13 @@ def fastest(job: Job, folder: Path, sizes: Sequence[int]) -> dict[int, dict[str,
 def compare(
     job: Job, folder: Path, *, rows_per_microbatch: int, repeats: int
 ) -> tuple[Answers, Answers]:
-    """The answers of ours and of TRL, asked in turn, without the warm-up.
+    """The answers of ours and of TRL, asked in turn, without the two warm-ups.
 
     Raises RuntimeError for rows of other lengths than the job's: then the two would not do the same work.
     """
     answers: dict[str, Answers] = {"ours": [], "trl": []}
     with Worker(sys.executable, "benchmarks.our_worker", job, log=folder / "ours.log") as mine:
-        mine.step()  # TRL's vLLM measures a GPU's free memory at its start: ours has taken its own then
+        mine.step()  # TRL's vLLM measures free GPU memory at its start; by then ours holds its own
         with trl(job, folder, rows_per_microbatch) as other:
             other.step()
 
@@ -127,7 +127,7 @@ def compare(
 
 
 def check_same_work(mine: Answers, theirs: Answers) -> None:
-    """Raises RuntimeError if loss or gradient norm of the second step differ."""
+    """Raises RuntimeError if loss or gradient norm of the third step differ."""
     for name in ("loss", "grad_norm"):
         one, other = mine[0][name], theirs[0][name]
         if not abs(one - other) <= SAME * max(abs(one), abs(other)):

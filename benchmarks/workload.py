@@ -79,6 +79,8 @@ def random_model(
         model: Any = Qwen2ForCausalLM(config)
         model = model.to(dtype)
     model.save_pretrained(folder)
+    del model
+    torch.cuda.empty_cache()  # other processes share the GPU
     build_tokenizer().save_pretrained(folder)
     return folder
 

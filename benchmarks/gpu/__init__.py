@@ -1,1 +1,1 @@
-"""What one GPU does: `__main__` runs the parts, `parts` lists them, and each has a file."""
+"""What one GPU does: `__main__` lists and runs the parts, and each has a file."""

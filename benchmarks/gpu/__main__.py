@@ -10,15 +10,18 @@ engine         rollouts against vLLM alone, a push against a copy, a cycle of sl
 Less than eight minutes on an H100. By name only:
 
 run-1.5b       a whole ceeh.fit of three steps with LoRA: a step and its parts, MFU, memory
-trl            TRL's head, update and whole step beside ours; needs `make bench-env`
+trl-head, trl-update, trl-step
+               TRL beside ours, at 1.5B shapes the head, at 0.5B the others; they need `make bench-env`
 
-Prints a table and writes results/gpu.json; a part that fails or runs out of time costs no other.
+Prints a table and writes results/gpu.json, which keeps what earlier calls measured of other parts on the
+same machine; a part that fails or runs out of time costs no other.
 `--tiny` runs the same code in seconds, also on a CPU.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +34,7 @@ from benchmarks.gpu.engine import measure_engine
 from benchmarks.gpu.head import measure_head
 from benchmarks.gpu.measured import Row
 from benchmarks.gpu.run import measure_run
-from benchmarks.gpu.trl import measure_trl
+from benchmarks.gpu.trl import measure_trl_head, measure_trl_step, measure_trl_update
 from benchmarks.gpu.update import ADAPTER, FULL, PACKED, measure_update
 from benchmarks.harness import RESULTS, machine
 from ceeh.runtime.versions import provenance
@@ -46,7 +49,12 @@ PARTS: dict[str, Part] = {
     "update-7b": (75, lambda tiny: measure_update("qwen2-7b", tiny, PACKED)),
     "engine": (125, measure_engine),
 }
-BY_NAME: dict[str, Part] = {"run-1.5b": (200, measure_run), "trl": (330, measure_trl)}
+BY_NAME: dict[str, Part] = {
+    "run-1.5b": (200, measure_run),
+    "trl-head": (60, measure_trl_head),
+    "trl-update": (120, measure_trl_update),
+    "trl-step": (210, measure_trl_step),
+}
 
 
 def run_part(name: str, limit: int, tiny: bool, folder: Path) -> Row:
@@ -59,11 +67,12 @@ def run_part(name: str, limit: int, tiny: bool, folder: Path) -> Row:
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
         )
         try:
             ended = f"exit status {process.wait(limit)}"
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with the workers that it started
             process.wait()
             ended = f"stopped after its {limit} s"
     file = folder / f"{name}.jsonl"
@@ -75,8 +84,19 @@ def run_part(name: str, limit: int, tiny: bool, folder: Path) -> Row:
         "part": name,
         "ended": "passed" if passed else ended,
         "seconds": round(time.perf_counter() - begin, 1),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": provenance(),
         "rows": rows,
     }
+
+
+def earlier_parts(file: Path, tiny: bool) -> dict[str, Row]:
+    """What earlier calls measured on this machine, by part."""
+    if not file.is_file():
+        return {}
+    content = json.loads(file.read_text())
+    same = content["machine"] == machine() and content["settings"] == {"tiny": tiny}
+    return {part["part"]: part for part in content["parts"]} if same else {}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,21 +121,20 @@ def main(arguments: list[str] | None = None) -> int:
                 file.flush()
         return 0
     with tempfile.TemporaryDirectory() as work:
-        found = []
+        found, measured = [], earlier_parts(folder / "gpu.json", given.tiny)
         for name in given.parts or PARTS:
             part = run_part(name, known[name][0], given.tiny, Path(work))
             found.append(part)
+            measured[name] = part
             print(f"{name}: {part['ended']}, {part['seconds']} s", flush=True)
             for each in part["rows"]:
                 print(f"  {each['what']:46}{each['value']:>12,.4g} {each['unit']:12} {each['of']}")
             # After each part: what was measured is kept if this process is killed.
             content = {
                 "benchmark": "gpu",
-                "date": time.strftime("%Y-%m-%d"),
                 "machine": machine(),
-                "versions": provenance(),
                 "settings": {"tiny": given.tiny},
-                "parts": found,
+                "parts": list(measured.values()),
             }
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "gpu.json").write_text(json.dumps(content, indent=2) + "\n")

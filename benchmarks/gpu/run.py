@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu.measured import BF16, CUDA, Row, row
+from benchmarks.gpu.measured import BF16, CUDA, Row, memory_in_use, row
 from benchmarks.workload import random_model
 from ceeh.config.settings import load
 from ceeh.fit import fit
@@ -18,8 +18,7 @@ SIZES = {
     False: ("qwen2-1.5b", "model.lora.rank=32", 16, 12, 1024),
     True: ("tiny", "model.lora.rank=4", 2, 2, 8),
 }
-"""By `tiny`: model, adapter, prompts of a step, completions of each, and their tokens. Random weights do
-not end a response."""
+"""By `tiny`: model, adapter, prompts of a step, completions of each, and their tokens at most."""
 
 
 def measure_run(tiny: bool) -> Iterator[Row]:
@@ -44,19 +43,20 @@ def measure_run(tiny: bool) -> Iterator[Row]:
                 "tracking.mlflow=false",
             ],
         )
-        measured = [line for line in read_rows(fit(config)) if "time/step" in line]
+        with memory_in_use() as peak:
+            run = fit(config)
+        measured = [line for line in read_rows(run) if "time/step" in line]
     last = measured[-1]
-    sampled = prompts * completions * tokens
+    sampled = int(last["rollout/tokens_total"])
     parts = ", ".join(
         f"{name} {last[f'time/{name}']:.2f}" for name in ("generate", "update", "push")
     )
     yield row(f"{size}, step of {sampled} tokens", last["time/step"], "s", parts)
-    yield row(f"{size}, generation", sampled / last["time/generate"], "tokens/s")
+    yield row(f"{size}, generation", last["rollout/tokens_per_second"], "tokens/s")
     mfu = last.get("optimizer/mfu")
     share = "" if mfu is None else f"MFU {mfu:.1%}, recomputation not counted"
     yield row(f"{size}, update", last["optimizer/tokens_per_second"], "tokens/s", share)
     largest = max(line["engine/canary_difference"] for line in measured)
     yield row(f"{size}, canary, largest of {STEPS} steps", largest, "nats")
     if CUDA:
-        peak = torch.cuda.max_memory_allocated() / 2**30
-        yield row(f"{size}, memory of the trainer", peak, "GiB")
+        yield row(f"{size}, memory of the GPU in use", peak[0] / 2**30, "GiB", "at most")

@@ -7,7 +7,7 @@ from ceeh.errors import ConfigError
 
 
 def check_lora(lora: LoRA) -> None:
-    """Raises ConfigError for settings of an adapter that there is not."""
+    """Raises ConfigError for settings of an adapter although there is none."""
     if lora.rank == 0 and lora.base == "nf4":
         raise ConfigError(
             "model.lora.base=nf4 quantizes the frozen weights under an adapter and needs model.lora.rank "

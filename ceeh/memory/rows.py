@@ -1,4 +1,4 @@
-"""Tokens of a longest row, and rows of one device."""
+"""Tokens of the longest row, and rows of one device."""
 
 from ceeh.config.settings import Config
 from ceeh.memory.devices import Devices

@@ -1,4 +1,4 @@
-"""`benchmarks.gpu` runs as a whole on a CPU at tiny sizes, and no part takes the others down."""
+"""`benchmarks.gpu` on a CPU at tiny sizes, without the parts beside TRL; no part takes the others down."""
 
 import json
 from pathlib import Path
@@ -48,6 +48,18 @@ def test_agreement_and_engine_are_measured(tmp_path: Path) -> None:
         "tiny, push",
         "tiny, rollouts of 4",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_whole_run_is_measured_and_earlier_parts_are_kept(tmp_path: Path) -> None:
+    assert gpu.main(["--tiny", "--into", str(tmp_path), "head"]) == 0
+    assert gpu.main(["--tiny", "--into", str(tmp_path), "run-1.5b"]) == 0
+    parts = parts_of(tmp_path)
+    assert [part["ended"] for part in parts.values()] == ["passed", "passed"]
+    run = measured(parts["run-1.5b"])
+    assert 0 < run["tiny, canary, largest of 3 steps"] < 1e-3
+    assert run["tiny, step of 32 tokens"] > 0
 
 
 def test_a_part_out_of_time_is_recorded_and_the_next_one_runs(tmp_path: Path, monkeypatch) -> None:

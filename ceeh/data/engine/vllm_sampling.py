@@ -1,4 +1,4 @@
-"""What vLLM samples: requests that fit, their seeds and their run, and outputs as completions."""
+"""Checks, seeds and runs vLLM's requests; turns its outputs into completions."""
 
 import math
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ def run_requests(
 ) -> list[Any]:
     """vLLM's output for each input, in their order.
 
-    With `stopped_by` a stop that it was asked for takes effect between two engine steps.
+    With `stopped_by` a requested stop of that group takes effect between two engine steps.
     """
     finished: list[Any] = []
     with rng_preserved():

@@ -2,7 +2,7 @@
 
 from ceeh.data.verify import expressions as ex
 from ceeh.data.verify.expressions import Expr
-from ceeh.data.verify.intervals import INFINITE, as_set, ascending
+from ceeh.data.verify.intervals import INFINITE_VALUES, as_set, ascending
 
 
 def canonical(value: Expr) -> str:
@@ -11,7 +11,7 @@ def canonical(value: Expr) -> str:
         return canonical(plain)
     match value:
         case ("val", node, _, _):
-            return str(INFINITE[node]) if node in INFINITE else ex.written(node)
+            return str(INFINITE_VALUES[node]) if node in INFINITE_VALUES else ex.written(node)
         case ("named" | "qualified" | "choice", _, inner) | ("chain", (inner, *_)):
             return canonical(inner)
         case ("words" | "set", text):

@@ -24,7 +24,7 @@ def symbol(name: str) -> Expr:
 
 
 class CommandReader(TokenReader, ABC):
-    """Reads a command of which the name has been taken; the layers above read what its arguments hold."""
+    """Reads a command whose name has been taken; the layers above read what its arguments hold."""
 
     @abstractmethod
     def sum(self) -> Expr:

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from ceeh.data.verify import expressions as ex
 from ceeh.data.verify.expressions import Expr, value_of
-from ceeh.data.verify.intervals import INFINITE, as_set, ascending
+from ceeh.data.verify.intervals import INFINITE_VALUES, as_set, ascending
 
 Equal = Callable[[Expr, Expr, str], bool]
 """Whether two expressions are equal, "", or proportional: "any" factor, or a "positive" one."""
@@ -26,7 +26,7 @@ def exactly(one: Expr, other: Expr, factor: str = "") -> bool:
     a, b = ex.number(one), ex.number(other)
     if not factor and a is not None and b is not None:
         return a == b
-    infinite = [e in INFINITE for e in (one, other)]
+    infinite = [e in INFINITE_VALUES for e in (one, other)]
     if any(infinite) and (all(infinite) or a is not None or b is not None):
         return False
     raise UndecidedError

@@ -8,7 +8,7 @@ from ceeh.data.verify.expressions import INFINITY, Expr, value_of
 
 _FLIPPED = {">": "<", ">=": "<="}
 _MINUS_INFINITY = ex.negative(INFINITY)
-INFINITE = {INFINITY: math.inf, _MINUS_INFINITY: -math.inf}
+INFINITE_VALUES = {INFINITY: math.inf, _MINUS_INFINITY: -math.inf}
 _INTERVALS = ("()", "(]", "[)", "[]")
 
 
@@ -73,8 +73,8 @@ def _intersection(sets: tuple[Expr, ...]) -> Expr | None:
     for value in sets:
         match value:
             case ("seq", pair, (("val", low, *_), ("val", high, *_))) if pair in _INTERVALS:
-                lows.append((INFINITE.get(low, ex.number(low)), pair[0] == "(", low))
-                highs.append((INFINITE.get(high, ex.number(high)), pair[1] == "]", high))
+                lows.append((INFINITE_VALUES.get(low, ex.number(low)), pair[0] == "(", low))
+                highs.append((INFINITE_VALUES.get(high, ex.number(high)), pair[1] == "]", high))
             case _:
                 return None
     if any(end[0] is None for end in (*lows, *highs)):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ceeh.data.verify.task_queue import Task, TaskQueue
-from ceeh.data.verify.worker_process import Worker
+from ceeh.data.verify.worker_handle import Worker
 from ceeh.errors import ConfigError, RunError
 from ceeh.runtime import shutdown
 from ceeh.types import GradingOutcome, Verdict
