@@ -17,49 +17,59 @@ def measured(part: dict) -> dict[str, float]:
     return {row["what"]: row["value"] for row in part["rows"]}
 
 
+def rows_of(name: str) -> dict[str, float]:
+    """A part in this process."""
+    _, measure = (gpu.PARTS | gpu.BY_NAME)[name]
+    return measured({"rows": list(measure(True))})
+
+
 @pytest.mark.slow
-def test_head_and_update_are_measured(tmp_path: Path, capsys) -> None:
-    assert gpu.main(["--tiny", "--into", str(tmp_path), "head", "update-1.5b", "update-7b"]) == 0
-    parts = parts_of(tmp_path)
-    assert {part["ended"] for part in parts.values()} == {"passed"}
-    head = measured(parts["head"])
+def test_head_and_update_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = rows_of("head")
     assert (
         head["fp32 operands, log-prob error"] < 1e-5 < head["bf16 operands, log-prob error"] < 1e-2
     )
-    update = measured(parts["update-1.5b"])
+    monkeypatch.setattr("ceeh.modules.policy.load_model", None)  # the part replaces it
+    update = rows_of("update-1.5b")
     kinds = ("all weights, sdpa", "LoRA of rank 32, sdpa", "LoRA of rank 32, varlen")
     assert {name.removeprefix("qwen2-1.5b, ") for name in update} == {
         f"{kind}, {what}" for kind in kinds for what in ("update", "padding")
     }
     assert update["qwen2-1.5b, LoRA of rank 32, sdpa, padding"] > 0.05
     assert update["qwen2-1.5b, LoRA of rank 32, varlen, padding"] == 0
-    assert "tokens/s" in capsys.readouterr().out
+    assert len(rows_of("update-7b")) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.engine
-def test_agreement_and_engine_are_measured(tmp_path: Path) -> None:
-    assert gpu.main(["--tiny", "--into", str(tmp_path), "agreement", "engine"]) == 0
-    parts = parts_of(tmp_path)
-    assert set(measured(parts["agreement"])) == {"tiny, eager, disk", "tiny, eager, push"}
-    assert max(measured(parts["agreement"]).values()) < 1e-2
-    assert set(measured(parts["engine"])) == {
-        "tiny, engine built",
-        "tiny, push",
-        "tiny, rollouts of 4",
-    }
+def test_agreement_and_engine_are_measured() -> None:
+    agreement = rows_of("agreement")
+    assert set(agreement) == {"tiny, eager, disk", "tiny, eager, push"}
+    assert max(agreement.values()) < 1e-2
+    assert set(rows_of("engine")) == {"tiny, engine built", "tiny, push", "tiny, rollouts of 4"}
 
 
 @pytest.mark.slow
 @pytest.mark.engine
-def test_a_whole_run_is_measured_and_earlier_parts_are_kept(tmp_path: Path) -> None:
-    assert gpu.main(["--tiny", "--into", str(tmp_path), "head"]) == 0
-    assert gpu.main(["--tiny", "--into", str(tmp_path), "run-1.5b"]) == 0
-    parts = parts_of(tmp_path)
-    assert [part["ended"] for part in parts.values()] == ["passed", "passed"]
-    run = measured(parts["run-1.5b"])
+def test_a_whole_run_is_measured(without_figures: None) -> None:
+    run = rows_of("run-1.5b")
     assert 0 < run["tiny, canary, largest of 3 steps"] < 1e-3
     assert run["tiny, step of 32 tokens"] > 0
+
+
+def test_parts_that_were_measured_before_are_kept(tmp_path: Path, monkeypatch, capsys) -> None:
+    for name in ("head", "engine", "head"):
+        monkeypatch.setattr(gpu, "run_part", lambda name, *_: done(name))
+        assert gpu.main(["--tiny", "--into", str(tmp_path), name]) == 0
+    assert list(parts_of(tmp_path)) == ["head", "engine"]
+    assert gpu.main(["--into", str(tmp_path), "head"]) == 0  # of other sizes
+    assert list(parts_of(tmp_path)) == ["head"]
+    assert "7 ms" in capsys.readouterr().out
+
+
+def done(name: str) -> dict:
+    row = {"what": name, "value": 7.0, "unit": "ms", "of": ""}
+    return {"part": name, "ended": "passed", "seconds": 1.0, "rows": [row]}
 
 
 def test_a_part_out_of_time_is_recorded_and_the_next_one_runs(tmp_path: Path, monkeypatch) -> None:
