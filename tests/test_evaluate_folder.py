@@ -61,7 +61,7 @@ def test_a_folder_keeps_its_other_benchmarks_and_their_unfinished_parts(
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "foreign"])
-def test_a_damaged_part_is_named_and_only_it_is_sampled_again(
+def test_a_damaged_part_is_named_before_anything_is_sampled(
     damage: str,
     tiny_model_dir: Path,
     tmp_path: Path,
@@ -77,14 +77,15 @@ def test_a_damaged_part_is_named_and_only_it_is_sampled_again(
         pq.write_table(pa.table({"benchmark": ["starter"]}), part)
     else:
         part.write_bytes(whole[:-100] if damage == "cut" else b"")
+    before = len(batches)
     assert run(tiny_model_dir, out) == 2
+    assert len(batches) == before, "nothing was sampled"
     said = capsys.readouterr().err
     assert f"error: '{part}' cannot be read as samples of an evaluation (" in said
     assert "remove it and evaluate again: only what was in it is sampled again" in said
-    before = len(batches)
     part.unlink()
     assert run(tiny_model_dir, out) == 0
-    assert batches[before:] == [4]
+    assert batches[before:] == [4, 2], "that part, and the batch that the stop had left"
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,8 @@ class SampleStore:
         """Prepares the folder for the benchmarks with the `wanted` records, claimed until `held` closes.
 
         Raises ConfigError when it holds samples of one of them with other settings, or samples of
-        another model: a folder's results belong to one model.
+        another model: a folder's results belong to one model. And for a damaged part, before hours of
+        sampling that it would end.
         """
         self._kept(wanted)  # before anything is made
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,6 +92,8 @@ class SampleStore:
         )
         held.enter_context(claimed(self.folder, in_use))
         records = self._kept(wanted) | dict(wanted)
+        for benchmark in wanted:
+            self._parts(benchmark)
         atomic_write_text(self._settings, json.dumps(records, indent=2) + "\n")
 
     def _kept(self, wanted: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -131,7 +134,7 @@ class SampleStore:
     def finish(self, benchmarks: Sequence[str]) -> None:
         """Joins the parts into samples.parquet, in the order of `benchmarks`, then of the questions.
 
-        Raises ConfigError for a damaged part; the others stay.
+        Raises ConfigError for a part that was damaged meanwhile; the others stay.
         """
         done = self.finished()
         if set(benchmarks) <= done:
@@ -139,8 +142,7 @@ class SampleStore:
         tables = [_read(self.file, SCHEMA.names)] if done else []
         for benchmark in benchmarks:
             if benchmark not in done:
-                parts = sorted((self.folder / "parts" / benchmark).glob("*.parquet"))
-                joined = pa.concat_tables(map(_read_part, parts))
+                joined = pa.concat_tables(self._parts(benchmark))
                 tables.append(joined.sort_by([("index", "ascending"), ("sample", "ascending")]))
         with atomic_write(self.file) as file:
             pq.write_table(pa.concat_tables(tables), file)
@@ -160,6 +162,13 @@ class SampleStore:
             except (ValueError, TypeError, IndexError) as error:
                 raise _foreign(self.file, error) from error
             yield benchmark, samples
+
+    def _parts(self, benchmark: str) -> list[pa.Table]:
+        """Raises ConfigError for a damaged one."""
+        return [
+            _read_part(file)
+            for file in sorted((self.folder / "parts" / benchmark).glob("*.parquet"))
+        ]
 
     def _part(self, benchmark: str, part: int) -> Path:
         return self.folder / "parts" / benchmark / f"{part:06d}.parquet"
