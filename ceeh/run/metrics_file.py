@@ -29,9 +29,9 @@ class Line(NamedTuple):
 def read_lines(file: Path, start: int = 0) -> Iterator[Line]:
     """The lines of a run's metrics.jsonl from offset `start` on; none where there is no file.
 
-    Leaves out what is not a mapping with a whole number as `rollout_step`: half a line, which a crash or a
-    write leaves, two lines over each other, and what a run did not write. Raises ConfigError for a file that
-    this user may not read.
+    Leaves out what is not a mapping of names to numbers, with a whole one as `rollout_step`: half a line,
+    which a crash or a write leaves, two lines over each other, and what a run did not write. Raises
+    ConfigError for a file that this user may not read.
     """
     if not file.is_file():
         return
@@ -48,9 +48,14 @@ def read_lines(file: Path, start: int = 0) -> Iterator[Line]:
                 row = json.loads(content)
             except (ValueError, RecursionError):
                 row = None
-            if isinstance(row, dict) and type(row.get("rollout_step")) is int:
+            if isinstance(row, dict) and is_of_run(row):
                 yield Line(offset, content, row)
             offset += len(content)
+
+
+def is_of_run(row: Mapping[str, Any]) -> bool:
+    numbers = all(value is None or type(value) in (int, float) for value in row.values())
+    return numbers and type(row.get("rollout_step")) is int
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

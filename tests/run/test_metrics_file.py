@@ -17,6 +17,7 @@ FOREIGN = (
     b'{"reward": 1}',
     b'{"rollout_step": "2"}',
     b'{"rollout_step": 2.5}',
+    b'{"rollout_step": 2, "loss/policy": "low"}',
     b"[1, 2]",
     b"9",
     b"",
