@@ -50,7 +50,7 @@ PARTS: dict[str, Part] = {
     "engine": (125, measure_engine),
 }
 BY_NAME: dict[str, Part] = {
-    "run-1.5b": (200, measure_run),
+    "run-1.5b": (280, measure_run),
     "trl-head": (60, measure_trl_head),
     "trl-update": (120, measure_trl_update),
     "trl-step": (210, measure_trl_step),
