@@ -10,7 +10,7 @@ from fault_injection.page import RESULTS, ROOT, write_page
 
 EXPERIMENTS = ("kills", "ranks", "signals", "engine", "full_disk", "user_code", "tracking", "soak")
 SHORT = {
-    "kills": "--kills 5 --seed 3",
+    "kills": "--kills 3 --seed 3",
     "user_code": "--kills 3 --answers 6000",
     "tracking": "--steps 15 --step-seconds 0.02",
 }
