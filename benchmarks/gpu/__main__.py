@@ -7,7 +7,7 @@ update-1.5b    tokens per second, MFU and host waits of an optimizer step: all w
 update-7b      the same with LoRA on a bf16 base, without padding
 engine         rollouts against vLLM alone, a push against a copy, a cycle of sleep
 
-Less than eight minutes on an H100. By name only:
+At most eight minutes. By name only:
 
 run-1.5b       a whole ceeh.fit of three steps with LoRA: a step and its parts, MFU, memory
 trl-head, trl-update, trl-step

@@ -1,4 +1,4 @@
-"""The GPU suite, `python -m pytest -m gpu`, six minutes on an H100: its marks, and an update's gradient.
+"""The GPU suite, `python -m pytest -m gpu`: its marks, and an update's gradient.
 
 CEEH_GPU_SUITE=cpu runs the same code on the CPU, where the engine is fp32 and has neither graphs nor sleep.
 """
