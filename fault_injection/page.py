@@ -10,8 +10,8 @@ RESULTS = ROOT / "fault_injection" / "results"
 INTRODUCTION = """# What a run survives
 
 `make faults` breaks real runs of the starter on purpose, with the real engine, and writes this page. Each
-experiment also runs alone: `python -m fault_injection.NAME --help`. Short forms:
-`python -m fault_injection --short`; `make slow` kills three times. Measured on two nearly idle cores without a GPU.
+experiment also runs alone: `python -m fault_injection.NAME --help`. `python -m fault_injection --short` runs
+short forms, `make slow` that of kills. Measured on two nearly idle cores without a GPU.
 
 | promise | how it was tested | result |
 |---|---|---|
