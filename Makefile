@@ -94,8 +94,8 @@ coverage:
 	$(MAKE) test PYTEST_ARGUMENTS="--cov=ceeh --cov-report=term-missing:skip-covered"
 
 slow: env
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow $(PYTEST_ARGUMENTS) \
-	  $$(grep -rl pytest.mark.slow tests)  # only these files are collected
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m slow $(PYTEST_ARGUMENTS) \
+	  $$(grep -rl pytest.mark.slow tests | sort -r)  # the longest ones first, and no other file is collected
 
 # Known vulnerabilities and malicious uploads among what is locked. In an environment of its own, and not a
 # failure where the advisories cannot be reached: tests/security/test_dependencies.py knows the worst.
