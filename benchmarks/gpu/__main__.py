@@ -72,9 +72,11 @@ def run_part(name: str, limit: int, tiny: bool, folder: Path) -> Row:
         try:
             ended = f"exit status {process.wait(limit)}"
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with the workers that it started
-            process.wait()
             ended = f"stopped after its {limit} s"
+        finally:
+            if process.poll() is None:  # after Ctrl-C, too, which does not reach it
+                os.killpg(process.pid, signal.SIGKILL)  # with the workers that it started
+                process.wait()
     file = folder / f"{name}.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     passed = ended == "exit status 0"

@@ -25,16 +25,16 @@ def row(what: str, value: float, unit: str, of: str = "") -> Row:
 
 @contextmanager
 def memory_in_use() -> Iterator[list[int]]:
-    """Yields `[bytes]`: the most of the GPU in use inside, of ten looks a second; 0 without one.
+    """Yields `[bytes]`: the most of the GPU in use inside, of ten looks a second; 0 where it cannot be read.
 
-    torch's own peak would count what vLLM's pool holds while it sleeps.
+    By NVML: torch's own peak would count what vLLM's pool holds while it sleeps, and a call of CUDA from this
+    thread could break the capture of a graph.
     """
     peak, ended = [0], threading.Event()
 
     def look() -> None:
         while not ended.wait(0.1):
-            free, total = torch.cuda.mem_get_info()
-            peak[0] = max(peak[0], total - free)
+            peak[0] = max(peak[0], torch.cuda.device_memory_used())
 
     thread = threading.Thread(target=look, daemon=True)
     if CUDA:

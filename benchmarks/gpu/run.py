@@ -58,5 +58,5 @@ def measure_run(tiny: bool) -> Iterator[Row]:
     yield row(f"{size}, update", last["optimizer/tokens_per_second"], "tokens/s", share)
     largest = max(line["engine/canary_difference"] for line in measured)
     yield row(f"{size}, canary, largest of {STEPS} steps", largest, "nats")
-    if CUDA:
+    if peak[0]:
         yield row(f"{size}, memory of the GPU in use", peak[0] / 2**30, "GiB", "at most")

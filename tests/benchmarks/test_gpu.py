@@ -1,6 +1,8 @@
 """`benchmarks.gpu` on a CPU at tiny sizes, without the parts beside TRL; no part takes the others down."""
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,23 @@ def test_a_part_out_of_time_is_recorded_and_the_next_one_runs(tmp_path: Path, mo
     assert parts["engine"]["ended"] == "stopped after its 0 s"
     assert parts["head"]["ended"] == "passed"
     assert len(parts["head"]["rows"]) == 6
+
+
+def test_an_interrupt_ends_the_part_which_the_terminal_does_not_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait, ended = subprocess.Popen.wait, []
+
+    def interrupted(self, timeout: float | None = None) -> int:
+        if timeout is not None:
+            raise KeyboardInterrupt
+        ended.append(wait(self))
+        return ended[-1]
+
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.run_part("head", 60, True, tmp_path)
+    assert ended == [-signal.SIGKILL]
 
 
 def test_all_parts_together_have_less_than_eight_minutes() -> None:
